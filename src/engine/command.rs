@@ -1,0 +1,194 @@
+//! What is asked of the engine, in the imperative. Syntax is already judged: options are typed, texts are UTF-8.
+
+use super::policy::PolicyPatch;
+use super::time::UnixMs;
+use std::sync::Arc;
+
+/// The operands of DEPLOY and PLAN (SPEC 3).
+#[derive(Debug, Clone, Default)]
+pub struct Deploy {
+    /// The manifest as given; whether it is UTF-8 and JSON is content, so the engine judges it.
+    pub manifest: Vec<u8>,
+    pub bundle: Option<Arc<str>>,
+    pub job: Option<Arc<str>>,
+    pub agents: Option<Vec<Arc<str>>>,
+    pub tag: Option<Arc<str>>,
+    pub reason: Option<Arc<str>>,
+    pub request: Option<Arc<str>>,
+    pub if_version: Option<u64>,
+    pub policy: PolicyPatch,
+}
+
+/// Which version ROLLBACK goes back to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RollbackTo {
+    NewestStable,
+    Version(u64),
+    Tag(Arc<str>),
+}
+
+#[derive(Debug, Clone)]
+pub struct Rollback {
+    pub to: RollbackTo,
+    pub id: Option<Arc<str>>,
+    pub reason: Option<Arc<str>>,
+    pub request: Option<Arc<str>>,
+    pub policy: PolicyPatch,
+}
+
+/// The options that PROMOTE, PAUSE, RESUME, FAIL and STOP share.
+#[derive(Debug, Clone, Default)]
+pub struct Operate {
+    /// `CONFLICT` unless this is the current deployment.
+    pub id: Option<Arc<str>>,
+    pub reason: Option<Arc<str>>,
+}
+
+/// What a coordinator says about an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reported {
+    Starting,
+    Ready,
+    Unready,
+    Failed,
+    Stopped,
+    Completed,
+    Unsafe,
+}
+
+impl Reported {
+    pub const ALL: [Reported; 7] = [
+        Reported::Starting,
+        Reported::Ready,
+        Reported::Unready,
+        Reported::Failed,
+        Reported::Stopped,
+        Reported::Completed,
+        Reported::Unsafe,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Reported::Starting => "starting",
+            Reported::Ready => "ready",
+            Reported::Unready => "unready",
+            Reported::Failed => "failed",
+            Reported::Stopped => "stopped",
+            Reported::Completed => "completed",
+            Reported::Unsafe => "unsafe",
+        }
+    }
+
+    /// Any case, as Redis keywords.
+    pub fn parse(text: &str) -> Option<Reported> {
+        Reported::ALL.into_iter().find(|state| state.name().eq_ignore_ascii_case(text))
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub agent: Arc<str>,
+    pub state: Reported,
+    pub version: Option<u64>,
+    pub job: Option<Arc<str>>,
+    pub attempt: Option<u32>,
+    pub reason: Option<Arc<str>>,
+}
+
+/// The status of a service instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CheckStatus {
+    Passing,
+    Warning,
+    Critical,
+}
+
+impl CheckStatus {
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckStatus::Passing => "passing",
+            CheckStatus::Warning => "warning",
+            CheckStatus::Critical => "critical",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<CheckStatus> {
+        [CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]
+            .into_iter()
+            .find(|status| status.name().eq_ignore_ascii_case(text))
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Register {
+    pub agent: Arc<str>,
+    pub service: Arc<str>,
+    /// The service instance's id, unique within the key.
+    pub instance: Arc<str>,
+    pub address: Arc<str>,
+    pub port: u16,
+    pub version: Option<u64>,
+    pub job: Option<Arc<str>>,
+    pub status: CheckStatus,
+    pub ttl_ms: Option<u64>,
+    pub tags: Vec<Arc<str>>,
+    /// A JSON value, as given; judged as content.
+    pub meta: Option<Arc<str>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Check {
+    pub instance: Arc<str>,
+    pub status: CheckStatus,
+    pub reason: Option<Arc<str>>,
+}
+
+/// One thing asked of one record.
+#[derive(Debug, Clone)]
+pub enum Command {
+    Deploy(Deploy),
+    Rollback(Rollback),
+    Promote(Operate),
+    Pause(Operate),
+    Resume(Operate),
+    Fail(Operate),
+    Stop(Operate),
+    Tag { version: u64, tag: Arc<str> },
+    Untag { tag: Arc<str> },
+    Report(Report),
+    Register(Register),
+    Check(Check),
+    Deregister { instance: Arc<str> },
+    /// Time has passed. Late, early or repeated: harmless.
+    Tick,
+}
+
+/// The configured bounds that a decision depends on. What they decide is written into the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// `deploy.history-max`, versions.
+    pub history_max: usize,
+    /// `deploy.events-max`, entries of the log.
+    pub events_max: usize,
+    /// `deploy.manifest-max-bytes`.
+    pub manifest_max_bytes: usize,
+    /// `deploy.agents-max`.
+    pub agents_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { history_max: 50, events_max: 100, manifest_max_bytes: 1 << 20, agents_max: 10_000 }
+    }
+}
+
+/// What surrounds a command: everything the engine may know beside the record.
+#[derive(Debug, Clone)]
+pub struct Context<'a> {
+    /// The Redis key, which names later deployments.
+    pub key: &'a str,
+    pub now_ms: UnixMs,
+    /// The ACL user.
+    pub by: &'a str,
+    pub limits: Limits,
+}

@@ -1,0 +1,43 @@
+//! When the record next wants to be told that time has passed.
+
+use super::deployment::{Record, Status};
+use super::instances::{InstanceKey, Verdict};
+use super::time::UnixMs;
+use std::sync::Arc;
+
+/// What is due. At equal times they come in this order: a check that runs out is no longer passing, so it goes before
+/// the verdict it would spoil; a healthy verdict goes before the deadlines that it meets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    /// A service instance's TTL runs out.
+    Ttl(Arc<str>),
+    /// An instance was well for `min_healthy_ms`.
+    Healthy(InstanceKey),
+    /// An instance was not healthy within `healthy_deadline_ms`.
+    HealthyDeadline(InstanceKey),
+    /// `progress_deadline_ms` passed without progress.
+    ProgressDeadline,
+}
+
+/// The earliest thing that is due, and when.
+pub fn next_due(record: &Record) -> Option<(UnixMs, Due)> {
+    let ttl = record.services.next_expiry().map(|(at, id)| (at, Due::Ttl(id.clone())));
+    let instance = record.instances.next_due().map(|(at, verdict, key)| {
+        (*at, match verdict {
+            Verdict::Healthy => Due::Healthy(key.clone()),
+            Verdict::Deadline => Due::HealthyDeadline(key.clone()),
+        })
+    });
+    let progress = record
+        .deployment
+        .as_ref()
+        .filter(|d| d.status == Status::Running)
+        .and_then(|d| d.progress.at())
+        .map(|at| (at, Due::ProgressDeadline));
+    ttl.into_iter().chain(instance).chain(progress).min()
+}
+
+/// When a `Tick` should be issued; None where nothing is due.
+pub fn next_deadline(record: &Record) -> Option<UnixMs> {
+    next_due(record).map(|(at, _)| at)
+}

@@ -1,0 +1,430 @@
+//! The record: everything that one key holds. Plain data with the questions that it can answer about itself;
+//! what may change it is in `decide`, how it changes in `evolve`.
+
+use super::command::CheckStatus;
+use super::event::Event;
+use super::health::{Health, InstanceState};
+use super::history::Version;
+use super::instances::{Instances, InstanceKey};
+use super::policy::{Policy, Strategy};
+use super::services::Services;
+use super::time::{Clock, UnixMs};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// SPEC 4: the first three are active, the rest terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    Running,
+    AwaitingPromotion,
+    Paused,
+    Successful,
+    Failed,
+    Cancelled,
+    VersionRecorded,
+}
+
+impl Status {
+    pub const ALL: [Status; 7] = [
+        Status::Running,
+        Status::AwaitingPromotion,
+        Status::Paused,
+        Status::Successful,
+        Status::Failed,
+        Status::Cancelled,
+        Status::VersionRecorded,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Running => "running",
+            Status::AwaitingPromotion => "awaiting_promotion",
+            Status::Paused => "paused",
+            Status::Successful => "successful",
+            Status::Failed => "failed",
+            Status::Cancelled => "cancelled",
+            Status::VersionRecorded => "version_recorded",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Status> {
+        Status::ALL.into_iter().find(|status| status.name().eq_ignore_ascii_case(text))
+    }
+
+    pub fn is_active(self) -> bool {
+        matches!(self, Status::Running | Status::AwaitingPromotion | Status::Paused)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    Initial,
+    InPlace,
+    BlueGreen,
+    Noop,
+    VersionOnly,
+    /// Of a reply alone: nothing was recorded (SPEC 4.2).
+    Unchanged,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Initial => "initial",
+            Mode::InPlace => "in_place",
+            Mode::BlueGreen => "blue_green",
+            Mode::Noop => "noop",
+            Mode::VersionOnly => "version_only",
+            Mode::Unchanged => "unchanged",
+        }
+    }
+}
+
+/// Why a deployment ended other than well, or why a revert began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    UnhealthyAgent,
+    ProgressDeadline,
+    AgentFailed,
+    Operator,
+    NewerVersion,
+    Stopped,
+}
+
+impl Cause {
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::UnhealthyAgent => "unhealthy_agent",
+            Cause::ProgressDeadline => "progress_deadline",
+            Cause::AgentFailed => "agent_failed",
+            Cause::Operator => "operator",
+            Cause::NewerVersion => "newer_version",
+            Cause::Stopped => "stopped",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Primary,
+    /// In place, not yet promoted.
+    Canary,
+    /// Blue-green, not yet promoted.
+    Candidate,
+    /// After a promotion, until it has stopped.
+    Retired,
+}
+
+impl Role {
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Primary => "primary",
+            Role::Canary => "canary",
+            Role::Candidate => "candidate",
+            Role::Retired => "retired",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TaskKind {
+    Start,
+    Replace,
+    Stop,
+    Run,
+}
+
+impl TaskKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            TaskKind::Start => "start",
+            TaskKind::Replace => "replace",
+            TaskKind::Stop => "stop",
+            TaskKind::Run => "run",
+        }
+    }
+}
+
+/// What coordinators still have to do about an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    pub kind: TaskKind,
+    /// Revision of the event that issued it: TASKS lists in this order.
+    pub revision: u64,
+    pub since: UnixMs,
+}
+
+/// One agent at one version in one job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    pub agent: Arc<str>,
+    pub node: Arc<str>,
+    pub version: u64,
+    pub job_id: Arc<str>,
+    pub role: Role,
+    pub state: InstanceState,
+    pub health: Health,
+    /// 0 until the first report, then 1, 2, 3 …
+    pub attempt: u32,
+    /// When its start, replace or run task was issued.
+    pub task_at: UnixMs,
+    /// When its state last changed.
+    pub since: UnixMs,
+    pub reason: Option<Arc<str>>,
+    /// The version its task replaces; what it replaces leaves at its first report.
+    pub from_version: Option<u64>,
+    pub task: Option<Task>,
+    /// It is well now, and healthy at this time unless something breaks before. None where it is not well, or judged healthy.
+    pub healthy_at: Option<UnixMs>,
+    /// `healthy_deadline_ms` from its task; off once it was judged (SPEC 8 "Unhealthy").
+    pub deadline: Clock,
+    /// Judged healthy at least once: only the first time renews the progress deadline (SPEC 4.10).
+    pub was_healthy: bool,
+    /// Revision at which it came onto the record: an agent's newest instance is the one with the largest.
+    pub created: u64,
+}
+
+impl Instance {
+    pub fn key(&self) -> InstanceKey {
+        InstanceKey { agent: self.agent.clone(), version: self.version, job_id: self.job_id.clone() }
+    }
+
+    pub fn is_told_to_stop(&self) -> bool {
+        matches!(&self.task, Some(task) if task.kind == TaskKind::Stop)
+    }
+
+    /// Whether it counts as running (SPEC 4.1): told to stop it does not (SPEC 8 "Tasks").
+    pub fn is_running(&self) -> bool {
+        !self.is_told_to_stop() && self.state.is_running()
+    }
+}
+
+/// The last thing that an operator did to a deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    pub name: Arc<str>,
+    pub by: Arc<str>,
+    pub at: UnixMs,
+    pub reason: Option<Arc<str>>,
+}
+
+/// What would have failed a paused deployment, and fails it at resume (SPEC 4.13).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doom {
+    pub cause: Cause,
+    pub words: Arc<str>,
+}
+
+/// One attempt to make a version the current one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployment {
+    pub id: Arc<str>,
+    pub status: Status,
+    pub cause: Option<Cause>,
+    /// How it ended, in words; while it is active the description is derived.
+    pub ended: Option<Arc<str>>,
+    pub mode: Mode,
+    pub strategy: Strategy,
+    pub requested_strategy: Strategy,
+    /// Why the mode is what it is: `first version`, `topology changed: …`, …
+    pub mode_reason: Arc<str>,
+    /// The version whose content a rollback brings back.
+    pub rollback_of: Option<u64>,
+    pub by: Arc<str>,
+    pub reason: Option<Arc<str>>,
+    pub source_version: Option<u64>,
+    pub source_job_id: Option<Arc<str>>,
+    pub target_version: u64,
+    pub target_job_id: Arc<str>,
+    /// `JOB` of the command, for where a second job may still start (SPEC 4.6).
+    pub requested_job: Option<Arc<str>>,
+    pub policy: Policy,
+    /// The agents that this deployment changes, in the order in which they go.
+    pub changed: Arc<[Arc<str>]>,
+    /// The agents that this deployment does without: they get `stop` at its end.
+    pub gone: Arc<[Arc<str>]>,
+    /// How many of `changed` go first as canaries (in place), or whether promotion waits (blue-green: > 0).
+    pub canaries: u32,
+    pub promoted: bool,
+    pub progress: Clock,
+    /// While paused: the status to which it resumes, unless something changed meanwhile.
+    pub paused_from: Option<Status>,
+    pub doom: Option<Doom>,
+    /// A coordinator reported `unsafe`: the fallback to blue-green is due (at once, or at resume).
+    pub unsafe_report: Option<Arc<str>>,
+    pub last_action: Option<Action>,
+    pub created_at: UnixMs,
+    pub finished_at: Option<UnixMs>,
+}
+
+/// The seven fields that a changing command replies (SPEC 3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    pub deployment_key: Arc<str>,
+    pub deployment_id: Arc<str>,
+    pub version: u64,
+    pub job_id: Arc<str>,
+    pub status: Status,
+    pub mode: Mode,
+    pub revision: u64,
+}
+
+/// A remembered `REQUEST` id and what it was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    pub request: Arc<str>,
+    pub receipt: Receipt,
+}
+
+/// How many `REQUEST` ids a key remembers (SPEC 3).
+pub const REQUESTS_REMEMBERED: usize = 16;
+
+/// Everything that one key holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// +1 for each event.
+    pub revision: u64,
+    /// The newest version ever recorded; numbers are never reused, trimmed or not.
+    pub last_version: u64,
+    pub current_version: Option<u64>,
+    pub current_job_id: Option<Arc<str>>,
+    /// Ascending by number.
+    pub versions: Vec<Arc<Version>>,
+    /// The latest one; None only before the first event.
+    pub deployment: Option<Deployment>,
+    pub instances: Instances,
+    pub services: Services,
+    /// Oldest first.
+    pub log: VecDeque<Arc<Event>>,
+    /// Oldest first.
+    pub requests: VecDeque<Remembered>,
+    pub created_at: UnixMs,
+    pub updated_at: UnixMs,
+}
+
+impl Default for Record {
+    fn default() -> Record {
+        Record::empty()
+    }
+}
+
+impl Record {
+    pub fn empty() -> Record {
+        Record {
+            revision: 0,
+            last_version: 0,
+            current_version: None,
+            current_job_id: None,
+            versions: Vec::new(),
+            deployment: None,
+            instances: Instances::default(),
+            services: Services::default(),
+            log: VecDeque::new(),
+            requests: VecDeque::new(),
+            created_at: 0,
+            updated_at: 0,
+        }
+    }
+
+    pub fn version(&self, number: u64) -> Option<&Arc<Version>> {
+        self.versions.binary_search_by_key(&number, |v| v.number).ok().map(|i| &self.versions[i])
+    }
+
+    /// The newest version with the `stable` flag.
+    pub fn stable_version(&self) -> Option<u64> {
+        self.versions.iter().rev().find(|v| v.stable).map(|v| v.number)
+    }
+
+    pub fn version_of_tag(&self, tag: &str) -> Option<&Arc<Version>> {
+        self.versions.iter().find(|v| v.tag.as_deref() == Some(tag))
+    }
+
+    /// The version that ROLLBACK without an argument would take (SPEC 4.12).
+    pub fn rollback_target(&self) -> Option<u64> {
+        let last = self.deployment.as_ref()?.target_version;
+        let asks_for_stable = self.version(last).is_none_or(|v| !v.job_type.is_batch());
+        self.versions
+            .iter()
+            .rev()
+            .find(|v| v.number != last && (v.stable || !asks_for_stable))
+            .map(|v| v.number)
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.deployment.as_ref().is_some_and(|d| d.status.is_active())
+    }
+
+    /// Whether an instance is this deployment's own: one that it started or replaced.
+    pub fn is_own(&self, instance: &Instance) -> bool {
+        self.deployment
+            .as_ref()
+            .is_some_and(|d| instance.version == d.target_version && instance.job_id == d.target_job_id)
+    }
+
+    /// The agents of a version with their nodes, in manifest order.
+    pub fn roster(&self, number: u64) -> Vec<(Arc<str>, Arc<str>)> {
+        self.version(number).map(|v| v.roster()).unwrap_or_default()
+    }
+
+    /// Whether the record knows an agent at all: an instance, or a place in a version that is kept.
+    pub fn knows_agent(&self, agent: &str) -> bool {
+        !self.instances.of_agent(agent).is_empty() || self.versions.iter().any(|v| v.has_agent(agent))
+    }
+
+    /// What an agent now runs (SPEC 8): the old instance until the first report about the new one.
+    /// Candidates and what was told to stop do not count; nor does a replacement that nobody has taken up.
+    pub fn now_runs(&self, agent: &str) -> Option<&Instance> {
+        let eligible = || {
+            self.instances
+                .of_agent(agent)
+                .iter()
+                .filter(|i| !i.is_told_to_stop() && !matches!(i.role, Role::Candidate | Role::Retired))
+        };
+        eligible().rev().find(|i| i.state != InstanceState::Waiting).or_else(|| {
+            eligible().rev().find(|i| matches!(&i.task, Some(t) if matches!(t.kind, TaskKind::Start | TaskKind::Run)))
+        })
+    }
+
+    /// The status of a service instance's owner in the eyes of a caller: its role.
+    pub fn role_of(&self, key: &InstanceKey) -> Option<Role> {
+        self.instances.get(key).map(|i| i.role)
+    }
+
+    /// Whether all is well with an instance now, or why not (SPEC 4.9, `health_check`).
+    pub fn wellness(&self, instance: &Instance) -> Result<(), String> {
+        if instance.state != InstanceState::Ready {
+            return Err(match (&instance.state, instance.attempt) {
+                (InstanceState::Waiting, _) => "never ready: no report yet".to_string(),
+                (state, _) => match &instance.reason {
+                    Some(reason) => format!("{}: {reason}", state.name()),
+                    None => format!("not ready: {}", state.name()),
+                },
+            });
+        }
+        let Some(version) = self.version(instance.version) else { return Ok(()) };
+        if version.policy.health_check == super::policy::HealthCheck::AgentStates {
+            return Ok(());
+        }
+        let key = instance.key();
+        let mut bad = Vec::new();
+        let mut passing: Vec<&str> = Vec::new();
+        for service in self.services.of_owner(&key) {
+            if service.status == CheckStatus::Passing {
+                passing.push(&service.service);
+            } else {
+                let why = service.reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
+                bad.push(format!("check of {} is {}{why}", service.instance, service.status.name()));
+            }
+        }
+        for name in version.content.services_of(&instance.node) {
+            if !passing.contains(&name.as_ref()) {
+                bad.push(format!("service {name} has no passing instance"));
+            }
+        }
+        if bad.is_empty() {
+            Ok(())
+        } else {
+            Err(bad.join(", "))
+        }
+    }
+}

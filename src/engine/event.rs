@@ -1,0 +1,185 @@
+//! What happened, in the past tense: the one vocabulary that is applied, replicated, logged, published and tested (SPEC 5).
+//! An event carries everything that `evolve` needs; nobody has to decide anything again.
+
+use super::command::CheckStatus;
+use super::deployment::{Cause, Mode, Receipt, Role, Status, TaskKind};
+use super::health::InstanceState;
+use super::history::Version;
+use super::policy::Strategy;
+use super::services::Service;
+use super::time::{Clock, UnixMs};
+use std::sync::Arc;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its sequence number: the record's revision after it.
+    pub revision: u64,
+    pub at: UnixMs,
+    /// The deployment it belongs to; of tag and service events and of late reports, the key's latest.
+    pub deployment_id: Arc<str>,
+    pub version: u64,
+    pub body: EventBody,
+}
+
+/// How a version came onto the record, and what its deployment sets out to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beginning {
+    /// Its manifest is left out of the log: DEPLOY.VERSION has it.
+    pub version: Version,
+    pub mode: Mode,
+    pub strategy: Strategy,
+    pub requested_strategy: Strategy,
+    pub mode_reason: Arc<str>,
+    /// Of a revert: what made the deployment before it fail.
+    pub cause: Option<Cause>,
+    pub source_version: Option<u64>,
+    pub source_job_id: Option<Arc<str>>,
+    pub requested_job: Option<Arc<str>>,
+    pub changed: Arc<[Arc<str>]>,
+    pub gone: Arc<[Arc<str>]>,
+    pub canaries: u32,
+    pub progress: Clock,
+    /// Versions that left the history to make room.
+    pub trimmed: Vec<u64>,
+}
+
+/// Which instance an event is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    pub agent: Arc<str>,
+    pub node: Arc<str>,
+    pub job_id: Arc<str>,
+    pub role: Role,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventBody {
+    DeploymentStarted(Box<Beginning>),
+    /// A version with nothing to do: at once successful.
+    DeploymentNoop(Box<Beginning>),
+    /// A version of a batch job.
+    VersionRecorded(Box<Beginning>),
+    RollbackStarted { from_version: u64, rollback_of: u64, cause: Option<Cause>, by: Arc<str>, reason: Option<Arc<str>> },
+    TaskIssued {
+        of: Subject,
+        task: TaskKind,
+        from_version: Option<u64>,
+        attempt: u32,
+        bundle: Option<Arc<str>>,
+        /// The healthy deadline of what is started.
+        deadline: Clock,
+        by: Arc<str>,
+        reason: Option<Arc<str>>,
+    },
+    /// `withdrawn`: nobody has to do it any more. `leaves`: the instance leaves the record with it.
+    TaskDone { of: Subject, task: TaskKind, withdrawn: bool, leaves: bool },
+    AgentState {
+        of: Subject,
+        state: AgentReport,
+        attempt: u32,
+        reason: Option<Arc<str>>,
+        /// When it will be healthy, where all is well with it from now on.
+        healthy_at: Option<UnixMs>,
+        /// It leaves the record with this: stopped when told to, or replaced.
+        leaves: bool,
+        /// It would have failed the paused deployment.
+        dooms: bool,
+    },
+    AgentHealthy { of: Subject, progress: Clock },
+    /// `reopens`: a canary was lost, so the deployment runs again, with this progress deadline.
+    AgentUnhealthy { of: Subject, reason: Arc<str>, reopens: Option<Clock>, dooms: bool },
+    AwaitingPromotion { healthy: u32 },
+    DeploymentPromoted { progress: Clock, by: Arc<str>, reason: Option<Arc<str>> },
+    DeploymentPaused { by: Arc<str>, reason: Option<Arc<str>> },
+    DeploymentResumed { status: Status, progress: Clock, by: Arc<str>, reason: Option<Arc<str>> },
+    DeploymentFailed { cause: Cause, description: Arc<str>, by: Arc<str>, reason: Option<Arc<str>> },
+    DeploymentCancelled { cause: Cause, description: Arc<str>, by: Arc<str>, reason: Option<Arc<str>> },
+    DeploymentSuccessful { description: Arc<str> },
+    FallbackBlueGreen { agent: Arc<str>, reason: Arc<str>, job_id: Arc<str>, changed: Arc<[Arc<str>]>, canaries: u32 },
+    VersionTagged { tag: Arc<str>, replaced: Option<Arc<str>>, by: Arc<str> },
+    VersionUntagged { tag: Arc<str>, by: Arc<str> },
+    /// New, moved from another agent, or changed in more than its TTL.
+    ServiceRegistered { service: Box<Service>, healthy_at: Option<UnixMs> },
+    ServiceStatus {
+        instance: Arc<str>,
+        service: Arc<str>,
+        agent: Arc<str>,
+        status: CheckStatus,
+        reason: Option<Arc<str>>,
+        expires_at: Option<UnixMs>,
+        healthy_at: Option<UnixMs>,
+    },
+    ServiceDeregistered { instance: Arc<str>, service: Arc<str>, agent: Arc<str>, reason: Arc<str>, healthy_at: Option<UnixMs> },
+}
+
+/// What an `agent_state` event says: a state of an instance, or an outcome that is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AgentReport {
+    State(InstanceState),
+    Completed,
+    Unsafe,
+}
+
+impl AgentReport {
+    pub fn name(self) -> &'static str {
+        match self {
+            AgentReport::State(state) => state.name(),
+            AgentReport::Completed => "completed",
+            AgentReport::Unsafe => "unsafe",
+        }
+    }
+}
+
+impl EventBody {
+    /// The event's type, as published.
+    pub fn name(&self) -> &'static str {
+        match self {
+            EventBody::DeploymentStarted(_) => "deployment_started",
+            EventBody::DeploymentNoop(_) => "deployment_noop",
+            EventBody::VersionRecorded(_) => "version_recorded",
+            EventBody::RollbackStarted { .. } => "rollback_started",
+            EventBody::TaskIssued { .. } => "task_issued",
+            EventBody::TaskDone { .. } => "task_done",
+            EventBody::AgentState { .. } => "agent_state",
+            EventBody::AgentHealthy { .. } => "agent_healthy",
+            EventBody::AgentUnhealthy { .. } => "agent_unhealthy",
+            EventBody::AwaitingPromotion { .. } => "awaiting_promotion",
+            EventBody::DeploymentPromoted { .. } => "deployment_promoted",
+            EventBody::DeploymentPaused { .. } => "deployment_paused",
+            EventBody::DeploymentResumed { .. } => "deployment_resumed",
+            EventBody::DeploymentFailed { .. } => "deployment_failed",
+            EventBody::DeploymentCancelled { .. } => "deployment_cancelled",
+            EventBody::DeploymentSuccessful { .. } => "deployment_successful",
+            EventBody::FallbackBlueGreen { .. } => "fallback_blue_green",
+            EventBody::VersionTagged { .. } => "version_tagged",
+            EventBody::VersionUntagged { .. } => "version_untagged",
+            EventBody::ServiceRegistered { .. } => "service_registered",
+            EventBody::ServiceStatus { .. } => "service_status",
+            EventBody::ServiceDeregistered { .. } => "service_deregistered",
+        }
+    }
+}
+
+/// A change that is replicated but is no event: it moves no revision and is not published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    /// A refresh that only moved a TTL (SPEC 8 "Services").
+    ServiceRefreshed { instance: Arc<str>, expires_at: Option<UnixMs> },
+    /// A `REQUEST` id and what it was answered.
+    RequestRemembered { request: Arc<str>, receipt: Receipt },
+}
+
+/// What is applied to a record and replicated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Event(Arc<Event>),
+    Note(Note),
+}
+
+/// One command's changes, whole: what DEPLOY.APPLY carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    pub changes: Vec<Change>,
+    /// How many events the log keeps after it: the primary's `deploy.events-max`.
+    pub log_max: usize,
+}

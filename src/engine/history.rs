@@ -1,0 +1,111 @@
+//! Versions and what they contain.
+
+use super::deployment::Status;
+use super::manifest::{self, Content};
+use super::policy::{Policy, Strategy};
+use super::time::UnixMs;
+use std::sync::Arc;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum JobType {
+    Service,
+    System,
+    Batch,
+    Sysbatch,
+}
+
+impl JobType {
+    pub fn name(self) -> &'static str {
+        match self {
+            JobType::Service => "service",
+            JobType::System => "system",
+            JobType::Batch => "batch",
+            JobType::Sysbatch => "sysbatch",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<JobType> {
+        [JobType::Service, JobType::System, JobType::Batch, JobType::Sysbatch].into_iter().find(|t| t.name() == text)
+    }
+
+    /// Batch and sysbatch have no rollout (SPEC 4.7).
+    pub fn is_batch(self) -> bool {
+        matches!(self, JobType::Batch | JobType::Sysbatch)
+    }
+}
+
+/// The status in which a version's deployment ended, or what its batch job reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    Successful,
+    Failed,
+    Cancelled,
+    VersionRecorded,
+    Completed,
+}
+
+impl Outcome {
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Successful => "successful",
+            Outcome::Failed => "failed",
+            Outcome::Cancelled => "cancelled",
+            Outcome::VersionRecorded => "version_recorded",
+            Outcome::Completed => "completed",
+        }
+    }
+
+    /// The final status of the deployment that ended so (a batch job's is `version_recorded`, whatever it reported).
+    pub fn status(self, batch: bool) -> Status {
+        match self {
+            _ if batch => Status::VersionRecorded,
+            Outcome::Successful | Outcome::Completed => Status::Successful,
+            Outcome::Failed => Status::Failed,
+            Outcome::Cancelled => Status::Cancelled,
+            Outcome::VersionRecorded => Status::VersionRecorded,
+        }
+    }
+}
+
+/// One version. Never changed, except its `stable` flag, its `tag`, and what became of it
+/// (`outcome`; `job_id` and `strategy` where it fell back to blue-green).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    pub number: u64,
+    pub deployment_id: Arc<str>,
+    pub job_id: Arc<str>,
+    pub job_type: JobType,
+    pub strategy: Strategy,
+    pub policy: Policy,
+    pub content: Arc<Content>,
+    /// `AGENTS`, where they differ from the node ids; as given.
+    pub agents: Option<Arc<[Arc<str>]>>,
+    pub bundle: Option<Arc<str>>,
+    pub tag: Option<Arc<str>>,
+    pub stable: bool,
+    pub rollback_of: Option<u64>,
+    pub outcome: Option<Outcome>,
+    pub submitted_at: UnixMs,
+    pub by: Arc<str>,
+    pub reason: Option<Arc<str>>,
+}
+
+impl Version {
+    /// The agents with their nodes, in manifest order.
+    pub fn roster(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        manifest::roster(self.content.node_ids(), self.agents.as_deref())
+    }
+
+    pub fn has_agent(&self, agent: &str) -> bool {
+        if self.job_type.is_batch() && agent == BATCH_AGENT {
+            return true;
+        }
+        match &self.agents {
+            Some(agents) => agents.iter().any(|a| &**a == agent),
+            None => self.content.has_node(agent),
+        }
+    }
+}
+
+/// The agent of a batch job's `run` task (SPEC 7).
+pub const BATCH_AGENT: &str = "*";

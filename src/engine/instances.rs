@@ -1,0 +1,180 @@
+//! All instances of a record, with what is asked of them often: counts, tasks, what is due. Every change goes
+//! through this container, so that the counts are the instances' own and can be told again from them.
+
+use super::deployment::{Instance, Role};
+use super::health::Health;
+use super::time::UnixMs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// One agent at one version in one job.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InstanceKey {
+    pub agent: Arc<str>,
+    pub version: u64,
+    pub job_id: Arc<str>,
+}
+
+/// The health of one version's instances in one job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub placed: usize,
+    pub pending: usize,
+    pub healthy: usize,
+    pub unhealthy: usize,
+}
+
+/// What becomes due about an instance. The order is the order at equal times: a verdict comes before the deadline it meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    Healthy,
+    Deadline,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Instances {
+    /// Each agent's instances, oldest first.
+    by_agent: BTreeMap<Arc<str>, Vec<Instance>>,
+    counts: BTreeMap<(u64, Arc<str>), Counts>,
+    tasks: BTreeMap<u64, InstanceKey>,
+    due: BTreeSet<(UnixMs, Verdict, InstanceKey)>,
+    running: usize,
+    len: usize,
+}
+
+fn dues(instance: &Instance) -> impl Iterator<Item = (UnixMs, Verdict, InstanceKey)> + '_ {
+    let healthy = instance.healthy_at.map(|at| (at, Verdict::Healthy));
+    let deadline = instance.deadline.at().map(|at| (at, Verdict::Deadline));
+    healthy.into_iter().chain(deadline).map(|(at, verdict)| (at, verdict, instance.key()))
+}
+
+impl Instances {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many count as running (SPEC 4.1).
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// By agent, and of one agent oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Instance> {
+        self.by_agent.values().flatten()
+    }
+
+    /// An agent's instances, oldest first.
+    pub fn of_agent(&self, agent: &str) -> &[Instance] {
+        self.by_agent.get(agent).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub fn get(&self, key: &InstanceKey) -> Option<&Instance> {
+        self.of_agent(&key.agent).iter().find(|i| i.version == key.version && i.job_id == key.job_id)
+    }
+
+    pub fn counts(&self, version: u64, job_id: &Arc<str>) -> Counts {
+        self.counts.get(&(version, job_id.clone())).copied().unwrap_or_default()
+    }
+
+    /// Open tasks, in the order in which they were issued.
+    pub fn tasks(&self) -> impl Iterator<Item = &Instance> {
+        self.tasks.values().filter_map(|key| self.get(key))
+    }
+
+    pub fn open_tasks(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// What is due next, and when.
+    pub fn next_due(&self) -> Option<&(UnixMs, Verdict, InstanceKey)> {
+        self.due.first()
+    }
+
+    pub fn insert(&mut self, instance: Instance) {
+        self.remove(&instance.key());
+        self.count(&instance, true);
+        let list = self.by_agent.entry(instance.agent.clone()).or_default();
+        let place = list.partition_point(|i| i.created <= instance.created);
+        list.insert(place, instance);
+    }
+
+    pub fn remove(&mut self, key: &InstanceKey) -> Option<Instance> {
+        let list = self.by_agent.get_mut(&key.agent)?;
+        let place = list.iter().position(|i| i.version == key.version && i.job_id == key.job_id)?;
+        let instance = list.remove(place);
+        if list.is_empty() {
+            self.by_agent.remove(&key.agent);
+        }
+        self.count(&instance, false);
+        Some(instance)
+    }
+
+    /// Changes one instance in place; false where there is none. Its key stays as it is.
+    pub fn update(&mut self, key: &InstanceKey, change: impl FnOnce(&mut Instance)) -> bool {
+        let Some(mut instance) = self.remove(key) else { return false };
+        change(&mut instance);
+        instance.version = key.version;
+        instance.job_id = key.job_id.clone();
+        self.insert(instance);
+        true
+    }
+
+    /// Changes every instance that `of` picks.
+    pub fn update_where(&mut self, of: impl Fn(&Instance) -> bool, change: impl Fn(&mut Instance)) {
+        let keys: Vec<InstanceKey> = self.iter().filter(|i| of(i)).map(Instance::key).collect();
+        for key in keys {
+            self.update(&key, &change);
+        }
+    }
+
+    /// The indexes told again from the instances, for whoever doubts them.
+    pub fn recounted(&self) -> Instances {
+        let mut fresh = Instances::default();
+        for instance in self.iter() {
+            fresh.insert(instance.clone());
+        }
+        fresh
+    }
+
+    fn count(&mut self, instance: &Instance, comes: bool) {
+        let step = |n: &mut usize| if comes { *n += 1 } else { *n -= 1 };
+        step(&mut self.len);
+        if instance.is_running() {
+            step(&mut self.running);
+        }
+        let place = (instance.version, instance.job_id.clone());
+        let counts = self.counts.entry(place.clone()).or_default();
+        step(&mut counts.placed);
+        match instance.health {
+            Health::Pending => step(&mut counts.pending),
+            Health::Healthy => step(&mut counts.healthy),
+            Health::Unhealthy => step(&mut counts.unhealthy),
+        }
+        if counts.placed == 0 {
+            self.counts.remove(&place);
+        }
+        if let Some(task) = &instance.task {
+            if comes {
+                self.tasks.insert(task.revision, instance.key());
+            } else {
+                self.tasks.remove(&task.revision);
+            }
+        }
+        for due in dues(instance) {
+            if comes {
+                self.due.insert(due);
+            } else {
+                self.due.remove(&due);
+            }
+        }
+    }
+
+    /// How many of an agent list have a healthy own instance in a role that is not yet promoted.
+    pub fn healthy_in_role(&self, role: Role, version: u64) -> usize {
+        self.iter().filter(|i| i.role == role && i.version == version && i.health == Health::Healthy).count()
+    }
+}

@@ -1,0 +1,127 @@
+//! How a command is refused: a closed set of named refusals with their data. Their text is made here and nowhere else.
+
+use thiserror::Error;
+
+/// The code word that a refusal starts with (SPEC 3, "Errors").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Code {
+    Err,
+    WrongType,
+    NotFound,
+    Invalid,
+    BadState,
+    Unhealthy,
+    Conflict,
+    Limit,
+}
+
+impl Code {
+    pub const ALL: [Code; 8] = [
+        Code::Err,
+        Code::WrongType,
+        Code::NotFound,
+        Code::Invalid,
+        Code::BadState,
+        Code::Unhealthy,
+        Code::Conflict,
+        Code::Limit,
+    ];
+
+    pub fn word(self) -> &'static str {
+        match self {
+            Code::Err => "ERR",
+            Code::WrongType => "WRONGTYPE",
+            Code::NotFound => "NOTFOUND",
+            Code::Invalid => "INVALID",
+            Code::BadState => "BADSTATE",
+            Code::Unhealthy => "UNHEALTHY",
+            Code::Conflict => "CONFLICT",
+            Code::Limit => "LIMIT",
+        }
+    }
+}
+
+/// Why a command was refused. A refused command changes nothing, publishes nothing, replicates nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Rejection {
+    #[error("{0}")]
+    Syntax(String),
+    #[error("Operation against a key holding the wrong kind of value")]
+    WrongType,
+    #[error("no deployment at key '{0}'")]
+    NoSuchKey(String),
+    #[error("version {0} is not in the history")]
+    NoSuchVersion(u64),
+    #[error("no version has the tag '{0}'")]
+    NoSuchTag(String),
+    #[error("agent '{0}' is not on the record")]
+    NoSuchAgent(String),
+    #[error("service instance '{0}' is not registered")]
+    NoSuchService(String),
+    #[error("deployment '{0}' is not on the record")]
+    NoSuchDeployment(String),
+    #[error("{}", faults(.0))]
+    Invalid(Vec<String>),
+    #[error("deployment {deployment_id} is {status}, expected {expected}")]
+    BadState { deployment_id: String, status: &'static str, expected: &'static str },
+    #[error("version {version} was never stable, expected a stable version")]
+    NeverStable { version: u64 },
+    #[error("version {version} is running already")]
+    RunsAlready { version: u64 },
+    #[error("there is no other stable version to roll back to")]
+    NoStableVersion,
+    #[error("agent '{agent}' of version {version} is not a batch job, which alone can be completed")]
+    NotABatchJob { agent: String, version: u64 },
+    #[error("{healthy} of {desired} {what} healthy: {why}")]
+    Unhealthy { healthy: usize, desired: usize, what: &'static str, why: String },
+    #[error("the current deployment is {current}, not {given}")]
+    OtherDeployment { current: String, given: String },
+    #[error("the newest version is {newest}, not {given}")]
+    OtherVersion { newest: u64, given: u64 },
+    #[error("tag '{tag}' names version {version}; UNTAG it first")]
+    TagTaken { tag: String, version: u64 },
+    #[error("job '{0}' has instances already; a second job needs a name of its own")]
+    JobTaken(String),
+    #[error("{what} is longer or more than the {max} allowed")]
+    Limit { what: String, max: u64 },
+    #[error("this record was written by a newer version of the module and is read-only here")]
+    NewerFormat,
+}
+
+/// A manifest's faults in one line; a wall of them helps nobody.
+fn faults(all: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let mut text = all.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+    if all.len() > SHOWN {
+        text.push_str(&format!("; and {} more", all.len() - SHOWN));
+    }
+    text
+}
+
+impl Rejection {
+    pub fn code(&self) -> Code {
+        match self {
+            Rejection::Syntax(_) => Code::Err,
+            Rejection::WrongType => Code::WrongType,
+            Rejection::NoSuchKey(_)
+            | Rejection::NoSuchVersion(_)
+            | Rejection::NoSuchTag(_)
+            | Rejection::NoSuchAgent(_)
+            | Rejection::NoSuchService(_)
+            | Rejection::NoSuchDeployment(_) => Code::NotFound,
+            Rejection::Invalid(_) => Code::Invalid,
+            Rejection::BadState { .. }
+            | Rejection::NeverStable { .. }
+            | Rejection::RunsAlready { .. }
+            | Rejection::NoStableVersion
+            | Rejection::NotABatchJob { .. }
+            | Rejection::NewerFormat => Code::BadState,
+            Rejection::Unhealthy { .. } => Code::Unhealthy,
+            Rejection::OtherDeployment { .. }
+            | Rejection::OtherVersion { .. }
+            | Rejection::TagTaken { .. }
+            | Rejection::JobTaken(_) => Code::Conflict,
+            Rejection::Limit { .. } => Code::Limit,
+        }
+    }
+}
