@@ -27,6 +27,9 @@ pub const RUNS_MAX: usize = 1_000;
 /// How many service instances a key may have for each agent that `deploy.agents-max` allows.
 pub const SERVICES_PER_AGENT: usize = 10;
 
+/// How much of what is due one tick takes up.
+pub const DUES_PER_TICK: usize = 256;
+
 /// What a command is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -57,7 +60,7 @@ pub fn decide(record: Option<&Record>, command: &Command, context: &Context) -> 
         let reply = Reply::Receipt(known.receipt.clone());
         return Ok(done(draft, reply));
     }
-    draft.settle();
+    draft.settle(if matches!(command, Command::Tick) { DUES_PER_TICK } else { usize::MAX });
     let reply = match command {
         Command::Deploy(deploy) => {
             let outcome = self::deploy(&mut draft, deploy)?;
