@@ -31,8 +31,8 @@ pub fn event<'a>(event: &'a Event, key: &'a str) -> View<'a> {
     View::Map(fields)
 }
 
-/// `[first-kept-revision, last-revision, [event …]]`, oldest first: those after `after`, at most `count`. An empty log
-/// starts at last + 1, so that whoever is up to date is never told to start over.
+/// `[first-kept-revision, last-revision, [event …]]`, oldest first: those after `after`, at most `count`. An empty
+/// log starts at last + 1: whoever is up to date is never told to start over.
 pub fn events<'a>(record: &'a Record, key: &str, after: Option<u64>, count: Option<usize>) -> View<'a> {
     let first = record.log.front().map_or(record.revision.saturating_add(1), |event| event.revision);
     let start = after.map_or(0, |after| record.log.partition_point(|event| event.revision <= after));

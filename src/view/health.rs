@@ -16,7 +16,7 @@ pub(super) struct Summary {
 
 impl Summary {
     pub fn of(record: &Record, deployment: &Deployment) -> Summary {
-        // Only an update in place has canaries. They are the first of the changed agents, before the promotion and after.
+        // Only an update in place has canaries: the first of the changed agents, before the promotion and after it.
         let canaries = match deployment.mode {
             Mode::InPlace => deployment.canaries as usize,
             Mode::Initial | Mode::BlueGreen | Mode::Noop | Mode::VersionOnly | Mode::Unchanged => 0,

@@ -158,7 +158,8 @@ impl From<bool> for View<'_> {
     }
 }
 
-/// Replies have signed integers. No counter or time comes near their end; one that does (a hostile payload) stops there.
+/// Replies have signed integers. No counter or time comes near their end; one that does, in a hostile payload, stops
+/// there.
 impl From<u64> for View<'_> {
     fn from(number: u64) -> Self {
         View::Int(i64::try_from(number).unwrap_or(i64::MAX))
