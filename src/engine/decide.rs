@@ -139,19 +139,22 @@ pub(super) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<Deployed, Rej
     if deploy.manifest.len() > limits.manifest_max_bytes {
         return Err(Rejection::Limit { what: "MANIFEST".to_string(), max: limits.manifest_max_bytes as u64 });
     }
-    let mut faults = Vec::new();
-    let manifest = match Manifest::parse(&deploy.manifest) {
-        Ok(manifest) => manifest,
-        Err(faults) => return Err(Rejection::Invalid(faults)),
-    };
+    let reading = Manifest::read(&deploy.manifest).map_err(Rejection::Invalid)?;
+    let (manifest, mut faults) = (reading.manifest, reading.faults);
     let node_ids = manifest.node_ids();
-    if let Some(agents) = &deploy.agents {
-        faults.extend(manifest::agents_faults(&node_ids, agents));
-    } else if node_ids.is_empty() {
-        faults.push("nodes must have at least one node, or AGENTS must be given".to_string());
+    if reading.nodes_are_sound {
+        match &deploy.agents {
+            Some(agents) => faults.extend(manifest::agents_faults(&node_ids, agents)),
+            None if node_ids.is_empty() => {
+                faults.push("nodes must have at least one node, or AGENTS must be given".to_string());
+            }
+            None => {}
+        }
     }
     let policy = Policy::default().overlay(&manifest.policy).overlay(&deploy.policy);
-    faults.extend(policy.clashes());
+    if reading.policy_is_sound {
+        faults.extend(policy.clashes());
+    }
     if !faults.is_empty() {
         return Err(Rejection::Invalid(faults));
     }
