@@ -203,6 +203,9 @@ pub fn agents_faults(node_ids: &[Arc<str>], agents: &[Arc<str>]) -> Vec<String> 
     let rank: BTreeMap<&str, usize> = node_ids.iter().enumerate().map(|(i, id)| (&**id, i)).collect();
     let mut seen = BTreeSet::new();
     let mut faults = Vec::new();
+    if agents.is_empty() {
+        faults.push("AGENTS must name at least one agent".to_string());
+    }
     for agent in agents {
         if let Err(must) = check_id(agent) {
             faults.push(format!("AGENTS {agent:?} {must}"));
