@@ -439,7 +439,10 @@ fn agent_state(
         instance.since = at;
         instance.state = state;
         instance.attempt = attempt;
-        instance.reason = reason;
+        // Why it is unhealthy stays on the record until it is healthy again, or a report says more.
+        if reason.is_some() || instance.health != Health::Unhealthy {
+            instance.reason = reason;
+        }
         instance.healthy_at = healthy_at;
     });
     if let Some(waiting) = before.filter(|i| i.state == InstanceState::Waiting) {
