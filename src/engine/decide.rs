@@ -428,7 +428,8 @@ fn judge_tag(record: &Record, tag: &Arc<str>, of: Option<u64>) -> Result<(), Rej
             Err(Rejection::TagTaken { tag: tag.to_string(), version: other.number })
         }
         Some(_) => Ok(()),
-        None if record.versions.iter().filter(|v| v.tag.is_some()).count() >= TAGS_MAX => {
+        // A version that has a tag gets another in its place.
+        None if record.versions.iter().filter(|v| v.tag.is_some() && Some(v.number) != of).count() >= TAGS_MAX => {
             Err(Rejection::Limit { what: "the number of tags".to_string(), max: TAGS_MAX as u64 })
         }
         None => Ok(()),
