@@ -59,7 +59,7 @@ pub fn description(record: &Record) -> String {
             };
             match (&deployment.doom, &deployment.unsafe_report) {
                 (Some(doom), _) => format!("paused: {held}; fails at resume: {}", doom.words),
-                (None, Some(report)) => format!("paused: {held}; falls back to blue-green at resume: {report}"),
+                (None, Some(report)) => format!("paused: {held}; falls back to blue-green at resume: {}", report.words),
                 (None, None) => format!("paused: {held}"),
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::json::{assert_begins_with, assert_json, compact, value};
 use crate::record::{logged, record, record_where, service, text, texts, KEY, T};
-use redis_deploy::engine::deployment::{Action, Cause, Deployment, Doom, Mode, Record, Status};
+use redis_deploy::engine::deployment::{Action, Cause, Deployment, Doom, Mode, Record, Status, UnsafeReport};
 use redis_deploy::engine::health::Health;
 use redis_deploy::engine::policy::{Amount, HealthCheck, Policy, Strategy};
 use redis_deploy::engine::time::Clock;
@@ -208,7 +208,7 @@ fn awaiting_and_paused_deployments_say_so() {
     assert_eq!(view::description(&doomed), "paused: 1 of 3 agents healthy; fails at resume: agent-1 failed");
     let falling_back = record_where(|d| {
         pause(d, Status::Running);
-        d.unsafe_report = Some(text("agent-1 holds state"));
+        d.unsafe_report = Some(UnsafeReport { agent: text("agent-1"), words: text("agent-1 holds state") });
     });
     assert_eq!(
         view::description(&falling_back),
