@@ -166,12 +166,27 @@ impl Ctx {
             .is_some_and(|select| unsafe { select(self.raw, db) } == raw::REDISMODULE_OK as c_int)
     }
 
-    /// The ACL user of the caller; None for callers without one (the primary, a timer).
+    /// The ACL user of the caller; None for callers without one (the primary, a timer, another module).
     pub fn user_name(self) -> Option<RedisString> {
         let get = api!(RedisModule_GetCurrentUserName)?;
-        // SAFETY: the context is valid for this call; the string is ours to free, which RedisString does.
+        if !self.may_ask_for_user() {
+            return None;
+        }
+        // SAFETY: the context is valid for this call, and its client has a user or the server looks for itself; the string
+        // is ours to free, which RedisString does.
         let name = unsafe { get(self.raw) };
         (!name.is_null()).then(|| RedisString::from_redis_module_string(self.raw, name))
+    }
+
+    /// Redis 7 ends with a null pointer where a caller without a user is asked for its name. A command that does not
+    /// exist, run as the caller's user, tells: that there is no user is complained of first.
+    fn may_ask_for_user(self) -> bool {
+        const LOOKS_FOR_ITSELF: c_int = 0x08_00_00;
+        // SAFETY: takes nothing.
+        if api!(RedisModule_GetServerVersion).is_some_and(|version| unsafe { version() } >= LOOKS_FOR_ITSELF) {
+            return true;
+        }
+        !self.call(c"DEPLOY._NOBODY", c"CEbb", b"", b"").is_err_and(|complaint| complaint.contains("no user"))
     }
 
     /// Replicates `DEPLOY.APPLY key payload`. False where the server refuses, which it does for a renamed command.
