@@ -17,7 +17,6 @@ use super::timers;
 use crate::engine::deployment::Status;
 use crate::engine::next_deadline;
 use crate::engine::time::UnixMs;
-use redis_module::RedisString;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -226,9 +225,9 @@ fn confirm_load(db: i32, name: &[u8]) {
 
 /// A generic command made a key out of another one, or a load found one. Nothing is written here: that is forbidden
 /// inside a notification.
-pub fn on_keyspace_event(ctx: Ctx, event: &[u8], name: &RedisString) {
+pub fn on_keyspace_event(ctx: Ctx, event: &[u8], name: &[u8]) {
     match event {
-        b"loaded" => confirm_load(ctx.selected_db(), name.as_slice()),
+        b"loaded" => confirm_load(ctx.selected_db(), name),
         b"restore" | b"rename_to" | b"copy_to" | b"move_to" => {
             look(ctx, name);
             if ctx.flags().is_primary() {
@@ -240,9 +239,9 @@ pub fn on_keyspace_event(ctx: Ctx, event: &[u8], name: &RedisString) {
 }
 
 /// Brings the entry of a key up to what is really there.
-pub fn look(ctx: Ctx, name: &RedisString) {
-    let Some(place) = place(ctx.selected_db(), name.as_slice()) else { return };
-    let entry = match Key::peek(ctx, name).slot() {
+pub fn look(ctx: Ctx, name: &[u8]) {
+    let Some(place) = place(ctx.selected_db(), name) else { return };
+    let entry = match Key::peek(ctx, &ctx.string(name)).slot() {
         Slot::Ours(stored) => Some(Entry::of(stored)),
         Slot::Empty | Slot::Foreign => None,
     };

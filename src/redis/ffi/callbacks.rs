@@ -180,9 +180,10 @@ pub(super) unsafe extern "C" fn keyspace_event(
         if event.is_null() || key.is_null() {
             return;
         }
-        // SAFETY: both are valid for this call. Another module's event name may be no UTF-8, so bytes it stays.
-        let (event, name) = unsafe { (CStr::from_ptr(event).to_bytes(), RedisString::new(ptr::NonNull::new(ctx), key)) };
-        index::on_keyspace_event(Ctx { raw: ctx }, event, &name);
+        // SAFETY: valid for this call. Another module's event name may be no UTF-8, so bytes it stays.
+        let event = unsafe { CStr::from_ptr(event) }.to_bytes();
+        // The key of `loaded` is on the server's stack: its bytes may be read, but retaining it ends the server.
+        index::on_keyspace_event(Ctx { raw: ctx }, event, RedisString::string_as_slice(key));
     });
     raw::REDISMODULE_OK as c_int
 }
