@@ -1,7 +1,31 @@
-use super::command::{Command, Context};
-use super::deployment::{Receipt, Record};
-use super::event::Batch;
+//! What a command leads to: one match, one function per command. A function first judges, then lets things happen;
+//! what it judged was brought up to `now` before (`Draft::settle`), and what follows by itself comes after
+//! (`Draft::advance`). A refusal drops the draft, so it changes nothing.
+
+use super::command::{
+    Check, CheckStatus, Command, Context, Deploy, Operate, Register, Report, Reported, Rollback, RollbackTo,
+};
+use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Status, TaskKind};
+use super::draft::{subject, By, Draft};
+use super::event::{AgentReport, Batch, EventBody, Note};
+use super::evolve::{predecessors, trim_log};
+use super::health::{Health, InstanceState};
+use super::history::{Version, BATCH_AGENT};
+use super::instances::InstanceKey;
+use super::manifest::{self, Content, Manifest};
+use super::policy::Policy;
+use super::propose::{self, Candidate, Old, Proposal, Submission};
 use super::rejection::Rejection;
+use super::services::Service;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The most versions that may have a tag, for a tagged version is never trimmed.
+pub const TAGS_MAX: usize = 1_000;
+/// The most batch runs that may be outstanding, for what runs is never trimmed.
+pub const RUNS_MAX: usize = 1_000;
+/// How many service instances a key may have for each agent that `deploy.agents-max` allows.
+pub const SERVICES_PER_AGENT: usize = 10;
 
 /// What a command is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +44,667 @@ pub struct Decision {
     pub reply: Reply,
 }
 
-pub fn decide(_record: Option<&Record>, _command: &Command, _context: &Context) -> Result<Decision, Rejection> {
-    Err(Rejection::Syntax("not decided yet".to_string()))
+pub fn decide(record: Option<&Record>, command: &Command, context: &Context) -> Result<Decision, Rejection> {
+    if record.is_none() && !matches!(command, Command::Deploy(_)) {
+        return Err(Rejection::NoSuchKey(context.key.to_string()));
+    }
+    let mut draft = Draft::new(record, context);
+    let request = match command {
+        Command::Deploy(Deploy { request, .. }) | Command::Rollback(Rollback { request, .. }) => request.as_ref(),
+        _ => None,
+    };
+    if let Some(known) = request.and_then(|id| draft.record.requests.iter().find(|r| r.request == *id)) {
+        let reply = Reply::Receipt(known.receipt.clone());
+        return Ok(done(draft, reply));
+    }
+    draft.settle();
+    let reply = match command {
+        Command::Deploy(deploy) => {
+            let outcome = self::deploy(&mut draft, deploy)?;
+            Answer::Receipt(matches!(outcome, Deployed::Unchanged).then_some(Mode::Unchanged))
+        }
+        Command::Rollback(rollback) => Answer::Receipt(self::rollback(&mut draft, rollback)?),
+        Command::Promote(op) => promote(&mut draft, op)?,
+        Command::Pause(op) => pause(&mut draft, op)?,
+        Command::Resume(op) => resume(&mut draft, op)?,
+        Command::Fail(op) => fail(&mut draft, op)?,
+        Command::Stop(op) => stop(&mut draft, op)?,
+        Command::Tag { version, tag } => self::tag(&mut draft, *version, tag)?,
+        Command::Untag { tag } => untag(&mut draft, tag)?,
+        Command::Report(report) => Answer::Changed(self::report(&mut draft, report)?),
+        Command::Register(register) => Answer::Changed(self::register(&mut draft, register)?),
+        Command::Check(check) => Answer::Changed(self::check(&mut draft, check)?),
+        Command::Deregister { instance } => Answer::Changed(deregister(&mut draft, instance)),
+        Command::Tick => Answer::Nothing,
+    };
+    draft.advance();
+    let reply = match reply {
+        Answer::Receipt(mode) => draft.receipt(mode).map_or(Reply::Nothing, Reply::Receipt),
+        Answer::Changed(changed) => Reply::Changed(changed),
+        Answer::Nothing => Reply::Nothing,
+    };
+    if let (Some(id), Reply::Receipt(receipt)) = (request, &reply) {
+        draft.note(Note::RequestRemembered { request: id.clone(), receipt: receipt.clone() });
+    }
+    Ok(done(draft, reply))
+}
+
+fn done(draft: Draft, reply: Reply) -> Decision {
+    let log_max = draft.context.limits.events_max;
+    let Draft { mut record, changes, .. } = draft;
+    if !changes.is_empty() {
+        trim_log(&mut record, log_max);
+    }
+    Decision { batch: Batch { changes, log_max }, record, reply }
+}
+
+/// A reply before what follows by itself has happened.
+enum Answer {
+    /// With another mode than the deployment's own.
+    Receipt(Option<Mode>),
+    Changed(bool),
+    Nothing,
+}
+
+const RECEIPT: Answer = Answer::Receipt(None);
+
+fn guard(draft: &Draft, id: &Option<Arc<str>>) -> Result<Deployment, Rejection> {
+    let Some(d) = draft.deployment() else { return Err(Rejection::NoSuchKey(draft.context.key.to_string())) };
+    match id {
+        Some(given) if *given != d.id => {
+            Err(Rejection::OtherDeployment { current: d.id.to_string(), given: given.to_string() })
+        }
+        _ => Ok(d.clone()),
+    }
+}
+
+fn bad_state(d: &Deployment, expected: &'static str) -> Rejection {
+    Rejection::BadState { deployment_id: d.id.to_string(), status: d.status.name(), expected }
+}
+
+// ---- DEPLOY and ROLLBACK -------------------------------------------------------------------------------------------
+
+pub(super) enum Deployed {
+    Unchanged,
+    Begun { proposal: Proposal, warnings: Vec<String> },
+}
+
+/// SPEC 4.1, 4.2, 4.5 to 4.8. PLAN asks the same, and throws the draft away.
+pub(super) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<Deployed, Rejection> {
+    let newest = draft.record.last_version;
+    if let Some(given) = deploy.if_version.filter(|given| *given != newest) {
+        return Err(Rejection::OtherVersion { newest, given });
+    }
+    let limits = draft.context.limits;
+    if deploy.manifest.len() > limits.manifest_max_bytes {
+        return Err(Rejection::Limit { what: "MANIFEST".to_string(), max: limits.manifest_max_bytes as u64 });
+    }
+    let mut faults = Vec::new();
+    let manifest = match Manifest::parse(&deploy.manifest) {
+        Ok(manifest) => manifest,
+        Err(faults) => return Err(Rejection::Invalid(faults)),
+    };
+    let node_ids = manifest.node_ids();
+    if let Some(agents) = &deploy.agents {
+        faults.extend(manifest::agents_faults(&node_ids, agents));
+    } else if node_ids.is_empty() {
+        faults.push("nodes must have at least one node, or AGENTS must be given".to_string());
+    }
+    let policy = Policy::default().overlay(&manifest.policy).overlay(&deploy.policy);
+    faults.extend(policy.clashes());
+    if !faults.is_empty() {
+        return Err(Rejection::Invalid(faults));
+    }
+    let agents = deploy.agents.as_ref().map_or(node_ids.len(), Vec::len);
+    if agents > limits.agents_max {
+        return Err(Rejection::Limit { what: "the number of agents".to_string(), max: limits.agents_max as u64 });
+    }
+    let content = shared_content(&draft.record, &deploy.manifest);
+    let candidate = Candidate {
+        manifest: &manifest,
+        content,
+        agents: deploy.agents.as_ref().map(|agents| agents.iter().cloned().collect()),
+        bundle: deploy.bundle.clone(),
+        policy,
+        requested_job: deploy.job.clone(),
+        deployment_id: draft.context_id(),
+    };
+    judge_job_type(&draft.record, &candidate)?;
+    if is_nothing_new(&draft.record, &candidate, false) {
+        return Ok(Deployed::Unchanged);
+    }
+    if let Some(tag) = &deploy.tag {
+        judge_tag(&draft.record, tag, None)?;
+    }
+    let mut warnings = manifest.warnings.clone();
+    if let Some(d) = draft.deployment().filter(|d| d.status.is_active()) {
+        warnings.push(format!("deployment {} is {} and will be cancelled", d.id, d.status.name()));
+    }
+    let by = draft.by(&deploy.reason);
+    draft.supersede(&by, &format!("version {}", newest + 1));
+    let proposal = propose::propose(&draft.record, &candidate);
+    judge_job(&draft.record, &candidate, &proposal)?;
+    judge_runs(&draft.record, &proposal)?;
+    let submission = Submission {
+        tag: deploy.tag.clone(),
+        rollback_of: None,
+        cause: None,
+        by: by.who,
+        reason: deploy.reason.clone(),
+    };
+    propose::begin(draft, &candidate, &proposal, submission);
+    Ok(Deployed::Begun { proposal, warnings })
+}
+
+/// Equal manifests are kept once.
+fn shared_content(record: &Record, text: &[u8]) -> Arc<Content> {
+    let known = record.versions.iter().rev().find(|v| v.content.text().as_bytes() == text);
+    match known {
+        Some(version) => version.content.clone(),
+        None => Arc::new(Content::new(Arc::from(String::from_utf8_lossy(text)))),
+    }
+}
+
+/// SPEC 8 "Batch": a key does not turn from service to batch, or back, while instances run.
+fn judge_job_type(record: &Record, new: &Candidate) -> Result<(), Rejection> {
+    let batch = new.manifest.job_type.is_batch();
+    let other = record
+        .instances
+        .iter()
+        .filter(|i| i.is_running())
+        .find_map(|i| record.version(i.version).filter(|v| v.job_type.is_batch() != batch));
+    match other {
+        None => Ok(()),
+        Some(version) => Err(Rejection::Invalid(vec![format!(
+            "type {} cannot follow {} while instances of version {} run",
+            new.manifest.job_type.name(),
+            version.job_type.name(),
+            version.number
+        )])),
+    }
+}
+
+/// SPEC 4.2: manifest, bundle, agents and policy equal those of the current deployment, and that one is active or
+/// successful. Where nothing runs any more there is something to do (SPEC 4.1), and a batch job is a rerun (SPEC 4.7).
+fn is_nothing_new(record: &Record, new: &Candidate, only_active: bool) -> bool {
+    let Some(d) = &record.deployment else { return false };
+    let counts = if only_active { d.status.is_active() } else { d.status.is_active() || d.status == Status::Successful };
+    if !counts || new.manifest.job_type.is_batch() || record.instances.running() == 0 {
+        return false;
+    }
+    let Some(version) = record.version(d.target_version) else { return false };
+    version.bundle == new.bundle
+        && version.policy == new.policy
+        && same_agents(version, new)
+        && same_manifest(version, new)
+}
+
+fn same_agents(version: &Version, new: &Candidate) -> bool {
+    let names = |roster: Vec<(Arc<str>, Arc<str>)>| roster.into_iter().map(|(agent, _)| agent).collect::<BTreeSet<_>>();
+    names(version.roster()) == names(manifest::roster(&new.manifest.node_ids(), new.agents.as_deref()))
+}
+
+fn same_manifest(version: &Version, new: &Candidate) -> bool {
+    version.content == new.content
+        || Manifest::parse(version.content.text().as_bytes()).is_ok_and(|old| old.value == new.manifest.value)
+}
+
+/// A second job needs a name that no instance has: otherwise nobody could tell the two sides apart.
+fn judge_job(record: &Record, new: &Candidate, proposal: &Proposal) -> Result<(), Rejection> {
+    match &new.requested_job {
+        Some(job) if proposal.mode == Mode::BlueGreen && record.instances.iter().any(|i| i.job_id == *job) => {
+            Err(Rejection::JobTaken(job.to_string()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn judge_runs(record: &Record, proposal: &Proposal) -> Result<(), Rejection> {
+    let outstanding = record.instances.of_agent(BATCH_AGENT).len();
+    if proposal.mode == Mode::VersionOnly && outstanding >= RUNS_MAX {
+        return Err(Rejection::Limit { what: "the number of outstanding runs".to_string(), max: RUNS_MAX as u64 });
+    }
+    Ok(())
+}
+
+/// SPEC 4.12. The mode to reply, where it is not the deployment's own.
+fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Option<Mode>, Rejection> {
+    let d = guard(draft, &rollback.id)?;
+    let record = &draft.record;
+    let number = match &rollback.to {
+        RollbackTo::Version(number) => *number,
+        RollbackTo::Tag(tag) => {
+            record.version_of_tag(tag).ok_or_else(|| Rejection::NoSuchTag(tag.to_string()))?.number
+        }
+        RollbackTo::NewestStable => record.rollback_target().ok_or(Rejection::NoStableVersion)?,
+    };
+    let version = record.version(number).ok_or(Rejection::NoSuchVersion(number))?;
+    if !version.job_type.is_batch() {
+        if number == d.target_version && d.status == Status::Successful {
+            return Err(Rejection::RunsAlready { version: number });
+        }
+        if !version.stable {
+            return Err(Rejection::NeverStable { version: number });
+        }
+    }
+    let old = Old::read(record, number).map_err(|fault| Rejection::Invalid(vec![fault]))?;
+    let policy = old.rollback_policy().overlay(&rollback.policy);
+    let faults = policy.clashes();
+    if !faults.is_empty() {
+        return Err(Rejection::Invalid(faults));
+    }
+    let candidate = old.candidate(policy.clone(), draft.context_id());
+    judge_job_type(record, &candidate)?;
+    if is_nothing_new(record, &candidate, true) {
+        return Ok(Some(Mode::Unchanged));
+    }
+    if old.job_type().is_batch() {
+        judge_runs(record, &propose::propose(record, &candidate))?;
+    }
+    let by = draft.by(&rollback.reason);
+    draft.supersede(&by, &format!("a rollback to version {number}"));
+    let submission = Submission {
+        tag: None,
+        rollback_of: Some(number),
+        cause: None,
+        by: by.who,
+        reason: rollback.reason.clone(),
+    };
+    propose::roll_back(draft, &old, policy, number, submission);
+    Ok(None)
+}
+
+// ---- the operator's other commands ---------------------------------------------------------------------------------
+
+/// SPEC 4.4.
+fn promote(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
+    let d = guard(draft, &op.id)?;
+    let awaits = "awaiting_promotion";
+    match d.status {
+        Status::AwaitingPromotion => {
+            let by = draft.by(&op.reason);
+            draft.promote(by);
+            Ok(RECEIPT)
+        }
+        Status::Running | Status::Successful if d.promoted => Ok(RECEIPT),
+        Status::Running if d.canaries > 0 => {
+            let (what, desired) = match d.mode {
+                Mode::InPlace => ("canaries", d.canaries as usize),
+                Mode::BlueGreen => ("candidates", d.changed.len()),
+                _ => return Err(bad_state(&d, awaits)),
+            };
+            let healthy = draft.own_counts().healthy;
+            Err(Rejection::Unhealthy { healthy, desired, what, why: draft.who_is_not_healthy() })
+        }
+        _ => Err(bad_state(&d, awaits)),
+    }
+}
+
+const ACTIVE: &str = "an active deployment";
+
+/// SPEC 4.13.
+fn pause(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
+    let d = guard(draft, &op.id)?;
+    if !d.status.is_active() {
+        return Err(bad_state(&d, ACTIVE));
+    }
+    if d.status != Status::Paused {
+        let by = draft.by(&op.reason);
+        draft.emit(d.target_version, EventBody::DeploymentPaused { by: by.who, reason: by.reason });
+    }
+    Ok(RECEIPT)
+}
+
+/// SPEC 4.13: goes on from where it was, at once.
+fn resume(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
+    let d = guard(draft, &op.id)?;
+    if !d.status.is_active() {
+        return Err(bad_state(&d, ACTIVE));
+    }
+    if d.status == Status::Paused {
+        let by = draft.by(&op.reason);
+        let status = d.paused_from.unwrap_or(Status::Running);
+        let progress = d.progress.release(draft.now());
+        let body = EventBody::DeploymentResumed { status, progress, by: by.who, reason: by.reason };
+        draft.emit(d.target_version, body);
+    }
+    Ok(RECEIPT)
+}
+
+fn fail(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
+    let d = guard(draft, &op.id)?;
+    if !d.status.is_active() {
+        return Err(bad_state(&d, ACTIVE));
+    }
+    let by = draft.by(&op.reason);
+    draft.fail(Cause::Operator, &words("failed", &by), by);
+    Ok(RECEIPT)
+}
+
+/// `failed by ops: too slow`.
+fn words(what: &str, by: &By) -> String {
+    match &by.reason {
+        Some(reason) => format!("{what} by {}: {reason}", by.who),
+        None => format!("{what} by {}", by.who),
+    }
+}
+
+/// Ends an active deployment, and gives every instance a `stop` task. Twice is as good as once.
+fn stop(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
+    let d = guard(draft, &op.id)?;
+    let by = draft.by(&op.reason);
+    if d.status.is_active() {
+        let body = EventBody::DeploymentCancelled {
+            cause: Cause::Stopped,
+            description: Arc::from(words("stopped", &by)),
+            by: by.who.clone(),
+            reason: by.reason.clone(),
+        };
+        draft.emit(d.target_version, body);
+    }
+    let all: Vec<_> = draft.record.instances.iter().map(|i| (i.key(), i.role)).collect();
+    for (key, role) in all {
+        draft.tell_to_stop(&key, role, by.clone());
+    }
+    Ok(RECEIPT)
+}
+
+fn tag(draft: &mut Draft, number: u64, tag: &Arc<str>) -> Result<Answer, Rejection> {
+    let version = draft.record.version(number).ok_or(Rejection::NoSuchVersion(number))?.clone();
+    judge_tag(&draft.record, tag, Some(number))?;
+    if version.tag.as_ref() != Some(tag) {
+        let by = draft.by(&None).who;
+        draft.emit(number, EventBody::VersionTagged { tag: tag.clone(), replaced: version.tag.clone(), by });
+    }
+    Ok(RECEIPT)
+}
+
+fn judge_tag(record: &Record, tag: &Arc<str>, of: Option<u64>) -> Result<(), Rejection> {
+    match record.version_of_tag(tag) {
+        Some(other) if Some(other.number) != of => {
+            Err(Rejection::TagTaken { tag: tag.to_string(), version: other.number })
+        }
+        Some(_) => Ok(()),
+        None if record.versions.iter().filter(|v| v.tag.is_some()).count() >= TAGS_MAX => {
+            Err(Rejection::Limit { what: "the number of tags".to_string(), max: TAGS_MAX as u64 })
+        }
+        None => Ok(()),
+    }
+}
+
+fn untag(draft: &mut Draft, tag: &Arc<str>) -> Result<Answer, Rejection> {
+    let number = draft.record.version_of_tag(tag).ok_or_else(|| Rejection::NoSuchTag(tag.to_string()))?.number;
+    let by = draft.by(&None).who;
+    draft.emit(number, EventBody::VersionUntagged { tag: tag.clone(), by });
+    Ok(RECEIPT)
+}
+
+// ---- coordinators --------------------------------------------------------------------------------------------------
+
+/// Which instance is meant: the agent's newest one of that version and job. None where what is meant is gone: stale.
+fn locate(
+    record: &Record,
+    agent: &Arc<str>,
+    version: Option<u64>,
+    job: &Option<Arc<str>>,
+) -> Result<Option<InstanceKey>, Rejection> {
+    if !record.knows_agent(agent) {
+        return Err(Rejection::NoSuchAgent(agent.to_string()));
+    }
+    let all = record.instances.of_agent(agent);
+    if let Some(number) = version {
+        if record.version(number).is_none() && !all.iter().any(|i| i.version == number) {
+            return Err(Rejection::NoSuchVersion(number));
+        }
+    }
+    let meant = |i: &&Instance| {
+        version.is_none_or(|number| i.version == number) && job.as_ref().is_none_or(|job| i.job_id == *job)
+    };
+    Ok(all.iter().rev().find(meant).map(Instance::key))
+}
+
+/// SPEC 3 "For coordinators", 8 "Attempts" and "Tasks".
+fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
+    let Some(key) = locate(&draft.record, &report.agent, report.version, &report.job)? else { return Ok(false) };
+    let Some(instance) = draft.record.instances.get(&key).cloned() else { return Ok(false) };
+    let batch = &*instance.agent == BATCH_AGENT;
+    let attempt = match (report.state, report.attempt) {
+        (Reported::Starting, Some(given)) if given <= instance.attempt => return Ok(false),
+        (_, Some(given)) if given < instance.attempt => return Ok(false),
+        (_, Some(given)) => given,
+        (Reported::Starting, None) if instance.state == InstanceState::Starting => return Ok(false),
+        (Reported::Starting, None) => instance.attempt.saturating_add(1),
+        (_, None) => instance.attempt.max(1),
+    };
+    let state = match report.state {
+        Reported::Starting => InstanceState::Starting,
+        Reported::Ready => InstanceState::Ready,
+        Reported::Unready => InstanceState::Unready,
+        Reported::Failed => InstanceState::Failed,
+        Reported::Stopped => InstanceState::Stopped,
+        Reported::Completed if !batch => {
+            return Err(Rejection::NotABatchJob { agent: instance.agent.to_string(), version: instance.version })
+        }
+        Reported::Completed => return Ok(batch_ended(draft, &instance, AgentReport::Completed, attempt, report)),
+        Reported::Unsafe => return Ok(unsafe_to_replace(draft, &instance, attempt, report)),
+    };
+    match state {
+        InstanceState::Failed if batch => {
+            return Ok(batch_ended(draft, &instance, AgentReport::State(state), attempt, report))
+        }
+        InstanceState::Stopped => return Ok(stopped(draft, &instance, attempt, report)),
+        _ if state == instance.state && attempt == instance.attempt => return Ok(false),
+        _ => {}
+    }
+    let first = instance.state == InstanceState::Waiting;
+    if first {
+        for old in predecessors(&draft.record, &instance) {
+            draft.clear_services(&old, "replaced");
+        }
+    }
+    changed_state(draft, &instance, state, attempt, report, false);
+    if let (true, Some(task)) = (first, instance.task.as_ref().filter(|task| task.kind != TaskKind::Stop)) {
+        if !batch {
+            let body = EventBody::TaskDone { of: subject(&instance), task: task.kind, withdrawn: false, leaves: false };
+            draft.emit(key.version, body);
+        }
+    }
+    if instance.is_told_to_stop() {
+        return Ok(true);
+    }
+    if instance.health == Health::Healthy && attempt != instance.attempt && state == InstanceState::Ready {
+        // Ready again in a new attempt: what ran before has ended in between.
+        draft.judge_unhealthy(&key, &format!("restarted: attempt {attempt}"));
+    } else if state == InstanceState::Failed && instance.health != Health::Unhealthy {
+        let why = report.reason.as_ref().map_or_else(|| "failed".to_string(), |reason| format!("failed: {reason}"));
+        draft.judge_unhealthy(&key, &why);
+    } else {
+        draft.judge_break(&key);
+    }
+    Ok(true)
+}
+
+/// Lets an instance's state change, with what follows for its health.
+fn changed_state(
+    draft: &mut Draft,
+    instance: &Instance,
+    state: InstanceState,
+    attempt: u32,
+    report: &Report,
+    leaves: bool,
+) {
+    let after = Instance { state, attempt, reason: report.reason.clone(), ..instance.clone() };
+    let services = draft.services_with(&instance.key(), "", None);
+    let restarted = instance.state != InstanceState::Waiting && attempt != instance.attempt;
+    let broke = instance.state != InstanceState::Ready || restarted;
+    let healthy_at = draft.outlook(&after, &services, broke);
+    let dooms = state == InstanceState::Failed
+        && draft.deployment().is_some_and(|d| d.status.is_active() && d.target_version == instance.version);
+    let body = EventBody::AgentState {
+        of: subject(instance),
+        state: AgentReport::State(state),
+        attempt,
+        reason: report.reason.clone(),
+        healthy_at,
+        leaves,
+        dooms,
+    };
+    draft.emit(instance.version, body);
+}
+
+/// `stopped`: done where it was told to, gone where another takes its place, not healthy at once where nobody asked.
+fn stopped(draft: &mut Draft, instance: &Instance, attempt: u32, report: &Report) -> bool {
+    let key = instance.key();
+    let told = instance.is_told_to_stop();
+    if !told && instance.state == InstanceState::Waiting {
+        return false; // nothing of it has run that could have stopped
+    }
+    let replaced = draft.record.instances.of_agent(&instance.agent).iter().any(|i| {
+        i.job_id == instance.job_id
+            && i.created > instance.created
+            && i.state == InstanceState::Waiting
+            && matches!(&i.task, Some(task) if task.kind == TaskKind::Replace)
+    });
+    if instance.state == InstanceState::Stopped && !told && !replaced {
+        return false;
+    }
+    if told || replaced {
+        draft.clear_services(&key, "stopped");
+    }
+    // Clearing services may have changed its outlook.
+    let Some(instance) = draft.record.instances.get(&key).cloned() else { return false };
+    changed_state(draft, &instance, InstanceState::Stopped, attempt, report, replaced && !told);
+    if told {
+        let body = EventBody::TaskDone { of: subject(&instance), task: TaskKind::Stop, withdrawn: false, leaves: true };
+        draft.emit(key.version, body);
+    } else if !replaced {
+        draft.clear_services(&key, "stopped");
+        if instance.health != Health::Unhealthy {
+            let why = report.reason.as_ref().map_or_else(|| "stopped".to_string(), |r| format!("stopped: {r}"));
+            draft.judge_unhealthy(&key, &why);
+        }
+    }
+    true
+}
+
+/// SPEC 4.7: the outcome goes onto the version.
+fn batch_ended(draft: &mut Draft, instance: &Instance, state: AgentReport, attempt: u32, report: &Report) -> bool {
+    draft.clear_services(&instance.key(), "ended");
+    let of = subject(instance);
+    let task = instance.task.as_ref().map_or(TaskKind::Run, |task| task.kind);
+    let reason = report.reason.clone();
+    let body =
+        EventBody::AgentState { of: of.clone(), state, attempt, reason, healthy_at: None, leaves: false, dooms: false };
+    draft.emit(instance.version, body);
+    draft.emit(instance.version, EventBody::TaskDone { of, task, withdrawn: false, leaves: true });
+    true
+}
+
+/// SPEC 8 "Attempts": only about an unhealthy or pending in-place instance of an active deployment.
+fn unsafe_to_replace(draft: &mut Draft, instance: &Instance, attempt: u32, report: &Report) -> bool {
+    let Some(d) = draft.deployment() else { return false };
+    let counts = d.status.is_active()
+        && d.mode == Mode::InPlace
+        && d.unsafe_report.is_none()
+        && draft.record.is_own(instance)
+        && instance.health != Health::Healthy;
+    if counts {
+        let body = EventBody::AgentState {
+            of: subject(instance),
+            state: AgentReport::Unsafe,
+            attempt,
+            reason: report.reason.clone(),
+            healthy_at: instance.healthy_at,
+            leaves: false,
+            dooms: false,
+        };
+        draft.emit(instance.version, body);
+    }
+    counts
+}
+
+// ---- services ------------------------------------------------------------------------------------------------------
+
+fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
+    let Some(owner) = locate(&draft.record, &register.agent, register.version, &register.job)? else {
+        return Ok(false);
+    };
+    if let Some(meta) = &register.meta {
+        if serde_json::from_str::<serde_json::Value>(meta).is_err() {
+            return Err(Rejection::Invalid(vec!["META must be a JSON value".to_string()]));
+        }
+    }
+    let known = draft.record.services.get(&register.instance).cloned();
+    let max = draft.context.limits.agents_max.saturating_mul(SERVICES_PER_AGENT);
+    if known.is_none() && draft.record.services.len() >= max {
+        return Err(Rejection::Limit { what: "the number of service instances".to_string(), max: max as u64 });
+    }
+    let now = draft.now();
+    let since = known.as_ref().filter(|s| s.status == register.status && s.owner == owner).map_or(now, |s| s.since);
+    let service = Service {
+        instance: register.instance.clone(),
+        owner: owner.clone(),
+        service: register.service.clone(),
+        address: register.address.clone(),
+        port: register.port,
+        tags: register.tags.clone(),
+        meta: register.meta.clone(),
+        status: register.status,
+        reason: None,
+        ttl_ms: register.ttl_ms,
+        expires_at: expiry(draft, register.ttl_ms, register.status),
+        since,
+    };
+    if let Some(known) = known {
+        let same_but = |s: &Service| Service {
+            status: service.status,
+            reason: None,
+            expires_at: service.expires_at,
+            since: service.since,
+            ..s.clone()
+        };
+        if same_but(&known) == service {
+            return Ok(check_known(draft, &known, register.status, None));
+        }
+        if known.owner != owner {
+            draft.deregister(&register.instance, &format!("moved to agent {}", owner.agent));
+            draft.judge_break(&known.owner);
+        }
+    }
+    let services = draft.services_with(&owner, &register.instance, Some(service.clone()));
+    let healthy_at = draft.record.instances.get(&owner).and_then(|i| draft.outlook(i, &services, false));
+    draft.emit(owner.version, EventBody::ServiceRegistered { service: Box::new(service), healthy_at });
+    draft.judge_break(&owner);
+    Ok(true)
+}
+
+/// A critical service has nothing to lose: its TTL runs only while it is not critical.
+fn expiry(draft: &Draft, ttl_ms: Option<u64>, status: CheckStatus) -> Option<u64> {
+    ttl_ms.filter(|_| status != CheckStatus::Critical).map(|ttl| draft.now().saturating_add(ttl))
+}
+
+fn check(draft: &mut Draft, check: &Check) -> Result<bool, Rejection> {
+    let known = draft.record.services.get(&check.instance).cloned();
+    let known = known.ok_or_else(|| Rejection::NoSuchService(check.instance.to_string()))?;
+    Ok(check_known(draft, &known, check.status, check.reason.clone()))
+}
+
+/// A new status is an event; the same one only moves the TTL, which is none (SPEC 8 "Services").
+fn check_known(draft: &mut Draft, known: &Service, status: CheckStatus, reason: Option<Arc<str>>) -> bool {
+    let expires_at = expiry(draft, known.ttl_ms, status);
+    if known.status != status {
+        draft.service_status(&known.instance, status, reason, expires_at);
+        return true;
+    }
+    if known.expires_at != expires_at {
+        draft.note(Note::ServiceRefreshed { instance: known.instance.clone(), expires_at });
+    }
+    false
+}
+
+fn deregister(draft: &mut Draft, instance: &Arc<str>) -> bool {
+    let Some(known) = draft.record.services.get(instance).cloned() else { return false };
+    draft.deregister(instance, "deregistered");
+    draft.judge_break(&known.owner);
+    true
 }

@@ -6,8 +6,8 @@ use super::event::Event;
 use super::health::{Health, InstanceState};
 use super::history::Version;
 use super::instances::{Instances, InstanceKey};
-use super::policy::{Policy, Strategy};
-use super::services::Services;
+use super::policy::{HealthCheck, Policy, Strategy};
+use super::services::{Service, Services};
 use super::time::{Clock, UnixMs};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -215,6 +215,13 @@ pub struct Doom {
     pub words: Arc<str>,
 }
 
+/// Which agent cannot be replaced in place, and why (SPEC 4.6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnsafeReport {
+    pub agent: Arc<str>,
+    pub words: Arc<str>,
+}
+
 /// One attempt to make a version the current one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deployment {
@@ -251,7 +258,7 @@ pub struct Deployment {
     pub paused_from: Option<Status>,
     pub doom: Option<Doom>,
     /// A coordinator reported `unsafe`: the fallback to blue-green is due (at once, or at resume).
-    pub unsafe_report: Option<Arc<str>>,
+    pub unsafe_report: Option<UnsafeReport>,
     pub last_action: Option<Action>,
     pub created_at: UnixMs,
     pub finished_at: Option<UnixMs>,
@@ -392,32 +399,30 @@ impl Record {
 
     /// Whether all is well with an instance now, or why not (SPEC 4.9, `health_check`).
     pub fn wellness(&self, instance: &Instance) -> Result<(), String> {
+        let services: Vec<Arc<Service>> = self.services.of_owner(&instance.key()).cloned().collect();
+        self.wellness_with(instance, &services)
+    }
+
+    /// The same, had it these service instances.
+    pub fn wellness_with(&self, instance: &Instance, services: &[Arc<Service>]) -> Result<(), String> {
         if instance.state != InstanceState::Ready {
-            return Err(match (&instance.state, instance.attempt) {
+            return Err(match (&instance.state, &instance.reason) {
                 (InstanceState::Waiting, _) => "never ready: no report yet".to_string(),
-                (state, _) => match &instance.reason {
-                    Some(reason) => format!("{}: {reason}", state.name()),
-                    None => format!("not ready: {}", state.name()),
-                },
+                (state, Some(reason)) => format!("{}: {reason}", state.name()),
+                (state, None) => format!("not ready: {}", state.name()),
             });
         }
         let Some(version) = self.version(instance.version) else { return Ok(()) };
-        if version.policy.health_check == super::policy::HealthCheck::AgentStates {
+        if version.policy.health_check == HealthCheck::AgentStates {
             return Ok(());
         }
-        let key = instance.key();
         let mut bad = Vec::new();
-        let mut passing: Vec<&str> = Vec::new();
-        for service in self.services.of_owner(&key) {
-            if service.status == CheckStatus::Passing {
-                passing.push(&service.service);
-            } else {
-                let why = service.reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
-                bad.push(format!("check of {} is {}{why}", service.instance, service.status.name()));
-            }
+        for service in services.iter().filter(|s| s.status != CheckStatus::Passing) {
+            let why = service.reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
+            bad.push(format!("check of {} is {}{why}", service.instance, service.status.name()));
         }
         for name in version.content.services_of(&instance.node) {
-            if !passing.contains(&name.as_ref()) {
+            if !services.iter().any(|s| s.service == *name && s.status == CheckStatus::Passing) {
                 bad.push(format!("service {name} has no passing instance"));
             }
         }

@@ -1,5 +1,482 @@
-use super::deployment::Record;
-use super::event::Batch;
+//! How a record changes: one total match over what happened. It refuses nothing, decides nothing and reads no clock,
+//! so that a replica, an AOF and a test that fold the same changes hold the same record.
 
-/// Applies a batch of changes: total, and without a clock.
-pub fn apply(_record: &mut Record, _batch: &Batch) {}
+use super::deployment::{
+    Action, Cause, Deployment, Doom, Instance, Mode, Record, Remembered, Role, Status, Task, TaskKind,
+    UnsafeReport, REQUESTS_REMEMBERED,
+};
+use super::event::{AgentReport, Batch, Beginning, Change, Event, EventBody, Note, Subject};
+use super::health::{Health, InstanceState};
+use super::history::{Outcome, Version, BATCH_AGENT};
+use super::instances::InstanceKey;
+use super::manifest::Content;
+use super::policy::Strategy;
+use super::time::{Clock, UnixMs};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Applies one command's changes, whole.
+pub fn apply(record: &mut Record, batch: &Batch) {
+    for change in &batch.changes {
+        evolve(record, change);
+    }
+    trim_log(record, batch.log_max);
+}
+
+pub(super) fn trim_log(record: &mut Record, log_max: usize) {
+    while record.log.len() > log_max {
+        record.log.pop_front();
+    }
+}
+
+pub(super) fn evolve(record: &mut Record, change: &Change) {
+    match change {
+        Change::Event(event) => happened(record, event),
+        Change::Note(note) => noted(record, note),
+    }
+}
+
+fn noted(record: &mut Record, note: &Note) {
+    match note {
+        Note::ServiceRefreshed { instance, expires_at } => {
+            record.services.update(instance, |service| service.expires_at = *expires_at);
+        }
+        Note::RequestRemembered { request, receipt } => {
+            record.requests.push_back(Remembered { request: request.clone(), receipt: receipt.clone() });
+            while record.requests.len() > REQUESTS_REMEMBERED {
+                record.requests.pop_front();
+            }
+        }
+    }
+}
+
+fn happened(record: &mut Record, event: &Arc<Event>) {
+    let at = event.at;
+    match &event.body {
+        EventBody::DeploymentStarted(beginning) => begin(record, event, beginning, Status::Running),
+        EventBody::DeploymentNoop(beginning) => {
+            begin(record, event, beginning, Status::Running);
+            let description = format!("nothing to change: {}", beginning.mode_reason);
+            succeed(record, at, Arc::from(description));
+        }
+        EventBody::VersionRecorded(beginning) => {
+            begin(record, event, beginning, Status::VersionRecorded);
+            record.current_version = Some(beginning.version.number);
+            record.current_job_id = Some(beginning.version.job_id.clone());
+            end(record, at, Status::VersionRecorded, None, "version recorded".into(), None);
+        }
+        EventBody::RollbackStarted { .. } => {}
+        EventBody::TaskIssued { of, task: TaskKind::Stop, .. } => {
+            let task = Task { kind: TaskKind::Stop, revision: event.revision, since: at };
+            record.instances.update(&key(of, event.version), |instance| {
+                instance.role = of.role;
+                instance.task = Some(task);
+                instance.healthy_at = None;
+                instance.deadline = Clock::Off;
+            });
+        }
+        EventBody::TaskIssued { of, task, from_version, deadline, .. } => record.instances.insert(Instance {
+            agent: of.agent.clone(),
+            node: of.node.clone(),
+            version: event.version,
+            job_id: of.job_id.clone(),
+            role: of.role,
+            state: InstanceState::Waiting,
+            health: Health::Pending,
+            attempt: 0,
+            task_at: at,
+            since: at,
+            reason: None,
+            from_version: *from_version,
+            task: Some(Task { kind: *task, revision: event.revision, since: at }),
+            healthy_at: None,
+            deadline: *deadline,
+            was_healthy: false,
+            created: event.revision,
+        }),
+        EventBody::TaskDone { of, task, withdrawn, leaves } => {
+            let key = key(of, event.version);
+            if *leaves {
+                remove_instance(record, &key);
+            } else {
+                record.instances.update(&key, |instance| {
+                    if instance.task.as_ref().is_some_and(|t| t.kind == *task) {
+                        instance.task = None;
+                    }
+                    if *withdrawn {
+                        instance.deadline = Clock::Off; // nobody is late with what nobody has to do
+                    }
+                });
+            }
+        }
+        EventBody::AgentState { of, state, attempt, reason, healthy_at, leaves, dooms } => {
+            let key = key(of, event.version);
+            match state {
+                AgentReport::State(state) => {
+                    agent_state(record, &key, *state, *attempt, reason.clone(), *healthy_at, at);
+                    if *dooms {
+                        doom(record, Cause::AgentFailed, failure_words(&of.agent, reason.as_deref()));
+                    }
+                }
+                AgentReport::Completed => {}
+                AgentReport::Unsafe => {
+                    if let Some(deployment) = &mut record.deployment {
+                        let words = reason.as_deref().unwrap_or("it cannot be replaced in place");
+                        let words = format!("agent {} is unsafe to replace: {words}", of.agent).into();
+                        deployment.unsafe_report = Some(UnsafeReport { agent: of.agent.clone(), words });
+                    }
+                }
+            }
+            if &*of.agent == BATCH_AGENT {
+                let outcome = match state {
+                    AgentReport::Completed => Some(Outcome::Completed),
+                    AgentReport::State(InstanceState::Failed) => Some(Outcome::Failed),
+                    _ => None,
+                };
+                if outcome.is_some() {
+                    change_version(record, event.version, |version| version.outcome = outcome);
+                }
+            }
+            if *leaves {
+                remove_instance(record, &key);
+            }
+        }
+        EventBody::AgentHealthy { of, progress } => {
+            record.instances.update(&key(of, event.version), |instance| {
+                instance.health = Health::Healthy;
+                instance.was_healthy = true;
+                instance.healthy_at = None;
+                instance.deadline = Clock::Off;
+                instance.reason = None;
+            });
+            if let Some(deployment) = &mut record.deployment {
+                deployment.progress = *progress;
+            }
+        }
+        EventBody::AgentUnhealthy { of, reason, reopens, dooms } => {
+            record.instances.update(&key(of, event.version), |instance| {
+                instance.health = Health::Unhealthy;
+                instance.deadline = Clock::Off;
+                instance.reason = Some(reason.clone());
+            });
+            if let (Some(deployment), Some(progress)) = (&mut record.deployment, reopens) {
+                match deployment.status {
+                    Status::Paused => deployment.paused_from = Some(Status::Running),
+                    _ => deployment.status = Status::Running,
+                }
+                deployment.progress = *progress;
+            }
+            if *dooms {
+                doom(record, Cause::UnhealthyAgent, format!("agent {} is unhealthy: {reason}", of.agent));
+            }
+        }
+        EventBody::AwaitingPromotion { .. } => {
+            if let Some(deployment) = &mut record.deployment {
+                deployment.status = Status::AwaitingPromotion;
+                deployment.progress = Clock::Off;
+            }
+        }
+        EventBody::DeploymentPromoted { progress, by, reason } => {
+            if let Some(deployment) = &mut record.deployment {
+                deployment.promoted = true;
+                deployment.status = Status::Running;
+                deployment.progress = *progress;
+                act(deployment, "promote", by, at, reason);
+            }
+            promote_roles(record);
+        }
+        EventBody::DeploymentPaused { by, reason } => {
+            if let Some(deployment) = &mut record.deployment {
+                deployment.paused_from = Some(deployment.status);
+                deployment.status = Status::Paused;
+                deployment.progress = deployment.progress.hold(at);
+                act(deployment, "pause", by, at, reason);
+            }
+            own_deadlines(record, |deadline| deadline.hold(at));
+        }
+        EventBody::DeploymentResumed { status, progress, by, reason } => {
+            if let Some(deployment) = &mut record.deployment {
+                deployment.paused_from = None;
+                deployment.status = *status;
+                deployment.progress = *progress;
+                act(deployment, "resume", by, at, reason);
+            }
+            own_deadlines(record, |deadline| deadline.release(at));
+        }
+        EventBody::DeploymentFailed { cause, description, by, reason } => {
+            if *cause == Cause::Operator {
+                if let Some(deployment) = &mut record.deployment {
+                    act(deployment, "fail", by, at, reason);
+                }
+            }
+            end(record, at, Status::Failed, Some(*cause), description.clone(), reason.clone());
+        }
+        EventBody::DeploymentCancelled { cause, description, by, reason } => {
+            if *cause == Cause::Stopped {
+                if let Some(deployment) = &mut record.deployment {
+                    act(deployment, "stop", by, at, reason);
+                }
+            }
+            end(record, at, Status::Cancelled, Some(*cause), description.clone(), reason.clone());
+        }
+        EventBody::DeploymentSuccessful { description } => succeed(record, at, description.clone()),
+        EventBody::FallbackBlueGreen { reason, job_id, changed, canaries, .. } => {
+            if let Some(deployment) = &mut record.deployment {
+                deployment.mode = Mode::BlueGreen;
+                deployment.strategy = Strategy::BlueGreen;
+                deployment.mode_reason = reason.clone();
+                deployment.target_job_id = job_id.clone();
+                deployment.changed = changed.clone();
+                deployment.gone = Arc::from([]);
+                deployment.canaries = *canaries;
+                deployment.promoted = false;
+                deployment.unsafe_report = None;
+            }
+            change_version(record, event.version, |version| {
+                version.job_id = job_id.clone();
+                version.strategy = Strategy::BlueGreen;
+            });
+        }
+        EventBody::VersionTagged { tag, .. } => {
+            change_version(record, event.version, |version| version.tag = Some(tag.clone()));
+        }
+        EventBody::VersionUntagged { .. } => change_version(record, event.version, |version| version.tag = None),
+        EventBody::ServiceRegistered { service, healthy_at } => {
+            let owner = service.owner.clone();
+            record.services.insert((**service).clone());
+            record.instances.update(&owner, |instance| instance.healthy_at = *healthy_at);
+        }
+        EventBody::ServiceStatus { instance, status, reason, expires_at, healthy_at, .. } => {
+            record.services.update(instance, |service| {
+                if service.status != *status {
+                    service.since = at;
+                }
+                service.status = *status;
+                service.reason = reason.clone();
+                service.expires_at = *expires_at;
+            });
+            if let Some(owner) = record.services.get(instance).map(|service| service.owner.clone()) {
+                record.instances.update(&owner, |instance| instance.healthy_at = *healthy_at);
+            }
+        }
+        EventBody::ServiceDeregistered { instance, healthy_at, .. } => {
+            if let Some(service) = record.services.remove(instance) {
+                record.instances.update(&service.owner, |instance| instance.healthy_at = *healthy_at);
+            }
+        }
+    }
+    if record.revision == 0 {
+        record.created_at = at;
+    }
+    record.revision = event.revision;
+    record.updated_at = at;
+    record.log.push_back(for_the_log(event));
+}
+
+fn key(of: &Subject, version: u64) -> InstanceKey {
+    InstanceKey { agent: of.agent.clone(), version, job_id: of.job_id.clone() }
+}
+
+/// The log does without manifests: DEPLOY.VERSION has them for as long as the version is kept.
+fn for_the_log(event: &Arc<Event>) -> Arc<Event> {
+    let mut slim = (**event).clone();
+    match &mut slim.body {
+        EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => {
+            b.version.content = Arc::new(Content::omitted());
+        }
+        _ => return event.clone(),
+    }
+    Arc::new(slim)
+}
+
+fn failure_words(agent: &str, reason: Option<&str>) -> String {
+    match reason {
+        _ if agent == BATCH_AGENT => "the batch job failed".to_string(),
+        Some(reason) => format!("agent {agent} failed: {reason}"),
+        None => format!("agent {agent} failed"),
+    }
+}
+
+fn act(deployment: &mut Deployment, name: &str, by: &Arc<str>, at: UnixMs, reason: &Option<Arc<str>>) {
+    deployment.last_action = Some(Action { name: name.into(), by: by.clone(), at, reason: reason.clone() });
+}
+
+/// The first cause is the true one (SPEC 4.10).
+fn doom(record: &mut Record, cause: Cause, words: String) {
+    if let Some(deployment) = &mut record.deployment {
+        deployment.doom.get_or_insert_with(|| Doom { cause, words: words.into() });
+    }
+}
+
+fn begin(record: &mut Record, event: &Event, beginning: &Beginning, status: Status) {
+    let version = &beginning.version;
+    record.deployment = Some(Deployment {
+        id: version.deployment_id.clone(),
+        status,
+        cause: beginning.cause,
+        ended: None,
+        mode: beginning.mode,
+        strategy: beginning.strategy,
+        requested_strategy: beginning.requested_strategy,
+        mode_reason: beginning.mode_reason.clone(),
+        rollback_of: version.rollback_of,
+        by: version.by.clone(),
+        reason: version.reason.clone(),
+        source_version: beginning.source_version,
+        source_job_id: beginning.source_job_id.clone(),
+        target_version: version.number,
+        target_job_id: version.job_id.clone(),
+        requested_job: beginning.requested_job.clone(),
+        policy: version.policy.clone(),
+        changed: beginning.changed.clone(),
+        gone: beginning.gone.clone(),
+        canaries: beginning.canaries,
+        promoted: false,
+        progress: beginning.progress,
+        paused_from: None,
+        doom: None,
+        unsafe_report: None,
+        last_action: None,
+        created_at: event.at,
+        finished_at: None,
+    });
+    record.versions.retain(|v| !beginning.trimmed.contains(&v.number) && v.number < version.number);
+    record.versions.push(Arc::new(version.clone()));
+    record.last_version = version.number;
+    // What a failed deployment left waiting, with its task withdrawn, counts for nothing any more (SPEC 4.8).
+    let leftover: Vec<InstanceKey> = record
+        .instances
+        .iter()
+        .filter(|i| i.state == InstanceState::Waiting && i.task.is_none())
+        .map(Instance::key)
+        .collect();
+    for key in leftover {
+        remove_instance(record, &key);
+    }
+}
+
+/// The common end of a deployment. What a pause held runs on: verdicts go on after the end (SPEC 4.14).
+fn end(record: &mut Record, at: UnixMs, status: Status, cause: Option<Cause>, words: Arc<str>, reason: Option<Arc<str>>) {
+    own_deadlines(record, |deadline| deadline.release(at));
+    let Some(deployment) = &mut record.deployment else { return };
+    deployment.status = status;
+    if cause.is_some() {
+        deployment.cause = cause;
+    }
+    if reason.is_some() {
+        deployment.reason = reason;
+    }
+    deployment.ended = Some(words);
+    deployment.progress = Clock::Off;
+    deployment.paused_from = None;
+    deployment.doom = None;
+    deployment.unsafe_report = None;
+    deployment.finished_at = Some(at);
+    let outcome = match status {
+        Status::Failed => Outcome::Failed,
+        Status::Cancelled => Outcome::Cancelled,
+        Status::VersionRecorded => Outcome::VersionRecorded,
+        _ => Outcome::Successful,
+    };
+    let target = deployment.target_version;
+    change_version(record, target, |version| version.outcome = Some(outcome));
+}
+
+fn succeed(record: &mut Record, at: UnixMs, words: Arc<str>) {
+    end(record, at, Status::Successful, None, words, None);
+    let Some(deployment) = &record.deployment else { return };
+    let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
+    record.current_version = Some(target);
+    record.current_job_id = Some(job_id.clone());
+    change_version(record, target, |version| version.stable = true);
+    // Whoever runs the content of a successful version is primary, a canary of an older attempt included.
+    record.instances.update_where(
+        |i| i.job_id == job_id && i.role == Role::Canary && !i.is_told_to_stop(),
+        |i| i.role = Role::Primary,
+    );
+}
+
+/// SPEC 4.4 and 4.5: candidates and canaries become primary; in blue-green, the old side is retired in the same step.
+fn promote_roles(record: &mut Record) {
+    let Some(deployment) = &record.deployment else { return };
+    let (target, job_id, mode) = (deployment.target_version, deployment.target_job_id.clone(), deployment.mode);
+    let changed: BTreeSet<Arc<str>> = deployment.changed.iter().cloned().collect();
+    let own = move |i: &Instance| i.version == target && i.job_id == job_id;
+    if mode == Mode::BlueGreen {
+        let old = own.clone();
+        record.instances.update_where(own, |i| i.role = Role::Primary);
+        record.instances.update_where(move |i| !old(i) && !i.is_told_to_stop(), |i| i.role = Role::Retired);
+    } else {
+        // A canary that an older attempt left, and that this one does not change, runs the promoted content as well.
+        record.instances.update_where(
+            move |i| i.role == Role::Canary && !i.is_told_to_stop() && (own(i) || !changed.contains(&i.agent)),
+            |i| i.role = Role::Primary,
+        );
+    }
+}
+
+/// Holds or releases the healthy deadlines of the deployment's own instances (SPEC 4.13).
+fn own_deadlines(record: &mut Record, change: impl Fn(Clock) -> Clock) {
+    let Some(deployment) = &record.deployment else { return };
+    let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
+    record.instances.update_where(
+        |i| i.version == target && i.job_id == job_id && i.deadline != Clock::Off,
+        |i| i.deadline = change(i.deadline),
+    );
+}
+
+fn agent_state(
+    record: &mut Record,
+    key: &InstanceKey,
+    state: InstanceState,
+    attempt: u32,
+    reason: Option<Arc<str>>,
+    healthy_at: Option<UnixMs>,
+    at: UnixMs,
+) {
+    let before = record.instances.get(key).cloned();
+    record.instances.update(key, |instance| {
+        instance.since = at;
+        instance.state = state;
+        instance.attempt = attempt;
+        instance.reason = reason;
+        instance.healthy_at = healthy_at;
+    });
+    if let Some(waiting) = before.filter(|i| i.state == InstanceState::Waiting) {
+        for old in predecessors(record, &waiting) {
+            remove_instance(record, &old);
+        }
+    }
+}
+
+/// The instances that leave when this one first reports (SPEC 4.3): the agent's older ones in its job, and, where it
+/// is no candidate beside them, those of other jobs that do not run any more.
+pub(super) fn predecessors(record: &Record, new: &Instance) -> Vec<InstanceKey> {
+    if &*new.agent == BATCH_AGENT {
+        return Vec::new();
+    }
+    record
+        .instances
+        .of_agent(&new.agent)
+        .iter()
+        .filter(|i| i.created < new.created && !i.is_told_to_stop())
+        .filter(|i| i.job_id == new.job_id || (new.role != Role::Candidate && !i.state.is_running()))
+        .map(Instance::key)
+        .collect()
+}
+
+fn remove_instance(record: &mut Record, key: &InstanceKey) {
+    record.instances.remove(key);
+    let orphans: Vec<Arc<str>> = record.services.of_owner(key).map(|s| s.instance.clone()).collect();
+    for id in orphans {
+        record.services.remove(&id);
+    }
+}
+
+fn change_version(record: &mut Record, number: u64, change: impl FnOnce(&mut Version)) {
+    if let Ok(place) = record.versions.binary_search_by_key(&number, |v| v.number) {
+        if let Some(version) = record.versions.get_mut(place) {
+            change(Arc::make_mut(version));
+        }
+    }
+}

@@ -96,6 +96,14 @@ impl Version {
         manifest::roster(self.content.node_ids(), self.agents.as_deref())
     }
 
+    /// The node that an agent is one of: the whole id, or the part before `@`.
+    pub fn node_of(&self, agent: &Arc<str>) -> Arc<str> {
+        if self.agents.is_none() || self.content.has_node(agent) {
+            return agent.clone();
+        }
+        agent.split_once('@').map_or_else(|| agent.clone(), |(node, _)| Arc::from(node))
+    }
+
     pub fn has_agent(&self, agent: &str) -> bool {
         if self.job_type.is_batch() && agent == BATCH_AGENT {
             return true;

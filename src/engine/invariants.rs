@@ -1,9 +1,172 @@
-use super::deployment::Record;
+//! What must hold of every record after every event, and of every record that comes from outside.
 
-/// What must hold of every record after every event, and of every record that comes from outside.
+use super::deployment::{Instance, Mode, Record, Role, Status, TaskKind, REQUESTS_REMEMBERED};
+use super::health::{Health, InstanceState};
+use super::history::BATCH_AGENT;
+use super::time::Clock;
+use std::collections::BTreeSet;
+
+macro_rules! must {
+    ($holds:expr, $($words:tt)+) => {
+        if !$holds {
+            return Err(format!($($words)+));
+        }
+    };
+}
+
+/// `Err` names the first rule that does not hold.
 pub fn check(record: &Record) -> Result<(), String> {
-    if record.instances != record.instances.recounted() {
-        return Err("the instances' counts are not their own".to_string());
+    history(record)?;
+    deployment(record)?;
+    instances(record)?;
+    services(record)?;
+    log(record)
+}
+
+fn history(record: &Record) -> Result<(), String> {
+    must!(!record.versions.is_empty(), "a record has at least one version");
+    must!(record.versions.windows(2).all(|w| w[0].number < w[1].number), "versions ascend without reuse");
+    must!(record.versions.iter().all(|v| v.number >= 1), "versions count from 1");
+    let newest = record.versions.last().map_or(0, |v| v.number);
+    must!(newest == record.last_version, "the newest version {newest} is the last one, {}", record.last_version);
+    must!(
+        record.current_version.is_none_or(|n| record.version(n).is_some()),
+        "the current version is kept in the history"
+    );
+    let tags: Vec<_> = record.versions.iter().filter_map(|v| v.tag.as_ref()).collect();
+    must!(tags.iter().collect::<BTreeSet<_>>().len() == tags.len(), "a tag names one version");
+    must!(record.requests.len() <= REQUESTS_REMEMBERED, "at most {REQUESTS_REMEMBERED} requests are remembered");
+    Ok(())
+}
+
+fn deployment(record: &Record) -> Result<(), String> {
+    let Some(d) = &record.deployment else { return Err("a record has a deployment".to_string()) };
+    must!(d.target_version == record.last_version, "the deployment is that of the newest version");
+    let Some(version) = record.version(d.target_version) else { return Err("the target is kept".to_string()) };
+    must!(version.deployment_id == d.id, "the target version names its deployment");
+    must!(version.policy == d.policy, "the deployment has the policy of its version");
+    let active = d.status.is_active();
+    must!(active == d.finished_at.is_none(), "a deployment is finished when it is terminal, and not before");
+    must!(active == d.ended.is_none(), "how it ended is said when it has");
+    must!(active == version.outcome.is_none(), "a version has an outcome when its deployment has ended");
+    must!((d.status == Status::Paused) == d.paused_from.is_some(), "only a paused deployment remembers from where");
+    must!(!version.stable || !active, "a version is stable only once its deployment is successful");
+    let own = record.instances.counts(d.target_version, &d.target_job_id);
+    match (d.status, d.progress) {
+        (Status::Running, Clock::Running { .. }) => {}
+        (Status::Running, Clock::Off) => {
+            must!(d.policy.progress_deadline_ms == 0, "a running deployment has a deadline, so that it ends")
+        }
+        (Status::Running, Clock::Held { .. }) => return Err("only a pause holds the progress deadline".to_string()),
+        (Status::Paused, progress) => must!(progress.at().is_none(), "no deadline runs while paused"),
+        (_, progress) => must!(progress == Clock::Off, "the progress deadline does not run while {}", d.status.name()),
     }
+    must!(d.status == Status::Paused || d.doom.is_none(), "only a pause puts a failure off");
+    must!(d.status == Status::Paused || d.unsafe_report.is_none(), "only a pause puts a fallback off");
+    if d.status == Status::AwaitingPromotion {
+        must!(own.healthy == own.placed && own.placed > 0, "a promotion is awaited while all canaries are healthy");
+        must!(!d.promoted, "a promotion is awaited before it, not after");
+    }
+    if active {
+        must!(own.placed <= d.changed.len(), "no more instances are placed than agents change");
+        let placed = |agent: &str| record.instances.of_agent(agent).iter().any(|i| record.is_own(i));
+        let first = d.changed.iter().take(own.placed).all(|agent| placed(agent));
+        must!(first, "agents go in the order of the changed agents");
+    }
+    if d.status == Status::Running && d.policy.progress_deadline_ms == 0 {
+        must!(own.unhealthy == 0, "without a progress deadline the first unhealthy instance fails the deployment");
+    }
+    if active && d.mode == Mode::InPlace && d.canaries > 0 && !d.promoted {
+        must!(own.placed <= d.canaries as usize, "only canaries go before the promotion");
+    }
+    Ok(())
+}
+
+fn instances(record: &Record) -> Result<(), String> {
+    must!(record.instances == record.instances.recounted(), "the counts are the instances' own");
+    let mut keys = BTreeSet::new();
+    let mut created = BTreeSet::new();
+    let mut tasks = BTreeSet::new();
+    for instance in record.instances.iter() {
+        let name = format!("{} of version {}", instance.agent, instance.version);
+        must!(keys.insert(instance.key()), "{name} is on the record once");
+        must!(created.insert(instance.created), "{name} came with an event of its own");
+        must!(instance.created <= record.revision, "{name} came with a past event");
+        must!(record.version(instance.version).is_some(), "{name} runs a version that is kept");
+        if let Some(task) = &instance.task {
+            must!(tasks.insert(task.revision), "the task of {name} came with an event of its own");
+            must!(task.revision <= record.revision, "the task of {name} came with a past event");
+        }
+        one(record, instance, &name)?;
+    }
+    Ok(())
+}
+
+fn one(record: &Record, instance: &Instance, name: &str) -> Result<(), String> {
+    let batch = &*instance.agent == BATCH_AGENT;
+    match instance.task.as_ref().map(|t| t.kind) {
+        Some(TaskKind::Start | TaskKind::Replace) => {
+            must!(instance.state == InstanceState::Waiting, "{name} has reported, so its task has ended");
+            must!(!batch, "a batch job is run, not started");
+        }
+        Some(TaskKind::Run) => must!(batch, "{name} is no batch job"),
+        Some(TaskKind::Stop) => {
+            must!(instance.healthy_at.is_none() && instance.deadline == Clock::Off, "{name} is told to stop: no verdict");
+        }
+        None => {}
+    }
+    must!((instance.attempt == 0) == (instance.state == InstanceState::Waiting) || instance.is_told_to_stop(),
+        "{name} counts attempts from its first report");
+    match instance.health {
+        Health::Healthy => {
+            must!(instance.deadline == Clock::Off && instance.was_healthy, "{name} is judged healthy");
+            must!(
+                instance.is_told_to_stop() || record.wellness(instance).is_ok(),
+                "{name} is healthy, so it is ready and passing"
+            );
+            must!(instance.healthy_at.is_none(), "{name} is healthy already");
+        }
+        Health::Unhealthy => must!(instance.deadline == Clock::Off, "{name} has been judged"),
+        Health::Pending => {}
+    }
+    if let Some(at) = instance.healthy_at {
+        must!(record.wellness(instance).is_ok(), "{name} becomes healthy at {at}, so all is well with it");
+    } else if instance.health != Health::Healthy && !instance.is_told_to_stop() && !batch {
+        must!(record.wellness(instance).is_err(), "all is well with {name}, so its verdict is due");
+    }
+    let Some(d) = &record.deployment else { return Ok(()) };
+    if matches!(instance.deadline, Clock::Held { .. }) {
+        must!(d.status == Status::Paused && record.is_own(instance), "only a pause holds the deadline of {name}");
+    }
+    if instance.role == Role::Candidate && !instance.is_told_to_stop() {
+        must!(
+            d.status.is_active() && d.mode == Mode::BlueGreen && record.is_own(instance) && !d.promoted,
+            "{name} is a candidate of a deployment under way"
+        );
+    }
+    if instance.role == Role::Retired {
+        must!(instance.is_told_to_stop(), "{name} is retired, so it is told to stop");
+    }
+    if record.is_own(instance) && d.status == Status::Successful && !instance.is_told_to_stop() {
+        must!(instance.role == Role::Primary, "{name} is primary after success");
+    }
+    Ok(())
+}
+
+fn services(record: &Record) -> Result<(), String> {
+    for service in record.services.iter() {
+        must!(
+            record.instances.get(&service.owner).is_some(),
+            "service instance {} belongs to an instance on the record",
+            service.instance
+        );
+    }
+    Ok(())
+}
+
+fn log(record: &Record) -> Result<(), String> {
+    let revisions: Vec<u64> = record.log.iter().map(|e| e.revision).collect();
+    must!(revisions.windows(2).all(|w| w[1] == w[0] + 1), "the log has no gaps");
+    must!(revisions.last().is_none_or(|last| *last == record.revision), "the log ends with the newest event");
     Ok(())
 }

@@ -1,16 +1,21 @@
-//! DEPLOY.PLAN: the same decision as DEPLOY, without doing it (SPEC 3, 7).
+//! DEPLOY.PLAN: the same decision as DEPLOY, without doing it (SPEC 3, 7). It decides on a draft and drops it.
 
 use super::command::{Context, Deploy};
-use super::deployment::{Mode, Record, Role};
-use super::policy::Strategy;
+use super::decide::{deploy, Deployed};
+use super::deployment::{Deployment, Mode, Record, Role};
+use super::draft::Draft;
+use super::history::BATCH_AGENT;
+use super::policy::{Amount, Strategy};
 use super::rejection::Rejection;
 use std::sync::Arc;
 
+/// Agents that go together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     pub agents: Vec<Arc<str>>,
     pub role: Role,
-    /// The earliest time it can start, in ms counted from the deploy.
+    /// The earliest time it can start, in ms counted from the deploy: every agent ready at once, every promotion given
+    /// at once.
     pub earliest_ms: u64,
 }
 
@@ -28,6 +33,88 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
-pub fn plan(_record: Option<&Record>, _deploy: &Deploy, _context: &Context) -> Result<Plan, Rejection> {
-    Err(Rejection::Syntax("PLAN is not decided yet".to_string()))
+/// Refuses what DEPLOY would refuse. `REQUEST` is no matter: nothing is done that could be done twice.
+pub fn plan(record: Option<&Record>, asked: &Deploy, context: &Context) -> Result<Plan, Rejection> {
+    let mut draft = Draft::new(record, context);
+    draft.settle();
+    let outcome = deploy(&mut draft, asked)?;
+    let Some(d) = draft.deployment() else { return Err(Rejection::NoSuchKey(context.key.to_string())) };
+    let mut plan = Plan {
+        deployment_key: Arc::from(context.key),
+        version: d.target_version,
+        mode: d.mode,
+        strategy: d.strategy,
+        requested_strategy: d.requested_strategy,
+        reason: d.mode_reason.clone(),
+        changed_agents: Vec::new(),
+        batches: Vec::new(),
+        warnings: Vec::new(),
+    };
+    match outcome {
+        Deployed::Unchanged => {
+            plan.mode = Mode::Unchanged;
+            plan.reason = Arc::from(format!("nothing new: version {} is {}", d.target_version, d.status.name()));
+        }
+        Deployed::Begun { proposal, mut warnings } => {
+            plan.batches = batches(d);
+            warnings.extend(self::warnings(d, asked, &draft.record));
+            plan.warnings = warnings;
+            plan.changed_agents = proposal.changed;
+        }
+    }
+    Ok(plan)
+}
+
+/// In which groups the agents go, by the same numbers that the strategies ask for.
+fn batches(d: &Deployment) -> Vec<Batch> {
+    let all = |role| vec![Batch { agents: d.changed.to_vec(), role, earliest_ms: 0 }];
+    match d.mode {
+        Mode::Initial => all(Role::Primary),
+        Mode::BlueGreen => all(Role::Candidate),
+        Mode::VersionOnly => vec![Batch { agents: vec![Arc::from(BATCH_AGENT)], role: Role::Primary, earliest_ms: 0 }],
+        Mode::Noop | Mode::Unchanged => Vec::new(),
+        Mode::InPlace => {
+            let (canaries, rest) = d.changed.split_at((d.canaries as usize).min(d.changed.len()));
+            let parallel = d.policy.parallel(d.changed.len());
+            let groups = (!canaries.is_empty())
+                .then_some((canaries, Role::Canary))
+                .into_iter()
+                .chain(rest.chunks(parallel).map(|agents| (agents, Role::Primary)));
+            let mut earliest_ms: u64 = 0;
+            let mut batches = Vec::new();
+            for (agents, role) in groups {
+                batches.push(Batch { agents: agents.to_vec(), role, earliest_ms });
+                earliest_ms = earliest_ms.saturating_add(d.policy.min_healthy_ms);
+            }
+            batches
+        }
+    }
+}
+
+/// What is allowed, but may not be meant.
+fn warnings(d: &Deployment, asked: &Deploy, record: &Record) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let changed = d.changed.len();
+    let more_than_changed = |amount: Amount| matches!(amount, Amount::Count(n) if n as usize > changed);
+    if matches!(d.mode, Mode::InPlace) {
+        if more_than_changed(d.policy.max_parallel) {
+            warnings.push(format!("max_parallel is above the number of changed agents ({changed})"));
+        }
+        if asked.job.is_some() {
+            warnings.push(format!("JOB is not used: an update in place keeps job {}", d.target_job_id));
+        }
+    }
+    if matches!(d.mode, Mode::InPlace | Mode::BlueGreen) && more_than_changed(d.policy.canary) {
+        warnings.push(format!("canary is above the number of changed agents ({changed})"));
+    }
+    if d.mode == Mode::BlueGreen && d.requested_strategy != Strategy::BlueGreen {
+        warnings.push(format!("{}: all {changed} agents start in a second job, side by side with the old ones", d.mode_reason));
+    }
+    if !d.gone.is_empty() {
+        warnings.push(format!("{} agents get a stop task at the end", d.gone.len()));
+    }
+    if d.policy.auto_revert && d.rollback_of.is_none() && record.stable_version().is_none() {
+        warnings.push("auto_revert has no stable version to go back to".to_string());
+    }
+    warnings
 }

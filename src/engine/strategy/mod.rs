@@ -1,1 +1,59 @@
+//! What a running deployment does next. Each strategy answers one question over the record: its [`Step`].
 
+mod blue_green;
+mod canary;
+mod initial;
+mod rolling;
+
+use super::deployment::{Deployment, Mode, Record, Role};
+use super::instances::Counts;
+use std::sync::Arc;
+
+/// The next step of a running deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Something else has to happen first.
+    Wait,
+    /// These agents go now.
+    Release { agents: Vec<Arc<str>>, role: Role },
+    /// All canaries are healthy, and a person has the word.
+    Await,
+    /// All canaries are healthy, and a rule has the word.
+    Promote,
+    /// All is done.
+    Finish,
+}
+
+/// What a strategy sees: the deployment and its own instances, counted.
+struct View<'a> {
+    deployment: &'a Deployment,
+    own: Counts,
+}
+
+impl View<'_> {
+    /// The agents that go next, `n` of them at most. Agents go in order, so those placed are the first ones.
+    fn next(&self, n: usize) -> Vec<Arc<str>> {
+        self.deployment.changed.iter().skip(self.own.placed).take(n).cloned().collect()
+    }
+
+    fn all_placed(&self) -> bool {
+        self.own.placed >= self.deployment.changed.len()
+    }
+
+    fn all_placed_are_healthy(&self) -> bool {
+        self.own.healthy == self.own.placed
+    }
+}
+
+pub fn next(record: &Record) -> Step {
+    let Some(deployment) = &record.deployment else { return Step::Wait };
+    let own = record.instances.counts(deployment.target_version, &deployment.target_job_id);
+    let view = View { deployment, own };
+    match deployment.mode {
+        Mode::Initial => initial::next(&view),
+        Mode::InPlace if deployment.canaries > 0 && !deployment.promoted => canary::next(&view),
+        Mode::InPlace => rolling::next(&view),
+        Mode::BlueGreen => blue_green::next(&view),
+        Mode::Noop | Mode::VersionOnly | Mode::Unchanged => Step::Wait,
+    }
+}

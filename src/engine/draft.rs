@@ -1,0 +1,590 @@
+//! A decision in the making: the record as it would be, and the changes that lead there. What every command shares
+//! once it has been judged: time that has passed, and what a deployment does next by itself.
+
+use super::command::{CheckStatus, Context};
+use super::deadline::{next_due, Due};
+use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Role, Status, TaskKind, UnsafeReport};
+use super::event::{Change, Event, EventBody, Note, Subject};
+use super::evolve::evolve;
+use super::health::{Health, InstanceState};
+use super::history::BATCH_AGENT;
+use super::instances::InstanceKey;
+use super::propose;
+use super::services::Service;
+use super::strategy::{self, Step};
+use super::time::{Clock, UnixMs};
+use std::sync::Arc;
+
+/// Who acts where a rule acts (SPEC 5).
+pub const AUTO: &str = "auto";
+
+/// Who does something, and why.
+#[derive(Debug, Clone)]
+pub(super) struct By {
+    pub who: Arc<str>,
+    pub reason: Option<Arc<str>>,
+}
+
+impl By {
+    pub fn auto() -> By {
+        By { who: Arc::from(AUTO), reason: None }
+    }
+}
+
+pub(super) struct Draft<'a> {
+    pub record: Record,
+    pub changes: Vec<Change>,
+    pub context: &'a Context<'a>,
+}
+
+/// How an instance is meant in an event.
+pub(super) fn subject(instance: &Instance) -> Subject {
+    Subject {
+        agent: instance.agent.clone(),
+        node: instance.node.clone(),
+        job_id: instance.job_id.clone(),
+        role: instance.role,
+    }
+}
+
+impl<'a> Draft<'a> {
+    pub fn new(record: Option<&Record>, context: &'a Context<'a>) -> Draft<'a> {
+        Draft { record: record.cloned().unwrap_or_default(), changes: Vec::new(), context }
+    }
+
+    pub fn now(&self) -> UnixMs {
+        self.context.now_ms
+    }
+
+    pub fn by(&self, reason: &Option<Arc<str>>) -> By {
+        By { who: Arc::from(self.context.by), reason: reason.clone() }
+    }
+
+    /// Lets something have happened.
+    pub fn emit(&mut self, version: u64, body: EventBody) {
+        let id = self.record.deployment.as_ref().map(|d| d.id.clone()).unwrap_or_else(|| Arc::from(""));
+        self.emit_for(id, version, body);
+    }
+
+    /// The same, for a deployment that is about to begin.
+    pub fn emit_for(&mut self, deployment_id: Arc<str>, version: u64, body: EventBody) {
+        let event = Event { revision: self.record.revision + 1, at: self.now(), deployment_id, version, body };
+        let change = Change::Event(Arc::new(event));
+        evolve(&mut self.record, &change);
+        self.changes.push(change);
+    }
+
+    pub fn note(&mut self, note: Note) {
+        let change = Change::Note(note);
+        evolve(&mut self.record, &change);
+        self.changes.push(change);
+    }
+
+    /// The current deployment. Every command but the first DEPLOY is judged on a record that has one.
+    pub fn deployment(&self) -> Option<&Deployment> {
+        self.record.deployment.as_ref()
+    }
+
+    fn target(&self) -> u64 {
+        self.deployment().map_or(0, |d| d.target_version)
+    }
+
+    pub fn receipt(&self, mode: Option<Mode>) -> Option<Receipt> {
+        let d = self.deployment()?;
+        Some(Receipt {
+            deployment_key: Arc::from(self.context.key),
+            deployment_id: d.id.clone(),
+            version: d.target_version,
+            job_id: d.target_job_id.clone(),
+            status: d.status,
+            mode: mode.unwrap_or(d.mode),
+            revision: self.record.revision,
+        })
+    }
+
+    // ---- time ----------------------------------------------------------------------------------------------------
+
+    /// Lets everything happen that is due by now, in the order of its times, so that a late tick decides what a
+    /// punctual one would have.
+    pub fn settle(&mut self) {
+        while let Some((at, due)) = next_due(&self.record) {
+            if at > self.now() {
+                return;
+            }
+            match due {
+                Due::Ttl(id) => self.expire(&id),
+                Due::Healthy(key) => self.judge_healthy(&key),
+                Due::HealthyDeadline(key) => self.judge_late(&key),
+                Due::ProgressDeadline => {
+                    let ms = self.deployment().map_or(0, |d| d.policy.progress_deadline_ms);
+                    let words = format!("no progress within {ms} ms: {}", self.who_is_not_healthy());
+                    self.fail(Cause::ProgressDeadline, &words, By::auto());
+                }
+            }
+            self.advance();
+        }
+    }
+
+    /// SPEC 4.9: a TTL that runs out is a failed check.
+    fn expire(&mut self, id: &Arc<str>) {
+        self.service_status(id, CheckStatus::Critical, Some(Arc::from("TTL expired")), None);
+    }
+
+    fn judge_healthy(&mut self, key: &InstanceKey) {
+        let Some(instance) = self.record.instances.get(key) else { return };
+        let progress = self.progress_after_first_health(instance);
+        let event = EventBody::AgentHealthy { of: subject(instance), progress };
+        self.emit(key.version, event);
+    }
+
+    /// SPEC 4.10: the progress deadline starts anew each time an instance becomes healthy for the first time in the
+    /// deployment, and never moves back.
+    fn progress_after_first_health(&self, instance: &Instance) -> Clock {
+        let Some(d) = self.deployment() else { return Clock::Off };
+        if instance.was_healthy || !self.record.is_own(instance) {
+            return d.progress;
+        }
+        let ms = d.policy.progress_deadline_ms;
+        match d.progress {
+            Clock::Off => Clock::Off,
+            Clock::Running { at } => Clock::Running { at: at.max(self.now().saturating_add(ms)) },
+            Clock::Held { left_ms } => Clock::Held { left_ms: left_ms.max(ms) },
+        }
+    }
+
+    /// The healthy deadline has passed.
+    fn judge_late(&mut self, key: &InstanceKey) {
+        let Some(instance) = self.record.instances.get(key) else { return };
+        let ms = self.record.version(key.version).map_or(0, |v| v.policy.healthy_deadline_ms);
+        let why = match self.record.wellness(instance) {
+            Ok(()) => "not ready long enough".to_string(),
+            Err(_) if matches!(instance.state, InstanceState::Starting) => "never ready: starting".to_string(),
+            Err(why) => why,
+        };
+        self.judge_unhealthy(key, &format!("not healthy within {ms} ms: {why}"));
+    }
+
+    /// Takes the healthy verdict, or the hope of one, from an instance.
+    pub fn judge_unhealthy(&mut self, key: &InstanceKey, reason: &str) {
+        let (Some(instance), Some(d)) = (self.record.instances.get(key), self.deployment()) else { return };
+        if &*instance.agent == BATCH_AGENT {
+            return; // a batch job has an outcome, not a health
+        }
+        let own = self.record.is_own(instance);
+        let ms = d.policy.progress_deadline_ms;
+        // SPEC 4.4: a canary lost while a promotion is awaited lets the deployment run again.
+        let reopens = match (d.status, d.paused_from) {
+            (Status::AwaitingPromotion, _) if own => Some(Clock::starting(self.now(), ms)),
+            (Status::Paused, Some(Status::AwaitingPromotion)) if own => {
+                Some(if ms == 0 { Clock::Off } else { Clock::Held { left_ms: ms } })
+            }
+            _ => None,
+        };
+        // SPEC 4.10: without a progress deadline the first unhealthy instance is the end. A report `failed` is a
+        // cause of its own.
+        let dooms = own && d.status.is_active() && ms == 0 && instance.state != InstanceState::Failed;
+        let event = EventBody::AgentUnhealthy { of: subject(instance), reason: Arc::from(reason), reopens, dooms };
+        self.emit(key.version, event);
+    }
+
+    /// When an instance would be healthy, were it as given and had these service instances; None where all is not
+    /// well with it, or the verdict stands. `anew`: what was well so far does not count.
+    pub fn outlook(&self, instance: &Instance, services: &[Arc<Service>], anew: bool) -> Option<UnixMs> {
+        if instance.is_told_to_stop() || &*instance.agent == BATCH_AGENT || self.record.wellness_with(instance, services).is_err() {
+            return None;
+        }
+        let min = self.record.version(instance.version).map_or(0, |v| v.policy.min_healthy_ms);
+        match instance.healthy_at {
+            Some(at) if !anew => Some(at),
+            _ if instance.health == Health::Healthy && !anew => None,
+            _ => Some(self.now().saturating_add(min)),
+        }
+    }
+
+    // ---- services ------------------------------------------------------------------------------------------------
+
+    /// An owner's service instances, with one of them changed, added or (None) taken out.
+    pub fn services_with(&self, owner: &InstanceKey, id: &str, new: Option<Service>) -> Vec<Arc<Service>> {
+        let others = self.record.services.of_owner(owner).filter(|s| &*s.instance != id).cloned();
+        others.chain(new.filter(|s| s.owner == *owner).map(Arc::new)).collect()
+    }
+
+    pub fn service_status(
+        &mut self,
+        id: &Arc<str>,
+        status: CheckStatus,
+        reason: Option<Arc<str>>,
+        expires_at: Option<UnixMs>,
+    ) {
+        let Some(service) = self.record.services.get(id).cloned() else { return };
+        let mut changed = (*service).clone();
+        changed.status = status;
+        changed.reason = reason.clone();
+        let services = self.services_with(&service.owner, id, Some(changed));
+        let healthy_at = self.record.instances.get(&service.owner).and_then(|i| self.outlook(i, &services, false));
+        self.emit(
+            service.owner.version,
+            EventBody::ServiceStatus {
+                instance: id.clone(),
+                service: service.service.clone(),
+                agent: service.owner.agent.clone(),
+                status,
+                reason,
+                expires_at,
+                healthy_at,
+            },
+        );
+        self.judge_break(&service.owner);
+    }
+
+    pub fn deregister(&mut self, id: &Arc<str>, reason: &str) {
+        let Some(service) = self.record.services.get(id).cloned() else { return };
+        let services = self.services_with(&service.owner, id, None);
+        let healthy_at = self.record.instances.get(&service.owner).and_then(|i| self.outlook(i, &services, false));
+        self.emit(
+            service.owner.version,
+            EventBody::ServiceDeregistered {
+                instance: id.clone(),
+                service: service.service.clone(),
+                agent: service.owner.agent.clone(),
+                reason: Arc::from(reason),
+                healthy_at,
+            },
+        );
+    }
+
+    /// Takes all service instances of an instance out: it leaves.
+    pub fn clear_services(&mut self, owner: &InstanceKey, reason: &str) {
+        let ids: Vec<Arc<str>> = self.record.services.of_owner(owner).map(|s| s.instance.clone()).collect();
+        for id in ids {
+            self.deregister(&id, reason);
+        }
+    }
+
+    /// SPEC 4.9: healthy, then not ready or not passing: unhealthy at once.
+    pub fn judge_break(&mut self, key: &InstanceKey) {
+        let Some(instance) = self.record.instances.get(key) else { return };
+        if instance.health != Health::Healthy || instance.is_told_to_stop() {
+            return;
+        }
+        if let Err(why) = self.record.wellness(instance) {
+            self.judge_unhealthy(key, &why);
+        }
+    }
+
+    // ---- what a deployment does by itself ------------------------------------------------------------------------
+
+    /// Goes on as far as it goes: this is where every strategy, failure and fallback acts.
+    pub fn advance(&mut self) {
+        loop {
+            let Some(d) = self.deployment() else { return };
+            if !d.status.is_active() || d.status == Status::Paused {
+                return;
+            }
+            if let Some(doom) = d.doom.clone() {
+                self.fail(doom.cause, &doom.words, By::auto());
+                continue;
+            }
+            if d.status != Status::Running {
+                return;
+            }
+            if let Some(report) = d.unsafe_report.clone() {
+                self.fall_back(report);
+                continue;
+            }
+            match strategy::next(&self.record) {
+                Step::Wait => return,
+                Step::Release { agents, role } => {
+                    for agent in agents {
+                        self.release(&agent, role);
+                    }
+                }
+                Step::Await => {
+                    let healthy = self.own_counts().healthy as u32;
+                    self.emit(self.target(), EventBody::AwaitingPromotion { healthy });
+                    return;
+                }
+                Step::Promote => self.promote(By::auto()),
+                Step::Finish => self.finish(),
+            }
+        }
+    }
+
+    pub fn own_counts(&self) -> super::instances::Counts {
+        self.deployment()
+            .map(|d| self.record.instances.counts(d.target_version, &d.target_job_id))
+            .unwrap_or_default()
+    }
+
+    /// Some of the deployment's own instances that are not healthy, in words.
+    pub fn who_is_not_healthy(&self) -> String {
+        const SHOWN: usize = 3;
+        let Some(d) = self.deployment() else { return String::new() };
+        let mut words = Vec::new();
+        let mut more = 0;
+        for agent in d.changed.iter() {
+            let own = self.record.instances.of_agent(agent).iter().find(|i| self.record.is_own(i));
+            match own {
+                Some(i) if i.health != Health::Healthy && words.len() < SHOWN => {
+                    let why = match (&i.reason, self.record.wellness(i)) {
+                        (Some(reason), _) if i.health == Health::Unhealthy => reason.to_string(),
+                        (_, Err(why)) => why,
+                        (_, Ok(())) => "ready, not long enough".to_string(),
+                    };
+                    words.push(format!("{agent} {} ({why})", i.health.name()));
+                }
+                Some(i) if i.health != Health::Healthy => more += 1,
+                _ => {}
+            }
+        }
+        if more > 0 {
+            words.push(format!("{more} more"));
+        }
+        words.join(", ")
+    }
+
+    /// Gives one agent its task. What it runs is replaced where it is of the same job, else it is started.
+    fn release(&mut self, agent: &Arc<str>, role: Role) {
+        let Some(d) = self.deployment() else { return };
+        let (version, job_id) = (d.target_version, d.target_job_id.clone());
+        let deadline = Clock::starting(self.now(), d.policy.healthy_deadline_ms);
+        let Some(target) = self.record.version(version) else { return };
+        let node = target.node_of(agent);
+        let bundle = target.bundle.clone();
+        let old = self
+            .record
+            .now_runs(agent)
+            .filter(|i| i.job_id == job_id && i.is_running() && role != Role::Candidate)
+            .map(|i| (i.key(), i.task.clone(), subject(i)));
+        let (task, from_version) = match &old {
+            Some((key, _, _)) => (TaskKind::Replace, Some(key.version)),
+            None => (TaskKind::Start, None),
+        };
+        // What is being replaced need not be started any more.
+        if let Some((key, Some(open), of)) = old {
+            let body = EventBody::TaskDone { of, task: open.kind, withdrawn: true, leaves: false };
+            self.emit(key.version, body);
+        }
+        let of = Subject { agent: agent.clone(), node, job_id, role };
+        self.issue(version, of, task, from_version, deadline, bundle, By::auto());
+    }
+
+    #[allow(clippy::too_many_arguments)] // the task's own fields, in the order of SPEC 7
+    pub fn issue(
+        &mut self,
+        version: u64,
+        of: Subject,
+        task: TaskKind,
+        from_version: Option<u64>,
+        deadline: Clock,
+        bundle: Option<Arc<str>>,
+        by: By,
+    ) {
+        let attempt = match task {
+            TaskKind::Stop => {
+                let key = InstanceKey { agent: of.agent.clone(), version, job_id: of.job_id.clone() };
+                self.record.instances.get(&key).map_or(0, |i| i.attempt)
+            }
+            _ => 1,
+        };
+        let (by, reason) = (by.who, by.reason);
+        self.emit(version, EventBody::TaskIssued { of, task, from_version, attempt, bundle, deadline, by, reason });
+    }
+
+    /// Tells an instance to stop; what it was still to do is withdrawn.
+    pub fn tell_to_stop(&mut self, key: &InstanceKey, role: Role, by: By) {
+        let Some(instance) = self.record.instances.get(key) else { return };
+        if instance.is_told_to_stop() {
+            return;
+        }
+        let of = Subject { role, ..subject(instance) };
+        if let Some(open) = &instance.task {
+            let body = EventBody::TaskDone { of: of.clone(), task: open.kind, withdrawn: true, leaves: false };
+            self.emit(key.version, body);
+        }
+        let bundle = self.record.version(key.version).and_then(|v| v.bundle.clone());
+        self.issue(key.version, of, TaskKind::Stop, None, Clock::Off, bundle, by);
+    }
+
+    fn own_keys(&self, pick: impl Fn(&Instance) -> bool) -> Vec<InstanceKey> {
+        self.record.instances.iter().filter(|i| self.record.is_own(i) && pick(i)).map(Instance::key).collect()
+    }
+
+    pub fn promote(&mut self, by: By) {
+        let ms = self.deployment().map_or(0, |d| d.policy.progress_deadline_ms);
+        let progress = Clock::starting(self.now(), ms);
+        let body = EventBody::DeploymentPromoted { progress, by: by.who, reason: by.reason };
+        self.emit(self.target(), body);
+    }
+
+    /// All changed agents are healthy: what the deployment does without is told to stop, and it is successful.
+    fn finish(&mut self) {
+        let Some(d) = self.deployment() else { return };
+        let (desired, gone) = (d.changed.len(), d.gone.clone());
+        if d.mode == Mode::BlueGreen {
+            let old = self.record.instances.iter().filter(|i| !self.record.is_own(i)).map(Instance::key);
+            for key in old.collect::<Vec<_>>() {
+                self.tell_to_stop(&key, Role::Retired, By::auto());
+            }
+        } else {
+            self.stop_gone(&gone);
+        }
+        let description = format!("{desired} of {desired} agents healthy");
+        self.emit(self.target(), EventBody::DeploymentSuccessful { description: Arc::from(description) });
+    }
+
+    /// A version that changes nothing may still do without some agents.
+    pub fn stop_gone(&mut self, gone: &[Arc<str>]) {
+        let of = |agent: &Arc<str>| self.record.instances.of_agent(agent).iter().map(Instance::key);
+        let keys: Vec<InstanceKey> = gone.iter().flat_map(of).collect();
+        for key in keys {
+            self.tell_to_stop(&key, Role::Retired, By::auto());
+        }
+    }
+
+    /// SPEC 4.7: one `run` task.
+    pub fn run_batch(&mut self, version: u64, job_id: Arc<str>, bundle: Option<Arc<str>>) {
+        let agent: Arc<str> = Arc::from(BATCH_AGENT);
+        let of = Subject { agent: agent.clone(), node: agent, job_id, role: Role::Primary };
+        self.issue(version, of, TaskKind::Run, None, Clock::Off, bundle, By::auto());
+    }
+
+    /// Ends the deployment as failed; with `auto_revert` the newest stable version comes back in the same step (SPEC 4.11).
+    pub fn fail(&mut self, cause: Cause, words: &str, by: By) {
+        let Some(d) = self.deployment().cloned() else { return };
+        let revert = if !d.policy.auto_revert {
+            Revert::NotAsked
+        } else if d.rollback_of.is_some() {
+            Revert::No("a rollback never reverts".to_string())
+        } else {
+            self.judge_revert()
+        };
+        let description = match &revert {
+            Revert::NotAsked => words.to_string(),
+            Revert::No(why) => format!("{words}; not reverted: {why}"),
+            Revert::To(version) => format!("{words}; reverts to version {version}"),
+        };
+        let body = EventBody::DeploymentFailed {
+            cause,
+            description: Arc::from(description),
+            by: by.who,
+            reason: by.reason,
+        };
+        self.emit(d.target_version, body);
+        self.clear_after_failure();
+        if let Revert::To(version) = revert {
+            let reason = format!("reverts version {}: {words}", d.target_version);
+            propose::revert(self, version, cause, Arc::from(reason));
+        }
+    }
+
+    /// In place, instances stay as they are, and no further one goes; blue-green candidates are told to stop.
+    fn clear_after_failure(&mut self) {
+        match self.deployment().map(|d| (d.mode, d.promoted)) {
+            Some((Mode::BlueGreen, false)) => self.stop_candidates(),
+            Some((Mode::InPlace, _)) => {
+                for key in self.own_keys(|i| i.state == InstanceState::Waiting && i.task.is_some()) {
+                    self.withdraw(&key, false);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn stop_candidates(&mut self) {
+        for key in self.own_keys(|_| true) {
+            self.tell_to_stop(&key, Role::Candidate, By::auto());
+        }
+    }
+
+    fn withdraw(&mut self, key: &InstanceKey, leaves: bool) {
+        if leaves {
+            self.clear_services(key, "withdrawn");
+        }
+        let Some(instance) = self.record.instances.get(key) else { return };
+        let Some(open) = &instance.task else { return };
+        let body = EventBody::TaskDone { of: subject(instance), task: open.kind, withdrawn: true, leaves };
+        self.emit(key.version, body);
+    }
+
+    /// Whether a failure now would bring a version back, and which.
+    fn judge_revert(&self) -> Revert {
+        let Some(version) = self.record.stable_version() else {
+            return Revert::No("there is no stable version".to_string());
+        };
+        // As it will be once the failure has cleared up after itself.
+        let mut after = Draft { record: self.record.clone(), changes: Vec::new(), context: self.context };
+        after.clear_after_failure();
+        match propose::of_version(&after.record, version, &after.context_id()) {
+            Ok(proposal) if proposal.mode == Mode::Noop && proposal.gone.is_empty() => {
+                Revert::No(format!("nothing would change, every agent runs version {version}"))
+            }
+            Ok(_) => Revert::To(version),
+            Err(why) => Revert::No(why),
+        }
+    }
+
+    /// The id that the next deployment gets.
+    pub fn context_id(&self) -> Arc<str> {
+        deployment_id(self.context.key, self.record.last_version + 1)
+    }
+
+    /// Ends the active deployment because something newer begins: replacements that nobody has taken up are
+    /// withdrawn and count for nothing; unpromoted candidates are told to stop (SPEC 4.8).
+    pub fn supersede(&mut self, by: &By, newer: &str) {
+        let Some(d) = self.deployment().filter(|d| d.status.is_active()) else { return };
+        let (mode, promoted, target) = (d.mode, d.promoted, d.target_version);
+        let body = EventBody::DeploymentCancelled {
+            cause: Cause::NewerVersion,
+            description: Arc::from(format!("cancelled by {newer}")),
+            by: by.who.clone(),
+            reason: None,
+        };
+        self.emit(target, body);
+        match mode {
+            Mode::BlueGreen if !promoted => self.stop_candidates(),
+            Mode::InPlace => {
+                for key in self.own_keys(|i| i.state == InstanceState::Waiting && i.task.is_some()) {
+                    self.withdraw(&key, true);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// SPEC 4.6: an agent cannot be replaced in place, so a second job starts; what was replaced counts to the old side.
+    fn fall_back(&mut self, report: UnsafeReport) {
+        let Some(d) = self.deployment() else { return };
+        let (target, requested, id, policy) =
+            (d.target_version, d.requested_job.clone(), d.id.clone(), d.policy.clone());
+        let waiting = self.own_keys(|i| i.state == InstanceState::Waiting && i.task.is_some());
+        let changed: Arc<[Arc<str>]> = self.record.roster(target).into_iter().map(|(agent, _)| agent).collect();
+        let job_id = propose::free_job(&self.record, requested.as_ref(), &id);
+        let canaries = policy.canaries(changed.len()) as u32;
+        for key in waiting {
+            self.withdraw(&key, true);
+        }
+        self.emit(target, EventBody::FallbackBlueGreen {
+            agent: report.agent,
+            reason: report.words,
+            job_id,
+            changed,
+            canaries,
+        });
+    }
+}
+
+enum Revert {
+    NotAsked,
+    No(String),
+    To(u64),
+}
+
+/// SPEC 1: `dep_<key>_<n>`; characters of the key outside `A-Za-z0-9_.-` become `-`.
+pub(super) fn deployment_id(key: &str, n: u64) -> Arc<str> {
+    let key: String = key
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '-' })
+        .collect();
+    Arc::from(format!("dep_{key}_{n}"))
+}
