@@ -184,7 +184,13 @@ impl Server {
 
     /// Ends the server and starts it again with the same arguments and files.
     pub fn restart(&mut self, end: End) {
+        self.restart_after(end, || ());
+    }
+
+    /// The same, with something in between, while it is down.
+    pub fn restart_after(&mut self, end: End, meanwhile: impl FnOnce()) {
         self.end(end);
+        meanwhile();
         self.child = launch(self.kind, self.port, &self.folder, &self.args);
         assert!(answers(&mut self.child, self.port), "it did not start again:\n{}", self.log());
     }
@@ -230,6 +236,17 @@ impl Server {
         wait_until("the replica to catch up", || {
             ours.info("replication", "slave_repl_offset") == theirs.info("replication", "master_repl_offset")
         });
+    }
+
+    /// Ends it without any warning, for good.
+    pub fn kill(&mut self) {
+        self.end(End::Kill);
+    }
+
+    /// Sends our own child a signal, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
     pub fn log(&self) -> String {
