@@ -27,6 +27,12 @@ pub const RUNS_MAX: usize = 1_000;
 /// How many service instances a key may have for each agent that `deploy.agents-max` allows.
 pub const SERVICES_PER_AGENT: usize = 10;
 
+/// How deep the meta of a service instance may be nested.
+pub const META_DEPTH: usize = 32;
+
+/// How much of what is due one tick takes up.
+pub const DUES_PER_TICK: usize = 256;
+
 /// What a command is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -57,7 +63,7 @@ pub fn decide(record: Option<&Record>, command: &Command, context: &Context) -> 
         let reply = Reply::Receipt(known.receipt.clone());
         return Ok(done(draft, reply));
     }
-    draft.settle();
+    draft.settle(if matches!(command, Command::Tick) { DUES_PER_TICK } else { usize::MAX });
     let reply = match command {
         Command::Deploy(deploy) => {
             let outcome = self::deploy(&mut draft, deploy)?;
@@ -630,8 +636,9 @@ fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
         return Ok(false);
     };
     if let Some(meta) = &register.meta {
-        if serde_json::from_str::<serde_json::Value>(meta).is_err() {
-            return Err(Rejection::Invalid(vec!["META must be a JSON value".to_string()]));
+        match serde_json::from_str(meta) {
+            Ok(value) if !manifest::is_deeper(&value, META_DEPTH) => {}
+            _ => return Err(Rejection::Invalid(vec![format!("META must be a JSON value of at most {META_DEPTH} levels")])),
         }
     }
     let known = draft.record.services.get(&register.instance).cloned();

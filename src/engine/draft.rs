@@ -105,12 +105,11 @@ impl<'a> Draft<'a> {
     // ---- time ----------------------------------------------------------------------------------------------------
 
     /// Lets everything happen that is due by now, in the order of its times, so that a late tick decides what a
-    /// punctual one would have.
-    pub fn settle(&mut self) {
-        while let Some((at, due)) = next_due(&self.record) {
-            if at > self.now() {
-                return;
-            }
+    /// punctual one would have. At most `most` things: a tick leaves the rest to the next one, so that no turn of the
+    /// server gets long.
+    pub fn settle(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some((_, due)) = next_due(&self.record).filter(|(at, _)| *at <= self.now()) else { return };
             match due {
                 Due::Ttl(id) => self.expire(&id),
                 Due::Healthy(key) => self.judge_healthy(&key),

@@ -9,6 +9,9 @@ use std::sync::{Arc, OnceLock};
 /// The longest node or agent id, in bytes.
 pub const MAX_ID_BYTES: usize = 256;
 
+/// How deep a manifest may be nested, so that replies that embed it stay within what JSON readers take.
+pub const MAX_DEPTH: usize = 100;
+
 /// Node fields that a person reads and no runtime does: a change of them changes no agent.
 const COSMETIC: [&str; 4] = ["alias", "display_name", "description", "metadata"];
 
@@ -102,6 +105,9 @@ impl Manifest {
         let text = std::str::from_utf8(text).map_err(|_| vec!["manifest must be UTF-8 text".to_string()])?;
         let value: Value =
             serde_json::from_str(text).map_err(|error| vec![format!("manifest must be a JSON object: {error}")])?;
+        if is_deeper(&value, MAX_DEPTH) {
+            return Err(vec![format!("manifest must not be nested deeper than {MAX_DEPTH} levels")]);
+        }
         let Value::Object(top) = &value else {
             return Err(vec!["manifest must be a JSON object".to_string()]);
         };
@@ -375,6 +381,15 @@ impl Reader {
 
     fn deployment_key(&mut self, top: &Map<String, Value>) -> Option<String> {
         present(top, "deployment")?.get("key")?.as_str().map(str::to_string)
+    }
+}
+
+/// Whether a JSON value has more than so many levels; the parser's own limit bounds this recursion.
+pub(super) fn is_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => levels == 0 || items.iter().any(|item| is_deeper(item, levels - 1)),
+        Value::Object(fields) => levels == 0 || fields.values().any(|item| is_deeper(item, levels - 1)),
+        _ => false,
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Plan {
 /// Refuses what DEPLOY would refuse. `REQUEST` is no matter: nothing is done that could be done twice.
 pub fn plan(record: Option<&Record>, asked: &Deploy, context: &Context) -> Result<Plan, Rejection> {
     let mut draft = Draft::new(record, context);
-    draft.settle();
+    draft.settle(usize::MAX);
     let outcome = deploy(&mut draft, asked)?;
     let Some(d) = draft.deployment() else { return Err(Rejection::NoSuchKey(context.key.to_string())) };
     let mut plan = Plan {

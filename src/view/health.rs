@@ -1,0 +1,101 @@
+//! How far the deployment is, in numbers and in words. Both are counted from the instances at each reading.
+
+use super::View;
+use crate::engine::deployment::{Deployment, Mode, Record, Status};
+use crate::engine::health::Health;
+use crate::engine::instances::Counts;
+
+/// The health of this deployment's own instances.
+pub(super) struct Summary {
+    /// All of its changed agents; those that have no instance of it yet are not placed.
+    pub desired: usize,
+    pub own: Counts,
+    pub canaries_desired: usize,
+    pub canaries_healthy: usize,
+}
+
+impl Summary {
+    pub fn of(record: &Record, deployment: &Deployment) -> Summary {
+        // Only an update in place has canaries: the first of the changed agents, before the promotion and after it.
+        let canaries = match deployment.mode {
+            Mode::InPlace => deployment.canaries as usize,
+            Mode::Initial | Mode::BlueGreen | Mode::Noop | Mode::VersionOnly | Mode::Unchanged => 0,
+        };
+        let canaries = &deployment.changed[..canaries.min(deployment.changed.len())];
+        let is_healthy = |agent: &str| {
+            record.instances.of_agent(agent).iter().any(|i| record.is_own(i) && i.health == Health::Healthy)
+        };
+        Summary {
+            desired: deployment.changed.len(),
+            own: record.instances.counts(deployment.target_version, &deployment.target_job_id),
+            canaries_desired: canaries.len(),
+            canaries_healthy: canaries.iter().filter(|agent| is_healthy(agent)).count(),
+        }
+    }
+
+    pub fn view(&self) -> View<'static> {
+        View::map([
+            ("desired", self.desired.into()),
+            ("placed", self.own.placed.into()),
+            ("pending", self.own.pending.into()),
+            ("healthy", self.own.healthy.into()),
+            ("unhealthy", self.own.unhealthy.into()),
+            ("canaries_desired", self.canaries_desired.into()),
+            ("canaries_healthy", self.canaries_healthy.into()),
+        ])
+    }
+}
+
+/// How it ended or, while it is active, how far it is: `1 of 3 agents healthy`.
+pub fn description(record: &Record) -> String {
+    let Some(deployment) = &record.deployment else { return String::new() };
+    match deployment.status {
+        Status::Running => progress(record, deployment),
+        Status::AwaitingPromotion => awaiting(record, deployment),
+        Status::Paused => {
+            let held = match deployment.paused_from {
+                Some(Status::AwaitingPromotion) => awaiting(record, deployment),
+                _ => progress(record, deployment),
+            };
+            match (&deployment.doom, &deployment.unsafe_report) {
+                (Some(doom), _) => format!("paused: {held}; fails at resume: {}", doom.words),
+                (None, Some(report)) => format!("paused: {held}; falls back to blue-green at resume: {}", report.words),
+                (None, None) => format!("paused: {held}"),
+            }
+        }
+        Status::Successful | Status::Failed | Status::Cancelled | Status::VersionRecorded => {
+            deployment.ended.as_deref().unwrap_or(deployment.status.name()).to_string()
+        }
+    }
+}
+
+fn awaiting(record: &Record, deployment: &Deployment) -> String {
+    format!("{}, awaiting promotion", progress(record, deployment))
+}
+
+/// Counts what the present phase waits for, and says what holds it up.
+fn progress(record: &Record, deployment: &Deployment) -> String {
+    let summary = Summary::of(record, deployment);
+    let (healthy, desired, what) = if deployment.promoted {
+        (summary.own.healthy, summary.desired, "agents")
+    } else if summary.canaries_desired > 0 {
+        (summary.canaries_healthy, summary.canaries_desired, "canaries")
+    } else if deployment.mode == Mode::BlueGreen {
+        (summary.own.healthy, summary.desired, "candidates")
+    } else {
+        (summary.own.healthy, summary.desired, "agents")
+    };
+    let mut words = format!("{healthy} of {desired} {what} healthy");
+    if summary.own.unhealthy > 0 {
+        words.push_str(&format!(", {} unhealthy", summary.own.unhealthy));
+        let first = record.instances.iter().find(|i| record.is_own(i) && i.health == Health::Unhealthy);
+        if let Some(instance) = first {
+            words.push_str(&format!(" ({}", instance.agent));
+            if let Some(reason) = &instance.reason {
+                words.push_str(&format!(": {reason}"));
+            }
+            words.push(')');
+        }
+    }
+    words
+}

@@ -1,0 +1,105 @@
+//! RESOLVE.
+
+use crate::json::{assert_json, value};
+use crate::record::{instance, record, service, text, KEY};
+use redis_deploy::engine::command::CheckStatus;
+use redis_deploy::engine::deployment::{Instance, Record, Role};
+use redis_deploy::engine::services::Service;
+use redis_deploy::view::{self, ResolveFilter, RoleFilter};
+
+/// One service for each role and status that matters: `<role>-<status>`.
+fn discovered() -> Record {
+    let mut record = record();
+    let owners =
+        [("p", Role::Primary, 1), ("c", Role::Canary, 2), ("n", Role::Candidate, 2), ("r", Role::Retired, 1)];
+    for (i, (agent, role, number)) in owners.into_iter().enumerate() {
+        record.instances.insert(Instance { role, ..instance(agent, number, 30 + i as u64) });
+        for status in [CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical] {
+            let id = format!("{}-{}", role.name(), status.name());
+            record.services.insert(Service { status, ..service(&id, agent, number) });
+        }
+    }
+    record.services.insert(Service {
+        service: text("admin"),
+        tags: vec![text("green")],
+        meta: None,
+        ttl_ms: None,
+        expires_at: None,
+        ..service("primary-admin", "p", 1)
+    });
+    record
+}
+
+fn resolved(filter: ResolveFilter) -> Vec<String> {
+    let record = discovered();
+    let entries = value(&view::resolve(&record, KEY, &filter));
+    let entries = entries.as_array().expect("a list");
+    entries.iter().filter_map(|e| e["instance"].as_str().map(str::to_string)).collect()
+}
+
+#[test]
+fn resolve_gives_primary_and_passing_instances_unless_asked_for_more() {
+    let any = RoleFilter::Any;
+    let default = ResolveFilter::default();
+    assert_eq!(resolved(default), ["primary-admin", "primary-passing"]);
+    assert_eq!(
+        resolved(ResolveFilter { all: true, ..default }),
+        ["primary-admin", "primary-critical", "primary-passing", "primary-warning"]
+    );
+    assert_eq!(resolved(ResolveFilter { role: RoleFilter::Is(Role::Canary), ..default }), ["canary-passing"]);
+    assert_eq!(
+        resolved(ResolveFilter { role: RoleFilter::Is(Role::Candidate), all: true, ..default }),
+        ["candidate-critical", "candidate-passing", "candidate-warning"]
+    );
+    assert_eq!(
+        resolved(ResolveFilter { role: any, ..default }),
+        ["canary-passing", "candidate-passing", "primary-admin", "primary-passing"]
+    );
+    let everything = resolved(ResolveFilter { role: any, all: true, ..default });
+    assert_eq!(everything.len(), 13);
+    assert!(everything.contains(&"retired-passing".to_string()));
+}
+
+#[test]
+fn resolve_filters_by_service_and_by_tag() {
+    let default = ResolveFilter::default();
+    assert_eq!(resolved(ResolveFilter { service: Some("admin"), ..default }), ["primary-admin"]);
+    assert_eq!(resolved(ResolveFilter { service: Some("web"), ..default }), ["primary-passing"]);
+    assert_eq!(resolved(ResolveFilter { tag: Some("green"), ..default }), ["primary-admin"]);
+    assert_eq!(resolved(ResolveFilter { tag: Some("http"), ..default }), ["primary-passing"]);
+    assert!(resolved(ResolveFilter { service: Some("web"), tag: Some("green"), ..default }).is_empty());
+    // Names are exact: no prefix, no other case.
+    assert!(resolved(ResolveFilter { service: Some("WEB"), ..default }).is_empty());
+    assert!(resolved(ResolveFilter { tag: Some("htt"), ..default }).is_empty());
+}
+
+#[test]
+fn a_resolved_instance_names_its_deployment() {
+    let record = discovered();
+    let filter = ResolveFilter { service: Some("admin"), ..ResolveFilter::default() };
+    assert_json(
+        &view::resolve(&record, KEY, &filter),
+        r#"[{"service":"admin","instance":"primary-admin","agent":"p","address":"10.0.0.7","port":8080,
+        "status":"passing","tags":["green"],"meta":null,"ttl_ms":null,"since":1790000000400,
+        "deployment_key":"agent-api","deployment_id":"dep_agent-api_1","deployment_version":1,
+        "deployment_role":"primary","job_id":"dep_agent-api_1","reason":null,"expires_at":null}]"#,
+    );
+}
+
+#[test]
+fn a_service_whose_owner_is_gone_is_never_resolved() {
+    let mut record = record();
+    record.services.insert(service("orphan", "nobody", 2));
+    let everything = ResolveFilter { role: RoleFilter::Any, all: true, ..ResolveFilter::default() };
+    assert_json(&view::resolve(&record, KEY, &everything), "[]");
+}
+
+#[test]
+fn roles_are_asked_for_by_name_and_retired_is_none_of_them() {
+    assert_eq!(RoleFilter::parse("Primary"), Some(RoleFilter::Is(Role::Primary)));
+    assert_eq!(RoleFilter::parse("CANARY"), Some(RoleFilter::Is(Role::Canary)));
+    assert_eq!(RoleFilter::parse("candidate"), Some(RoleFilter::Is(Role::Candidate)));
+    assert_eq!(RoleFilter::parse("any"), Some(RoleFilter::Any));
+    assert_eq!(RoleFilter::parse("retired"), None);
+    assert_eq!(RoleFilter::parse(""), None);
+}
