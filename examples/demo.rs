@@ -73,7 +73,8 @@ struct Operator {
 
 impl Operator {
     fn deploy(&mut self, reason: &str, model: &str, options: &[&str]) -> RedisResult<()> {
-        let nodes: Vec<Json> = AGENTS.iter().map(|agent| json!({ "node_id": agent, "config": { "model": model } })).collect();
+        let nodes: Vec<Json> =
+            AGENTS.iter().map(|agent| json!({ "node_id": agent, "config": { "model": model } })).collect();
         let manifest = json!({
             "type": "service",
             "nodes": nodes,

@@ -76,14 +76,18 @@ fn judge(cases: Vec<Case>) {
         let before = Untouched::see(&mut client);
         let mut wrong = Vec::new();
         for case in &cases {
-            let shown: Vec<String> = case.words.iter().map(|w| String::from_utf8_lossy(w).chars().take(60).collect()).collect();
+            let shown: Vec<String> =
+                case.words.iter().map(|w| String::from_utf8_lossy(w).chars().take(60).collect()).collect();
             let shown = shown.join(" ");
             match client.try_call(&case.words) {
                 Ok(reply) => wrong.push(format!("{shown}\n     not refused: {reply:?}")),
                 Err(line) => {
                     let (code, text) = line.split_once(' ').unwrap_or((&line, ""));
                     if code != case.code || !text.to_lowercase().contains(&case.names.to_lowercase()) {
-                        wrong.push(format!("{shown}\n     expected {} … {}\n          got {line}", case.code, case.names));
+                        wrong.push(format!(
+                            "{shown}\n     expected {} … {}\n          got {line}",
+                            case.code, case.names
+                        ));
                     }
                     if line.len() > 20_000 {
                         wrong.push(format!("{shown}\n     an error text of {} bytes", line.len()));
@@ -154,7 +158,12 @@ fn wrong_numbers_of_arguments() {
     for row in KEYED {
         cases.push(case(&[format!("DEPLOY.{}", row[0])], "ERR", "wrong number of arguments"));
     }
-    for words in [&["DEPLOY.DEPLOY", KEY][..], &["DEPLOY.VERSION", KEY], &["DEPLOY.REPORT", KEY], &["DEPLOY.REPORT", KEY, "agent-1"]] {
+    for words in [
+        &["DEPLOY.DEPLOY", KEY][..],
+        &["DEPLOY.VERSION", KEY],
+        &["DEPLOY.REPORT", KEY],
+        &["DEPLOY.REPORT", KEY, "agent-1"],
+    ] {
         cases.push(case(words, "ERR", ""));
     }
     cases.push(case(&["DEPLOY.DEPLOY", KEY, "MANIFEST"], "ERR", "MANIFEST"));
@@ -217,7 +226,9 @@ fn unknown_and_repeated_options() {
 fn numbers_out_of_range_and_values_that_are_none() {
     let mut cases = Vec::new();
     let no_numbers = ["-1", "99999999999999999999999999", "1.5", "", "x", "0x10", "1e3", " 1", "١"];
-    for option in ["MIN_HEALTHY_MS", "HEALTHY_DEADLINE_MS", "PROGRESS_DEADLINE_MS", "CANARY", "MAX_PARALLEL", "IFVERSION"] {
+    for option in
+        ["MIN_HEALTHY_MS", "HEALTHY_DEADLINE_MS", "PROGRESS_DEADLINE_MS", "CANARY", "MAX_PARALLEL", "IFVERSION"]
+    {
         for value in no_numbers {
             cases.push(deploy(&[option, value], "ERR", option));
         }
@@ -227,7 +238,9 @@ fn numbers_out_of_range_and_values_that_are_none() {
         cases.push(deploy(&["CANARY", value], "ERR", "CANARY"));
     }
     cases.push(deploy(&["HEALTHY_DEADLINE_MS", "0"], "ERR", "HEALTHY_DEADLINE_MS"));
-    for (option, value) in [("STRATEGY", "sideways"), ("HEALTH_CHECK", "maybe"), ("AUTO_PROMOTE", "perhaps"), ("AUTO_REVERT", "2")] {
+    for (option, value) in
+        [("STRATEGY", "sideways"), ("HEALTH_CHECK", "maybe"), ("AUTO_PROMOTE", "perhaps"), ("AUTO_REVERT", "2")]
+    {
         cases.push(deploy(&[option, value], "ERR", option));
     }
     for value in ["-1", "99999999999999999999999999", "x", "2000000000"] {
@@ -272,9 +285,11 @@ fn things_that_the_record_does_not_have() {
 
 #[test]
 fn manifests_and_policies_that_are_none() {
-    let in_policy = |text: &str| format!(r#"{{"type":"service","nodes":[{{"node_id":"a"}}],"policies":{{"update":{text}}}}}"#);
+    let in_policy =
+        |text: &str| format!(r#"{{"type":"service","nodes":[{{"node_id":"a"}}],"policies":{{"update":{text}}}}}"#);
     let field = |name: &str, value: &str| in_policy(&format!(r#"{{"{name}":{value}}}"#));
-    let deep = |depth: usize| format!(r#"{{"nodes":[{{"node_id":"a"}}],"deep":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+    let deep =
+        |depth: usize| format!(r#"{{"nodes":[{{"node_id":"a"}}],"deep":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
     let padding = "x".repeat(2 << 20);
     let mut cases = vec![
         of_manifest("", "INVALID", ""),
@@ -303,13 +318,33 @@ fn manifests_and_policies_that_are_none() {
         of_manifest(format!(r#"{{"nodes":[{{"node_id":"a"}}],"padding":"{padding}"}}"#), "LIMIT", "MANIFEST"),
         of_manifest(padding, "LIMIT", "MANIFEST"),
         // All faults at once, each with its path.
-        of_manifest(field("max_parallel", "-1"), "INVALID", "policies.update.max_parallel must be a non-negative integer or a percentage"),
-        of_manifest(in_policy(r#"{"max_parallel":-1,"canary":null,"auto_revert":"yes"}"#), "INVALID", "policies.update.max_parallel"),
-        of_manifest(in_policy(r#"{"max_parallel":-1,"canary":null,"auto_revert":"yes"}"#), "INVALID", "policies.update.canary"),
-        of_manifest(in_policy(r#"{"max_parallel":-1,"canary":null,"auto_revert":"yes"}"#), "INVALID", "policies.update.auto_revert"),
+        of_manifest(
+            field("max_parallel", "-1"),
+            "INVALID",
+            "policies.update.max_parallel must be a non-negative integer or a percentage",
+        ),
+        of_manifest(
+            in_policy(r#"{"max_parallel":-1,"canary":null,"auto_revert":"yes"}"#),
+            "INVALID",
+            "policies.update.max_parallel",
+        ),
+        of_manifest(
+            in_policy(r#"{"max_parallel":-1,"canary":null,"auto_revert":"yes"}"#),
+            "INVALID",
+            "policies.update.canary",
+        ),
+        of_manifest(
+            in_policy(r#"{"max_parallel":-1,"canary":null,"auto_revert":"yes"}"#),
+            "INVALID",
+            "policies.update.auto_revert",
+        ),
         of_manifest(in_policy("5"), "INVALID", "policies.update"),
         of_manifest(in_policy(r#"{"min_healthy_ms":5000,"healthy_deadline_ms":4000}"#), "INVALID", "min_healthy_ms"),
-        of_manifest(in_policy(r#"{"progress_deadline_ms":1,"healthy_deadline_ms":20000}"#), "INVALID", "progress_deadline_ms"),
+        of_manifest(
+            in_policy(r#"{"progress_deadline_ms":1,"healthy_deadline_ms":20000}"#),
+            "INVALID",
+            "progress_deadline_ms",
+        ),
         of_manifest(in_policy(r#"{"strategy":"canary","auto_promote":true}"#), "INVALID", "canary"),
         deploy(&["MIN_HEALTHY_MS", "5000", "HEALTHY_DEADLINE_MS", "4000"], "INVALID", "min_healthy_ms"),
         deploy(&["AGENTS", "2", "agent-1", "agent-1"], "INVALID", "agent-1"),
@@ -323,7 +358,13 @@ fn manifests_and_policies_that_are_none() {
             cases.push(of_manifest(field(name, value), "INVALID", names));
         }
     }
-    for (name, value) in [("strategy", "\"sideways\""), ("strategy", "1"), ("health_check", "\"x\""), ("auto_promote", "1"), ("auto_revert", "\"true\"")] {
+    for (name, value) in [
+        ("strategy", "\"sideways\""),
+        ("strategy", "1"),
+        ("health_check", "\"x\""),
+        ("auto_promote", "1"),
+        ("auto_revert", "\"true\""),
+    ] {
         cases.push(of_manifest(field(name, value), "INVALID", name));
     }
     judge(cases);

@@ -43,20 +43,41 @@ fn published_is_what_is_logged() {
         }
         let types: Vec<&str> = logged.iter().map(|event| string(&event["type"])).collect();
         for expected in [
-            "deployment_started", "task_issued", "task_done", "agent_state", "agent_healthy", "awaiting_promotion",
-            "deployment_promoted", "deployment_paused", "deployment_resumed", "deployment_successful",
-            "rollback_started", "deployment_failed",
+            "deployment_started",
+            "task_issued",
+            "task_done",
+            "agent_state",
+            "agent_healthy",
+            "awaiting_promotion",
+            "deployment_promoted",
+            "deployment_paused",
+            "deployment_resumed",
+            "deployment_successful",
+            "rollback_started",
+            "deployment_failed",
         ] {
             assert!(types.contains(&expected), "{expected} in {types:?}");
         }
         let of = |kind: &str| logged.iter().find(|event| event["type"] == kind).expect("seen above");
-        assert_eq!((&of("deployment_started")["by"], &of("deployment_started")["reason"]), (&"default".into(), &"first".into()));
-        assert_eq!((&of("deployment_started")["mode"], &of("deployment_started")["strategy"]), (&"initial".into(), &"rolling".into()));
-        assert_eq!((&of("deployment_promoted")["by"], &of("deployment_promoted")["reason"]), (&"default".into(), &"good".into()));
+        assert_eq!(
+            (&of("deployment_started")["by"], &of("deployment_started")["reason"]),
+            (&"default".into(), &"first".into())
+        );
+        assert_eq!(
+            (&of("deployment_started")["mode"], &of("deployment_started")["strategy"]),
+            (&"initial".into(), &"rolling".into())
+        );
+        assert_eq!(
+            (&of("deployment_promoted")["by"], &of("deployment_promoted")["reason"]),
+            (&"default".into(), &"good".into())
+        );
         assert_eq!(of("deployment_paused")["reason"], "lunch");
         assert_eq!(of("deployment_failed")["reason"], "enough");
         let task = of("task_issued");
-        assert_eq!((&task["task"], &task["agent"], &task["role"]), (&"start".into(), &"agent-1".into(), &"primary".into()));
+        assert_eq!(
+            (&task["task"], &task["agent"], &task["role"]),
+            (&"start".into(), &"agent-1".into(), &"primary".into())
+        );
         assert_eq!(of("agent_state")["state"], "starting");
     });
 }
@@ -81,7 +102,8 @@ fn who_missed_some_reads_on_after_what_it_had() {
     let mut page = |options: &[&str]| {
         let reply = client.call(&[&["DEPLOY.EVENTS", KEY], options].concat());
         let [Value::Int(first), Value::Int(last), Value::Array(events)] = items(&reply) else { panic!("{reply:?}") };
-        let events: Vec<Json> = events.iter().map(|e| serde_json::from_str(&text(e)).expect("an event is JSON")).collect();
+        let events: Vec<Json> =
+            events.iter().map(|e| serde_json::from_str(&text(e)).expect("an event is JSON")).collect();
         (*first as u64, *last as u64, events)
     };
     assert_eq!(page(&[]), (1, last, all.clone()));
@@ -137,7 +159,10 @@ fn two_coordinators_that_both_report_change_it_once() {
         assert_eq!(one.report(KEY, "agent-1", state), 1);
         assert_eq!(two.report(KEY, "agent-1", state), 0, "{state} is known already");
     }
-    let about: Vec<Json> =
-        one.events_after(KEY, 0).into_iter().filter(|e| e["type"] == "agent_state" && e["agent"] == "agent-1").collect();
+    let about: Vec<Json> = one
+        .events_after(KEY, 0)
+        .into_iter()
+        .filter(|e| e["type"] == "agent_state" && e["agent"] == "agent-1")
+        .collect();
     assert_eq!(about.len(), 2, "{about:?}");
 }

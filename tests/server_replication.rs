@@ -61,7 +61,10 @@ fn a_replica_that_comes_late_gets_all_of_it() {
         replica.client().deploy("its-own", &manifest(&["x"], "small"), &QUICK);
         replica.replicate_from(&primary);
         assert_the_same(&primary, &replica);
-        assert!(replica.client().refused(&["DEPLOY.STATUS", "its-own"]).starts_with("NOTFOUND "), "what it had is gone");
+        assert!(
+            replica.client().refused(&["DEPLOY.STATUS", "its-own"]).starts_with("NOTFOUND "),
+            "what it had is gone"
+        );
         let listed = replica.client().call(&["DEPLOY.LIST"]);
         assert_eq!(listed, client.call(&["DEPLOY.LIST"]));
     });
@@ -132,7 +135,12 @@ fn the_internal_command_is_not_for_clients() {
         let mut client = primary.client();
         client.deploy(KEY, &manifest(&AGENTS, "small"), &SLOW);
         let before = client.status(KEY);
-        for words in [&["DEPLOY.APPLY"][..], &["DEPLOY.APPLY", KEY], &["DEPLOY.APPLY", KEY, "x"], &["DEPLOY.APPLY", KEY, "x", "y"]] {
+        for words in [
+            &["DEPLOY.APPLY"][..],
+            &["DEPLOY.APPLY", KEY],
+            &["DEPLOY.APPLY", KEY, "x"],
+            &["DEPLOY.APPLY", KEY, "x", "y"],
+        ] {
             let line = client.refused(words);
             assert!(line.starts_with("ERR ") || line.starts_with("NOPERM "), "{line}");
         }

@@ -68,7 +68,8 @@ fn an_unhealthy_verdict_comes_at_the_healthy_deadline_and_fails_it_where_there_i
             let options = ["MIN_HEALTHY_MS", "50", "HEALTHY_DEADLINE_MS", "150", "PROGRESS_DEADLINE_MS", "0"];
             client.deploy(&key, &manifest(&["a"], "small"), &options);
             let task = event_of(&mut client, &key, |e| e["type"] == "task_issued");
-            let verdict = published.wait_for_event("the verdict", |e| e["key"] == key && e["type"] == "agent_unhealthy");
+            let verdict =
+                published.wait_for_event("the verdict", |e| e["key"] == key && e["type"] == "agent_unhealthy");
             late.push(lateness(&verdict, number(&task["at"]) + 150));
             assert!(!string(&verdict["reason"]).is_empty());
             published.wait_for_event("its end", |e| e["key"] == key && e["type"] == "deployment_failed");
@@ -97,7 +98,8 @@ fn the_progress_deadline_fails_a_rollout_that_stands_still() {
             late.push(lateness(&failed, number(&healthy["at"]) + 250));
             let record = client.status(&key);
             assert_eq!((&record["status"], &record["cause"]), (&json!("failed"), &json!("progress_deadline")));
-            assert_eq!(record["deadlines"], json!({"progress_at": null, "next_at": null, "next": null}));
+            let deadlines = record["deadlines"].as_object().expect("an object");
+            assert!(deadlines.values().all(Json::is_null), "nothing runs any more: {deadlines:?}");
         }
         assert_punctual(late);
     });
@@ -113,8 +115,11 @@ fn a_break_begins_the_wait_anew() {
     client.report(KEY, "a", "unready");
     client.report(KEY, "a", "ready");
     let record = client.wait_for_status(KEY, "successful");
-    let readies: Vec<Json> =
-        client.events_after(KEY, 0).into_iter().filter(|e| e["type"] == "agent_state" && e["state"] == "ready").collect();
+    let readies: Vec<Json> = client
+        .events_after(KEY, 0)
+        .into_iter()
+        .filter(|e| e["type"] == "agent_state" && e["state"] == "ready")
+        .collect();
     assert_eq!(readies.len(), 2);
     let healthy = event_of(&mut client, KEY, |e| e["type"] == "agent_healthy");
     lateness(&healthy, number(&readies[1]["at"]) + 300);

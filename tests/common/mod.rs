@@ -54,7 +54,8 @@ pub enum ServerKind {
 }
 
 impl ServerKind {
-    pub const ALL: [ServerKind; 4] = [ServerKind::Redis70, ServerKind::Redis82, ServerKind::Valkey81, ServerKind::Valkey91];
+    pub const ALL: [ServerKind; 4] =
+        [ServerKind::Redis70, ServerKind::Redis82, ServerKind::Valkey81, ServerKind::Valkey91];
 
     pub fn name(self) -> &'static str {
         match self {
