@@ -4,7 +4,7 @@
 //! come or go, only of enough of them that what is missing is found and what is stale is harmless:
 //!
 //! - written by the one write path and by DEPLOY.APPLY
-//! - found by `rdb_load` and `loaded`, `restore`, `rename_to`, `copy_to`, `move_to`
+//! - found by `rdb_load`, and by the notifications `restore`, `rename_to`, `copy_to`, `move_to`
 //! - gone by `unlink` (DEL, UNLINK, expiry, eviction, SET over it, the source of RENAME and MOVE), and by FLUSHDB
 //! - swapped by SWAPDB, and by the end of a replica's asynchronous load, which fills an index of its own beside the old
 //!
@@ -13,11 +13,10 @@
 
 use super::data_type::Stored;
 use super::ffi::{Ctx, Key, Slot};
-use super::timers;
+use super::{home_db, timers};
 use crate::engine::deployment::Status;
 use crate::engine::next_deadline;
 use crate::engine::time::UnixMs;
-use redis_module::RedisString;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -154,15 +153,13 @@ impl Index {
     }
 }
 
-/// The index in use; the one that an asynchronous load fills; and the record that `rdb_load` read last, until `loaded`
-/// says that it became a key.
+/// The index in use, and the one that an asynchronous load fills.
 struct Shelf {
     live: Index,
     staged: Option<Index>,
-    loaded: Option<(Place, Entry)>,
 }
 
-static SHELF: Mutex<Shelf> = Mutex::new(Shelf { live: Index::new(), staged: None, loaded: None });
+static SHELF: Mutex<Shelf> = Mutex::new(Shelf { live: Index::new(), staged: None });
 
 /// Held for the length of one statement and never across a call of the server, which may call back in here.
 fn shelf() -> MutexGuard<'static, Shelf> {
@@ -208,41 +205,47 @@ pub fn unstage(completed: bool) {
     }
 }
 
-/// `rdb_load` read a record. Whether it becomes a key is not known yet: it may have expired.
+/// `rdb_load` read a record. It need not become a key, if it has expired: [`verify`] sorts that out.
 pub fn note_load(db: i32, name: &[u8], stored: &Stored) {
-    shelf().loaded = place(db, name).map(|place| (place, Entry::of(stored)));
-}
-
-fn confirm_load(db: i32, name: &[u8]) {
+    let Some(place) = place(db, name) else { return };
     let mut shelf = shelf();
-    let Some((place, entry)) = shelf.loaded.take().filter(|(p, _)| p.db == db && p.key.as_bytes() == name) else {
-        return;
-    };
-    match &mut shelf.staged {
-        Some(staged) => staged.set(&place, entry),
-        None => shelf.live.set(&place, entry),
-    }
+    let Shelf { live, staged } = &mut *shelf;
+    staged.as_mut().unwrap_or(live).set(&place, Entry::of(stored));
 }
 
-/// A generic command made a key out of another one, or a load found one. Nothing is written here: that is forbidden
-/// inside a notification.
-pub fn on_keyspace_event(ctx: Ctx, event: &[u8], name: &RedisString) {
-    match event {
-        b"loaded" => confirm_load(ctx.selected_db(), name.as_slice()),
-        b"restore" | b"rename_to" | b"copy_to" | b"move_to" => {
-            look(ctx, name);
-            if ctx.flags().is_primary() {
-                timers::arm(ctx);
-            }
+/// Looks at every key, after a load.
+pub fn verify(ctx: Ctx) {
+    let places: Vec<Place> = {
+        let shelf = shelf();
+        let of = |(db, keys): (&i32, &BTreeMap<Arc<str>, Entry>)| {
+            keys.keys().map(|key| Place { db: *db, key: key.clone() }).collect::<Vec<_>>()
+        };
+        shelf.live.dbs.iter().flat_map(of).collect()
+    };
+    let home = ctx.selected_db();
+    for place in places {
+        if ctx.select_db(place.db) {
+            look(ctx, place.key.as_bytes());
         }
-        _ => {}
     }
+    ctx.select_db(home);
+}
+
+/// A generic command made a key out of another one. Nothing is written here: that is forbidden inside a notification.
+pub fn on_keyspace_event(ctx: Ctx, event: &[u8], name: &[u8]) {
+    if matches!(event, b"restore" | b"rename_to" | b"copy_to" | b"move_to") {
+        look(ctx, name);
+        if ctx.flags().is_primary() {
+            timers::arm(ctx);
+        }
+    }
+    home_db::after(ctx, event);
 }
 
 /// Brings the entry of a key up to what is really there.
-pub fn look(ctx: Ctx, name: &RedisString) {
-    let Some(place) = place(ctx.selected_db(), name.as_slice()) else { return };
-    let entry = match Key::peek(ctx, name).slot() {
+pub fn look(ctx: Ctx, name: &[u8]) {
+    let Some(place) = place(ctx.selected_db(), name) else { return };
+    let entry = match Key::peek(ctx, &ctx.string(name)).slot() {
         Slot::Ours(stored) => Some(Entry::of(stored)),
         Slot::Empty | Slot::Foreign => None,
     };

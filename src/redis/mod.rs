@@ -22,6 +22,7 @@ pub mod data_type;
 pub mod ffi;
 pub mod glob;
 pub mod guard;
+pub mod home_db;
 pub mod index;
 pub mod info;
 pub mod listing;
@@ -242,6 +243,7 @@ fn set_up(ctx: Ctx, args: &[RedisString]) -> Result<(), ()> {
     config::register(ctx, args)?;
     ffi::register_info(ctx);
     ffi::subscribe(ctx)?;
+    ffi::filter_commands(ctx);
     // Last: a timer of a module that did not load would fire into nothing.
     timers::arm(ctx);
     Ok(())

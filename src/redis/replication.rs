@@ -61,7 +61,7 @@ fn tick(call: &Call, key: &RedisString) -> Result<Answered, Refusal> {
     let outcome = change(ctx, key, &Command::Tick)?;
     if !outcome.changed {
         // The index may have been wrong about this key; if it was right, the tick is not repeated at once.
-        index::look(ctx, key);
+        index::look(ctx, key.as_slice());
         if let Ok(name) = std::str::from_utf8(key.as_slice()) {
             timers::put_off(db, name);
         }

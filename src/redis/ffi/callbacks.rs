@@ -6,7 +6,7 @@ use crate::redis::config::{self, NumberConfig};
 use crate::redis::data_type::{self, Stored};
 use crate::redis::guard::{guard, or_else};
 use crate::redis::info::{self, InfoWriter};
-use crate::redis::{index, replication, timers};
+use crate::redis::{home_db, index, replication, timers};
 use redis_module::{raw, RedisString, TYPE_METHOD_VERSION};
 use std::ffi::{c_char, c_int, c_longlong, c_void, CStr};
 use std::ptr;
@@ -180,9 +180,10 @@ pub(super) unsafe extern "C" fn keyspace_event(
         if event.is_null() || key.is_null() {
             return;
         }
-        // SAFETY: both are valid for this call. Another module's event name may be no UTF-8, so bytes it stays.
-        let (event, name) = unsafe { (CStr::from_ptr(event).to_bytes(), RedisString::new(ptr::NonNull::new(ctx), key)) };
-        index::on_keyspace_event(Ctx { raw: ctx }, event, &name);
+        // SAFETY: valid for this call. Another module's event name may be no UTF-8, so bytes it stays.
+        let event = unsafe { CStr::from_ptr(event) }.to_bytes();
+        // Some keys are on the server's stack: their bytes may be read, but retaining them ends the server.
+        index::on_keyspace_event(Ctx { raw: ctx }, event, RedisString::string_as_slice(key));
     });
     raw::REDISMODULE_OK as c_int
 }
@@ -217,11 +218,47 @@ pub(super) unsafe extern "C" fn server_event(
             (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED) => {
                 index::unstage(true);
             }
-            (raw::REDISMODULE_EVENT_LOADING, raw::REDISMODULE_SUBEVENT_LOADING_ENDED)
-            | (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, _) => timers::arm(ctx),
+            (raw::REDISMODULE_EVENT_LOADING, raw::REDISMODULE_SUBEVENT_LOADING_ENDED) => {
+                index::verify(ctx);
+                timers::arm(ctx);
+            }
+            (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, _) => timers::arm(ctx),
             _ => {}
         }
     });
+}
+
+/// Looks at each command before it runs; registered on the servers that `home_db` is about, and on no other.
+pub(super) unsafe extern "C" fn filter(command: *mut raw::RedisModuleCommandFilterCtx) {
+    or_else("command filter", (), || {
+        let (Some(count), Some(get), Some(client)) = (
+            api!(RedisModule_CommandFilterArgsCount),
+            api!(RedisModule_CommandFilterArgGet),
+            api!(RedisModule_CommandFilterGetClientId),
+        ) else {
+            return;
+        };
+        // SAFETY: the filter context is valid for this call, and so are its arguments; there is one at least.
+        let (count, name) = unsafe { (count(command), get(command, 0)) };
+        if !name.is_null() && home_db::is_of_interest(RedisString::string_as_slice(name)) {
+            // SAFETY: as above.
+            let client = unsafe { client(command) };
+            if let Some(db) = db_of_client(client) {
+                home_db::note(client, db, count);
+            }
+        }
+    });
+}
+
+/// The selected database of a client; None of one that is not connected, such as a script's.
+fn db_of_client(client: u64) -> Option<i32> {
+    let get = api!(RedisModule_GetClientInfoById)?;
+    // SAFETY: all zero is a valid value of this structure of numbers.
+    let mut info: raw::RedisModuleClientInfo = unsafe { std::mem::zeroed() };
+    info.version = 1;
+    // SAFETY: the structure says its version, and is filled by this call.
+    let status = unsafe { get(ptr::from_mut(&mut info).cast(), client) };
+    (status == raw::REDISMODULE_OK as c_int).then_some(i32::from(info.db))
 }
 
 // ---- configuration ---------------------------------------------------------------------------------------------------

@@ -160,6 +160,12 @@ impl Ctx {
         api!(RedisModule_GetSelectedDb).map_or(0, |get| unsafe { get(self.raw) })
     }
 
+    /// The client on whose behalf this runs.
+    pub fn client_id(self) -> u64 {
+        // SAFETY: the context is valid for this call.
+        api!(RedisModule_GetClientId).map_or(0, |get| unsafe { get(self.raw) })
+    }
+
     pub fn select_db(self, db: i32) -> bool {
         // SAFETY: the context is valid for this call.
         api!(RedisModule_SelectDb)

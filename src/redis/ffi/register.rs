@@ -142,6 +142,20 @@ pub fn register_info(ctx: Ctx) {
     }
 }
 
+/// Has the filter of `home_db` look at each command, where the server needs it.
+pub fn filter_commands(ctx: Ctx) {
+    const PUTS_CLIENTS_BACK: c_int = 0x09_01_02;
+    // SAFETY: takes nothing.
+    let version = api!(RedisModule_GetServerVersion).map_or(0, |version| unsafe { version() });
+    if !IS_VALKEY.load(Ordering::Relaxed) || version >= PUTS_CLIENTS_BACK {
+        return;
+    }
+    if let Some(register) = api!(RedisModule_RegisterCommandFilter) {
+        // SAFETY: an extern "C" function of this library, which is never unloaded.
+        unsafe { register(ctx.raw, Some(callbacks::filter), 0) };
+    }
+}
+
 /// Subscribes to all that the index has to know.
 pub fn subscribe(ctx: Ctx) -> Result<(), ()> {
     let (Some(keyspace), Some(server)) =
@@ -149,9 +163,8 @@ pub fn subscribe(ctx: Ctx) -> Result<(), ()> {
     else {
         return Err(());
     };
-    let kinds = raw::REDISMODULE_NOTIFY_GENERIC | raw::REDISMODULE_NOTIFY_LOADED;
     // SAFETY: an extern "C" function of this library, which is never unloaded.
-    if unsafe { keyspace(ctx.raw, kinds, Some(callbacks::keyspace_event)) } != OK {
+    if unsafe { keyspace(ctx.raw, raw::REDISMODULE_NOTIFY_GENERIC, Some(callbacks::keyspace_event)) } != OK {
         return Err(());
     }
     // Only events whose number means the same on Redis and on Valkey.
