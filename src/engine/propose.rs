@@ -229,6 +229,11 @@ pub(super) fn begin(draft: &mut Draft, new: &Candidate, proposal: &Proposal, sub
         false => Clock::Off,
     };
     let bundle = version.bundle.clone();
+    // What a failed deployment left waiting leaves with the next beginning; its services leave with events of their own.
+    let leftovers: Vec<_> = draft.record.instances.iter().filter(|i| is_leftover(i)).map(Instance::key).collect();
+    for key in leftovers {
+        draft.clear_services(&key, "withdrawn");
+    }
     let beginning = Box::new(Beginning {
         version,
         mode: proposal.mode,
