@@ -65,7 +65,12 @@ impl<'a> Args<'a> {
         self.next().map(RedisString::as_slice)
     }
 
-    /// A name: not empty, no longer than `max`.
+    /// What something on the record is called: any text of at most `max` bytes. An empty one names nothing there.
+    pub fn reference(&mut self, argument: &str, max: usize) -> Result<Arc<str>, Refusal> {
+        text(argument, self.bytes()?, max).map(Arc::from)
+    }
+
+    /// A name for something new: not empty, no longer than `max`.
     pub fn name(&mut self, argument: &str, max: usize) -> Result<Arc<str>, Refusal> {
         name(argument, self.bytes()?, max)
     }
@@ -222,7 +227,10 @@ fn word<T>(
     parse: impl Fn(&str) -> Option<T>,
     known: &str,
 ) -> Result<T, Refusal> {
-    std::str::from_utf8(bytes).ok().and_then(parse).ok_or_else(|| syntax(format!("{argument} must be one of {known}")))
+    std::str::from_utf8(bytes)
+        .ok()
+        .and_then(parse)
+        .ok_or_else(|| syntax(format!("{argument} must be one of {known}, not '{}'", quoted(bytes))))
 }
 
 /// Plain decimal digits: no sign, no blank, no overflow.

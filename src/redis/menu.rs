@@ -22,7 +22,8 @@ pub enum Access {
 pub struct CommandInfo {
     pub name: &'static CStr,
     pub access: Access,
-    /// As Redis counts: with the command's name, negative for "at least".
+    /// As Redis counts: with the command's name, negative for "at least". Keywords are not counted, also where they must
+    /// be there: the complaint about a missing one can then name it.
     pub arity: i32,
     pub summary: &'static str,
     pub complexity: &'static str,
@@ -49,9 +50,9 @@ const fn row(
 
 #[rustfmt::skip]
 pub static COMMANDS: &[CommandInfo] = &[
-    row(c"DEPLOY.DEPLOY", Access::Update, -4, CHANGE, "Records the next version of an app and starts its deployment.",
+    row(c"DEPLOY.DEPLOY", Access::Update, -2, CHANGE, "Records the next version of an app and starts its deployment.",
         "key MANIFEST json [BUNDLE ref] [JOB job-id] [AGENTS n id...] [TAG tag] [REASON text] [REQUEST id] [IFVERSION n] {policy}"),
-    row(c"DEPLOY.PLAN", Access::Read, -4, CHANGE, "Replies what DEPLOY.DEPLOY would do, without doing it.",
+    row(c"DEPLOY.PLAN", Access::Read, -2, CHANGE, "Replies what DEPLOY.DEPLOY would do, without doing it.",
         "key MANIFEST json [BUNDLE ref] [JOB job-id] [AGENTS n id...] [TAG tag] [REASON text] [REQUEST id] [IFVERSION n] {policy} [JSON]"),
     CommandInfo {
         // Each node knows its own keys: cluster clients ask all shards, and join the pages themselves.
@@ -77,7 +78,7 @@ pub static COMMANDS: &[CommandInfo] = &[
     row(c"DEPLOY.TASKS", Access::Read, -2, "O(N) where N is the number of open tasks", "Replies what coordinators still have to do.", "key [JSON]"),
     row(c"DEPLOY.REPORT", Access::Update, -4, CHANGE, "Reports the state of an agent.",
         "key agent state [VERSION n] [JOB job-id] [ATTEMPT n] [REASON text]"),
-    row(c"DEPLOY.REGISTER", Access::Update, -10, CHANGE, "Registers or refreshes a service instance of an agent.",
+    row(c"DEPLOY.REGISTER", Access::Update, -4, CHANGE, "Registers or refreshes a service instance of an agent.",
         "key agent service INSTANCE id ADDRESS host PORT p [VERSION n] [JOB job-id] [STATUS status] [TTL ms] [TAGS n tag...] [META json]"),
     row(c"DEPLOY.CHECK", Access::Update, -4, CHANGE, "Reports the outcome of a check of a service instance.", "key instance-id status [REASON text]"),
     row(c"DEPLOY.DEREGISTER", Access::Update, 3, CHANGE, "Takes a service instance away.", "key instance-id"),
