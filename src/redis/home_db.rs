@@ -9,9 +9,13 @@
 //! - COPY notifies the target alone. There a command filter notes where the client is before the command runs. What it
 //!   cannot see is a script's own client, and a SELECT queued before: a script that uses COPY … DB had better SELECT
 //!   again.
+//! - Replaying an AOF, the server asks no filter. There the module does not listen at all: it subscribes at the first
+//!   turn of the timer, which comes after, and looks for what a RENAME, MOVE or COPY in the AOF made.
 
-use super::ffi::Ctx;
+use super::ffi::{self, Ctx, LogLevel};
+use super::index;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How many clients' databases are kept: more than transactions with a COPY … DB in them will ever be open at a time.
@@ -24,8 +28,46 @@ struct Homes {
 
 static HOMES: Mutex<Homes> = Mutex::new(Homes { moved_from: None, copied_from: BTreeMap::new() });
 
+/// The subscription is still to come.
+static IS_DEAF: AtomicBool = AtomicBool::new(false);
+/// While it was to come, a record went or was copied; maybe it is somewhere else now.
+static HAS_LOST: AtomicBool = AtomicBool::new(false);
+
 fn homes() -> MutexGuard<'static, Homes> {
     HOMES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Listens to what generic commands do to keys, from now on or as soon as that does no harm.
+pub fn listen(ctx: Ctx) -> Result<(), ()> {
+    if ffi::leaves_clients_astray() {
+        ffi::filter_commands(ctx);
+        IS_DEAF.store(true, Ordering::Relaxed);
+        return Ok(());
+    }
+    ffi::subscribe_to_keys(ctx)
+}
+
+/// A record went or was copied. Called for each of them, on every server, so it does no more than set a flag.
+pub fn note_lost() {
+    HAS_LOST.store(true, Ordering::Relaxed);
+}
+
+/// At each turn of the timer: the first one comes after what the server loads when it starts.
+pub fn listen_late(ctx: Ctx) {
+    if !IS_DEAF.swap(false, Ordering::Relaxed) {
+        return;
+    }
+    if ffi::subscribe_to_keys(ctx).is_err() {
+        ctx.log(LogLevel::Warning, "deploy: no keyspace notifications: a renamed or moved deployment waits for a restart");
+    }
+    if !HAS_LOST.load(Ordering::Relaxed) {
+        return;
+    }
+    let home = ctx.selected_db();
+    for _db in (0..).take_while(|db| ctx.select_db(*db)) {
+        ctx.scan().iter().for_each(|name| index::look(ctx, name));
+    }
+    ctx.select_db(home);
 }
 
 /// Whether a command may notify another database without saying which one it came from.

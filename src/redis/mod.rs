@@ -249,9 +249,9 @@ fn set_up(ctx: Ctx, args: &[RedisString]) -> Result<(), ()> {
     menu::describe(ctx)?;
     config::register(ctx, args)?;
     ffi::register_info(ctx);
-    ffi::subscribe(ctx)?;
-    ffi::filter_commands(ctx);
+    ffi::subscribe_to_server(ctx)?;
+    home_db::listen(ctx)?;
     // Last: a timer of a module that did not load would fire into nothing.
-    timers::arm(ctx);
+    timers::start(ctx);
     Ok(())
 }

@@ -10,6 +10,8 @@
 use super::clock;
 use super::config;
 use super::ffi::{avoids_replica_traffic, Ctx, Key, Slot, TimerId};
+use super::guard::guard;
+use super::home_db;
 use super::index::{self, Place};
 use super::replication;
 use crate::engine::time::UnixMs;
@@ -63,6 +65,12 @@ pub fn arm(ctx: Ctx) {
     arm_at(ctx, now, index::next_wake().map_or(latest, |at| at.min(latest)));
 }
 
+/// Arms the timer for the first time: for as soon as the server has loaded its data.
+pub fn start(ctx: Ctx) {
+    let now = clock::wall();
+    arm_at(ctx, now, now);
+}
+
 /// Arms the timer for `at`, unless it fires before. Never from the callback of the timer that would be stopped: the
 /// turn begins by forgetting its own.
 fn arm_at(ctx: Ctx, now: UnixMs, at: UnixMs) {
@@ -88,7 +96,10 @@ pub fn turn(ctx: Ctx) {
     let now = clock::wall();
     // Before anything else, so that nothing that goes wrong below can stop the clock.
     arm_at(ctx, now, now.saturating_add(LONGEST_WAIT_MS));
-    let outcome = super::guard::guard("a turn of the timer", || work(ctx));
+    let outcome = guard("a turn of the timer", || {
+        home_db::listen_late(ctx);
+        work(ctx)
+    });
     timer().in_turn = false;
     match outcome {
         Ok(Turn::Gated) => {

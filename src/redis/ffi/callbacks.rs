@@ -1,7 +1,7 @@
 //! What the server calls. Each entry unpacks its pointers, and hands values to a function that knows none; each is
 //! behind the guard, since a panic that leaves an extern "C" function ends the server.
 
-use super::{api, Ctx};
+use super::{api, Ctx, Key, Slot};
 use crate::redis::blocking;
 use crate::redis::config::{self, NumberConfig};
 use crate::redis::data_type::{self, Stored};
@@ -156,11 +156,13 @@ unsafe extern "C" fn unlink(opt: *mut raw::RedisModuleKeyOptCtx, _value: *const 
             let name = RedisString::string_as_slice(name);
             index::remove(db, name);
             blocking::doubt_one(db, name);
+            home_db::note_lost();
         }
     });
 }
 
 unsafe extern "C" fn copy(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) -> *mut c_void {
+    home_db::note_lost();
     // SAFETY: the server hands back a value of ours.
     or_else("copy", ptr::null_mut(), || unsafe { stored(value) }.map_or(ptr::null_mut(), |s| hand_over(s.clone())))
 }
@@ -231,6 +233,28 @@ pub(super) unsafe extern "C" fn server_event(
             }
             (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, _) => timers::arm(ctx),
             _ => {}
+        }
+    });
+}
+
+/// One key of a scan. A handle that is missing is one that the server did not want to open: it is opened here.
+pub(super) unsafe extern "C" fn scanned(
+    ctx: *mut raw::RedisModuleCtx,
+    name: *mut raw::RedisModuleString,
+    key: *mut raw::RedisModuleKey,
+    data: *mut c_void,
+) {
+    or_else("scan", (), || {
+        let name = RedisString::string_as_slice(name);
+        let ours = if key.is_null() {
+            let ctx = Ctx { raw: ctx };
+            matches!(Key::peek(ctx, &ctx.string(name)).slot(), Slot::Ours(_))
+        } else {
+            matches!(Key::borrowed(key).slot(), Slot::Ours(_))
+        };
+        // SAFETY: the data is the list of whoever scans, who waits meanwhile.
+        if let (true, Some(found)) = (ours, unsafe { data.cast::<Vec<Vec<u8>>>().as_mut() }) {
+            found.push(name.to_vec());
         }
     });
 }

@@ -4,6 +4,7 @@ use super::{api, Ctx};
 use crate::redis::data_type::{Stored, DEPLOYMENT};
 use redis_module::{raw, RedisString};
 use std::ffi::{c_int, c_void};
+use std::mem::ManuallyDrop;
 
 /// An open key. It closes with this value, and the server signals WATCH and client caches if it was open for writing:
 /// so whoever only may write opens for reading first.
@@ -36,6 +37,11 @@ impl Key {
 
     pub fn write(ctx: Ctx, name: &RedisString) -> Key {
         Key::open(ctx, name, raw::REDISMODULE_READ | raw::REDISMODULE_WRITE)
+    }
+
+    /// A handle that somebody else opened and will close.
+    pub(super) fn borrowed(raw: *mut raw::RedisModuleKey) -> ManuallyDrop<Key> {
+        ManuallyDrop::new(Key { raw })
     }
 
     fn open(ctx: Ctx, name: &RedisString, mode: u32) -> Key {

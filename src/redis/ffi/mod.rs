@@ -20,7 +20,7 @@ pub use key::{Key, Slot};
 pub use register::*;
 
 use redis_module::{raw, Context, RedisString};
-use std::ffi::{c_char, c_int, CStr, CString};
+use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -200,6 +200,25 @@ impl Ctx {
             return true;
         }
         !self.call(c"DEPLOY._NOBODY", c"CEbb", b"", b"").is_err_and(|complaint| complaint.contains("no user"))
+    }
+
+    /// The names of all records in the selected database. It looks at every key there is.
+    pub fn scan(self) -> Vec<Vec<u8>> {
+        let (Some(create), Some(scan), Some(destroy)) =
+            (api!(RedisModule_ScanCursorCreate), api!(RedisModule_Scan), api!(RedisModule_ScanCursorDestroy))
+        else {
+            return Vec::new();
+        };
+        let mut found: Vec<Vec<u8>> = Vec::new();
+        let data: *mut c_void = ptr::from_mut(&mut found).cast();
+        // SAFETY: the cursor is created and destroyed here; the callback writes to `found` while this function waits, and
+        // nobody else does.
+        unsafe {
+            let cursor = create();
+            while scan(self.raw, cursor, Some(callbacks::scanned), data) != 0 {}
+            destroy(cursor);
+        }
+        found
     }
 
     /// Replicates `DEPLOY.APPLY key payload`. False where the server refuses, which it does for a renamed command.

@@ -142,31 +142,35 @@ pub fn register_info(ctx: Ctx) {
     }
 }
 
-/// Has the filter of `home_db` look at each command, where the server needs it.
-pub fn filter_commands(ctx: Ctx) {
+/// Whether this is one of the servers that `home_db` is about.
+pub fn leaves_clients_astray() -> bool {
     const PUTS_CLIENTS_BACK: c_int = 0x09_01_02;
     // SAFETY: takes nothing.
     let version = api!(RedisModule_GetServerVersion).map_or(0, |version| unsafe { version() });
-    if !IS_VALKEY.load(Ordering::Relaxed) || version >= PUTS_CLIENTS_BACK {
-        return;
-    }
+    IS_VALKEY.load(Ordering::Relaxed) && version < PUTS_CLIENTS_BACK
+}
+
+/// Has the filter of `home_db` look at each command.
+pub fn filter_commands(ctx: Ctx) {
     if let Some(register) = api!(RedisModule_RegisterCommandFilter) {
         // SAFETY: an extern "C" function of this library, which is never unloaded.
         unsafe { register(ctx.raw, Some(callbacks::filter), 0) };
     }
 }
 
-/// Subscribes to all that the index has to know.
-pub fn subscribe(ctx: Ctx) -> Result<(), ()> {
-    let (Some(keyspace), Some(server)) =
-        (api!(RedisModule_SubscribeToKeyspaceEvents), api!(RedisModule_SubscribeToServerEvent))
-    else {
-        return Err(());
-    };
+/// Subscribes to what generic commands do to keys.
+pub fn subscribe_to_keys(ctx: Ctx) -> Result<(), ()> {
+    let subscribe = api!(RedisModule_SubscribeToKeyspaceEvents).ok_or(())?;
     // SAFETY: an extern "C" function of this library, which is never unloaded.
-    if unsafe { keyspace(ctx.raw, raw::REDISMODULE_NOTIFY_GENERIC, Some(callbacks::keyspace_event)) } != OK {
-        return Err(());
+    match unsafe { subscribe(ctx.raw, raw::REDISMODULE_NOTIFY_GENERIC, Some(callbacks::keyspace_event)) } {
+        OK => Ok(()),
+        _ => Err(()),
     }
+}
+
+/// Subscribes to what happens to the server and its databases.
+pub fn subscribe_to_server(ctx: Ctx) -> Result<(), ()> {
+    let server = api!(RedisModule_SubscribeToServerEvent).ok_or(())?;
     // Only events whose number means the same on Redis and on Valkey.
     for id in [
         raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
@@ -175,7 +179,7 @@ pub fn subscribe(ctx: Ctx) -> Result<(), ()> {
         raw::REDISMODULE_EVENT_SWAPDB,
         raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD,
     ] {
-        // SAFETY: as above; version 1 is the only one that the data of these events has.
+        // SAFETY: an extern "C" function of this library, which is never unloaded; version 1 is the only one that the data of these events has.
         let status =
             unsafe { server(ctx.raw, raw::RedisModuleEvent { id, dataver: 1 }, Some(callbacks::server_event)) };
         if status != OK {
