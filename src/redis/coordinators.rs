@@ -31,8 +31,9 @@ pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
             "VERSION" => report.version = Some(args.value_positive("VERSION")?),
             "JOB" => report.job = args.value_name("JOB", args::JOB_MAX)?,
             "ATTEMPT" => {
-                let attempt = args.value_up_to("ATTEMPT", u64::from(u32::MAX))?;
-                report.attempt = u32::try_from(attempt).ok();
+                // 0 is the attempt of what was told to stop before it ever ran.
+                let attempt = u32::try_from(args.value_number("ATTEMPT")?);
+                report.attempt = Some(attempt.map_err(|_| syntax("ATTEMPT is out of range"))?);
             }
             "REASON" => report.reason = args.value_text("REASON", args::REASON_MAX)?,
             _ => return Err(unknown(&option)),
