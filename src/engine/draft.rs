@@ -411,7 +411,11 @@ impl<'a> Draft<'a> {
 
     pub fn promote(&mut self, by: By) {
         let ms = self.deployment().map_or(0, |d| d.policy.progress_deadline_ms);
-        let progress = Clock::starting(self.now(), ms);
+        // It never moves back, also where the server's clock did (SPEC 4.10).
+        let progress = match (self.deployment().and_then(|d| d.progress.at()), Clock::starting(self.now(), ms)) {
+            (Some(was), Clock::Running { at }) => Clock::Running { at: at.max(was) },
+            (_, anew) => anew,
+        };
         let body = EventBody::DeploymentPromoted { progress, by: by.who, reason: by.reason };
         self.emit(self.target(), body);
     }
