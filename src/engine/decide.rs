@@ -482,8 +482,8 @@ fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
     let batch = &*instance.agent == BATCH_AGENT;
     let attempt = match (report.state, report.attempt) {
         (Reported::Starting, Some(given)) if given <= instance.attempt => return Ok(false),
-        (_, Some(given)) if given < instance.attempt.max(1) => return Ok(false),
-        (_, Some(given)) => given,
+        (_, Some(given)) if given < instance.attempt => return Ok(false),
+        (_, Some(given)) => given.max(1),
         (Reported::Starting, None) if instance.state == InstanceState::Starting => return Ok(false),
         (Reported::Starting, None) => instance.attempt.saturating_add(1),
         (_, None) => instance.attempt.max(1),
