@@ -405,7 +405,8 @@ fn promote_roles(record: &mut Record) {
     if mode == Mode::BlueGreen {
         let old = own.clone();
         record.instances.update_where(own, |i| i.role = Role::Primary);
-        record.instances.update_where(move |i| !old(i) && !i.is_told_to_stop(), |i| i.role = Role::Retired);
+        // Also what was told to stop before and still runs: nobody sees two versions after the promotion.
+        record.instances.update_where(move |i| !old(i), |i| i.role = Role::Retired);
     } else {
         // A canary that an older attempt left, and that this one does not change, runs the promoted content as well.
         record.instances.update_where(
