@@ -145,19 +145,22 @@ pub(super) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<Deployed, Rej
     if deploy.manifest.len() > limits.manifest_max_bytes {
         return Err(Rejection::Limit { what: "MANIFEST".to_string(), max: limits.manifest_max_bytes as u64 });
     }
-    let mut faults = Vec::new();
-    let manifest = match Manifest::parse(&deploy.manifest) {
-        Ok(manifest) => manifest,
-        Err(faults) => return Err(Rejection::Invalid(faults)),
-    };
+    let reading = Manifest::read(&deploy.manifest).map_err(Rejection::Invalid)?;
+    let (manifest, mut faults) = (reading.manifest, reading.faults);
     let node_ids = manifest.node_ids();
-    if let Some(agents) = &deploy.agents {
-        faults.extend(manifest::agents_faults(&node_ids, agents));
-    } else if node_ids.is_empty() {
-        faults.push("nodes must have at least one node, or AGENTS must be given".to_string());
+    if reading.nodes_are_sound {
+        match &deploy.agents {
+            Some(agents) => faults.extend(manifest::agents_faults(&node_ids, agents)),
+            None if node_ids.is_empty() => {
+                faults.push("nodes must have at least one node, or AGENTS must be given".to_string());
+            }
+            None => {}
+        }
     }
     let policy = Policy::default().overlay(&manifest.policy).overlay(&deploy.policy);
-    faults.extend(policy.clashes());
+    if reading.policy_is_sound {
+        faults.extend(policy.clashes());
+    }
     if !faults.is_empty() {
         return Err(Rejection::Invalid(faults));
     }
@@ -431,7 +434,8 @@ fn judge_tag(record: &Record, tag: &Arc<str>, of: Option<u64>) -> Result<(), Rej
             Err(Rejection::TagTaken { tag: tag.to_string(), version: other.number })
         }
         Some(_) => Ok(()),
-        None if record.versions.iter().filter(|v| v.tag.is_some()).count() >= TAGS_MAX => {
+        // A version that has a tag gets another in its place.
+        None if record.versions.iter().filter(|v| v.tag.is_some() && Some(v.number) != of).count() >= TAGS_MAX => {
             Err(Rejection::Limit { what: "the number of tags".to_string(), max: TAGS_MAX as u64 })
         }
         None => Ok(()),
@@ -477,7 +481,7 @@ fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
     let attempt = match (report.state, report.attempt) {
         (Reported::Starting, Some(given)) if given <= instance.attempt => return Ok(false),
         (_, Some(given)) if given < instance.attempt => return Ok(false),
-        (_, Some(given)) => given,
+        (_, Some(given)) => given.max(1),
         (Reported::Starting, None) if instance.state == InstanceState::Starting => return Ok(false),
         (Reported::Starting, None) => instance.attempt.saturating_add(1),
         (_, None) => instance.attempt.max(1),

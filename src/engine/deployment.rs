@@ -353,7 +353,7 @@ impl Record {
         self.versions
             .iter()
             .rev()
-            .find(|v| v.number != last && (v.stable || !asks_for_stable))
+            .find(|v| v.number != last && (v.stable || (!asks_for_stable && v.job_type.is_batch())))
             .map(|v| v.number)
     }
 

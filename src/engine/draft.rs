@@ -143,12 +143,7 @@ impl<'a> Draft<'a> {
         if instance.was_healthy || !self.record.is_own(instance) {
             return d.progress;
         }
-        let ms = d.policy.progress_deadline_ms;
-        match d.progress {
-            Clock::Off => Clock::Off,
-            Clock::Running { at } => Clock::Running { at: at.max(self.now().saturating_add(ms)) },
-            Clock::Held { left_ms } => Clock::Held { left_ms: left_ms.max(ms) },
-        }
+        d.progress.renewed(self.now(), d.policy.progress_deadline_ms)
     }
 
     /// The healthy deadline has passed.
@@ -410,8 +405,12 @@ impl<'a> Draft<'a> {
     }
 
     pub fn promote(&mut self, by: By) {
-        let ms = self.deployment().map_or(0, |d| d.policy.progress_deadline_ms);
-        let progress = Clock::starting(self.now(), ms);
+        let Some(d) = self.deployment() else { return };
+        let ms = d.policy.progress_deadline_ms;
+        let progress = match d.progress {
+            Clock::Off => Clock::starting(self.now(), ms),
+            runs => runs.renewed(self.now(), ms),
+        };
         let body = EventBody::DeploymentPromoted { progress, by: by.who, reason: by.reason };
         self.emit(self.target(), body);
     }
