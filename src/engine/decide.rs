@@ -258,13 +258,19 @@ fn same_manifest(version: &Version, new: &Candidate) -> bool {
         || Manifest::parse(version.content.text().as_bytes()).is_ok_and(|old| old.value == new.manifest.value)
 }
 
-/// A second job needs a name that no instance has: otherwise nobody could tell the two sides apart.
+/// A second job needs a name that no instance has: otherwise nobody could tell the two sides apart. A first one needs
+/// a name in which nothing is still to stop: otherwise an agent would run twice in one job.
 fn judge_job(record: &Record, new: &Candidate, proposal: &Proposal) -> Result<(), Rejection> {
-    match &new.requested_job {
-        Some(job) if proposal.mode == Mode::BlueGreen && record.instances.iter().any(|i| i.job_id == *job) => {
-            Err(Rejection::JobTaken(job.to_string()))
-        }
-        _ => Ok(()),
+    let Some(job) = &new.requested_job else { return Ok(()) };
+    let mut named = record.instances.iter().filter(|i| i.job_id == *job);
+    let taken = match proposal.mode {
+        Mode::BlueGreen => named.next().is_some(),
+        Mode::Initial => named.any(|i| i.is_told_to_stop() && i.state.is_running()),
+        _ => false,
+    };
+    match taken {
+        true => Err(Rejection::JobTaken(job.to_string())),
+        false => Ok(()),
     }
 }
 

@@ -381,11 +381,20 @@ impl Record {
     /// What an agent now runs (SPEC 8): the old instance until the first report about the new one.
     /// Candidates and what was told to stop do not count; nor does a replacement that nobody has taken up.
     pub fn now_runs(&self, agent: &str) -> Option<&Instance> {
+        self.now_runs_where(agent, |_| true)
+    }
+
+    /// What an agent now runs in a job, and that can be replaced there.
+    pub fn now_runs_in(&self, agent: &str, job_id: &str) -> Option<&Instance> {
+        self.now_runs_where(agent, |i| *i.job_id == *job_id && i.is_running())
+    }
+
+    fn now_runs_where(&self, agent: &str, pick: impl Fn(&Instance) -> bool) -> Option<&Instance> {
         let eligible = || {
             self.instances
                 .of_agent(agent)
                 .iter()
-                .filter(|i| !i.is_told_to_stop() && !matches!(i.role, Role::Candidate | Role::Retired))
+                .filter(|i| !i.is_told_to_stop() && !matches!(i.role, Role::Candidate | Role::Retired) && pick(i))
         };
         eligible().rev().find(|i| i.state != InstanceState::Waiting).or_else(|| {
             eligible().rev().find(|i| matches!(&i.task, Some(t) if matches!(t.kind, TaskKind::Start | TaskKind::Run)))

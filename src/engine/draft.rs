@@ -347,8 +347,8 @@ impl<'a> Draft<'a> {
         let bundle = target.bundle.clone();
         let old = self
             .record
-            .now_runs(agent)
-            .filter(|i| i.job_id == job_id && i.is_running() && role != Role::Candidate)
+            .now_runs_in(agent, &job_id)
+            .filter(|_| role != Role::Candidate)
             .map(|i| (i.key(), i.task.clone(), subject(i)));
         let (task, from_version) = match &old {
             Some((key, _, _)) => (TaskKind::Replace, Some(key.version)),

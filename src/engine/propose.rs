@@ -86,6 +86,7 @@ pub(super) fn propose(record: &Record, new: &Candidate) -> Proposal {
     let Some(primary) = primaries(record).max_by_key(|i| i.version) else {
         let why = if record.last_version == 0 { "first version" } else { "no running instance" };
         proposal.mode = Mode::Initial;
+        proposal.job_id = new.requested_job.clone().unwrap_or_else(|| free_job(record, None, &new.deployment_id));
         proposal.mode_reason = why.to_string();
         proposal.changed = roster.into_iter().map(|(agent, _)| (agent, why.to_string())).collect();
         return proposal;
