@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const KEY: &str = "agent-api";
 const AGENTS: [&str; 3] = ["planner", "searcher", "writer"];
 /// How long our make-believe agents take from `starting` to `ready`.
-const START_TAKES: Duration = Duration::from_millis(500);
+const START_TAKES: Duration = Duration::from_millis(700);
 /// The demo takes a few seconds; something is wrong if a step takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -83,7 +83,7 @@ impl Operator {
                 { "from_node": "searcher", "to_node": "writer", "message_type": "findings" },
             ],
             "entrypoints": ["planner"],
-            "policies": { "update": { "max_parallel": 1, "min_healthy_ms": 700, "healthy_deadline_ms": 10000, "progress_deadline_ms": 20000 } },
+            "policies": { "update": { "max_parallel": 1, "min_healthy_ms": 1200, "healthy_deadline_ms": 10000, "progress_deadline_ms": 20000 } },
         });
         let manifest = manifest.to_string();
         self.command(&[&["DEPLOY.DEPLOY", KEY, "MANIFEST", &manifest, "REASON", reason], options].concat())
@@ -241,7 +241,7 @@ fn event_line(event: &Json) -> String {
     let details = ["task", "state", "mode", "strategy", "by", "reason"];
     let details = details.iter().filter_map(|name| Some(format!("{name}={}", event[*name].as_str()?)));
     let line = format!(
-        "    +{:>2}.{:03}s  #{:<3} {:<21} {:<9} v{} {:<8} {}",
+        "    {:>3}.{:03}s  #{:<3} {:<21} {:<9} v{} {:<8} {}",
         since / 1000,
         since % 1000,
         count(&event["revision"]),

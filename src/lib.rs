@@ -8,7 +8,7 @@ pub mod engine;
 pub mod redis;
 pub mod view;
 
-use redis::{callers, coordinators, listing, operators, replication, serve};
+use redis::{blocking, callers, coordinators, listing, operators, replication, serve};
 use redis_module::{redis_module, Context, RedisString, Status};
 
 /// Tests link this library outside a server, where the server's allocator does not exist.
@@ -54,7 +54,8 @@ redis_module! {
         ["deploy.stop",       |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::stop),         "write deny-oom", 1, 1, 1, ""],
         ["deploy.tag",        |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::tag),          "write deny-oom", 1, 1, 1, ""],
         ["deploy.untag",      |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::untag),        "write deny-oom", 1, 1, 1, ""],
-        ["deploy.events",     |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::events),       "readonly",       1, 1, 1, ""],
+        ["deploy.events",     |ctx, args: Vec<RedisString>| serve(ctx, &args, blocking::events),        "readonly blocking", 1, 1, 1, ""],
+        ["deploy.wait",       |ctx, args: Vec<RedisString>| serve(ctx, &args, blocking::wait),          "readonly blocking", 1, 1, 1, ""],
         ["deploy.tasks",      |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::tasks),     "readonly",       1, 1, 1, ""],
         ["deploy.report",     |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::report),    "write deny-oom", 1, 1, 1, ""],
         ["deploy.register",   |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::register),  "write deny-oom", 1, 1, 1, ""],

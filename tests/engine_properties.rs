@@ -18,7 +18,9 @@ use redis_deploy::engine::event::Batch;
 use redis_deploy::engine::health::{Health, InstanceState};
 use redis_deploy::engine::policy::{Amount, HealthCheck, PolicyPatch, Strategy as Rollout};
 use redis_deploy::engine::time::Clock;
-use redis_deploy::engine::{apply, invariants, next_deadline, Change, Command, Event, EventBody, Record, Reply};
+use redis_deploy::engine::{
+    apply, invariants, next_deadline, plan, Change, Command, Context, Event, EventBody, Record, Reply,
+};
 use std::sync::Arc;
 
 /// Manifests of one topology with changing content, of other topologies, with services, per host, and of a batch job.
@@ -72,7 +74,10 @@ enum Asked {
     Operate { what: u8, wrong_id: bool },
     Tag { back: u64, tag: u8 },
     Untag { tag: u8 },
+    /// About somebody, who may be unknown.
     Report { agent: usize, state: usize, back: Option<u64>, attempt: Option<u32>, old_job: bool },
+    /// About one of the instances on the record, exactly.
+    ReportExactly { instance: usize, state: usize, attempt: Option<u32> },
     /// A coordinator that does the open tasks, the first so many of them.
     Work { tasks: usize, well: bool },
     Register { agent: usize, id: u8, status: usize, ttl: Option<u64>, back: Option<u64> },
@@ -110,10 +115,12 @@ fn asked() -> impl Strategy<Value = Asked> {
         5 => deploy,
         3 => (prop::option::of(0u64..4), policy(), prop::option::weighted(0.1, 0u8..3))
             .prop_map(|(back, policy, request)| Asked::Rollback { back, policy, request }),
-        6 => (0u8..7, prop::bool::weighted(0.1)).prop_map(|(what, wrong_id)| Asked::Operate { what, wrong_id }),
+        8 => (0u8..16, prop::bool::weighted(0.1)).prop_map(|(what, wrong_id)| Asked::Operate { what, wrong_id }),
         1 => (0u64..4, 0u8..3).prop_map(|(back, tag)| Asked::Tag { back, tag }),
         1 => (0u8..3).prop_map(|tag| Asked::Untag { tag }),
-        16 => (
+        12 => (0usize..12, 0usize..STATES.len(), prop::option::weighted(0.2, 0u32..4))
+            .prop_map(|(instance, state, attempt)| Asked::ReportExactly { instance, state, attempt }),
+        4 => (
             0usize..AGENTS.len(),
             0usize..STATES.len(),
             prop::option::weighted(0.3, 0u64..3),
@@ -121,30 +128,50 @@ fn asked() -> impl Strategy<Value = Asked> {
             prop::bool::weighted(0.1),
         )
             .prop_map(|(agent, state, back, attempt, old_job)| Asked::Report { agent, state, back, attempt, old_job }),
-        14 => (1usize..6, prop::bool::weighted(0.9)).prop_map(|(tasks, well)| Asked::Work { tasks, well }),
+        10 => (1usize..6, prop::bool::weighted(0.95)).prop_map(|(tasks, well)| Asked::Work { tasks, well }),
         4 => (0usize..4, 0u8..4, 0usize..6, prop::option::of(1u64..3000), prop::option::weighted(0.2, 0u64..2))
             .prop_map(|(agent, id, status, ttl, back)| Asked::Register { agent, id, status, ttl, back }),
         3 => (0u8..4, 0usize..6).prop_map(|(id, status)| Asked::Check { id, status }),
         1 => (0u8..4).prop_map(|id| Asked::Deregister { id }),
-        12 => Just(Asked::Tick),
+        4 => Just(Asked::Tick),
     ]
 }
 
 fn when() -> impl Strategy<Value = When> {
     prop_oneof![
-        8 => prop::sample::select(vec![0i64, 0, 1, 99, 500, 999, 1000, 1001]).prop_map(When::After),
-        2 => prop::sample::select(vec![2500i64, 5000, 10_000, 30_000]).prop_map(When::After),
+        12 => prop::sample::select(vec![0i64, 0, 1, 1, 99, 500, 999, 1000]).prop_map(When::After),
+        1 => prop::sample::select(vec![2500i64, 5000, 10_000, 30_000]).prop_map(When::After),
         1 => prop::sample::select(vec![-1i64, -700, -20_000]).prop_map(When::After),
-        8 => prop::sample::select(vec![0i64, 0, 0, -1, 1, 700]).prop_map(When::Due),
+        4 => prop::sample::select(vec![0i64, 0, 0, -1, 1, 700]).prop_map(When::Due),
     ]
 }
 
+/// One thing that happens; or the coordinators doing all that is to be done for a while, in time.
+fn chunk() -> impl Strategy<Value = Vec<(When, Asked)>> {
+    let steady = (1usize..5).prop_map(|rounds| {
+        let round = [(When::After(1), Asked::Work { tasks: 9, well: true }), (When::Due(0), Asked::Tick)];
+        std::iter::repeat_n(round, rounds).flatten().collect::<Vec<_>>()
+    });
+    prop_oneof![8 => (when(), asked()).prop_map(|one| vec![one]), 1 => steady]
+}
+
 fn history() -> impl Strategy<Value = Vec<(When, Asked)>> {
-    let first = (Just(When::After(0)), asked().prop_filter("a key begins with DEPLOY", |a| matches!(a, Asked::Deploy { .. })));
-    (first, prop::collection::vec((when(), asked()), 1..60)).prop_map(|(first, mut rest)| {
-        rest.insert(0, first);
-        rest
-    })
+    let first = (prop_oneof![9 => 0usize..3, 1 => Just(7)], prop::bool::weighted(0.8)).prop_map(|(manifest, well)| {
+        let deploy = Asked::Deploy {
+            manifest,
+            agents: None,
+            bundle: false,
+            policy: Vec::new(),
+            request: None,
+            if_version: None,
+            tag: None,
+            job: None,
+        };
+        let done = [(When::After(1), Asked::Work { tasks: 9, well: true }), (When::Due(0), Asked::Tick)];
+        std::iter::once((When::After(0), deploy)).chain(done.into_iter().filter(move |_| well)).collect::<Vec<_>>()
+    });
+    (first, prop::collection::vec(chunk(), 1..60))
+        .prop_map(|(first, rest)| first.into_iter().chain(rest.into_iter().flatten()).collect())
 }
 
 fn patch(choices: &[(usize, usize)], quick: bool) -> PolicyPatch {
@@ -159,7 +186,7 @@ fn patch(choices: &[(usize, usize)], quick: bool) -> PolicyPatch {
             0 => patch.strategy = Some([Rollout::Rolling, Rollout::Canary, Rollout::BlueGreen, Rollout::Rolling][*value]),
             1 => patch.max_parallel = Some([Amount::Count(0), Amount::Count(2), Amount::Percent(51), Amount::Count(9)][*value]),
             2 => patch.canary = Some([Amount::Count(0), Amount::Count(1), Amount::Percent(50), Amount::Count(9)][*value]),
-            3 => patch.min_healthy_ms = Some([0, 1, 1000, 9000][*value]),
+            3 => patch.min_healthy_ms = Some([0, 1, 1000, 4999][*value]),
             4 => patch.progress_deadline_ms = Some([0, 5000, 10_000, 20_000][*value]),
             5 => patch.auto_promote = Some(value % 2 == 0),
             6 => patch.auto_revert = Some(value % 2 == 0),
@@ -211,10 +238,10 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
         Asked::Operate { what, wrong_id } => {
             let operate = Operate { id: wrong_id.then(|| Arc::from("dep_other_1")), reason: Some(Arc::from("so")) };
             one(match what {
-                0 | 1 => Command::Promote(operate),
-                2 => Command::Pause(operate),
-                3 | 4 => Command::Resume(operate),
-                5 => Command::Fail(operate),
+                0..=5 => Command::Promote(operate),
+                6..=8 => Command::Pause(operate),
+                9..=12 => Command::Resume(operate),
+                13 | 14 => Command::Fail(operate),
                 _ => Command::Stop(operate),
             })
         }
@@ -228,6 +255,18 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
             attempt: *attempt,
             reason: None,
         })),
+        Asked::ReportExactly { instance, state, attempt } => record.map_or(Vec::new(), |record| {
+            let all: Vec<&Instance> = record.instances.iter().collect();
+            let Some(i) = all.get(instance % all.len().max(1)) else { return Vec::new() };
+            one(Command::Report(Report {
+                agent: i.agent.clone(),
+                state: STATES[*state],
+                version: Some(i.version),
+                job: Some(i.job_id.clone()),
+                attempt: *attempt,
+                reason: None,
+            }))
+        }),
         Asked::Work { tasks, well } => record.map_or(Vec::new(), |record| {
             record.instances.tasks().take(*tasks).map(|instance| Command::Report(work(instance, *well))).collect()
         }),
@@ -435,6 +474,67 @@ fn judge_ticks(world: &World, now: u64) {
     assert_eq!(kinds, tick(world, next - 1).1, "a late tick decides what a punctual one would have");
 }
 
+/// PLAN is the same decision as DEPLOY, without doing it.
+fn judge_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
+    let record = world.record.as_ref();
+    let known = |r: &Record| r.requests.iter().any(|known| asked.request.as_ref() == Some(&known.request));
+    if record.is_some_and(known) {
+        return; // DEPLOY replies from memory, PLAN plans
+    }
+    let context = Context { key: &world.key, now_ms: now, by: &world.by, limits: world.limits };
+    match (plan(record, asked, &context), outcome) {
+        (Err(planned), Outcome::Refused(refused)) => assert_eq!(planned, *refused),
+        (Ok(plan), Outcome::Done(decision)) => {
+            let Reply::Receipt(receipt) = &decision.reply else { panic!("DEPLOY replies a receipt") };
+            assert_eq!((plan.version, plan.mode), (receipt.version, receipt.mode));
+            if plan.mode == Mode::Unchanged {
+                return;
+            }
+            let gone: Vec<&Arc<str>> = events(decision)
+                .filter(|event| event.version == plan.version)
+                .filter_map(|event| match &event.body {
+                    EventBody::TaskIssued { of, task, .. } if *task != TaskKind::Stop => Some(&of.agent),
+                    _ => None,
+                })
+                .collect();
+            let first: Vec<&Arc<str>> = plan.batches.first().map_or(Vec::new(), |batch| batch.agents.iter().collect());
+            assert_eq!(gone, first, "the first batch goes at once");
+            let d = decision.record.deployment.as_ref().expect("one");
+            assert!(d.changed.iter().eq(plan.changed_agents.iter().map(|(agent, _)| agent)));
+            let batched: usize = plan.batches.iter().map(|batch| batch.agents.len()).sum();
+            assert_eq!(batched, if plan.mode == Mode::VersionOnly { 1 } else { d.changed.len() });
+        }
+        (Ok(_), Outcome::Refused(refused)) => panic!("planned, but refused: {refused}"),
+        (Err(refused), Outcome::Done(_)) => panic!("done, but not planned: {refused}"),
+    }
+}
+
+/// What is asked again changes nothing, and is answered the same.
+fn judge_repeat(world: &World, now: u64, command: &Command, reply: &Reply) {
+    let status = world.seen().deployment.as_ref().expect("one").status;
+    let repeats = match command {
+        Command::Pause(_) | Command::Stop(_) => true,
+        Command::Resume(_) => status.is_active(),
+        Command::Promote(_) => matches!(status, Status::Running | Status::Successful),
+        Command::Deploy(Deploy { request, .. }) | Command::Rollback(Rollback { request, .. }) => request.is_some(),
+        Command::Report(report) => report.version.is_some() && report.job.is_some(),
+        Command::Register(_) | Command::Check(_) | Command::Tick => true,
+        _ => false,
+    };
+    if !repeats {
+        return;
+    }
+    let Outcome::Done(again) = world.clone().ask(now, command) else { panic!("refused when repeated: {command:?}") };
+    let receipt = |reply: &Reply| matches!(reply, Reply::Receipt(_)).then(|| reply.clone());
+    assert_eq!(receipt(&again.reply), receipt(reply), "answered the same: {command:?}");
+    // A verdict that is due at this very time comes with the next command, whatever it is.
+    let due = next_deadline(world.seen()).is_some_and(|at| at <= now);
+    assert!(due || again.batch.changes.is_empty(), "nothing changes: {command:?}\n{:#?}", again.batch);
+    if matches!(again.reply, Reply::Changed(_)) {
+        assert_eq!(again.reply, Reply::Changed(false), "known already: {command:?}");
+    }
+}
+
 /// Plays a history; every promise is checked at every step. Gives the world at its end, the time, and what was not refused.
 fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Command)>) {
     let mut world = World::default();
@@ -448,7 +548,12 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
         now = then;
         for command in commands(world.record.as_ref(), asked) {
             let before = world.record.clone();
-            match world.ask(now, &command) {
+            let unasked = world.clone();
+            let outcome = world.ask(now, &command);
+            if let Command::Deploy(deploy) = &command {
+                judge_plan(&unasked, now, deploy, &outcome);
+            }
+            match outcome {
                 Outcome::Refused(_) => assert_eq!(world.record, before, "a refused command changes nothing"),
                 Outcome::Done(decision) => {
                     accepted.push((now, command.clone()));
@@ -464,6 +569,7 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
                     }
                     assert_eq!(Some(&*follower), world.record.as_ref(), "a follower that is fed events is equal");
                     judge_rest(follower);
+                    judge_repeat(&world, now, &command, &decision.reply);
                     if ticks {
                         judge_ticks(&world, now);
                     }

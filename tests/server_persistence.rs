@@ -124,7 +124,7 @@ fn a_restarted_server_goes_on_where_it_was() {
         let mut client = server.client();
         client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
         client.carry_out_until(KEY, "successful");
-        client.deploy(KEY, &manifest(&AGENTS, "large"), &["MIN_HEALTHY_MS", "1500", "CANARY", "1"]);
+        client.deploy(KEY, &manifest(&AGENTS, "large"), &["MIN_HEALTHY_MS", "800", "CANARY", "1", "MAX_PARALLEL", "2"]);
         client.carry_out_tasks(KEY);
         let record = client.status(KEY);
         let (due, revision) = (number(&record["deadlines"]["next_at"]), number(&record["revision"]));

@@ -349,11 +349,11 @@ impl Record {
     /// The version that ROLLBACK without an argument would take (SPEC 4.12).
     pub fn rollback_target(&self) -> Option<u64> {
         let last = self.deployment.as_ref()?.target_version;
-        let asks_for_stable = self.version(last).is_none_or(|v| !v.job_type.is_batch());
+        let after_batch = self.version(last).is_some_and(|v| v.job_type.is_batch());
         self.versions
             .iter()
             .rev()
-            .find(|v| v.number != last && (v.stable || (!asks_for_stable && v.job_type.is_batch())))
+            .find(|v| v.number != last && (v.stable || (after_batch && v.job_type.is_batch())))
             .map(|v| v.number)
     }
 

@@ -13,6 +13,7 @@ use super::propose;
 use super::services::Service;
 use super::strategy::{self, Step};
 use super::time::{Clock, UnixMs};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Who acts where a rule acts (SPEC 5).
@@ -431,10 +432,13 @@ impl<'a> Draft<'a> {
         self.emit(self.target(), EventBody::DeploymentSuccessful { description: Arc::from(description) });
     }
 
-    /// A version that changes nothing may still do without some agents.
+    /// What a successful version does without: agents that it has not, and what came back to life in an older job after
+    /// all of that job had ended, while this one was started beside it.
     pub fn stop_gone(&mut self, gone: &[Arc<str>]) {
-        let of = |agent: &Arc<str>| self.record.instances.of_agent(agent).iter().map(Instance::key);
-        let keys: Vec<InstanceKey> = gone.iter().flat_map(of).collect();
+        let Some(job_id) = self.deployment().map(|d| d.target_job_id.clone()) else { return };
+        let gone: BTreeSet<&Arc<str>> = gone.iter().collect();
+        let is_gone = |i: &&Instance| gone.contains(&i.agent) || i.job_id != job_id;
+        let keys: Vec<InstanceKey> = self.record.instances.iter().filter(is_gone).map(Instance::key).collect();
         for key in keys {
             self.tell_to_stop(&key, Role::Retired, By::auto());
         }

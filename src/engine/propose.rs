@@ -99,7 +99,7 @@ pub(super) fn propose(record: &Record, new: &Candidate) -> Proposal {
     let (mode, why) = match topology {
         Some(why) => (Mode::BlueGreen, why),
         None => {
-            let changed = changed_agents(record, new, &roster, &sources);
+            let changed = changed_agents(record, new, &roster, &sources, &primary.job_id);
             if changed.is_empty() {
                 proposal.mode = Mode::Noop;
                 proposal.mode_reason = "every agent runs this content and is healthy".to_string();
@@ -152,6 +152,7 @@ fn changed_agents(
     new: &Candidate,
     roster: &[(Arc<str>, Arc<str>)],
     sources: &Sources,
+    job_id: &Arc<str>,
 ) -> Vec<(Arc<str>, String)> {
     let nodes = new.manifest.nodes_by_id();
     let old_nodes: BTreeMap<u64, BTreeMap<&str, &manifest::Node>> =
@@ -160,6 +161,9 @@ fn changed_agents(
         let Some(old) = record.now_runs(agent) else { return Some("new agent".to_string()) };
         if !old.state.is_running() {
             return Some(format!("not running: {}", old.state.name()));
+        }
+        if old.job_id != *job_id {
+            return Some(format!("it runs in job {}", old.job_id));
         }
         let Some(version) = record.version(old.version) else { return Some("it runs an unknown version".to_string()) };
         let was = old_nodes.get(&old.version).and_then(|nodes| nodes.get(&*old.node));

@@ -13,6 +13,7 @@
 #![deny(unsafe_code)]
 
 pub mod args;
+pub mod blocking;
 pub mod callers;
 pub mod clock;
 pub mod config;
@@ -212,11 +213,17 @@ fn commit(ctx: Ctx, key: &RedisString, decision: Decision) -> Result<(), Refusal
     if !ctx.replicate(replication::APPLY, key, &payload) {
         return Err(Refusal::Internal("DEPLOY.APPLY, which replicates every change, was renamed or removed".to_string()));
     }
-    if !Key::write(ctx, key).put(stored) {
+    let mut open = Key::write(ctx, key);
+    if !open.put(stored) {
         ctx.log(LogLevel::Warning, &format!("deploy: the server did not store the record of key '{name}'"));
         return Err(Refusal::Internal("the server did not store the record".to_string()));
     }
-    index::set(ctx.selected_db(), name, entry);
+    let db = ctx.selected_db();
+    if let Slot::Ours(stored) = open.slot() {
+        blocking::changed(db, name, stored);
+    }
+    drop(open);
+    index::set(db, name, entry);
     if entry.due().is_some() {
         timers::arm(ctx);
     }

@@ -155,16 +155,3 @@ pub fn version(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let json = args.only_json()?;
     read(call, key, json, |record, _| view::version(record, number).ok_or(Rejection::NoSuchVersion(number)))
 }
-
-pub fn events(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
-    let (mut after, mut count) = (None, None);
-    while let Some(option) = args.option()? {
-        match option.as_str() {
-            "AFTER" => after = Some(args.value_number("AFTER")?),
-            "COUNT" => count = Some(usize::try_from(args.value_positive("COUNT")?).unwrap_or(usize::MAX)),
-            _ => return Err(unknown(&option)),
-        }
-    }
-    read(call, key, false, |record, name| Ok(view::events(record, name, after, count)))
-}

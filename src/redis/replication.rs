@@ -14,7 +14,7 @@ use super::args::Args;
 use super::data_type::{is_newer, Stored};
 use super::ffi::{Ctx, Key, LogLevel, Slot};
 use super::index::{self, Entry};
-use super::{change, timers, Answered, Call, Refusal};
+use super::{blocking, change, timers, Answered, Call, Refusal};
 use crate::codec::{self, DecodeError};
 use crate::engine::{apply as apply_batch, Batch, Change, Command, Record};
 use redis_module::RedisString;
@@ -76,10 +76,11 @@ fn apply_record(ctx: Ctx, key: &RedisString, bytes: &[u8]) -> Result<(), String>
         Err(error) => return Err(error.to_string()),
     };
     let entry = Entry::of(&stored);
-    if !Key::write(ctx, key).replace(stored) {
+    let mut open = Key::write(ctx, key);
+    if !open.replace(stored) {
         return Err("the server did not take the value".to_string());
     }
-    note(ctx, key, entry);
+    note(ctx, key, &open, entry);
     Ok(())
 }
 
@@ -104,10 +105,11 @@ fn apply_changes(ctx: Ctx, key: &RedisString, payload: &[u8]) -> Result<(), Stri
     apply_batch(&mut record, &batch);
     let stored = Stored::Record(record);
     let entry = Entry::of(&stored);
-    if !Key::write(ctx, key).put(stored) {
+    let mut open = Key::write(ctx, key);
+    if !open.put(stored) {
         return Err("the server did not take the value".to_string());
     }
-    note(ctx, key, entry);
+    note(ctx, key, &open, entry);
     Ok(())
 }
 
@@ -128,16 +130,21 @@ fn freeze(ctx: Ctx, key: &RedisString, error: &DecodeError) -> String {
     if let Some(bytes) = bytes {
         let stored = Stored::Opaque { encver: 1, bytes };
         let entry = Entry::of(&stored);
-        if Key::write(ctx, key).put(stored) {
-            note(ctx, key, entry);
+        let mut open = Key::write(ctx, key);
+        if open.put(stored) {
+            note(ctx, key, &open, entry);
         }
     }
     error.to_string()
 }
 
 /// On a server that cannot write the timer looks at the index by itself.
-fn note(ctx: Ctx, key: &RedisString, entry: Entry) {
+fn note(ctx: Ctx, key: &RedisString, open: &Key, entry: Entry) {
     if let Ok(name) = std::str::from_utf8(key.as_slice()) {
-        index::set(ctx.selected_db(), name, entry);
+        let db = ctx.selected_db();
+        index::set(db, name, entry);
+        if let Slot::Ours(stored) = open.slot() {
+            blocking::changed(db, name, stored);
+        }
     }
 }

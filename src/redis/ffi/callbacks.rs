@@ -2,6 +2,7 @@
 //! behind the guard, since a panic that leaves an extern "C" function ends the server.
 
 use super::{api, Ctx, Flags, Key, Slot};
+use crate::redis::blocking;
 use crate::redis::config::{self, NumberConfig};
 use crate::redis::data_type::{self, Stored};
 use crate::redis::guard::{guard, or_else};
@@ -175,7 +176,9 @@ unsafe extern "C" fn unlink(opt: *mut raw::RedisModuleKeyOptCtx, _value: *const 
         // SAFETY: the option context is valid for this call.
         let (name, db) = unsafe { (name(opt), db(opt)) };
         if !name.is_null() {
-            index::remove(db, RedisString::string_as_slice(name));
+            let name = RedisString::string_as_slice(name);
+            index::remove(db, name);
+            blocking::doubt_one(db, name);
             home_db::note_lost();
         }
     });
@@ -226,12 +229,15 @@ pub(super) unsafe extern "C" fn server_event(
                 // SAFETY: this event carries this structure.
                 if let Some(flush) = unsafe { data.cast::<raw::RedisModuleFlushInfo>().as_ref() } {
                     index::flush(flush.dbnum);
+                    blocking::doubt(|place| flush.dbnum < 0 || place.db == flush.dbnum);
                 }
             }
             (raw::REDISMODULE_EVENT_SWAPDB, _) => {
                 // SAFETY: this event carries this structure.
                 if let Some(swap) = unsafe { data.cast::<raw::RedisModuleSwapDbInfo>().as_ref() } {
-                    index::swap(swap.dbnum_first, swap.dbnum_second);
+                    let both = [swap.dbnum_first, swap.dbnum_second];
+                    index::swap(both[0], both[1]);
+                    blocking::doubt(|place| both.contains(&place.db));
                 }
             }
             (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_STARTED) => {
@@ -242,6 +248,7 @@ pub(super) unsafe extern "C" fn server_event(
             }
             (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED) => {
                 index::unstage(true);
+                blocking::doubt(|_| true);
             }
             (raw::REDISMODULE_EVENT_LOADING, raw::REDISMODULE_SUBEVENT_LOADING_ENDED) => {
                 index::verify(ctx);

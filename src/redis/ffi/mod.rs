@@ -9,10 +9,12 @@
 //! memory and does nothing else, and `rdb_save`, `aof_rewrite` in a forked child. A pointer that the server hands over
 //! is valid until the call returns. Function pointers are written once, before OnLoad, and read afterwards.
 
+mod blocked;
 mod callbacks;
 mod key;
 mod register;
 
+pub use blocked::{block, look_again_soon, Blocked};
 pub use callbacks::METHODS;
 pub use key::{Key, Slot};
 pub use register::*;
@@ -78,6 +80,11 @@ impl Flags {
     /// In a script or a transaction, where the server holds its own clock still.
     pub fn is_in_unit(self) -> bool {
         self.has(raw::REDISMODULE_CTX_FLAGS_LUA | raw::REDISMODULE_CTX_FLAGS_MULTI)
+    }
+
+    /// The caller cannot wait: a transaction, a script, or a client that says so.
+    pub fn denies_blocking(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING) || self.is_in_unit()
     }
 
     /// The caller only hands on what happened elsewhere: the primary, the AOF, or a slot on its way here.

@@ -1,0 +1,85 @@
+//! A seeded world with operators, coordinators, agents and a clock, each at its worst, against the engine; after every
+//! event the rules of SPEC 4, as sentences (`simulation/rules.rs`). `scripts/simulate N [SEED]` runs as many seeds as
+//! wanted.
+
+mod simulation;
+
+use simulation::{shrink, words, world};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Mutex;
+
+/// How many seeds a plain `cargo test` lives through.
+const SEEDS: u64 = 20_000;
+/// How many failures are told of; the rest is counted.
+const TOLD: usize = 1;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.trim().parse().ok()
+}
+
+#[test]
+fn every_rule_holds_in_every_world() {
+    let first = number("SIMULATE_SEED").unwrap_or(1);
+    let count = number("SIMULATE_SEEDS").unwrap_or(SEEDS);
+    let all = number("SIMULATE_ALL").is_some_and(|n| n > 0);
+    let threads = number("SIMULATE_THREADS").unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() as u64));
+    let next = AtomicU64::new(first);
+    let inputs = AtomicU64::new(0);
+    let failures = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed - first >= count {
+                    return;
+                }
+                let lived = std::panic::catch_unwind(|| world::live(seed, &BTreeSet::new()));
+                match lived {
+                    Ok(Ok(n)) => {
+                        inputs.fetch_add(n as u64, Ordering::Relaxed);
+                    }
+                    Ok(Err(failure)) => {
+                        failures.lock().expect("no thread panics with it").insert(seed, Some(*failure));
+                    }
+                    Err(_) => {
+                        failures.lock().expect("no thread panics with it").insert(seed, None);
+                    }
+                }
+                if !all && !failures.lock().expect("no thread panics with it").is_empty() {
+                    return;
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().expect("all threads have ended");
+    println!("{} seeds from {first}, {} inputs, {} failures", count, inputs.load(Ordering::Relaxed), failures.len());
+    let mut by_rule: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+    for (seed, failure) in &failures {
+        by_rule.entry(failure.as_ref().map_or("panic", |f| f.broken.rule)).or_default().push(*seed);
+    }
+    for (rule, seeds) in &by_rule {
+        println!("  {rule}: {} seeds, first {}", seeds.len(), seeds[0]);
+    }
+    let mut told = BTreeSet::new();
+    for (seed, failure) in &failures {
+        let Some(failure) = failure else {
+            println!("\nseed {seed} panics");
+            continue;
+        };
+        if (all && !told.insert(failure.broken.rule)) || (!all && told.len() >= TOLD) {
+            continue;
+        }
+        told.insert(failure.broken.rule);
+        let shortest = shrink::shorten(*seed, failure.clone());
+        println!("\nseed {seed} breaks the rule {}: {}", shortest.failure.broken.rule, shortest.failure.broken.words);
+        if !shortest.alone {
+            println!("(the world around these inputs matters: what its processes do is part of the seed)");
+        }
+        for input in &shortest.failure.history {
+            println!("  {}", words::line(input));
+        }
+        println!("run it again: scripts/simulate 1 {seed}");
+    }
+    assert!(failures.is_empty(), "{} of {count} seeds fail; see above", failures.len());
+}

@@ -1,0 +1,918 @@
+//! The rules, one small function each, named by what they say. Those of [`EVENT_RULES`] are asked at every event, with
+//! what was and what is; those of [`COMMAND_RULES`] after every command, of the record that it leaves.
+
+use super::memory::{canaries, key_of, max_parallel, may_fail, Late, Memory, Phase, Rollout, Told, Verdict};
+use redis_deploy::engine::command::{CheckStatus, Command, Limits, Reported};
+use redis_deploy::engine::deployment::{Mode, Role, Status, TaskKind};
+use redis_deploy::engine::event::{AgentReport, Beginning, Event, EventBody};
+use redis_deploy::engine::health::{Health, InstanceState};
+use redis_deploy::engine::history::BATCH_AGENT;
+use redis_deploy::engine::instances::InstanceKey;
+use redis_deploy::engine::policy::{Amount, Strategy};
+use redis_deploy::engine::time::Clock;
+use redis_deploy::engine::{invariants, next_deadline, Batch, Change, Record, Reply};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// One event, between two states.
+pub struct Happening<'a> {
+    pub key: &'a str,
+    /// What was remembered before it.
+    pub memory: &'a Memory,
+    pub before: &'a Record,
+    pub after: &'a Record,
+    pub event: &'a Event,
+    pub command: &'a Command,
+    pub limits: Limits,
+    /// The failure in the same command that no revert has answered yet.
+    pub failed: &'a Option<Failed>,
+}
+
+/// A deployment that failed in this command, and what should follow.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    pub auto_revert: bool,
+    pub is_rollback: bool,
+    pub newest_stable: Option<u64>,
+    pub target: u64,
+    pub description: Arc<str>,
+    /// The record when the failure had cleared up after itself.
+    pub left: Record,
+}
+
+/// One command that was taken, with what it led to.
+pub struct Outcome<'a> {
+    pub memory: &'a Memory,
+    pub before: Option<&'a Record>,
+    pub after: &'a Record,
+    pub second: &'a Record,
+    pub batch: &'a Batch,
+    pub reply: &'a Reply,
+    pub command: &'a Command,
+    pub now: u64,
+    pub failed: &'a Option<Failed>,
+}
+
+impl Outcome<'_> {
+    /// Answered from the memory of REQUEST ids, before anything was looked at.
+    fn is_remembered(&self) -> bool {
+        let request = match self.command {
+            Command::Deploy(deploy) => deploy.request.is_some(),
+            Command::Rollback(rollback) => rollback.request.is_some(),
+            _ => false,
+        };
+        request && self.batch.changes.is_empty()
+    }
+}
+
+pub type Said = Result<(), String>;
+
+macro_rules! must {
+    ($holds:expr, $($words:tt)+) => {
+        if !$holds {
+            return Err(format!($($words)+));
+        }
+    };
+}
+
+macro_rules! rules {
+    ($($name:ident),+ $(,)?) => { &[$((stringify!($name), $name)),+] };
+}
+
+pub const EVENT_RULES: &[(&str, fn(&Happening) -> Said)] = rules![
+    revisions_count_by_one,
+    versions_count_up_without_gap_or_reuse,
+    at_most_one_deployment_is_active,
+    a_beginning_sets_out_to_do_what_differs,
+    a_rollback_brings_a_stable_version_back_as_it_was,
+    a_revert_answers_one_failure_once,
+    no_more_than_max_parallel_without_a_verdict,
+    canaries_go_first_and_alone,
+    tasks_are_given_only_while_running,
+    no_promotion_while_a_canary_is_not_healthy,
+    a_promotion_makes_primaries_and_retires_the_old_side,
+    success_means_that_every_changed_agent_is_healthy,
+    a_failure_has_a_true_cause_and_never_comes_in_a_pause,
+    a_closed_deployment_stays_as_it_ended,
+    the_progress_deadline_never_moves_back,
+    the_progress_deadline_starts_anew_with_progress,
+    a_pause_keeps_what_the_deadlines_had_left,
+    healthy_is_never_said_too_early,
+    unhealthy_has_a_ground,
+    nothing_that_runs_is_forgotten,
+    callers_see_primaries_alone,
+    the_history_keeps_what_is_needed,
+    a_fallback_keeps_what_was_replaced_on_the_old_side,
+];
+
+pub const COMMAND_RULES: &[(&str, fn(&Outcome) -> Said)] = rules![
+    the_second_engine_is_equal,
+    the_account_of_the_rules_agrees,
+    every_running_deployment_has_a_deadline,
+    what_may_go_on_goes_on,
+    healthy_is_said_in_time,
+    what_breaks_is_unhealthy_at_once,
+    what_is_late_is_unhealthy,
+    what_must_fail_has_failed,
+    versions_never_change,
+    a_tick_leaves_nothing_due,
+    an_early_tick_changes_nothing,
+    reports_count_once,
+    a_failure_reverts_or_says_why_not,
+    nothing_of_an_ended_deployment_waits_for_replacement,
+    after_success_each_agent_runs_once_in_one_job,
+    an_agent_has_at_most_two_instances_in_a_job,
+    rollback_target_is_one_that_rollback_takes,
+];
+
+fn beginning(event: &Event) -> Option<&Beginning> {
+    match &event.body {
+        EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => Some(b),
+        _ => None,
+    }
+}
+
+fn rollout<'a>(memory: &'a Memory) -> Result<&'a Rollout, String> {
+    memory.rollout.as_ref().ok_or_else(|| "there is a deployment".to_string())
+}
+
+// ---- at every event ------------------------------------------------------------------------------------------------
+
+/// SPEC 1: the revision goes up by one for each event.
+fn revisions_count_by_one(h: &Happening) -> Said {
+    must!(
+        h.event.revision == h.before.revision + 1 && h.after.revision == h.event.revision,
+        "revision {} follows {}",
+        h.event.revision,
+        h.before.revision
+    );
+    Ok(())
+}
+
+/// SPEC 1: versions are 1, 2, 3 …; a deployment's id is `dep_<key>_<n>`, never used twice.
+fn versions_count_up_without_gap_or_reuse(h: &Happening) -> Said {
+    let Some(b) = beginning(h.event) else { return Ok(()) };
+    let n = h.memory.last_version + 1;
+    must!(b.version.number == n && h.event.version == n, "version {} comes after {}", b.version.number, n - 1);
+    must!(*b.version.deployment_id == format!("dep_{}_{n}", h.key), "deployment id {}", b.version.deployment_id);
+    must!(!h.memory.ids.contains(&b.version.deployment_id), "id {} is used twice", b.version.deployment_id);
+    must!(!b.version.stable, "version {n} is stable before it is successful");
+    Ok(())
+}
+
+/// SPEC 4, 4.8: a new deployment begins only when the one before it has ended.
+fn at_most_one_deployment_is_active(h: &Happening) -> Said {
+    if beginning(h.event).is_none() {
+        return Ok(());
+    }
+    match &h.memory.rollout {
+        Some(r) => must!(matches!(r.phase, Phase::Ended(_)), "{} is still {:?}", r.id, r.phase),
+        None => must!(h.memory.last_version == 0, "the first deployment is the first"),
+    }
+    Ok(())
+}
+
+/// What a version would change, judged in other words than the engine's (SPEC 2 "Changed agents", 4.1, 4.2, 4.5, 4.7).
+pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<str>>) {
+    if target.version.job_type.is_batch() {
+        return (Mode::VersionOnly, Vec::new());
+    }
+    let roster = target.roster();
+    let counts = |i: &&redis_deploy::engine::deployment::Instance| {
+        let told = matches!(&i.task, Some(task) if task.kind == TaskKind::Stop);
+        !told && &*i.agent != BATCH_AGENT && matches!(i.role, Role::Primary | Role::Canary)
+    };
+    let is_left_over =
+        |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting && i.task.is_none();
+    let dead = |state: InstanceState| matches!(state, InstanceState::Failed | InstanceState::Stopped);
+    let Some(source) = record
+        .instances
+        .iter()
+        .filter(counts)
+        .filter(|i| !dead(i.state) && !is_left_over(i))
+        .max_by_key(|i| i.version)
+    else {
+        return (Mode::Initial, roster);
+    };
+    let topology_differs =
+        memory.versions.get(&source.version).is_some_and(|told| told.topology() != target.topology());
+    if topology_differs {
+        return (Mode::BlueGreen, roster);
+    }
+    let is_changed = |agent: &Arc<str>| -> bool {
+        let mine = || record.instances.of_agent(agent).iter().filter(counts);
+        let now = mine()
+            .filter(|i| i.state != InstanceState::Waiting)
+            .max_by_key(|i| i.created)
+            .or_else(|| mine().filter(|i| matches!(&i.task, Some(t) if t.kind == TaskKind::Start)).max_by_key(|i| i.created));
+        let Some(now) = now else { return true };
+        let Some(old) = memory.versions.get(&now.version) else { return true };
+        let node = agent.split('@').next().unwrap_or(agent);
+        dead(now.state)
+            || now.health != Health::Healthy
+            || now.job_id != source.job_id
+            || old.content_of(node) != target.content_of(node)
+            || old.version.bundle != target.version.bundle
+    };
+    let changed: Vec<Arc<str>> = roster.iter().filter(|agent| is_changed(agent)).cloned().collect();
+    match target.version.policy.strategy {
+        _ if changed.is_empty() => (Mode::Noop, changed),
+        Strategy::BlueGreen => (Mode::BlueGreen, roster),
+        _ => (Mode::InPlace, changed),
+    }
+}
+
+/// SPEC 2, 4.1, 4.2, 4.5, 4.6: the mode and the changed agents are what the difference to what now runs asks for.
+fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
+    let Some(b) = beginning(h.event) else { return Ok(()) };
+    let manifest = Arc::new(serde_json::from_str(b.version.content.text()).unwrap_or_default());
+    let told = Told { version: b.version.clone(), stable: false, manifest };
+    let (mode, changed) = judge(h.memory, h.before, &told);
+    must!(b.mode == mode, "mode is {}, and {} is due", b.mode.name(), mode.name());
+    must!(*b.changed == *changed, "changed agents are {:?}, and {changed:?} differ", b.changed);
+    let n = canaries(&b.version.policy, changed.len());
+    let expected = if matches!(mode, Mode::InPlace | Mode::BlueGreen) { n } else { 0 };
+    must!(b.canaries as usize == expected, "{} canaries of {} changed agents, and {expected} are asked", b.canaries, changed.len());
+    let strategy = if mode == Mode::BlueGreen { Strategy::BlueGreen } else { b.version.policy.strategy };
+    must!(b.strategy == strategy && b.requested_strategy == b.version.policy.strategy, "strategy is {:?}", b.strategy);
+    let same_job = matches!(mode, Mode::InPlace | Mode::Noop);
+    let left_over = |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting && i.task.is_none();
+    let taken = h.before.instances.iter().any(|i| i.job_id == b.version.job_id && i.state.is_running() && !left_over(i));
+    must!(same_job || mode == Mode::VersionOnly || !taken, "job {} of a {} has instances already", b.version.job_id, mode.name());
+    Ok(())
+}
+
+/// SPEC 4.12: the old one's manifest, bundle and policy less its canary; stable before; no tag.
+fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
+    let Some(b) = beginning(h.event) else { return Ok(()) };
+    let Some(of) = b.version.rollback_of else { return Ok(()) };
+    let Some(old) = h.memory.versions.get(&of) else { return Err(format!("version {of} was recorded")) };
+    must!(old.stable || old.version.job_type.is_batch(), "version {of} was stable");
+    must!(old.version.content.text() == b.version.content.text(), "the manifest is that of version {of}");
+    must!(old.version.bundle == b.version.bundle && old.version.agents == b.version.agents, "bundle and agents are those of {of}");
+    must!(b.version.tag.is_none(), "a rollback takes no tag along");
+    if !matches!(h.command, Command::Rollback(_)) {
+        must!(matches!(b.version.policy.canary, Amount::Count(0)), "a revert has no canary");
+        must!(b.version.policy.strategy != Strategy::Canary, "a revert does not wait");
+        must!(b.cause.is_some(), "a revert names its cause");
+    }
+    Ok(())
+}
+
+/// SPEC 4.11: a revert follows a failure in the same step, once, to the newest stable version, and never another revert.
+fn a_revert_answers_one_failure_once(h: &Happening) -> Said {
+    let EventBody::RollbackStarted { rollback_of, cause: Some(_), .. } = &h.event.body else { return Ok(()) };
+    let Some(failed) = h.failed else { return Err("nothing failed in this step".to_string()) };
+    must!(failed.auto_revert, "nobody asked for a revert");
+    must!(!failed.is_rollback, "a rollback never reverts");
+    must!(failed.newest_stable == Some(*rollback_of), "it reverts to {rollback_of}, and {:?} is the newest stable", failed.newest_stable);
+    Ok(())
+}
+
+/// SPEC 4.3: fewer than `max_parallel` replaced instances are without a healthy verdict, and none is unhealthy.
+fn no_more_than_max_parallel_without_a_verdict(h: &Happening) -> Said {
+    let EventBody::TaskIssued { task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else { return Ok(()) };
+    let r = rollout(h.memory)?;
+    if r.mode != Mode::InPlace || (r.canaries > 0 && !r.promoted) {
+        return Ok(());
+    }
+    let without = h.memory.own().filter(|(_, seen)| seen.verdict != Verdict::Healthy).count();
+    let unhealthy = h.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
+    let most = max_parallel(&r.policy, r.changed.len());
+    must!(unhealthy == 0, "{unhealthy} unhealthy, and another one goes");
+    must!(without < most, "{without} without a verdict of {most} allowed, and another one goes");
+    Ok(())
+}
+
+/// SPEC 4.4, 4.5: in place, the first `canary` changed agents go, as canaries, and nothing else before the promotion;
+/// in blue-green all are candidates; everything else is primary.
+fn canaries_go_first_and_alone(h: &Happening) -> Said {
+    let EventBody::TaskIssued { of, task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else { return Ok(()) };
+    let r = rollout(h.memory)?;
+    must!(h.event.version == r.target && of.job_id == r.job, "a task is for the target, in its job");
+    let place = h.memory.own().count();
+    must!(r.changed.get(place) == Some(&of.agent), "{} goes at place {place} of {:?}", of.agent, r.changed);
+    let role = match r.mode {
+        Mode::BlueGreen => Role::Candidate,
+        Mode::InPlace if r.canaries > 0 && !r.promoted => Role::Canary,
+        _ => Role::Primary,
+    };
+    must!(of.role == role, "{} goes as {}, not as {}", of.agent, of.role.name(), role.name());
+    must!(role != Role::Canary || place < r.canaries, "{place} canaries are there of {}", r.canaries);
+    Ok(())
+}
+
+/// SPEC 4.13: no new tasks while paused; and none to start or replace unless a deployment runs.
+fn tasks_are_given_only_while_running(h: &Happening) -> Said {
+    let EventBody::TaskIssued { task, .. } = &h.event.body else { return Ok(()) };
+    let r = rollout(h.memory)?;
+    must!(!matches!(r.phase, Phase::Paused { .. }), "a task in a pause");
+    if matches!(task, TaskKind::Start | TaskKind::Replace) {
+        must!(r.phase == Phase::Running, "a {} task while {:?}", task.name(), r.phase);
+    }
+    Ok(())
+}
+
+/// SPEC 4.4, 4.5: promoted, or waiting for it, only with every canary healthy.
+fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
+    let awaits = matches!(&h.event.body, EventBody::AwaitingPromotion { .. });
+    if !awaits && !matches!(&h.event.body, EventBody::DeploymentPromoted { .. }) {
+        return Ok(());
+    }
+    let r = rollout(h.memory)?;
+    must!(!r.promoted, "it is promoted already");
+    let desired = if r.mode == Mode::BlueGreen { r.changed.len() } else { r.canaries };
+    let healthy = h.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
+    must!(healthy == desired && h.memory.own().count() == desired, "{healthy} of {desired} are healthy");
+    let waits = r.canaries > 0 && !r.policy.auto_promote;
+    if awaits {
+        must!(r.phase == Phase::Running && waits, "nothing to wait for while {:?}", r.phase);
+    } else if matches!(h.command, Command::Promote(_)) {
+        must!(matches!(r.phase, Phase::Awaiting | Phase::Running), "promoted while {:?}", r.phase);
+    } else {
+        must!(r.phase == Phase::Running && !waits, "it waits for a person");
+    }
+    Ok(())
+}
+
+/// SPEC 4.4, 4.5: candidates and canaries become primary, and in blue-green the old side is retired, in one step.
+fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
+    if !matches!(&h.event.body, EventBody::DeploymentPromoted { .. }) {
+        return Ok(());
+    }
+    let r = rollout(h.memory)?;
+    for i in h.after.instances.iter() {
+        let own = h.memory.is_own(&i.key());
+        if own {
+            must!(i.role == Role::Primary, "{} is {} after the promotion", i.agent, i.role.name());
+        } else if r.mode == Mode::BlueGreen {
+            must!(i.role != Role::Primary || i.is_told_to_stop(), "old {} is primary after the promotion", i.agent);
+        }
+    }
+    Ok(())
+}
+
+/// SPEC 4.3: successful is a deployment whose changed agents are all healthy.
+fn success_means_that_every_changed_agent_is_healthy(h: &Happening) -> Said {
+    if !matches!(&h.event.body, EventBody::DeploymentSuccessful { .. }) {
+        return Ok(());
+    }
+    let r = rollout(h.memory)?;
+    must!(r.phase == Phase::Running, "successful while {:?}", r.phase);
+    must!(r.mode != Mode::BlueGreen || r.promoted, "blue-green is successful by a promotion");
+    must!(r.mode != Mode::InPlace || r.canaries == 0 || r.promoted, "canaries are promoted before success");
+    for agent in &r.changed {
+        let key = InstanceKey { agent: agent.clone(), version: r.target, job_id: r.job.clone() };
+        let verdict = h.memory.instances.get(&key).map(|seen| seen.verdict);
+        must!(verdict == Some(Verdict::Healthy), "{agent} is {verdict:?}");
+    }
+    Ok(())
+}
+
+/// SPEC 4.10, 4.13: the cause on the record is the true one; nothing fails a paused deployment but an operator.
+fn a_failure_has_a_true_cause_and_never_comes_in_a_pause(h: &Happening) -> Said {
+    let EventBody::DeploymentFailed { cause, .. } = &h.event.body else { return Ok(()) };
+    let r = rollout(h.memory)?;
+    let progress = h.before.deployment.as_ref().and_then(|d| d.progress.at());
+    let passed = progress.is_some_and(|at| at <= h.event.at);
+    let by_command = matches!(h.command, Command::Fail(_));
+    must!(!matches!(r.phase, Phase::Ended(_)), "it has ended already");
+    must!(may_fail(r, *cause, passed, by_command), "cause {} while {:?}", cause.name(), r.phase);
+    Ok(())
+}
+
+/// SPEC 4.14: later reports change neither status nor cause, nor how and when it ended.
+fn a_closed_deployment_stays_as_it_ended(h: &Happening) -> Said {
+    let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
+    if was.status.is_active() || beginning(h.event).is_some() {
+        return Ok(());
+    }
+    let ended = |d: &redis_deploy::engine::deployment::Deployment| {
+        (d.id.clone(), d.status, d.cause, d.ended.clone(), d.finished_at, d.reason.clone(), d.mode, d.promoted, d.target_job_id.clone())
+    };
+    must!(ended(was) == ended(is), "{} was {} and changes", was.id, was.status.name());
+    Ok(())
+}
+
+/// SPEC 4.10: it never moves back, whatever the server's clock does.
+fn the_progress_deadline_never_moves_back(h: &Happening) -> Said {
+    let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
+    if was.id != is.id {
+        return Ok(());
+    }
+    if let (Clock::Running { at: was }, Clock::Running { at: is }) = (was.progress, is.progress) {
+        must!(is >= was, "from {was} to {is}");
+    }
+    if let (Clock::Held { left_ms: was }, Clock::Held { left_ms: is }) = (was.progress, is.progress) {
+        must!(is >= was, "from {was} ms left to {is}");
+    }
+    Ok(())
+}
+
+/// SPEC 4.10: it starts with the deployment, and anew at the first health of an instance, at promotion, and (4.4) when a
+/// canary is lost; it does not run while awaiting promotion.
+fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
+    let Some(is) = &h.after.deployment else { return Ok(()) };
+    let ms = is.policy.progress_deadline_ms;
+    let full = if ms == 0 { None } else { Some(h.event.at + ms) };
+    let first_health = |key: &InstanceKey| {
+        h.memory.is_own(key) && h.memory.instances.get(key).is_some_and(|seen| !seen.ever_healthy)
+    };
+    match &h.event.body {
+        EventBody::DeploymentStarted(_) => must!(is.progress.at() == full, "{:?} at the start", is.progress),
+        EventBody::AgentHealthy { of, .. } => {
+            let runs = matches!(&h.memory.rollout, Some(r) if r.phase == Phase::Running);
+            if runs && first_health(&key_of(of, h.event.version)) {
+                must!(is.progress.at() >= full, "{:?} after a first health", is.progress);
+            } else if let Some(was) = &h.before.deployment {
+                let held = matches!(&h.memory.rollout, Some(r) if matches!(r.phase, Phase::Paused { .. }));
+                must!(held || is.progress == was.progress, "{:?} becomes {:?} without progress", was.progress, is.progress);
+            }
+        }
+        EventBody::DeploymentPromoted { .. } => must!(is.progress.at() >= full, "{:?} after the promotion", is.progress),
+        EventBody::AwaitingPromotion { .. } => must!(is.progress == Clock::Off, "{:?} while awaiting", is.progress),
+        EventBody::AgentUnhealthy { .. } => {
+            let reopened = matches!(&h.memory.rollout, Some(r) if r.phase == Phase::Awaiting) && is.status == Status::Running;
+            must!(!reopened || is.progress.at() == full, "{:?} after a canary was lost", is.progress);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// SPEC 4.13: at resume each deadline has what it had left.
+fn a_pause_keeps_what_the_deadlines_had_left(h: &Happening) -> Said {
+    let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
+    match &h.event.body {
+        EventBody::DeploymentPaused { .. } => {
+            let left = was.progress.at().map(|at| at.saturating_sub(h.event.at));
+            let held = matches!(is.progress, Clock::Held { left_ms } if Some(left_ms) == left);
+            must!(held || left.is_none() && is.progress == Clock::Off, "{:?} becomes {:?}", was.progress, is.progress);
+        }
+        EventBody::DeploymentResumed { .. } => {
+            let expected = match was.progress {
+                Clock::Held { left_ms } => Clock::Running { at: h.event.at + left_ms },
+                other => other,
+            };
+            must!(is.progress == expected, "{:?} becomes {:?}", was.progress, is.progress);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// SPEC 4.9: not before `min_healthy_ms` of unbroken wellness.
+fn healthy_is_never_said_too_early(h: &Happening) -> Said {
+    let EventBody::AgentHealthy { of, .. } = &h.event.body else { return Ok(()) };
+    let key = key_of(of, h.event.version);
+    let Some(seen) = h.memory.instances.get(&key) else { return Err(format!("{} is on the record", of.agent)) };
+    let min = h.memory.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
+    must!(seen.verdict != Verdict::Healthy, "{} is healthy already", of.agent);
+    must!(!seen.told_to_stop, "{} is told to stop", of.agent);
+    let Some(since) = seen.well_since else { return Err(format!("not all is well with {}", of.agent)) };
+    must!(h.event.at >= since + min, "{} is well since {} ms, of {min}", of.agent, h.event.at.saturating_sub(since));
+    Ok(())
+}
+
+/// SPEC 4.9: unhealthy is what was late, or healthy and is not well any more, or has ended.
+fn unhealthy_has_a_ground(h: &Happening) -> Said {
+    let EventBody::AgentUnhealthy { of, .. } = &h.event.body else { return Ok(()) };
+    let key = key_of(of, h.event.version);
+    let Some(seen) = h.memory.instances.get(&key) else { return Err(format!("{} is on the record", of.agent)) };
+    let late = matches!(seen.late, Late::At(at) if at <= h.event.at);
+    let broke = seen.verdict == Verdict::Healthy && seen.well_since.is_none_or(|since| since == h.event.at);
+    let ended = matches!(seen.state, InstanceState::Failed | InstanceState::Stopped);
+    must!(late || broke || ended, "{} is {:?}, {:?}, well since {:?}", of.agent, seen.verdict, seen.late, seen.well_since);
+    Ok(())
+}
+
+/// SPEC 4.3: an instance leaves when it has stopped, when its successor first reports, or when nobody took it up.
+fn nothing_that_runs_is_forgotten(h: &Happening) -> Said {
+    if h.before.instances.len() == h.after.instances.len() && !matches!(&h.event.body, EventBody::TaskIssued { .. }) {
+        return Ok(());
+    }
+    for gone in h.before.instances.iter().filter(|i| h.after.instances.get(&i.key()).is_none()) {
+        let newer_reports = match &h.event.body {
+            EventBody::AgentState { of, .. } => {
+                let key = key_of(of, h.event.version);
+                let first = h.before.instances.get(&key).is_some_and(|i| i.state == InstanceState::Waiting && i.created > gone.created);
+                let same_job = of.job_id == gone.job_id;
+                of.agent == gone.agent && first && (same_job || !gone.state.is_running())
+            }
+            _ => false,
+        };
+        let stops = matches!(&h.event.body, EventBody::AgentState { of, state: AgentReport::State(InstanceState::Stopped), .. }
+            if key_of(of, h.event.version) == gone.key());
+        let has_stopped = gone.state == InstanceState::Stopped && matches!(&h.event.body, EventBody::TaskDone { .. });
+        let never_ran = gone.state == InstanceState::Waiting
+            && (beginning(h.event).is_some() && gone.task.is_none()
+                || matches!(&h.event.body, EventBody::TaskDone { withdrawn: true, .. }));
+        let batch = &*gone.agent == BATCH_AGENT && matches!(&h.event.body, EventBody::TaskDone { .. });
+        must!(
+            newer_reports || stops || has_stopped || never_ran || batch,
+            "{} of version {} in {} leaves while {}",
+            gone.agent,
+            gone.version,
+            gone.job_id,
+            gone.state.name()
+        );
+    }
+    Ok(())
+}
+
+/// What RESOLVE shows without options: the passing services of primaries.
+fn view(record: &Record) -> BTreeMap<&Arc<str>, &InstanceKey> {
+    let shown = |owner: &InstanceKey| record.instances.get(owner).is_some_and(|i| i.role == Role::Primary);
+    record
+        .services
+        .iter()
+        .filter(|s| s.status == CheckStatus::Passing && shown(&s.owner))
+        .map(|s| (&s.instance, &s.owner))
+        .collect()
+}
+
+/// SPEC 3 RESOLVE, 4.4, 4.5: canaries and candidates are hidden until the promotion, which flips all in one step; a task
+/// alone changes nothing for callers.
+fn callers_see_primaries_alone(h: &Happening) -> Said {
+    if h.before.services.is_empty() && h.after.services.is_empty() {
+        return Ok(());
+    }
+    let (was, is) = (view(h.before), view(h.after));
+    let Some(r) = &h.memory.rollout else { return Ok(()) };
+    match &h.event.body {
+        EventBody::DeploymentPromoted { .. } => {
+            let old = is.values().find(|owner| r.mode == Mode::BlueGreen && !h.memory.is_own(owner));
+            must!(old.is_none(), "{old:?} is shown after the promotion");
+        }
+        EventBody::TaskIssued { task: TaskKind::Start | TaskKind::Replace, .. } => {
+            must!(was == is, "a task alone changes what callers see");
+        }
+        EventBody::FallbackBlueGreen { .. } => must!(was == is, "a fallback changes what callers see"),
+        _ if beginning(h.event).is_some() => {}
+        _ => {
+            let hidden = r.mode == Mode::BlueGreen || (r.mode == Mode::InPlace && r.canaries > 0);
+            let early = is.values().find(|owner| hidden && !r.promoted && h.memory.is_own(owner));
+            must!(early.is_none(), "{early:?} is shown before the promotion");
+        }
+    }
+    Ok(())
+}
+
+/// SPEC 8 "Tags": never trimmed are tagged, current, newest stable and target versions, and what agents run.
+fn the_history_keeps_what_is_needed(h: &Happening) -> Said {
+    let Some(b) = beginning(h.event) else { return Ok(()) };
+    let target = b.version.number;
+    let stable = h.memory.newest_stable();
+    for number in &b.trimmed {
+        must!(h.before.version(*number).is_some(), "version {number} is trimmed twice");
+        must!(!h.memory.tags.values().any(|tagged| tagged == number), "tagged version {number} is trimmed");
+        must!(Some(*number) != stable, "stable version {number} is trimmed");
+        must!(Some(*number) != h.before.current_version, "current version {number} is trimmed");
+        must!(!h.before.instances.iter().any(|i| i.version == *number), "version {number} is trimmed while it runs");
+    }
+    must!(!b.trimmed.contains(&target), "the target is trimmed");
+    let needed = |number: u64| {
+        h.memory.tags.values().any(|tagged| *tagged == number)
+            || Some(number) == stable
+            || Some(number) == h.before.current_version
+            || h.before.instances.iter().any(|i| i.version == number)
+    };
+    let kept = h.before.versions.iter().filter(|v| !b.trimmed.contains(&v.number));
+    let spare = kept.clone().filter(|v| !needed(v.number)).count();
+    must!(kept.count() < h.limits.history_max || spare == 0, "the history is longer than {}", h.limits.history_max);
+    must!(
+        b.trimmed.is_empty() || h.before.versions.len() + 1 - b.trimmed.len() >= h.limits.history_max,
+        "more is trimmed than has to be"
+    );
+    Ok(())
+}
+
+/// SPEC 4.6: what was already replaced counts to the old side; the whole target starts in a second job.
+fn a_fallback_keeps_what_was_replaced_on_the_old_side(h: &Happening) -> Said {
+    let EventBody::FallbackBlueGreen { job_id, changed, .. } = &h.event.body else { return Ok(()) };
+    let r = rollout(h.memory)?;
+    must!(r.mode == Mode::InPlace && r.phase == Phase::Running && r.unsafe_reported, "nobody reported unsafe");
+    must!(!h.before.instances.iter().any(|i| i.job_id == *job_id), "job {job_id} has instances already");
+    let roster = h.memory.versions.get(&r.target).map(|told| told.roster()).unwrap_or_default();
+    must!(**changed == *roster, "{changed:?} start, of {roster:?}");
+    Ok(())
+}
+
+// ---- after every command -------------------------------------------------------------------------------------------
+
+/// SPEC 5: the events leave nothing out.
+fn the_second_engine_is_equal(o: &Outcome) -> Said {
+    must!(o.second == o.after, "the engine that was fed with events differs");
+    Ok(())
+}
+
+/// Status, verdicts and services as told by the events alone are those of the record.
+fn the_account_of_the_rules_agrees(o: &Outcome) -> Said {
+    let (r, Some(d)) = (rollout(o.memory)?, &o.after.deployment) else { return Ok(()) };
+    let status = match r.phase {
+        Phase::Running => Status::Running,
+        Phase::Awaiting => Status::AwaitingPromotion,
+        Phase::Paused { .. } => Status::Paused,
+        Phase::Ended(status) => status,
+    };
+    must!(d.status == status, "status is {}, and {} was said", d.status.name(), status.name());
+    must!(d.id == r.id && d.target_version == r.target && d.target_job_id == r.job, "it is about another deployment");
+    must!(o.after.last_version == o.memory.last_version, "the last version is {}", o.after.last_version);
+    for i in o.after.instances.iter() {
+        let Some(seen) = o.memory.instances.get(&i.key()) else { return Err(format!("{} was never said to be there", i.agent)) };
+        let verdict = match i.health {
+            Health::Pending => Verdict::Pending,
+            Health::Healthy => Verdict::Healthy,
+            Health::Unhealthy => Verdict::Unhealthy,
+        };
+        must!(seen.verdict == verdict, "{} is {}, and {:?} was said", i.agent, i.health.name(), seen.verdict);
+        must!(seen.state == i.state && seen.attempt == i.attempt, "{} is {}", i.agent, i.state.name());
+        must!(seen.told_to_stop == i.is_told_to_stop(), "{} told to stop: {}", i.agent, i.is_told_to_stop());
+    }
+    must!(
+        o.after.services.iter().map(|s| &s.instance).eq(o.memory.services.keys()),
+        "services left or came without an event"
+    );
+    Ok(())
+}
+
+/// The rule: every active, unpaused, not awaiting deployment has a deadline, so it always ends.
+fn every_running_deployment_has_a_deadline(o: &Outcome) -> Said {
+    let r = rollout(o.memory)?;
+    must!(r.phase != Phase::Running || next_deadline(o.after).is_some(), "{} runs without a deadline", r.id);
+    Ok(())
+}
+
+/// SPEC 4.3 to 4.5, 4.13: as soon as something may go on, it does.
+fn what_may_go_on_goes_on(o: &Outcome) -> Said {
+    let r = rollout(o.memory)?;
+    let placed = o.memory.own().count();
+    let healthy = o.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
+    let unhealthy = o.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
+    let all = r.changed.len();
+    let canary_phase = r.mode == Mode::InPlace && r.canaries > 0 && !r.promoted;
+    match r.phase {
+        Phase::Running => {
+            let desired = if canary_phase { r.canaries } else { all };
+            must!(healthy < desired, "all {desired} are healthy, and {} is still running", r.id);
+            must!(!r.unsafe_reported, "the fallback is due");
+            if r.mode == Mode::InPlace && !canary_phase {
+                let most = max_parallel(&r.policy, all);
+                must!(
+                    unhealthy > 0 || placed == all || placed - healthy >= most,
+                    "{placed} of {all} went, {healthy} are healthy, and nobody goes"
+                );
+            } else {
+                must!(placed == desired, "{placed} of {desired} went");
+            }
+        }
+        Phase::Awaiting => {
+            let desired = if r.mode == Mode::BlueGreen { all } else { r.canaries };
+            must!(healthy == desired && placed == desired, "{healthy} of {desired} canaries are healthy while awaiting");
+            must!(!r.policy.auto_promote && !r.promoted && !r.agent_failed, "{} waits for nothing", r.id);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// SPEC 4.9: healthy at most one timer tick after `min_healthy_ms` of wellness.
+fn healthy_is_said_in_time(o: &Outcome) -> Said {
+    if o.is_remembered() {
+        return Ok(());
+    }
+    for (key, seen) in &o.memory.instances {
+        let min = o.memory.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
+        let Some(since) = seen.well_since else { continue };
+        let due = since + min;
+        let passed = if matches!(o.command, Command::Tick) { due <= o.now } else { due < o.now };
+        let counts = !seen.told_to_stop && &*key.agent != BATCH_AGENT;
+        must!(!(counts && passed) || seen.verdict == Verdict::Healthy, "{} is well since {} ms, of {min}", key.agent, o.now - since);
+    }
+    Ok(())
+}
+
+/// SPEC 4.9: healthy, then not ready or not passing: unhealthy at once.
+fn what_breaks_is_unhealthy_at_once(o: &Outcome) -> Said {
+    for (key, seen) in &o.memory.instances {
+        let broke = seen.verdict == Verdict::Healthy && seen.well_since.is_none() && !seen.told_to_stop;
+        must!(!broke, "{} is healthy, and not all is well with it", key.agent);
+        let ended = matches!(seen.state, InstanceState::Failed | InstanceState::Stopped);
+        let judged = seen.verdict == Verdict::Unhealthy || seen.told_to_stop || &*key.agent == BATCH_AGENT;
+        must!(!ended || judged, "{} is {}, and {:?}", key.agent, seen.state.name(), seen.verdict);
+    }
+    Ok(())
+}
+
+/// SPEC 4.9: not healthy within `healthy_deadline_ms` of its task: unhealthy. The deadline does not run in a pause.
+fn what_is_late_is_unhealthy(o: &Outcome) -> Said {
+    if o.is_remembered() {
+        return Ok(());
+    }
+    for (key, seen) in &o.memory.instances {
+        let Late::At(at) = seen.late else { continue };
+        let passed = if matches!(o.command, Command::Tick) { at <= o.now } else { at < o.now };
+        must!(!passed, "{} is {} ms late, and {:?}", key.agent, o.now - at, seen.verdict);
+    }
+    Ok(())
+}
+
+/// SPEC 4.10: a report `failed`, an unhealthy instance without a progress deadline, a passed deadline: failed.
+fn what_must_fail_has_failed(o: &Outcome) -> Said {
+    let r = rollout(o.memory)?;
+    if !matches!(r.phase, Phase::Running | Phase::Awaiting) || o.is_remembered() {
+        return Ok(());
+    }
+    must!(!r.agent_failed, "an agent failed");
+    must!(!(r.policy.progress_deadline_ms == 0 && r.was_unhealthy), "an agent is unhealthy, and there is no progress deadline");
+    let progress = o.after.deployment.as_ref().and_then(|d| d.progress.at());
+    must!(progress.is_none_or(|at| at >= o.now), "the progress deadline has passed");
+    Ok(())
+}
+
+/// SPEC 1: a version is never changed, except its `stable` flag and its tag (and what became of it).
+fn versions_never_change(o: &Outcome) -> Said {
+    for v in &o.after.versions {
+        let Some(told) = o.memory.versions.get(&v.number) else { return Err(format!("version {} came without an event", v.number)) };
+        let was = &told.version;
+        let same = was.content == v.content
+            && was.policy == v.policy
+            && was.bundle == v.bundle
+            && was.agents == v.agents
+            && was.deployment_id == v.deployment_id
+            && was.rollback_of == v.rollback_of
+            && was.submitted_at == v.submitted_at
+            && was.by == v.by
+            && was.reason == v.reason;
+        must!(same, "version {} changed", v.number);
+        must!(v.stable == told.stable, "version {} is stable: {}, and it was {}", v.number, v.stable, told.stable);
+        let tag = o.memory.tags.iter().find(|(_, n)| **n == v.number).map(|(tag, _)| tag);
+        must!(v.tag.as_ref() == tag, "version {} has tag {:?}, and {tag:?} was given", v.number, v.tag);
+    }
+    Ok(())
+}
+
+/// SPEC 4.9: a tick does all that is due.
+fn a_tick_leaves_nothing_due(o: &Outcome) -> Said {
+    if matches!(o.command, Command::Tick) {
+        let next = next_deadline(o.after);
+        // Without `min_healthy_ms`, what a tick lets begin may be due in the same millisecond, at the next tick.
+        must!(next.is_none_or(|at| at > o.now), "{next:?} is due at {}", o.now);
+    }
+    Ok(())
+}
+
+/// A tick before anything is due changes nothing.
+fn an_early_tick_changes_nothing(o: &Outcome) -> Said {
+    if matches!(o.command, Command::Tick) {
+        let due = o.before.and_then(next_deadline).is_some_and(|at| at <= o.now);
+        must!(due != o.batch.changes.is_empty(), "a tick at {} changed {} things", o.now, o.batch.changes.len());
+    }
+    Ok(())
+}
+
+/// SPEC 3 REPORT, 8 "Attempts": 1 where it changed something, 0 where it was known already or stale.
+fn reports_count_once(o: &Outcome) -> Said {
+    let (Command::Report(report), Reply::Changed(changed), Some(before)) = (o.command, o.reply, o.before) else {
+        return Ok(());
+    };
+    let events = || o.batch.changes.iter().filter_map(|c| match c {
+        Change::Event(event) => Some(event),
+        Change::Note(_) => None,
+    });
+    let said = events().filter(|e| matches!(&e.body, EventBody::AgentState { .. })).count();
+    must!(said == usize::from(*changed), "the reply is {changed}, and {said} states were said");
+    let (Some(version), Some(job)) = (report.version, &report.job) else { return Ok(()) };
+    let key = InstanceKey { agent: report.agent.clone(), version, job_id: job.clone() };
+    if events().any(|e| beginning(e).is_some()) {
+        return Ok(()); // time that had passed made another record of it
+    }
+    let Some(i) = before.instances.get(&key) else {
+        must!(!changed, "a report about an instance that is not there counts");
+        return Ok(());
+    };
+    let state = match report.state {
+        Reported::Starting => InstanceState::Starting,
+        Reported::Ready => InstanceState::Ready,
+        Reported::Unready => InstanceState::Unready,
+        Reported::Failed => InstanceState::Failed,
+        Reported::Stopped => InstanceState::Stopped,
+        Reported::Completed | Reported::Unsafe => return Ok(()),
+    };
+    let stale = match report.attempt {
+        Some(given) if state == InstanceState::Starting => given <= i.attempt,
+        Some(given) => given < i.attempt,
+        None => false,
+    };
+    must!(!(stale && *changed), "a stale report counts");
+    let known = i.state == state && report.attempt.is_none_or(|given| given == i.attempt);
+    let told = i.is_told_to_stop();
+    if state != InstanceState::Stopped && &*i.agent != BATCH_AGENT {
+        must!(!(known && *changed), "a known report counts");
+        must!(stale || known || *changed || report.attempt == Some(0), "a new report does not count");
+    } else if state == InstanceState::Stopped && told && !stale {
+        must!(*changed, "what was told to stop has stopped, and it does not count");
+    }
+    Ok(())
+}
+
+/// SPEC 4.11: with `auto_revert` the newest stable version comes back, unless nothing would change.
+fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
+    let Some(failed) = o.failed else { return Ok(()) };
+    if !failed.auto_revert {
+        return Ok(());
+    }
+    must!(failed.description.contains("not reverted: "), "it does not say why it did not revert: {}", failed.description);
+    let Some(stable) = failed.newest_stable.filter(|_| !failed.is_rollback) else { return Ok(()) };
+    let Some(told) = o.memory.versions.get(&stable) else { return Ok(()) };
+    let mut told = (**told).clone();
+    if told.version.policy.strategy == Strategy::Canary {
+        told.version.policy.strategy = Strategy::Rolling;
+    }
+    let (mode, changed) = judge(o.memory, &failed.left, &told);
+    let roster = told.roster();
+    let gone = failed
+        .left
+        .instances
+        .iter()
+        .any(|i| !i.is_told_to_stop() && !roster.contains(&i.agent) && !(i.state == InstanceState::Waiting && i.task.is_none()));
+    must!(mode == Mode::Noop && !gone, "a revert to {stable} would be {}, of {changed:?}", mode.name());
+    Ok(())
+}
+
+/// SPEC 4.8, 4.11: replacements that nobody took up are withdrawn with the end of their deployment.
+fn nothing_of_an_ended_deployment_waits_for_replacement(o: &Outcome) -> Said {
+    let r = rollout(o.memory)?;
+    for i in o.after.instances.tasks() {
+        let is_replace = matches!(&i.task, Some(t) if t.kind == TaskKind::Replace);
+        let live = o.memory.is_own(&i.key()) && !matches!(r.phase, Phase::Ended(_));
+        must!(!is_replace || live, "{} of version {} still waits to be replaced", i.agent, i.version);
+        must!(!is_replace || i.job_id == r.job, "{} is replaced in another job", i.agent);
+    }
+    for i in o.after.instances.iter().filter(|i| i.role == Role::Candidate) {
+        let live = o.memory.is_own(&i.key()) && !matches!(r.phase, Phase::Ended(_));
+        must!(live || i.is_told_to_stop(), "candidate {} of an ended deployment has no stop", i.agent);
+    }
+    Ok(())
+}
+
+/// SPEC 4.3 to 4.5: after success every agent of the version has one instance, all in one job; the rest is told to stop.
+fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
+    let succeeded = o.batch.changes.iter().any(|c| {
+        matches!(c, Change::Event(e) if matches!(&e.body, EventBody::DeploymentSuccessful { .. } | EventBody::DeploymentNoop(_)))
+    });
+    let r = rollout(o.memory)?;
+    if !succeeded || r.phase != Phase::Ended(Status::Successful) {
+        return Ok(());
+    }
+    let roster: BTreeSet<Arc<str>> = o.memory.versions.get(&r.target).map(|t| t.roster()).unwrap_or_default().into_iter().collect();
+    let mut seen = BTreeSet::new();
+    for i in o.after.instances.iter().filter(|i| !i.is_told_to_stop()) {
+        must!(i.job_id == r.job, "{} of version {} runs on in job {}", i.agent, i.version, i.job_id);
+        must!(roster.contains(&i.agent), "{} runs on without a place in version {}", i.agent, r.target);
+        must!(seen.insert(i.agent.clone()), "{} runs twice", i.agent);
+        must!(i.role == Role::Primary, "{} is {} after success", i.agent, i.role.name());
+    }
+    must!(seen == roster, "{seen:?} run, of {roster:?}");
+    must!(o.after.current_version == Some(r.target) && o.after.current_job_id.as_ref() == Some(&r.job), "the version is current");
+    Ok(())
+}
+
+/// SPEC 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported.
+fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
+    let mut places: BTreeMap<(&Arc<str>, &Arc<str>), Vec<_>> = BTreeMap::new();
+    for i in o.after.instances.iter().filter(|i| !i.is_told_to_stop() && &*i.agent != BATCH_AGENT) {
+        places.entry((&i.agent, &i.job_id)).or_default().push(i);
+    }
+    for ((agent, job), list) in places {
+        must!(list.len() <= 2, "{agent} has {} instances in {job}", list.len());
+        if let [_, newer] = list[..] {
+            must!(newer.state == InstanceState::Waiting, "{agent} has two instances in {job}, and both have reported");
+        }
+    }
+    for i in o.after.instances.iter() {
+        // A start beside something that runs: its stop comes first.
+        let starts = matches!(&i.task, Some(t) if t.kind == TaskKind::Start);
+        for other in o.after.instances.of_agent(&i.agent) {
+            let came_back = other.since >= i.task_at;
+            let ran = other.state.is_running() && !came_back;
+            let beside = starts && other.job_id == i.job_id && other.version != i.version && ran;
+            let stops_first = other.is_told_to_stop() && other.task.as_ref().map(|t| t.revision) < i.task.as_ref().map(|t| t.revision);
+            must!(!beside || stops_first || &*i.agent == BATCH_AGENT, "{} starts beside itself in {}", i.agent, i.job_id);
+        }
+    }
+    Ok(())
+}
+
+/// SPEC 7: `rollback_target` is the version that ROLLBACK without an argument would take.
+fn rollback_target_is_one_that_rollback_takes(o: &Outcome) -> Said {
+    let Some(target) = o.after.rollback_target() else { return Ok(()) };
+    let Some(version) = o.after.version(target) else { return Err(format!("version {target} is kept")) };
+    must!(version.stable || version.job_type.is_batch(), "version {target} was never stable");
+    Ok(())
+}
+
+/// Asks the engine's own invariants, beside the rules.
+pub fn invariants_hold(record: &Record) -> Said {
+    invariants::check(record)
+}

@@ -1,0 +1,134 @@
+//! One key under test: the engine, a second one beside it that is fed only with batches, and the rules that watch both.
+
+use super::memory::Memory;
+use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, EVENT_RULES};
+use redis_deploy::engine::event::EventBody;
+use redis_deploy::engine::{apply, decide, Batch, Change, Command, Context, Limits, Record, Rejection, Reply};
+
+/// One thing that was asked of a site, and when: what a history is made of.
+#[derive(Debug, Clone)]
+pub struct Input {
+    pub at: u64,
+    pub site: usize,
+    pub by: &'static str,
+    pub command: Command,
+    /// The record was saved and loaded before it.
+    pub reloaded: bool,
+}
+
+/// A rule that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    pub rule: &'static str,
+    pub words: String,
+}
+
+pub struct Site {
+    pub key: String,
+    pub limits: Limits,
+    pub record: Option<Record>,
+    second: Option<Record>,
+    pub memory: Memory,
+    /// Whether the next command meets a record that was saved and loaded.
+    pub reload: bool,
+}
+
+/// A record as it comes back from storage.
+pub fn save_and_load(record: &Record) -> Record {
+    record.clone()
+}
+
+impl Site {
+    pub fn new(key: String, limits: Limits) -> Site {
+        Site { key, limits, record: None, second: None, memory: Memory::default(), reload: false }
+    }
+
+    /// Asks the engine, lets the second one follow, and asks every rule.
+    pub fn feed(&mut self, input: &Input) -> Result<Result<Reply, Rejection>, Broken> {
+        let context = Context { key: &self.key, now_ms: input.at, by: input.by, limits: self.limits };
+        if input.reloaded {
+            if let Some(record) = &self.record {
+                let loaded = save_and_load(record);
+                if loaded != *record {
+                    return Err(Broken { rule: "a_loaded_record_is_the_saved_one", words: "it differs".to_string() });
+                }
+                self.second = self.second.as_ref().map(save_and_load);
+                self.record = Some(loaded);
+            }
+        }
+        let decision = match decide(self.record.as_ref(), &input.command, &context) {
+            Ok(decision) => decision,
+            Err(rejection) => return Ok(Err(rejection)),
+        };
+        let mut failed: Option<Failed> = None;
+        let empty = Record::empty();
+        // Event by event, for the rules about each.
+        let mut before = self.record.clone().unwrap_or_default();
+        for change in &decision.batch.changes {
+            let mut after = before.clone();
+            apply(&mut after, &Batch { changes: vec![change.clone()], log_max: usize::MAX });
+            if let Change::Event(event) = change {
+                let happening = Happening {
+                    key: &self.key,
+                    memory: &self.memory,
+                    before: &before,
+                    after: &after,
+                    event,
+                    command: &input.command,
+                    limits: self.limits,
+                    failed: &failed,
+                };
+                for (rule, holds) in EVENT_RULES {
+                    holds(&happening).map_err(|words| Broken { rule, words: format!("{words} (at {})", event.body.name()) })?;
+                }
+                match &event.body {
+                    EventBody::DeploymentFailed { description, .. } => {
+                        failed = self.memory.rollout.as_ref().map(|r| Failed {
+                            auto_revert: r.policy.auto_revert,
+                            is_rollback: r.is_rollback,
+                            newest_stable: self.memory.newest_stable(),
+                            target: r.target,
+                            description: description.clone(),
+                            left: after.clone(),
+                        })
+                    }
+                    EventBody::TaskDone { .. } | EventBody::TaskIssued { .. } => {
+                        if let Some(failed) = failed.as_mut().filter(|f| f.target == after.last_version) {
+                            failed.left = after.clone();
+                        }
+                    }
+                    EventBody::RollbackStarted { cause: Some(_), .. } => failed = None,
+                    _ => {}
+                }
+                self.memory.take_in(event, &after);
+            }
+            before = after;
+        }
+        // The second engine gets the batch whole.
+        let second = self.second.get_or_insert_with(Record::empty);
+        apply(second, &decision.batch);
+        if self.memory.rollout.is_some() {
+            let outcome = Outcome {
+                memory: &self.memory,
+                before: self.record.as_ref(),
+                after: &decision.record,
+                second,
+                batch: &decision.batch,
+                reply: &decision.reply,
+                command: &input.command,
+                now: input.at,
+                failed: &failed,
+            };
+            for (rule, holds) in COMMAND_RULES {
+                holds(&outcome).map_err(|words| Broken { rule, words })?;
+            }
+            if !decision.batch.changes.is_empty() {
+                invariants_hold(&decision.record).map_err(|words| Broken { rule: "invariants_hold", words })?;
+            }
+        } else if decision.record != empty {
+            return Err(Broken { rule: "nothing_comes_from_nothing", words: "a record without a deployment".to_string() });
+        }
+        self.record = Some(decision.record);
+        Ok(Ok(decision.reply))
+    }
+}

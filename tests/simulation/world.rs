@@ -1,0 +1,389 @@
+//! A whole world from one seed: a clock, some sites, and everybody who acts on them. Step by step something happens
+//! somewhere; at the end operators fall silent, the weather calms, and every deployment has to come to its end.
+
+use super::catalogue::Content;
+use super::coordinators::{self, RealWorld};
+use super::dice::Dice;
+use super::operators;
+use super::site::{Broken, Input, Site};
+use redis_deploy::engine::command::{Check, CheckStatus, Report, Reported};
+use redis_deploy::engine::deployment::Status;
+use redis_deploy::engine::{next_deadline, Command, Limits, Rejection, Reply};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// How many steps a world takes before it calms.
+pub const STEPS: u64 = 110;
+/// In how many rounds a calm world has to come to rest.
+const ROUNDS: usize = 400;
+/// A time like those of servers; the first of it.
+pub const DAWN: u64 = 1_790_000_000_000;
+
+/// How the timer of a world does its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ticks {
+    /// At every deadline.
+    Punctual,
+    /// Now and then.
+    Late,
+}
+
+pub struct World {
+    seed: u64,
+    now: u64,
+    ticks: Ticks,
+    /// Some reports are lies: then the record is compared with nothing.
+    wild: bool,
+    clock_jumps: bool,
+    sites: Vec<Place>,
+    pub history: Vec<Input>,
+}
+
+struct Place {
+    site: Site,
+    real: RealWorld,
+    content: Content,
+    past: Vec<Content>,
+}
+
+/// What went wrong, and what led there.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub broken: Broken,
+    pub history: Vec<Input>,
+}
+
+/// The sites of a seed, as they are before anything happens.
+pub fn sites(seed: u64) -> Vec<Site> {
+    let mut dice = Dice::new(seed, u64::MAX);
+    let count = dice.between(1, 3);
+    let site = |n: u64, dice: &mut Dice| {
+        let limits = Limits {
+            history_max: *dice.pick(&[50, 50, 4, 2, 1]),
+            events_max: *dice.pick(&[100, 100, 5, 0]),
+            ..Limits::default()
+        };
+        Site::new(["api", "shop:eu", "x"][n as usize].to_string().replace(':', "-"), limits)
+    };
+    (0..count).map(|n| site(n, &mut dice)).collect()
+}
+
+/// Lives a whole world through, less the steps to skip.
+pub fn live(seed: u64, skip: &BTreeSet<u64>) -> Result<usize, Box<Failure>> {
+    let mut world = World::new(seed);
+    let outcome = world.all(skip);
+    let World { history, .. } = world;
+    match outcome {
+        Ok(()) => Ok(history.len()),
+        Err(broken) => Err(Box::new(Failure { broken, history })),
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut dice = Dice::new(seed, u64::MAX - 1);
+        let ticks = if dice.chance(65) { Ticks::Punctual } else { Ticks::Late };
+        let (wild, clock_jumps) = (dice.chance(25), dice.chance(25));
+        let place = |site| {
+            let content = Content::first(&mut dice);
+            Place { site, real: RealWorld::default(), content, past: Vec::new() }
+        };
+        let sites = sites(seed).into_iter().map(place).collect();
+        World { seed, now: DAWN, ticks, wild, clock_jumps, sites, history: Vec::new() }
+    }
+
+    fn all(&mut self, skip: &BTreeSet<u64>) -> Result<(), Broken> {
+        for step in (0..STEPS).filter(|step| !skip.contains(step)) {
+            self.step(&mut Dice::new(self.seed, step))?;
+        }
+        self.come_to_rest()
+    }
+
+    /// Asks something of a site, now.
+    fn ask(&mut self, at: usize, by: &'static str, command: Command) -> Result<Result<Reply, Rejection>, Broken> {
+        let place = &mut self.sites[at];
+        let reloaded = std::mem::take(&mut place.site.reload);
+        let input = Input { at: self.now, site: at, by, command, reloaded };
+        self.history.push(input);
+        let input = &self.history[self.history.len() - 1];
+        place.site.feed(input)
+    }
+
+    fn tick(&mut self, at: usize) -> Result<(), Broken> {
+        if self.sites[at].site.record.is_some() {
+            self.ask(at, "auto", Command::Tick)?.map_err(|r| Broken { rule: "a_tick_is_never_refused", words: r.to_string() })?;
+        }
+        Ok(())
+    }
+
+    // ---- restless ------------------------------------------------------------------------------------------------
+
+    fn step(&mut self, dice: &mut Dice) -> Result<(), Broken> {
+        let at = dice.below(self.sites.len());
+        self.time_passes(dice, at)?;
+        match dice.weighted(&[14, 26, 22, 26, 7, 5, 3, if self.wild { 14 } else { 0 }]) {
+            0 => self.operator(dice, at),
+            1 => self.coordinator(dice, at),
+            2 => self.process(dice, at),
+            3 => {
+                for _ in 0..dice.between(1, 3) {
+                    if let Some(letter) = self.sites[at].real.post(dice) {
+                        self.deliver(at, letter)?;
+                    }
+                }
+                Ok(())
+            }
+            4 => {
+                for _ in 0..dice.between(1, 3) {
+                    self.tick(at)?;
+                }
+                Ok(())
+            }
+            5 => {
+                let place = &mut self.sites[at];
+                if let Some(record) = &place.site.record {
+                    place.real.reconcile(record);
+                }
+                Ok(())
+            }
+            6 => {
+                self.sites[at].site.reload = true;
+                Ok(())
+            }
+            _ => self.lie(dice, at),
+        }
+    }
+
+    fn time_passes(&mut self, dice: &mut Dice, at: usize) -> Result<(), Broken> {
+        let due = self.sites[at].site.record.as_ref().and_then(next_deadline).unwrap_or(self.now).max(self.now);
+        let then = match dice.weighted(&[25, 20, 20, 8, 5, 8, 4, 2]) {
+            0 => self.now,
+            1 => self.now + dice.between(1, 6),
+            2 => self.now + dice.between(5, 50),
+            3 => due,
+            4 => due.saturating_sub(1).max(self.now),
+            5 => due + dice.between(1, 10),
+            6 => self.now + dice.between(100, 900),
+            _ if self.clock_jumps && dice.chance(60) => self.now.saturating_sub(*dice.pick(&[1, 40, 500, 20_000])),
+            _ => self.now + 10_000,
+        };
+        if self.ticks == Ticks::Punctual {
+            for _ in 0..200 {
+                let next = (0..self.sites.len())
+                    .filter_map(|at| Some((self.sites[at].site.record.as_ref().and_then(next_deadline)?, at)))
+                    .filter(|(due, _)| *due <= then)
+                    .min();
+                let Some((due, at)) = next else { break };
+                self.now = self.now.max(due);
+                self.tick(at)?;
+            }
+        }
+        self.now = then;
+        Ok(())
+    }
+
+    fn operator(&mut self, dice: &mut Dice, at: usize) -> Result<(), Broken> {
+        let place = &mut self.sites[at];
+        let record = place.site.record.as_ref();
+        let mut command = operators::ask(dice, &mut place.content, &mut place.past, record, self.wild);
+        match dice.below(14) {
+            0 => return self.two_operators(at, command),
+            1 => {
+                if let (Command::Deploy(deploy), true) = (&mut command, dice.chance(50)) {
+                    deploy.if_version = None;
+                    deploy.request = Some(Arc::from(format!("again-{}", self.history.len())));
+                }
+                self.ask(at, "ops", command.clone())?.ok();
+                self.again(at, command)
+            }
+            _ => {
+                self.ask(at, "ops", command)?.ok();
+                Ok(())
+            }
+        }
+    }
+
+    /// Two at a time, each sure of what is there: one winner and one clear refusal (SPEC 3 IFVERSION, ID).
+    fn two_operators(&mut self, at: usize, command: Command) -> Result<(), Broken> {
+        let Command::Deploy(mut first) = command else {
+            self.ask(at, "ops", command)?.ok();
+            return Ok(());
+        };
+        self.tick(at)?;
+        let newest = self.sites[at].site.record.as_ref().map_or(0, |r| r.last_version);
+        first.if_version = Some(newest);
+        first.request = None;
+        let mut second = first.clone();
+        second.bundle = Some(Arc::from(format!("s3://other/{}", self.history.len())));
+        let first = self.ask(at, "ops", Command::Deploy(first))?;
+        let recorded = self.sites[at].site.record.as_ref().map_or(0, |r| r.last_version) > newest;
+        let second = self.ask(at, "rival", Command::Deploy(second))?;
+        if recorded && !matches!(second, Err(Rejection::OtherVersion { .. })) {
+            return Err(Broken { rule: "two_operators_have_one_winner", words: format!("{first:?} and {second:?}") });
+        }
+        Ok(())
+    }
+
+    /// Repeats are harmless (SPEC 3): the same answer, and nothing changes.
+    fn again(&mut self, at: usize, command: Command) -> Result<(), Broken> {
+        let repeatable = match &command {
+            Command::Deploy(deploy) => deploy.request.is_some(),
+            Command::Rollback(rollback) => rollback.request.is_some(),
+            Command::Pause(_) | Command::Resume(_) | Command::Promote(_) | Command::Stop(_) => true,
+            _ => false,
+        };
+        if !repeatable {
+            return Ok(());
+        }
+        let before = self.sites[at].site.record.clone();
+        // What was remembered before this turn may have been another command's.
+        let first = self.ask(at, "ops", command.clone())?;
+        let settled = self.sites[at].site.record.clone();
+        let second = self.ask(at, "ops", command)?;
+        let after = self.sites[at].site.record.clone();
+        let same_reply = first == second || first.is_err();
+        if !same_reply || (settled != after && second.is_ok()) {
+            let words = format!("{first:?} and then {second:?}; at first {:?}", before.map(|r| r.revision));
+            return Err(Broken { rule: "repeats_are_harmless", words });
+        }
+        Ok(())
+    }
+
+    fn coordinator(&mut self, dice: &mut Dice, at: usize) -> Result<(), Broken> {
+        let place = &mut self.sites[at];
+        let Some(record) = &place.site.record else { return Ok(()) };
+        let beside = place.real.coordinator_turn(dice, record);
+        if let (Err(words), false) = (beside, self.wild) {
+            return Err(Broken { rule: "no_agent_runs_twice_in_one_job", words });
+        }
+        Ok(())
+    }
+
+    fn process(&mut self, dice: &mut Dice, at: usize) -> Result<(), Broken> {
+        let place = &mut self.sites[at];
+        if let Some(record) = &place.site.record {
+            for _ in 0..dice.between(1, 3) {
+                place.real.process_turn(dice, record);
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, at: usize, letter: Command) -> Result<(), Broken> {
+        if self.sites[at].site.record.is_some() {
+            self.ask(at, "coordinator", letter)?.ok();
+        }
+        Ok(())
+    }
+
+    /// What no honest coordinator says.
+    fn lie(&mut self, dice: &mut Dice, at: usize) -> Result<(), Broken> {
+        let Some(record) = &self.sites[at].site.record else { return Ok(()) };
+        let keys: Vec<_> = record.instances.iter().map(|i| i.key()).collect();
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let key = dice.pick(&keys).clone();
+        let services: Vec<_> = record.services.iter().map(|s| s.instance.clone()).collect();
+        let newest = record.last_version;
+        let status = *dice.pick(&[CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]);
+        let command = match dice.below(8) {
+            0 if !services.is_empty() => Command::Check(Check { instance: dice.pick(&services).clone(), status, reason: None }),
+            1 => {
+                let id: Arc<str> = Arc::from(format!("svc-{}", dice.below(4)));
+                coordinators::register(&key, ["http", "grpc", "other"][dice.below(3)], &id, Some(30), status)
+            }
+            _ => {
+                let version = match dice.below(4) {
+                    0 => None,
+                    1 => Some(dice.between(1, newest + 1)),
+                    _ => Some(key.version),
+                };
+                Command::Report(Report {
+                    agent: key.agent.clone(),
+                    state: *dice.pick(&Reported::ALL),
+                    version,
+                    job: dice.chance(50).then(|| key.job_id.clone()),
+                    attempt: dice.chance(40).then(|| dice.between(0, 4) as u32),
+                    reason: dice.chance(20).then(|| Arc::from("who knows")),
+                })
+            }
+        };
+        self.deliver(at, command)
+    }
+
+    // ---- at rest -------------------------------------------------------------------------------------------------
+
+    /// Operators are silent, coordinators read TASKS and nothing else: every deployment ends (or waits for a person).
+    fn come_to_rest(&mut self) -> Result<(), Broken> {
+        for at in 0..self.sites.len() {
+            let mut dice = Dice::new(self.seed, u64::MAX - 2);
+            let place = &mut self.sites[at];
+            if place.site.record.is_none() {
+                continue;
+            }
+            if self.wild {
+                place.real.believe(place.site.record.as_ref().expect("asked above"));
+            } else if dice.chance(50) {
+                // What is in the post arrives, in any order; or it never does.
+                dice.shuffle(&mut place.real.letters);
+                for letter in std::mem::take(&mut place.real.letters) {
+                    self.deliver(at, letter)?;
+                }
+            }
+            self.sites[at].real.forget();
+            self.rest(at, &mut dice)?;
+            let record = self.sites[at].site.record.as_ref().expect("asked above");
+            let ended = record.deployment.as_ref().is_some_and(|d| d.status != Status::Running);
+            if !ended {
+                return Err(Broken { rule: "who_reads_tasks_brings_every_deployment_to_its_end", words: "it is still running".into() });
+            }
+            if let Some(task) = record.instances.tasks().next() {
+                let words = format!("{:?} of {} is still to be done", task.task.as_ref().map(|t| t.kind), task.agent);
+                return Err(Broken { rule: "no_task_for_work_already_done", words });
+            }
+            let place = &mut self.sites[at];
+            if let Some(record) = &place.site.record {
+                place.real.reconcile(record);
+            }
+            for letter in std::mem::take(&mut self.sites[at].real.letters) {
+                self.deliver(at, letter)?;
+            }
+            self.rest(at, &mut dice)?;
+            let place = &self.sites[at];
+            if let Some(words) = place.site.record.as_ref().and_then(|record| place.real.differs_from(record)) {
+                return Err(Broken { rule: "in_the_end_what_runs_is_what_is_said", words });
+            }
+        }
+        Ok(())
+    }
+
+    /// Rounds of TASKS, reports and time, until nothing is left to do.
+    fn rest(&mut self, at: usize, dice: &mut Dice) -> Result<(), Broken> {
+        for _ in 0..ROUNDS {
+            let place = &mut self.sites[at];
+            let record = place.site.record.as_ref().expect("only sites with a record come to rest");
+            for errand in coordinators::errands(record) {
+                let beside = place.real.run(dice, &errand, record);
+                if let (Err(words), false) = (beside, self.wild) {
+                    return Err(Broken { rule: "no_agent_runs_twice_in_one_job", words });
+                }
+            }
+            let mut said = std::mem::take(&mut place.real.letters);
+            said.extend(place.real.calm_turn(record));
+            let quiet = said.is_empty();
+            for word in said {
+                self.deliver(at, word)?;
+            }
+            match self.sites[at].site.record.as_ref().and_then(next_deadline) {
+                None if quiet => return Ok(()),
+                None => {}
+                Some(due) => {
+                    self.now = self.now.max(due);
+                    self.tick(at)?;
+                }
+            }
+        }
+        Err(Broken { rule: "a_calm_world_comes_to_rest", words: format!("not within {ROUNDS} rounds") })
+    }
+}
