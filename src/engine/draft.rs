@@ -350,15 +350,22 @@ impl<'a> Draft<'a> {
             .record
             .now_runs_in(agent, &job_id)
             .filter(|_| role != Role::Candidate)
-            .map(|i| (i.key(), i.task.clone(), subject(i)));
-        let (task, from_version) = match &old {
-            Some((key, _, _)) => (TaskKind::Replace, Some(key.version)),
+            .map(|i| i.version);
+        let (task, from_version) = match old {
+            Some(version) => (TaskKind::Replace, Some(version)),
             None => (TaskKind::Start, None),
         };
         // What is being replaced need not be started any more.
-        if let Some((key, Some(open), of)) = old {
-            let body = EventBody::TaskDone { of, task: open.kind, withdrawn: true, leaves: false };
-            self.emit(key.version, body);
+        let unstarted: Vec<InstanceKey> = self
+            .record
+            .instances
+            .of_agent(agent)
+            .iter()
+            .filter(|i| i.job_id == job_id && i.task.is_some() && !i.is_told_to_stop())
+            .map(Instance::key)
+            .collect();
+        for key in unstarted {
+            self.withdraw(&key, false);
         }
         let of = Subject { agent: agent.clone(), node, job_id, role };
         self.issue(version, of, task, from_version, deadline, bundle, By::auto());

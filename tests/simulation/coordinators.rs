@@ -132,10 +132,12 @@ impl RealWorld {
         let mut beside = Ok(());
         let place = (errand.key.agent.clone(), errand.key.job_id.clone());
         if errand.kind == TaskKind::Stop {
-            if self.processes.get(&place).is_some_and(|p| p.version == errand.key.version) {
+            let mut attempt = None;
+            if let Some(process) = self.processes.get(&place).filter(|p| p.version == errand.key.version) {
+                attempt = Some(process.attempt);
                 self.processes.remove(&place);
             }
-            self.letters.push(report(&errand.key, Reported::Stopped, None));
+            self.letters.push(report(&errand.key, Reported::Stopped, attempt));
             return Ok(());
         }
         if let Some(running) = self.processes.get(&place) {
@@ -157,9 +159,10 @@ impl RealWorld {
                 self.letters.push(report(&errand.key, Reported::Unsafe, None));
                 return Ok(());
             }
+            let attempt = running.attempt;
             self.processes.remove(&place);
             if dice.chance(30) {
-                self.letters.push(report(&old, Reported::Stopped, None));
+                self.letters.push(report(&old, Reported::Stopped, Some(attempt)));
             }
         }
         let temper = match dice.weighted(&[74, 12, 7, 7]) {
@@ -200,9 +203,10 @@ impl RealWorld {
             Temper::Doomed => [30, 10, 20, 30],
         };
         if dice.chance(end) {
+            let attempt = process.attempt;
             self.processes.remove(&place);
             let state = if dice.chance(70) { Reported::Failed } else { Reported::Stopped };
-            self.letters.push(report(&key, state, None));
+            self.letters.push(report(&key, state, Some(attempt)));
         } else if dice.chance(restart) {
             process.attempt += 1;
             self.attempts.insert(key.clone(), process.attempt);
@@ -304,7 +308,7 @@ impl RealWorld {
                 continue;
             }
             if process.temper == Temper::Doomed && process.state != InstanceState::Ready {
-                words.push(report(&key, Reported::Failed, None));
+                words.push(report(&key, Reported::Failed, Some(process.attempt)));
                 ended.insert(place.clone());
                 continue;
             }

@@ -346,7 +346,7 @@ fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
         if own {
             must!(i.role == Role::Primary, "{} is {} after the promotion", i.agent, i.role.name());
         } else if r.mode == Mode::BlueGreen {
-            must!(i.role != Role::Primary || i.is_told_to_stop(), "old {} is primary after the promotion", i.agent);
+            must!(i.role == Role::Retired, "old {} is {} after the promotion", i.agent, i.role.name());
         }
     }
     Ok(())
@@ -823,7 +823,8 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
         return Ok(());
     }
     must!(failed.description.contains("not reverted: "), "it does not say why it did not revert: {}", failed.description);
-    let Some(stable) = failed.newest_stable.filter(|_| !failed.is_rollback) else { return Ok(()) };
+    let stopped_since = matches!(o.command, Command::Stop(_));
+    let Some(stable) = failed.newest_stable.filter(|_| !failed.is_rollback && !stopped_since) else { return Ok(()) };
     let Some(told) = o.memory.versions.get(&stable) else { return Ok(()) };
     let mut told = (**told).clone();
     if told.version.policy.strategy == Strategy::Canary {
@@ -862,7 +863,8 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
         matches!(c, Change::Event(e) if matches!(&e.body, EventBody::DeploymentSuccessful { .. } | EventBody::DeploymentNoop(_)))
     });
     let r = rollout(o.memory)?;
-    if !succeeded || r.phase != Phase::Ended(Status::Successful) {
+    let stopped_since = matches!(o.command, Command::Stop(_));
+    if !succeeded || stopped_since || r.phase != Phase::Ended(Status::Successful) {
         return Ok(());
     }
     let roster: BTreeSet<Arc<str>> = o.memory.versions.get(&r.target).map(|t| t.roster()).unwrap_or_default().into_iter().collect();
@@ -881,7 +883,7 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
 /// SPEC 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported.
 fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
     let mut places: BTreeMap<(&Arc<str>, &Arc<str>), Vec<_>> = BTreeMap::new();
-    for i in o.after.instances.iter().filter(|i| !i.is_told_to_stop() && &*i.agent != BATCH_AGENT) {
+    for i in o.after.instances.iter().filter(|i| i.is_running() && &*i.agent != BATCH_AGENT) {
         places.entry((&i.agent, &i.job_id)).or_default().push(i);
     }
     for ((agent, job), list) in places {

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// How many steps a world takes before it calms.
-pub const STEPS: u64 = 110;
+pub const STEPS: u64 = 180;
 /// In how many rounds a calm world has to come to rest.
 const ROUNDS: usize = 400;
 /// A time like those of servers; the first of it.
