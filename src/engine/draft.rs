@@ -290,8 +290,13 @@ impl<'a> Draft<'a> {
             match strategy::next(&self.record) {
                 Step::Wait => return,
                 Step::Release { agents, role } => {
+                    let placed = self.own_counts().placed;
                     for agent in agents {
                         self.release(&agent, role);
+                    }
+                    // A record from outside may claim more canaries than it has agents, or an agent twice.
+                    if self.own_counts().placed == placed {
+                        return;
                     }
                 }
                 Step::Await => {
