@@ -271,7 +271,7 @@ impl RealWorld {
         for i in record.instances.iter().filter(|i| !matches!(i.state, InstanceState::Waiting | InstanceState::Failed | InstanceState::Stopped)) {
             let runs = self.processes.get(&(i.agent.clone(), i.job_id.clone())).is_some_and(|p| p.version == i.version);
             if !runs {
-                self.letters.push(report(&i.key(), Reported::Stopped, None));
+                self.letters.push(report(&i.key(), Reported::Stopped, Some(i.attempt)));
             }
         }
     }

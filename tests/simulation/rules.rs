@@ -34,10 +34,11 @@ pub struct Failed {
     pub auto_revert: bool,
     pub is_rollback: bool,
     pub newest_stable: Option<u64>,
-    pub target: u64,
     pub description: Arc<str>,
     /// The record when the failure had cleared up after itself.
     pub left: Record,
+    /// Something else has happened since.
+    pub over: bool,
 }
 
 /// One command that was taken, with what it led to.
@@ -88,6 +89,7 @@ pub const EVENT_RULES: &[(&str, fn(&Happening) -> Said)] = rules![
     a_revert_answers_one_failure_once,
     no_more_than_max_parallel_without_a_verdict,
     canaries_go_first_and_alone,
+    a_start_finds_its_agent_not_running,
     tasks_are_given_only_while_running,
     no_promotion_while_a_canary_is_not_healthy,
     a_promotion_makes_primaries_and_retires_the_old_side,
@@ -299,6 +301,27 @@ fn canaries_go_first_and_alone(h: &Happening) -> Said {
     };
     must!(of.role == role, "{} goes as {}, not as {}", of.agent, of.role.name(), role.name());
     must!(role != Role::Canary || place < r.canaries, "{place} canaries are there of {}", r.canaries);
+    Ok(())
+}
+
+/// SPEC 2, 4.3: what runs in a job is replaced there; only what does not is started, or what has its stop first.
+fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
+    let EventBody::TaskIssued { of, task, from_version, .. } = &h.event.body else { return Ok(()) };
+    let waits = |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting;
+    let beside = h.before.instances.of_agent(&of.agent).iter().filter(|i| i.job_id == of.job_id && i.is_running());
+    match task {
+        TaskKind::Start => {
+            let running = beside.filter(|i| !waits(i) || i.task.is_some()).next();
+            must!(running.is_none(), "{} starts in {} beside {:?}", of.agent, of.job_id, running.map(|i| i.version));
+        }
+        TaskKind::Replace => {
+            let mut replaced = beside.filter(|i| Some(i.version) == *from_version);
+            must!(replaced.next().is_some(), "{} replaces {from_version:?}, which does not run in {}", of.agent, of.job_id);
+            let open = h.before.instances.of_agent(&of.agent).iter().find(|i| i.job_id == of.job_id && i.task.is_some() && !i.is_told_to_stop());
+            must!(open.is_none(), "{} has another open task in {}", of.agent, of.job_id);
+        }
+        TaskKind::Stop | TaskKind::Run => {}
+    }
     Ok(())
 }
 
@@ -890,17 +913,6 @@ fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
         must!(list.len() <= 2, "{agent} has {} instances in {job}", list.len());
         if let [_, newer] = list[..] {
             must!(newer.state == InstanceState::Waiting, "{agent} has two instances in {job}, and both have reported");
-        }
-    }
-    for i in o.after.instances.iter() {
-        // A start beside something that runs: its stop comes first.
-        let starts = matches!(&i.task, Some(t) if t.kind == TaskKind::Start);
-        for other in o.after.instances.of_agent(&i.agent) {
-            let came_back = other.since >= i.task_at;
-            let ran = other.state.is_running() && !came_back;
-            let beside = starts && other.job_id == i.job_id && other.version != i.version && ran;
-            let stops_first = other.is_told_to_stop() && other.task.as_ref().map(|t| t.revision) < i.task.as_ref().map(|t| t.revision);
-            must!(!beside || stops_first || &*i.agent == BATCH_AGENT, "{} starts beside itself in {}", i.agent, i.job_id);
         }
     }
     Ok(())

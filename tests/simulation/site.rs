@@ -87,18 +87,22 @@ impl Site {
                             auto_revert: r.policy.auto_revert,
                             is_rollback: r.is_rollback,
                             newest_stable: self.memory.newest_stable(),
-                            target: r.target,
                             description: description.clone(),
                             left: after.clone(),
+                            over: false,
                         })
                     }
                     EventBody::TaskDone { .. } | EventBody::TaskIssued { .. } => {
-                        if let Some(failed) = failed.as_mut().filter(|f| f.target == after.last_version) {
+                        if let Some(failed) = failed.as_mut().filter(|f| !f.over) {
                             failed.left = after.clone();
                         }
                     }
                     EventBody::RollbackStarted { cause: Some(_), .. } => failed = None,
-                    _ => {}
+                    _ => {
+                        if let Some(failed) = &mut failed {
+                            failed.over = true;
+                        }
+                    }
                 }
                 self.memory.take_in(event, &after);
             }
