@@ -396,6 +396,13 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
             let own = own(before);
             assert!(own.iter().all(|i| i.health == Health::Healthy), "no promotion while one is not healthy: {words}");
             assert!(!own.is_empty());
+            let roles = self::own(after).iter().all(|i| i.role == Role::Primary);
+            assert!(roles, "nothing but primary after the promotion: {words}");
+        }
+        EventBody::TaskIssued { of, task: TaskKind::Stop, .. } => {
+            let instance = before.instances.of_agent(&of.agent).iter().find(|i| i.version == event.version && i.job_id == of.job_id);
+            let state = instance.map(|i| i.state);
+            assert_ne!(state, Some(InstanceState::Stopped), "no task for work already done: {words}");
         }
         EventBody::DeploymentFailed { cause, .. } => {
             let d = deployment(before).expect("one");
