@@ -542,8 +542,8 @@ fn changed_state(
     let restarted = instance.state != InstanceState::Waiting && attempt != instance.attempt;
     let broke = instance.state != InstanceState::Ready || restarted;
     let healthy_at = draft.outlook(&after, &services, broke);
-    let dooms = state == InstanceState::Failed
-        && draft.deployment().is_some_and(|d| d.status.is_active() && d.target_version == instance.version);
+    // After a fallback, what had been replaced counts to the old side (SPEC 4.6), and fails nothing.
+    let dooms = state == InstanceState::Failed && draft.record.is_active() && draft.record.is_own(instance);
     let body = EventBody::AgentState {
         of: subject(instance),
         state: AgentReport::State(state),
