@@ -652,18 +652,21 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     if o.is_remembered() {
         return Ok(());
     }
-    let Some(was) = before.version(before.last_version) else { return Ok(()) };
     let manifest: serde_json::Value = serde_json::from_slice(&asked.manifest).unwrap_or_default();
-    let told = o.memory.versions.get(&was.number).map(|told| told.manifest.clone());
     let agents = |list: Option<&[Arc<str>]>| list.map(|list| list.iter().cloned().collect::<BTreeSet<_>>());
-    let same_but_policy = told.is_some_and(|told| *told == manifest)
-        && was.bundle == asked.bundle
-        && agents(was.agents.as_deref()) == agents(asked.agents.as_deref());
+    let same_but_policy = |number: u64| {
+        o.memory.versions.get(&number).is_some_and(|told| {
+            *told.manifest == manifest
+                && told.version.bundle == asked.bundle
+                && agents(told.version.agents.as_deref()) == agents(asked.agents.as_deref())
+        })
+    };
     if receipt.mode == Mode::Unchanged {
-        must!(same_but_policy, "something differs, and nothing is recorded");
-        must!(o.after.last_version == before.last_version, "unchanged, and a version is recorded");
+        must!(same_but_policy(receipt.version), "something differs, and nothing is recorded");
+        must!(receipt.version == o.after.last_version, "unchanged is said of version {}", receipt.version);
         return Ok(());
     }
+    let Some(was) = before.version(before.last_version) else { return Ok(()) };
     // Only where nothing came due first, which may have changed what is there.
     let first = o.batch.changes.iter().find_map(|c| match c {
         Change::Event(event) => Some(&event.body),
@@ -672,7 +675,7 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     let at_once = matches!(first, Some(EventBody::DeploymentCancelled { .. } | EventBody::DeploymentStarted(_) | EventBody::DeploymentNoop(_)));
     let policy = o.after.version(receipt.version).map(|v| &v.policy);
     let counts = before.deployment.as_ref().is_some_and(|d| d.status.is_active() || d.status == Status::Successful);
-    let same = same_but_policy && policy == Some(&was.policy) && receipt.version == before.last_version + 1;
+    let same = same_but_policy(was.number) && policy == Some(&was.policy) && receipt.version == before.last_version + 1;
     must!(
         !(at_once && counts && same && before.instances.running() > 0 && !was.job_type.is_batch()),
         "the same again is recorded as version {}",
