@@ -145,19 +145,22 @@ pub(super) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<Deployed, Rej
     if deploy.manifest.len() > limits.manifest_max_bytes {
         return Err(Rejection::Limit { what: "MANIFEST".to_string(), max: limits.manifest_max_bytes as u64 });
     }
-    let mut faults = Vec::new();
-    let manifest = match Manifest::parse(&deploy.manifest) {
-        Ok(manifest) => manifest,
-        Err(faults) => return Err(Rejection::Invalid(faults)),
-    };
+    let reading = Manifest::read(&deploy.manifest).map_err(Rejection::Invalid)?;
+    let (manifest, mut faults) = (reading.manifest, reading.faults);
     let node_ids = manifest.node_ids();
-    if let Some(agents) = &deploy.agents {
-        faults.extend(manifest::agents_faults(&node_ids, agents));
-    } else if node_ids.is_empty() {
-        faults.push("nodes must have at least one node, or AGENTS must be given".to_string());
+    if reading.nodes_are_sound {
+        match &deploy.agents {
+            Some(agents) => faults.extend(manifest::agents_faults(&node_ids, agents)),
+            None if node_ids.is_empty() => {
+                faults.push("nodes must have at least one node, or AGENTS must be given".to_string());
+            }
+            None => {}
+        }
     }
     let policy = Policy::default().overlay(&manifest.policy).overlay(&deploy.policy);
-    faults.extend(policy.clashes());
+    if reading.policy_is_sound {
+        faults.extend(policy.clashes());
+    }
     if !faults.is_empty() {
         return Err(Rejection::Invalid(faults));
     }
@@ -437,7 +440,8 @@ fn judge_tag(record: &Record, tag: &Arc<str>, of: Option<u64>) -> Result<(), Rej
             Err(Rejection::TagTaken { tag: tag.to_string(), version: other.number })
         }
         Some(_) => Ok(()),
-        None if record.versions.iter().filter(|v| v.tag.is_some()).count() >= TAGS_MAX => {
+        // A version that has a tag gets another in its place.
+        None if record.versions.iter().filter(|v| v.tag.is_some() && Some(v.number) != of).count() >= TAGS_MAX => {
             Err(Rejection::Limit { what: "the number of tags".to_string(), max: TAGS_MAX as u64 })
         }
         None => Ok(()),
@@ -550,8 +554,8 @@ fn changed_state(
     let restarted = instance.state != InstanceState::Waiting && attempt != instance.attempt;
     let broke = instance.state != InstanceState::Ready || restarted;
     let healthy_at = draft.outlook(&after, &services, broke);
-    let dooms = state == InstanceState::Failed
-        && draft.deployment().is_some_and(|d| d.status.is_active() && d.target_version == instance.version);
+    // After a fallback, what had been replaced counts to the old side (SPEC 4.6), and fails nothing.
+    let dooms = state == InstanceState::Failed && draft.record.is_active() && draft.record.is_own(instance);
     let body = EventBody::AgentState {
         of: subject(instance),
         state: AgentReport::State(state),
@@ -638,8 +642,16 @@ fn unsafe_to_replace(draft: &mut Draft, instance: &Instance, attempt: u32, repor
 // ---- services ------------------------------------------------------------------------------------------------------
 
 fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
-    let Some(owner) = locate(&draft.record, &register.agent, register.version, &register.job)? else {
-        return Ok(false);
+    let known = draft.record.services.get(&register.instance).cloned();
+    // A refresh that names neither version nor job stays where it is: the agent's newest instance may be one that
+    // nobody has taken up yet, and the services of the old one stay until then (SPEC 8 "What an agent now runs").
+    let stays = known.as_ref().filter(|s| s.owner.agent == register.agent && register.version.is_none() && register.job.is_none());
+    let owner = match stays {
+        Some(service) => service.owner.clone(),
+        None => match locate(&draft.record, &register.agent, register.version, &register.job)? {
+            Some(owner) => owner,
+            None => return Ok(false),
+        },
     };
     if let Some(meta) = &register.meta {
         match serde_json::from_str(meta) {
@@ -647,7 +659,6 @@ fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
             _ => return Err(Rejection::Invalid(vec![format!("META must be a JSON value of at most {META_DEPTH} levels")])),
         }
     }
-    let known = draft.record.services.get(&register.instance).cloned();
     let max = draft.context.limits.agents_max.saturating_mul(SERVICES_PER_AGENT);
     if known.is_none() && draft.record.services.len() >= max {
         return Err(Rejection::Limit { what: "the number of service instances".to_string(), max: max as u64 });

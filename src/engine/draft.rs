@@ -4,7 +4,7 @@
 use super::command::{CheckStatus, Context};
 use super::deadline::{next_due, Due};
 use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Role, Status, TaskKind, UnsafeReport};
-use super::event::{Change, Event, EventBody, Note, Subject};
+use super::event::{AgentReport, Change, Event, EventBody, Note, Subject};
 use super::evolve::evolve;
 use super::health::{Health, InstanceState};
 use super::history::BATCH_AGENT;
@@ -13,6 +13,7 @@ use super::propose;
 use super::services::Service;
 use super::strategy::{self, Step};
 use super::time::{Clock, UnixMs};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Who acts where a rule acts (SPEC 5).
@@ -143,12 +144,7 @@ impl<'a> Draft<'a> {
         if instance.was_healthy || !self.record.is_own(instance) {
             return d.progress;
         }
-        let ms = d.policy.progress_deadline_ms;
-        match d.progress {
-            Clock::Off => Clock::Off,
-            Clock::Running { at } => Clock::Running { at: at.max(self.now().saturating_add(ms)) },
-            Clock::Held { left_ms } => Clock::Held { left_ms: left_ms.max(ms) },
-        }
+        d.progress.renewed(self.now(), d.policy.progress_deadline_ms)
     }
 
     /// The healthy deadline has passed.
@@ -294,8 +290,13 @@ impl<'a> Draft<'a> {
             match strategy::next(&self.record) {
                 Step::Wait => return,
                 Step::Release { agents, role } => {
+                    let placed = self.own_counts().placed;
                     for agent in agents {
                         self.release(&agent, role);
+                    }
+                    // A record from outside may claim more canaries than it has agents, or an agent twice.
+                    if self.own_counts().placed == placed {
+                        return;
                     }
                 }
                 Step::Await => {
@@ -397,11 +398,15 @@ impl<'a> Draft<'a> {
         self.emit(version, EventBody::TaskIssued { of, task, from_version, attempt, bundle, deadline, by, reason });
     }
 
-    /// Tells an instance to stop; what it was still to do is withdrawn.
+    /// Tells an instance to stop; what it was still to do is withdrawn. One that has stopped already leaves instead:
+    /// there is no task for work that is done.
     pub fn tell_to_stop(&mut self, key: &InstanceKey, role: Role, by: By) {
         let Some(instance) = self.record.instances.get(key) else { return };
         if instance.is_told_to_stop() {
             return;
+        }
+        if instance.state == InstanceState::Stopped {
+            return self.let_leave(key, role);
         }
         let of = Subject { role, ..subject(instance) };
         if let Some(open) = &instance.task {
@@ -412,16 +417,36 @@ impl<'a> Draft<'a> {
         self.issue(key.version, of, TaskKind::Stop, None, Clock::Off, bundle, by);
     }
 
+    fn let_leave(&mut self, key: &InstanceKey, role: Role) {
+        self.clear_services(key, "stopped");
+        let Some(instance) = self.record.instances.get(key) else { return };
+        let of = Subject { role, ..subject(instance) };
+        if let Some(open) = &instance.task {
+            let body = EventBody::TaskDone { of, task: open.kind, withdrawn: true, leaves: true };
+            return self.emit(key.version, body);
+        }
+        let body = EventBody::AgentState {
+            of,
+            state: AgentReport::State(instance.state),
+            attempt: instance.attempt,
+            reason: instance.reason.clone(),
+            healthy_at: None,
+            leaves: true,
+            dooms: false,
+        };
+        self.emit(key.version, body);
+    }
+
     fn own_keys(&self, pick: impl Fn(&Instance) -> bool) -> Vec<InstanceKey> {
         self.record.instances.iter().filter(|i| self.record.is_own(i) && pick(i)).map(Instance::key).collect()
     }
 
     pub fn promote(&mut self, by: By) {
-        let ms = self.deployment().map_or(0, |d| d.policy.progress_deadline_ms);
-        // It never moves back, also where the server's clock did (SPEC 4.10).
-        let progress = match (self.deployment().and_then(|d| d.progress.at()), Clock::starting(self.now(), ms)) {
-            (Some(was), Clock::Running { at }) => Clock::Running { at: at.max(was) },
-            (_, anew) => anew,
+        let Some(d) = self.deployment() else { return };
+        let ms = d.policy.progress_deadline_ms;
+        let progress = match d.progress {
+            Clock::Off => Clock::starting(self.now(), ms),
+            runs => runs.renewed(self.now(), ms),
         };
         let body = EventBody::DeploymentPromoted { progress, by: by.who, reason: by.reason };
         self.emit(self.target(), body);
@@ -447,6 +472,7 @@ impl<'a> Draft<'a> {
     /// all of that job had ended, while this one was started beside it.
     pub fn stop_gone(&mut self, gone: &[Arc<str>]) {
         let Some(job_id) = self.deployment().map(|d| d.target_job_id.clone()) else { return };
+        let gone: BTreeSet<&Arc<str>> = gone.iter().collect();
         let is_gone = |i: &&Instance| gone.contains(&i.agent) || i.job_id != job_id;
         let keys: Vec<InstanceKey> = self.record.instances.iter().filter(is_gone).map(Instance::key).collect();
         for key in keys {

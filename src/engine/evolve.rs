@@ -405,7 +405,7 @@ fn promote_roles(record: &mut Record) {
     if mode == Mode::BlueGreen {
         let old = own.clone();
         record.instances.update_where(own, |i| i.role = Role::Primary);
-        // Also what was told to stop before and still runs: nobody sees two versions after the promotion.
+        // Candidates of an older attempt that are still stopping as well.
         record.instances.update_where(move |i| !old(i), |i| i.role = Role::Retired);
     } else {
         // A canary that an older attempt left, and that this one does not change, runs the promoted content as well.
@@ -440,7 +440,10 @@ fn agent_state(
         instance.since = at;
         instance.state = state;
         instance.attempt = attempt;
-        instance.reason = reason;
+        // Why it is unhealthy stays on the record until it is healthy again, or a report says more.
+        if reason.is_some() || instance.health != Health::Unhealthy {
+            instance.reason = reason;
+        }
         instance.healthy_at = healthy_at;
     });
     if let Some(waiting) = before.filter(|i| i.state == InstanceState::Waiting) {

@@ -1,7 +1,7 @@
 //! All instances of a record, with what is asked of them often: counts, tasks, what is due. Every change goes
 //! through this container, so that the counts are the instances' own and can be told again from them.
 
-use super::deployment::{Instance, Role};
+use super::deployment::Instance;
 use super::health::Health;
 use super::time::UnixMs;
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,7 +97,8 @@ impl Instances {
     pub fn insert(&mut self, instance: Instance) {
         self.remove(&instance.key());
         self.count(&instance, true);
-        let list = self.by_agent.entry(instance.agent.clone()).or_default();
+        // Nearly every agent has one instance: no room is kept for more.
+        let list = self.by_agent.entry(instance.agent.clone()).or_insert_with(|| Vec::with_capacity(1));
         let place = list.partition_point(|i| i.created <= instance.created);
         list.insert(place, instance);
     }
@@ -171,10 +172,5 @@ impl Instances {
                 self.due.remove(&due);
             }
         }
-    }
-
-    /// How many of an agent list have a healthy own instance in a role that is not yet promoted.
-    pub fn healthy_in_role(&self, role: Role, version: u64) -> usize {
-        self.iter().filter(|i| i.role == role && i.version == version && i.health == Health::Healthy).count()
     }
 }

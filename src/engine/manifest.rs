@@ -84,7 +84,7 @@ pub struct Node {
 /// One edge's four fields, each as JSON text: `null` where it is missing.
 pub type Edge = [String; 4];
 
-/// A manifest that has been read whole and found without fault.
+/// What the module reads of a manifest.
 #[derive(Debug, Clone)]
 pub struct Manifest {
     pub value: Value,
@@ -99,9 +99,31 @@ pub struct Manifest {
     pub key: Option<String>,
 }
 
+/// A manifest as far as it could be read.
+pub struct Reading {
+    pub manifest: Manifest,
+    /// All of its own faults at once, each with its path.
+    pub faults: Vec<String>,
+    /// Whether its nodes are without fault, so that `AGENTS` can be judged by them.
+    pub nodes_are_sound: bool,
+    /// Whether its policy fields are without fault, so that clashes between them can be judged.
+    pub policy_is_sound: bool,
+}
+
 impl Manifest {
-    /// Reads a manifest; all of its faults at once, each with its path.
+    /// A manifest without fault.
     pub fn parse(text: &[u8]) -> Result<Manifest, Vec<String>> {
+        let reading = Manifest::read(text)?;
+        if reading.faults.is_empty() {
+            Ok(reading.manifest)
+        } else {
+            Err(reading.faults)
+        }
+    }
+
+    /// Reads what can be read, so that a caller can name faults of its own beside the manifest's. `Err` where it is
+    /// no JSON object at all.
+    pub fn read(text: &[u8]) -> Result<Reading, Vec<String>> {
         let text = std::str::from_utf8(text).map_err(|_| vec!["manifest must be UTF-8 text".to_string()])?;
         let value: Value =
             serde_json::from_str(text).map_err(|error| vec![format!("manifest must be a JSON object: {error}")])?;
@@ -112,24 +134,31 @@ impl Manifest {
             return Err(vec!["manifest must be a JSON object".to_string()]);
         };
         let mut reader = Reader::default();
-        reader.nodes(top, "");
-        reader.links(top, "");
-        match top.get("agents") {
-            None | Some(Value::Null) => {}
-            Some(Value::Object(agents)) => {
-                reader.nodes(agents, "agents.");
-                reader.links(agents, "agents.");
+        let agents = match top.get("agents") {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(agents)) => Some(agents),
+            Some(_) => {
+                reader.faults.push("agents must be an object".to_string());
+                None
             }
-            Some(_) => reader.faults.push("agents must be an object".to_string()),
+        };
+        reader.nodes(top, "");
+        if let Some(agents) = agents {
+            reader.nodes(agents, "agents.");
         }
+        let nodes_are_sound = reader.faults.is_empty();
+        reader.links(top, "");
+        if let Some(agents) = agents {
+            reader.links(agents, "agents.");
+        }
+        let others = reader.faults.len();
         let (job_type, policy) = reader.policies(top);
+        let policy_is_sound = reader.faults.len() == others;
         let key = reader.deployment_key(top);
         reader.judge_links();
-        if !reader.faults.is_empty() {
-            return Err(reader.faults);
-        }
-        let Reader { nodes, edges, entrypoints, warnings, .. } = reader;
-        Ok(Manifest { job_type, policy, nodes, edges, entrypoints, warnings, key, value })
+        let Reader { faults, nodes, edges, entrypoints, warnings, .. } = reader;
+        let manifest = Manifest { job_type, policy, nodes, edges, entrypoints, warnings, key, value };
+        Ok(Reading { manifest, faults, nodes_are_sound, policy_is_sound })
     }
 
     fn outline(&self) -> Outline {
@@ -180,6 +209,9 @@ pub fn agents_faults(node_ids: &[Arc<str>], agents: &[Arc<str>]) -> Vec<String> 
     let rank: BTreeMap<&str, usize> = node_ids.iter().enumerate().map(|(i, id)| (&**id, i)).collect();
     let mut seen = BTreeSet::new();
     let mut faults = Vec::new();
+    if agents.is_empty() {
+        faults.push("AGENTS must name at least one agent".to_string());
+    }
     for agent in agents {
         if let Err(must) = check_id(agent) {
             faults.push(format!("AGENTS {agent:?} {must}"));

@@ -316,7 +316,9 @@ impl PolicyPatch {
             }
         }
         let canary = patch.canary.unwrap_or(Amount::Count(0));
-        if patch.strategy == Some(Strategy::Canary)
+        let canary_is_sound = patch.canary.is_some() || !fields.contains_key("canary");
+        if canary_is_sound
+            && patch.strategy == Some(Strategy::Canary)
             && patch.auto_promote == Some(true)
             && matches!(canary, Amount::Count(0) | Amount::Percent(0))
         {

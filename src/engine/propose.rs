@@ -208,6 +208,7 @@ pub(super) struct Submission {
 
 /// Records the version and begins its deployment.
 pub(super) fn begin(draft: &mut Draft, new: &Candidate, proposal: &Proposal, submission: Submission) {
+    clear_leftovers(draft);
     let number = draft.record.last_version + 1;
     let version = Version {
         number,
@@ -233,11 +234,6 @@ pub(super) fn begin(draft: &mut Draft, new: &Candidate, proposal: &Proposal, sub
         false => Clock::Off,
     };
     let bundle = version.bundle.clone();
-    // What a failed deployment left waiting leaves with the next beginning; its services leave with events of their own.
-    let leftovers: Vec<_> = draft.record.instances.iter().filter(|i| is_leftover(i)).map(Instance::key).collect();
-    for key in leftovers {
-        draft.clear_services(&key, "withdrawn");
-    }
     let beginning = Box::new(Beginning {
         version,
         mode: proposal.mode,
@@ -264,6 +260,14 @@ pub(super) fn begin(draft: &mut Draft, new: &Candidate, proposal: &Proposal, sub
         Mode::Noop => draft.stop_gone(&proposal.gone),
         Mode::VersionOnly => draft.run_batch(number, proposal.job_id.clone(), bundle),
         _ => {}
+    }
+}
+
+/// The leftovers go with the beginning, and their services before them, each with its event (SPEC 8 "Services").
+fn clear_leftovers(draft: &mut Draft) {
+    let leftovers: Vec<_> = draft.record.instances.iter().filter(|i| is_leftover(i)).map(Instance::key).collect();
+    for key in leftovers {
+        draft.clear_services(&key, "withdrawn");
     }
 }
 

@@ -28,6 +28,15 @@ impl Clock {
         }
     }
 
+    /// A running or held clock that has at least `ms` to run from now; it never moves back (SPEC 4.10).
+    pub fn renewed(self, now: UnixMs, ms: u64) -> Clock {
+        match self {
+            Clock::Off => Clock::Off,
+            Clock::Running { at } => Clock::Running { at: at.max(now.saturating_add(ms)) },
+            Clock::Held { left_ms } => Clock::Held { left_ms: left_ms.max(ms) },
+        }
+    }
+
     pub fn at(self) -> Option<UnixMs> {
         match self {
             Clock::Running { at } => Some(at),

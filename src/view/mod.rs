@@ -22,7 +22,7 @@ pub use discovery::{resolve, ResolveFilter, RoleFilter};
 pub use events::{event, event_json, events};
 pub use health::description;
 pub use history::{history, version};
-pub use status::{list_entry, status};
+pub use status::{final_status, list_entry, status};
 pub use tasks::tasks;
 
 use std::borrow::Cow;
@@ -56,6 +56,20 @@ impl<'a> View<'a> {
     /// A JSON text that was judged when it came onto the record, or none.
     fn raw(text: Option<&'a str>) -> View<'a> {
         text.map_or(View::Null, |text| View::Raw(Cow::Borrowed(text)))
+    }
+
+    /// The same without the record: what is shown later is what was so now.
+    pub fn into_owned(self) -> View<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        match self {
+            View::Null => View::Null,
+            View::Int(number) => View::Int(number),
+            View::Bool(flag) => View::Bool(flag),
+            View::Str(text) => View::Str(own(text)),
+            View::Raw(json) => View::Raw(own(json)),
+            View::List(items) => View::List(items.into_iter().map(View::into_owned).collect()),
+            View::Map(fields) => View::Map(fields.into_iter().map(|(name, value)| (name, value.into_owned())).collect()),
+        }
     }
 
     /// The view as one JSON value.

@@ -8,6 +8,7 @@ use super::policy::policy;
 use super::View;
 use crate::engine::deadline::{next_due, Due};
 use crate::engine::deployment::{Action, Deployment, Instance, Record, Status};
+use crate::engine::history::Version;
 use crate::engine::time::{Clock, UnixMs};
 
 /// How many events STATUS shows.
@@ -55,6 +56,35 @@ pub fn status<'a>(record: &'a Record, key: &'a str, _now_ms: UnixMs) -> View<'a>
         ("last_action", deployment.last_action.as_ref().map(action).into()),
         ("changed_agents", View::list(deployment.changed.iter())),
     ])
+}
+
+/// A deployment of the past, by its version, in the shape of STATUS: what is still known of it, the rest null
+/// (SPEC 8 "WAIT"). None while it is not over.
+pub fn final_status<'a>(record: &'a Record, key: &'a str, version: &'a Version) -> Option<View<'a>> {
+    let status = version.outcome?.status(version.job_type.is_batch());
+    let mut view = self::status(record, key, 0);
+    let View::Map(fields) = &mut view else { return None };
+    for (name, value) in fields.iter_mut() {
+        *value = match *name {
+            "deployment_key" | "current_version" | "stable_version" | "rollback_target" | "current_job_id"
+            | "updated_at" | "revision" => continue,
+            "deployment_id" => (&version.deployment_id).into(),
+            "status" => status.name().into(),
+            "description" => status.name().into(),
+            "strategy" => version.strategy.name().into(),
+            "rollback_of" => version.rollback_of.into(),
+            "by" => (&version.by).into(),
+            "reason" => (&version.reason).into(),
+            "target_version" => version.number.into(),
+            "target_job_id" => (&version.job_id).into(),
+            "bundle" => (&version.bundle).into(),
+            "policy" => policy(&version.policy),
+            "created_at" => version.submitted_at.into(),
+            "instances" | "services" | "versions" | "events" | "changed_agents" => View::List(Vec::new()),
+            _ => View::Null,
+        };
+    }
+    Some(view)
 }
 
 /// One line of DEPLOY.LIST; null as [`status`] is.

@@ -1,0 +1,22 @@
+//! Commands for callers of the agents (SPEC 3): who answers where.
+
+use super::args::{self, unknown, Args};
+use super::{read, Answered, Call, Refusal};
+use crate::view::{self, ResolveFilter, RoleFilter};
+
+pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+    let key = args.next()?;
+    let (mut service, mut tag, mut role, mut all, mut json) = (None, None, RoleFilter::default(), false, false);
+    while let Some(option) = args.option()? {
+        match option.as_str() {
+            "SERVICE" => service = args.value_text("SERVICE", args::SERVICE_MAX)?,
+            "TAG" => tag = args.value_text("TAG", args::TAG_MAX)?,
+            "ROLE" => role = args.value_word("ROLE", RoleFilter::parse, "primary, canary, candidate, any")?,
+            "ALL" => all = true,
+            "JSON" => json = args.last_json()?,
+            _ => return Err(unknown(&option)),
+        }
+    }
+    let filter = ResolveFilter { service: service.as_deref(), tag: tag.as_deref(), role, all };
+    read(call, key, json, |record, name| Ok(view::resolve(record, name, &filter)))
+}

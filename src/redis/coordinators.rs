@@ -1,0 +1,102 @@
+//! Commands for coordinators (SPEC 3): what is to be done, and what became of it.
+
+use super::args::{self, syntax, unknown, Args};
+use super::{change, read, Answered, Call, Refusal};
+use crate::engine::command::{Check, CheckStatus, Command, Register, Report, Reported};
+use crate::engine::time::MAX_DURATION_MS;
+use crate::view;
+use redis_module::RedisString;
+
+const STATES: &str = "starting, ready, unready, failed, stopped, completed, unsafe";
+const STATUSES: &str = "passing, warning, critical";
+
+fn decided(call: &Call, key: &RedisString, command: &Command) -> Result<Answered, Refusal> {
+    let outcome = change(call.ctx(), key, command)?;
+    Ok(call.reply_decided(&outcome.reply))
+}
+
+pub fn tasks(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+    let key = args.next()?;
+    let json = args.only_json()?;
+    read(call, key, json, |record, _| Ok(view::tasks(record)))
+}
+
+pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+    let key = args.next()?;
+    let agent = args.reference("agent", args::AGENT_MAX)?;
+    let state = args.word("state", Reported::parse, STATES)?;
+    let mut report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
+    while let Some(option) = args.option()? {
+        match option.as_str() {
+            "VERSION" => report.version = Some(args.value_positive("VERSION")?),
+            "JOB" => report.job = args.value_text("JOB", args::JOB_MAX)?,
+            "ATTEMPT" => {
+                // 0 is the attempt of what was told to stop before it ever ran.
+                let attempt = u32::try_from(args.value_number("ATTEMPT")?);
+                report.attempt = Some(attempt.map_err(|_| syntax("ATTEMPT is out of range"))?);
+            }
+            "REASON" => report.reason = args.value_text("REASON", args::REASON_MAX)?,
+            _ => return Err(unknown(&option)),
+        }
+    }
+    decided(call, key, &Command::Report(report))
+}
+
+pub fn register(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+    let key = args.next()?;
+    let agent = args.reference("agent", args::AGENT_MAX)?;
+    let service = args.name("service", args::SERVICE_MAX)?;
+    let (mut instance, mut address, mut port) = (None, None, None);
+    let (mut version, mut job, mut ttl_ms, mut meta) = (None, None, None, None);
+    let (mut status, mut tags) = (CheckStatus::Passing, Vec::new());
+    while let Some(option) = args.option()? {
+        match option.as_str() {
+            "INSTANCE" => instance = args.value_name("INSTANCE", args::INSTANCE_MAX)?,
+            "ADDRESS" => address = args.value_name("ADDRESS", args::ADDRESS_MAX)?,
+            "PORT" => port = u16::try_from(args.value_up_to("PORT", u64::from(u16::MAX))?).ok(),
+            "VERSION" => version = Some(args.value_positive("VERSION")?),
+            "JOB" => job = args.value_text("JOB", args::JOB_MAX)?,
+            "STATUS" => status = args.value_word("STATUS", CheckStatus::parse, STATUSES)?,
+            "TTL" => ttl_ms = Some(args.value_up_to("TTL", MAX_DURATION_MS)?),
+            "TAGS" => tags = args.value_names("TAGS", 0, args::TAGS_MAX, args::TAG_MAX)?,
+            "META" => meta = args.value_name("META", args::META_MAX)?,
+            _ => return Err(unknown(&option)),
+        }
+    }
+    let missing = |option: &str| syntax(format!("{option} is missing"));
+    let register = Register {
+        agent,
+        service,
+        instance: instance.ok_or_else(|| missing("INSTANCE"))?,
+        address: address.ok_or_else(|| missing("ADDRESS"))?,
+        port: port.ok_or_else(|| missing("PORT"))?,
+        version,
+        job,
+        status,
+        ttl_ms,
+        tags,
+        meta,
+    };
+    decided(call, key, &Command::Register(register))
+}
+
+pub fn check(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+    let key = args.next()?;
+    let instance = args.reference("instance-id", args::INSTANCE_MAX)?;
+    let status = args.word("status", CheckStatus::parse, STATUSES)?;
+    let mut reason = None;
+    while let Some(option) = args.option()? {
+        match option.as_str() {
+            "REASON" => reason = args.value_text("REASON", args::REASON_MAX)?,
+            _ => return Err(unknown(&option)),
+        }
+    }
+    decided(call, key, &Command::Check(Check { instance, status, reason }))
+}
+
+pub fn deregister(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+    let key = args.next()?;
+    let instance = args.reference("instance-id", args::INSTANCE_MAX)?;
+    args.end()?;
+    decided(call, key, &Command::Deregister { instance })
+}

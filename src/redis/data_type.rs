@@ -1,0 +1,106 @@
+//! The data type `deploymnt`: what hangs on a key, and how it is kept.
+
+use super::ffi::{self, LogLevel};
+use super::guard::guard;
+use crate::codec::{self, DecodeError};
+use crate::engine::deployment::{Deployment, Instance};
+use crate::engine::history::Version;
+use crate::engine::services::Service;
+use crate::engine::{Event, Record};
+use redis_module::native_types::RedisType;
+use std::borrow::Cow;
+use std::mem::size_of;
+use std::sync::Arc;
+
+/// Stays 1 as long as the value is one string: what that string holds has a version of its own, in `codec`. A server
+/// can carry a string that it does not understand, but not a shape that it does not know.
+const ENCVER: i32 = 1;
+
+pub static DEPLOYMENT: RedisType = RedisType::new("deploymnt", ENCVER, ffi::METHODS);
+
+/// What a key holds.
+#[derive(Debug, Clone)]
+pub enum Stored {
+    Record(Record),
+    /// What a newer module wrote, or what arrived damaged from a primary or a file: kept byte for byte, read-only, and
+    /// written back as it came. Refusing it there would end the server, or part it from its primary in silence.
+    Opaque { encver: i32, bytes: Vec<u8> },
+}
+
+impl Stored {
+    /// The payload for RDB, AOF and DUMP.
+    pub fn to_bytes(&self) -> Cow<'_, [u8]> {
+        match self {
+            Stored::Record(record) => Cow::Owned(codec::encode_record(record)),
+            Stored::Opaque { bytes, .. } => Cow::Borrowed(bytes),
+        }
+    }
+
+    /// An estimate of its memory, for MEMORY USAGE.
+    pub fn memory(&self) -> usize {
+        size_of::<Stored>()
+            + match self {
+                Stored::Record(record) => memory_of(record),
+                Stored::Opaque { bytes, .. } => bytes.capacity(),
+            }
+    }
+}
+
+/// Reads a payload. `keep` where it cannot be refused: it is then kept as it is. None refuses it.
+pub fn load(encver: i32, bytes: Vec<u8>, keep: bool, key: &str) -> Option<Stored> {
+    // Decoding is guarded by itself: a panic in it must not be taken for a refusal, which would end a loading server.
+    let why = match guard("decoding a record", || codec::decode_record(&bytes)) {
+        Ok(Ok(record)) if encver <= ENCVER => return Some(Stored::Record(record)),
+        Ok(Ok(_)) => format!("its encoding version {encver} is newer than this module's"),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "reading it failed".to_string(),
+    };
+    let outcome = if keep { "kept as it is, read-only" } else { "refused" };
+    ffi::log(LogLevel::Warning, &format!("deploy: record of key '{key}' {outcome}: {why}"));
+    keep.then_some(Stored::Opaque { encver, bytes })
+}
+
+/// Whether a newer module wrote this payload.
+pub fn is_newer(error: &DecodeError) -> bool {
+    matches!(error, DecodeError::NewerFormat { .. })
+}
+
+/// What the allocator adds to a block, and a tree to an entry: rounded means, for an estimate.
+const BLOCK: usize = 16;
+const TREE_ENTRY: usize = 24;
+/// The two counters before an Arc's content.
+const ARC: usize = 16;
+
+fn text(text: &Arc<str>) -> usize {
+    text.len() + ARC + BLOCK
+}
+
+fn memory_of(record: &Record) -> usize {
+    let versions: usize = record.versions.iter().map(|v| version(v)).sum();
+    // An instance is in its agent's list, and again by key in the indexes of tasks and of what is due.
+    let instances = record.instances.len() * (size_of::<Instance>() + 2 * (BLOCK + TREE_ENTRY) + 3 * size_of::<usize>());
+    let services: usize = record.services.iter().map(|s| service(s)).sum();
+    let log = record.log.len() * (size_of::<Arc<Event>>() + size_of::<Event>() + ARC + BLOCK + LOGGED_TEXT);
+    let requests = record.requests.len() * 256;
+    versions + instances + services + log + requests + record.deployment.as_ref().map_or(0, deployment)
+}
+
+/// Most texts of an event are shared with the record; its reason and the box of its body are not.
+const LOGGED_TEXT: usize = 96;
+
+fn version(version: &Version) -> usize {
+    let manifest = version.content.text().len();
+    let agents: usize = version.agents.iter().flat_map(|agents| agents.iter()).map(text).sum();
+    // The manifest is kept as its text; its outline (node ids and services) is made when it is asked for.
+    let outline = version.content.node_ids().iter().map(|id| text(id) + 2 * size_of::<Arc<str>>() + TREE_ENTRY).sum::<usize>();
+    size_of::<Version>() + ARC + BLOCK + manifest + outline + agents + 200
+}
+
+fn service(service: &Service) -> usize {
+    let texts: usize = service.tags.iter().map(text).sum();
+    size_of::<Service>() + ARC + 3 * (BLOCK + TREE_ENTRY) + texts + text(&service.instance) + service.meta.as_ref().map_or(0, text)
+}
+
+fn deployment(deployment: &Deployment) -> usize {
+    size_of::<Deployment>() + (deployment.changed.len() + deployment.gone.len()) * size_of::<Arc<str>>() + 256
+}

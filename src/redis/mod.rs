@@ -1,0 +1,257 @@
+//! The shell: all that knows Redis, and nothing that decides.
+//!
+//! ```text
+//! command ─► serve (guard) ─► args ─► read:   key ─► view ─► reply
+//!                                  └► change: key ─► engine::decide ─► commit ─► reply
+//! timer ───► turn ─► DEPLOY.APPLY key TICK ─► change
+//! primary, AOF, slot migration ─► DEPLOY.APPLY key … ─► store (nothing is decided, nothing published)
+//! ```
+//!
+//! There is one write path, [`change`]: whatever alters a record goes through it, so that storing, replicating, the
+//! timer, publishing and notifying cannot be forgotten one by one. `unsafe` is in [`ffi`] alone.
+
+#![deny(unsafe_code)]
+
+pub mod args;
+pub mod blocking;
+pub mod callers;
+pub mod clock;
+pub mod config;
+pub mod coordinators;
+pub mod data_type;
+#[allow(unsafe_code)]
+pub mod ffi;
+pub mod glob;
+pub mod guard;
+pub mod home_db;
+pub mod index;
+pub mod info;
+pub mod listing;
+pub mod menu;
+pub mod operators;
+pub mod publish;
+pub mod replication;
+pub mod reply;
+pub mod timers;
+
+use crate::codec;
+use crate::engine::{self, Code, Command, Context, Decision, Record, Rejection, Reply};
+use crate::view::View;
+use args::Args;
+use data_type::Stored;
+use ffi::{Ctx, Key, LogLevel, Slot};
+use index::Entry;
+use publish::Announcement;
+use redis_module::{RedisResult, RedisString, RedisValue, Status};
+use std::cell::Cell;
+
+/// Why a command is not carried out.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The server's own complaint about the number of arguments.
+    Arity,
+    Rejected(Rejection),
+    /// Nothing that the caller could do better.
+    Internal(String),
+}
+
+impl From<Rejection> for Refusal {
+    fn from(rejection: Rejection) -> Refusal {
+        Refusal::Rejected(rejection)
+    }
+}
+
+impl Refusal {
+    fn code(&self) -> Code {
+        match self {
+            Refusal::Arity | Refusal::Internal(_) => Code::Err,
+            Refusal::Rejected(rejection) => rejection.code(),
+        }
+    }
+}
+
+/// The reply was sent: what a handler ends with, so that none can forget it.
+pub struct Answered(());
+
+/// One call of a command.
+pub struct Call {
+    ctx: Ctx,
+    answered: Cell<bool>,
+}
+
+impl Call {
+    pub fn ctx(&self) -> Ctx {
+        self.ctx
+    }
+
+    /// Replies a view, as one JSON string where that was asked for.
+    pub fn reply_view(&self, view: &View, json: bool) -> Answered {
+        let text = json.then(|| view.to_json());
+        self.answered.set(true);
+        match text {
+            Some(text) => self.ctx.reply_bytes(text.as_bytes()),
+            None => reply::view(self.ctx, view),
+        }
+        Answered(())
+    }
+
+    pub fn reply_int(&self, number: i64) -> Answered {
+        self.answered.set(true);
+        self.ctx.reply_int(number);
+        Answered(())
+    }
+
+    /// Replies what the engine answered.
+    fn reply_decided(&self, reply: &Reply) -> Answered {
+        match reply {
+            Reply::Receipt(receipt) => self.reply_view(&crate::view::receipt(receipt), false),
+            Reply::Changed(changed) => self.reply_int(i64::from(*changed)),
+            Reply::Nothing => self.reply_view(&View::Null, false),
+        }
+    }
+}
+
+pub type Handler = fn(&Call, Args) -> Result<Answered, Refusal>;
+
+/// The door of every command: the guard, the reply to a refusal, and the count of refusals.
+pub fn serve(context: &redis_module::Context, argv: &[RedisString], handler: Handler) -> RedisResult {
+    let call = Call { ctx: Ctx::of(context), answered: Cell::new(false) };
+    match guard::guard("a command", || handler(&call, Args::new(argv.get(1..).unwrap_or_default()))) {
+        Ok(Ok(Answered(()))) => {}
+        Ok(Err(refusal)) => {
+            info::count_refusal(refusal.code());
+            reply::refusal(call.ctx, &refusal);
+        }
+        Err(guard::Panicked) => {
+            info::count_refusal(Code::Err);
+            // A second reply to one command would be taken for the reply to the next.
+            if !call.answered.get() {
+                call.ctx.reply_error(reply::INTERNAL);
+            }
+        }
+    }
+    Ok(RedisValue::NoReply)
+}
+
+// ---- reading ---------------------------------------------------------------------------------------------------------
+
+/// A key as the engine knows it: UTF-8, and not empty. A key that is neither is no deployment's (SPEC 8 "Codes").
+fn key_text(key: &RedisString) -> Option<&str> {
+    std::str::from_utf8(key.as_slice()).ok().filter(|text| !text.is_empty())
+}
+
+fn no_such_key(key: &RedisString) -> Rejection {
+    Rejection::NoSuchKey(key.to_string_lossy())
+}
+
+/// The record at an open key, None where there is none.
+fn record_at(key: &Key) -> Result<Option<&Record>, Rejection> {
+    match key.slot() {
+        Slot::Empty => Ok(None),
+        Slot::Foreign => Err(Rejection::WrongType),
+        Slot::Ours(Stored::Record(record)) => Ok(Some(record)),
+        Slot::Ours(Stored::Opaque { .. }) => Err(Rejection::NewerFormat),
+    }
+}
+
+/// A reading command: replies what `shape` makes of the key's record.
+pub fn read(
+    call: &Call,
+    key: &RedisString,
+    json: bool,
+    shape: impl for<'r> FnOnce(&'r Record, &'r str) -> Result<View<'r>, Rejection>,
+) -> Result<Answered, Refusal> {
+    let open = Key::read(call.ctx, key);
+    let (Some(record), Some(name)) = (record_at(&open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
+    let view = shape(record, name)?;
+    Ok(call.reply_view(&view, json))
+}
+
+/// Asks the engine something about a key and the present time, without changing anything.
+fn ask<T>(
+    ctx: Ctx,
+    key: &RedisString,
+    question: impl FnOnce(Option<&Record>, &Context) -> Result<T, Rejection>,
+) -> Result<T, Rejection> {
+    let open = Key::read(ctx, key);
+    let record = record_at(&open)?;
+    let name = key_text(key).ok_or_else(|| no_such_key(key))?;
+    let user = ctx.user_name();
+    let by = user.as_ref().map_or_else(|| "default".to_string(), RedisString::to_string_lossy);
+    question(record, &Context { key: name, now_ms: clock::now(ctx), by: &by, limits: config::limits() })
+}
+
+// ---- the one write path ----------------------------------------------------------------------------------------------
+
+/// What came of a command.
+pub struct Outcome {
+    pub reply: Reply,
+    pub changed: bool,
+}
+
+/// Decides a command and carries the decision out. Refused, or without effect, it leaves no trace.
+pub fn change(ctx: Ctx, key: &RedisString, command: &Command) -> Result<Outcome, Refusal> {
+    let decision = ask(ctx, key, |record, context| engine::decide(record, command, context))?;
+    let changed = !decision.batch.changes.is_empty();
+    let reply = decision.reply.clone();
+    if changed {
+        commit(ctx, key, decision)?;
+    }
+    Ok(Outcome { reply, changed })
+}
+
+/// Stores, replicates, publishes. All that costs or could fail comes before the first step; what follows cannot.
+fn commit(ctx: Ctx, key: &RedisString, decision: Decision) -> Result<(), Refusal> {
+    let name = key_text(key).ok_or_else(|| no_such_key(key))?;
+    let payload = codec::encode_batch(&decision.batch);
+    let announcement = Announcement::of(name, &decision.batch);
+    let stored = Stored::Record(decision.record);
+    let entry = Entry::of(&stored);
+
+    // First of all, because the server may refuse this one: it does where DEPLOY.APPLY was renamed. It only queues what
+    // is sent when the command ends, so the order against storing does not show.
+    if !ctx.replicate(replication::APPLY, key, &payload) {
+        return Err(Refusal::Internal("DEPLOY.APPLY, which replicates every change, was renamed or removed".to_string()));
+    }
+    let mut open = Key::write(ctx, key);
+    if !open.put(stored) {
+        ctx.log(LogLevel::Warning, &format!("deploy: the server did not store the record of key '{name}'"));
+        return Err(Refusal::Internal("the server did not store the record".to_string()));
+    }
+    let db = ctx.selected_db();
+    if let Slot::Ours(stored) = open.slot() {
+        blocking::changed(db, name, stored);
+    }
+    drop(open);
+    index::set(db, name, entry);
+    if entry.due().is_some() {
+        timers::arm(ctx);
+    }
+    announcement.publish(ctx);
+    ctx.notify(c"deploy.changed", key);
+    Ok(())
+}
+
+// ---- loading ---------------------------------------------------------------------------------------------------------
+
+/// What OnLoad does beside registering the type and the commands.
+pub fn init(context: &redis_module::Context, args: &[RedisString]) -> Status {
+    let ctx = Ctx::of(context);
+    guard::install();
+    match guard::guard("loading the module", || set_up(ctx, args)) {
+        Ok(Ok(())) => Status::Ok,
+        Ok(Err(())) | Err(guard::Panicked) => Status::Err,
+    }
+}
+
+fn set_up(ctx: Ctx, args: &[RedisString]) -> Result<(), ()> {
+    ffi::set_options(ctx);
+    menu::describe(ctx)?;
+    config::register(ctx, args)?;
+    ffi::register_info(ctx);
+    ffi::subscribe_to_server(ctx)?;
+    home_db::listen(ctx)?;
+    // Last: a timer of a module that did not load would fire into nothing.
+    timers::start(ctx);
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! DEPLOY.APPLY, the internal command: how what happened reaches replicas, the AOF and another node, and how the
+//! timer's tick reaches the write path.
+//!
+//! ```text
+//! DEPLOY.APPLY key batch           what one command changed, as its events
+//! DEPLOY.APPLY key RECORD record   a whole record (AOF rewrite, Valkey's slot migration): it replaces what is there
+//! DEPLOY.APPLY key TICK            from this module's timer: decide what time has brought about
+//! ```
+//!
+//! The first two hand on what was decided elsewhere: nothing is judged, no clock is read, nothing is published. They are
+//! taken from the primary, the AOF and a slot migration, and from nobody else.
+
+use super::args::Args;
+use super::data_type::{is_newer, Stored};
+use super::ffi::{Ctx, Key, LogLevel, Slot};
+use super::index::{self, Entry};
+use super::{blocking, change, timers, Answered, Call, Refusal};
+use crate::codec::{self, DecodeError};
+use crate::engine::{apply as apply_batch, Batch, Change, Command, Record};
+use redis_module::RedisString;
+use std::ffi::CStr;
+
+pub const APPLY: &CStr = c"DEPLOY.APPLY";
+pub const RECORD: &CStr = c"RECORD";
+pub const TICK: &[u8] = b"TICK";
+
+/// The command's handler.
+pub fn apply(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+    let key = args.next()?;
+    let payload = args.bytes()?;
+    let record = match payload {
+        word if word == RECORD.to_bytes() => Some(args.bytes()?),
+        _ => None,
+    };
+    args.end()?;
+    let ctx = call.ctx();
+    if payload == TICK && timers::is_ticking() {
+        return tick(call, key);
+    }
+    if !ctx.flags().hands_on() {
+        return Err(Refusal::Internal("DEPLOY.APPLY is internal: it is taken from the primary, the AOF or a slot migration only".to_string()));
+    }
+    match record {
+        Some(bytes) => apply_record(ctx, key, bytes),
+        None => apply_changes(ctx, key, payload),
+    }
+    .map_err(|why| {
+        // An error reply to a primary is the server's "== CRITICAL =="; to the AOF, nothing. So it is said here as well.
+        ctx.log(LogLevel::Warning, &format!("deploy: change of key '{key}' not applied: {why}"));
+        Refusal::Internal(why)
+    })?;
+    // To this server's own AOF, and to whoever replicates from it.
+    ctx.replicate_verbatim();
+    Ok(call.reply_int(1))
+}
+
+/// A tick goes the way of every other change.
+fn tick(call: &Call, key: &RedisString) -> Result<Answered, Refusal> {
+    let ctx = call.ctx();
+    let db = ctx.selected_db();
+    let outcome = change(ctx, key, &Command::Tick)?;
+    if !outcome.changed {
+        // The index may have been wrong about this key; if it was right, the tick is not repeated at once.
+        index::look(ctx, key.as_slice());
+        if let Ok(name) = std::str::from_utf8(key.as_slice()) {
+            timers::put_off(db, name);
+        }
+    }
+    Ok(call.reply_int(i64::from(outcome.changed)))
+}
+
+fn apply_record(ctx: Ctx, key: &RedisString, bytes: &[u8]) -> Result<(), String> {
+    let stored = match codec::decode_record(bytes) {
+        Ok(record) => Stored::Record(record),
+        Err(error) if is_newer(&error) => Stored::Opaque { encver: 1, bytes: bytes.to_vec() },
+        Err(error) => return Err(error.to_string()),
+    };
+    let entry = Entry::of(&stored);
+    let mut open = Key::write(ctx, key);
+    if !open.replace(stored) {
+        return Err("the server did not take the value".to_string());
+    }
+    note(ctx, key, &open, entry);
+    Ok(())
+}
+
+fn apply_changes(ctx: Ctx, key: &RedisString, payload: &[u8]) -> Result<(), String> {
+    let batch = match codec::decode_batch(payload) {
+        Ok(batch) => batch,
+        Err(error) => return Err(freeze(ctx, key, &error)),
+    };
+    let mut record = match Key::peek(ctx, key).slot() {
+        Slot::Empty => Record::empty(),
+        Slot::Foreign => return Err("the key holds another type".to_string()),
+        Slot::Ours(Stored::Record(record)) => record.clone(),
+        Slot::Ours(Stored::Opaque { .. }) => return Err("the record was written by a newer version of the module".to_string()),
+    };
+    match first_revision(&batch) {
+        Some(first) if first <= record.revision => return Ok(()), // Applied already.
+        Some(first) if first > record.revision + 1 => {
+            return Err(format!("it begins at revision {first}, and the record is at {}", record.revision));
+        }
+        _ => {}
+    }
+    apply_batch(&mut record, &batch);
+    let stored = Stored::Record(record);
+    let entry = Entry::of(&stored);
+    let mut open = Key::write(ctx, key);
+    if !open.put(stored) {
+        return Err("the server did not take the value".to_string());
+    }
+    note(ctx, key, &open, entry);
+    Ok(())
+}
+
+fn first_revision(batch: &Batch) -> Option<u64> {
+    batch.changes.iter().find_map(|change| match change {
+        Change::Event(event) => Some(event.revision),
+        Change::Note(_) => None,
+    })
+}
+
+/// A batch that cannot be read leaves the record behind its primary's. It is made read-only, so that nothing is decided
+/// from what is known to be old; a resync, or a newer module, brings the true one.
+fn freeze(ctx: Ctx, key: &RedisString, error: &DecodeError) -> String {
+    let bytes = match Key::peek(ctx, key).slot() {
+        Slot::Ours(stored @ Stored::Record(_)) => Some(stored.to_bytes().into_owned()),
+        _ => None,
+    };
+    if let Some(bytes) = bytes {
+        let stored = Stored::Opaque { encver: 1, bytes };
+        let entry = Entry::of(&stored);
+        let mut open = Key::write(ctx, key);
+        if open.put(stored) {
+            note(ctx, key, &open, entry);
+        }
+    }
+    error.to_string()
+}
+
+/// On a server that cannot write the timer looks at the index by itself.
+fn note(ctx: Ctx, key: &RedisString, open: &Key, entry: Entry) {
+    if let Ok(name) = std::str::from_utf8(key.as_slice()) {
+        let db = ctx.selected_db();
+        index::set(db, name, entry);
+        if let Slot::Ours(stored) = open.slot() {
+            blocking::changed(db, name, stored);
+        }
+    }
+}

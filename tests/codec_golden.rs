@@ -1,0 +1,382 @@
+//! Saved bytes are a promise: what one release wrote, every later one reads, and nothing else is believed.
+//!
+//! The golden files are written anew only by `REGENERATE_GOLDEN=1 cargo test --test codec_golden`, and only for a
+//! format that no release has written yet.
+
+use proptest::prelude::*;
+use redis_deploy::codec::{
+    decode_batch, decode_record, encode_batch, encode_record, DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER,
+    MAX_TEXT_BYTES, MAX_TIME_MS,
+};
+use redis_deploy::engine;
+use redis_deploy::engine::deployment::{Mode, Record};
+use redis_deploy::engine::manifest::Content;
+use redis_deploy::engine::{Batch, Change, EventBody};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[path = "common/arbitrary.rs"]
+mod arbitrary;
+#[path = "common/golden.rs"]
+mod golden;
+
+const HEADER_BYTES: usize = 10;
+const CHECKSUM_BYTES: usize = 4;
+
+// ---- golden files ----------------------------------------------------------------------------------------------------
+
+fn golden_file(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/codec").join(format!("v1-{name}.bin"))
+}
+
+fn golden_bytes(name: &str, written_now: &[u8]) -> Vec<u8> {
+    let file = golden_file(name);
+    if std::env::var_os("REGENERATE_GOLDEN").is_some() {
+        std::fs::write(&file, written_now).expect("the golden file is writable");
+    }
+    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+#[test]
+fn a_record_is_written_and_read_as_ever() {
+    let record = golden::record();
+    let bytes = golden_bytes("record", &encode_record(&record));
+    assert_eq!(encode_record(&record), bytes, "the bytes have changed: that takes a new format");
+    assert_eq!(decode_record(&bytes), Ok(record));
+}
+
+#[test]
+fn each_kind_of_change_is_written_and_read_as_ever() {
+    let batches = golden::batches();
+    let kinds: BTreeSet<&str> = batches.iter().map(|(name, _)| *name).collect();
+    assert_eq!(kinds.len(), arbitrary::EVENT_KINDS as usize + 2, "one batch for each kind of change");
+    for (name, batch) in batches {
+        let bytes = golden_bytes(name, &encode_batch(&batch));
+        assert_eq!(encode_batch(&batch), bytes, "the bytes of {name} have changed: that takes a new format");
+        assert_eq!(decode_batch(&bytes), Ok(batch), "{name}");
+    }
+}
+
+/// What fails here is worth a test of its own, not a file of seeds.
+fn unsaved() -> ProptestConfig {
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
+}
+
+// ---- there and back --------------------------------------------------------------------------------------------------
+
+proptest! {
+    #![proptest_config(unsaved())]
+
+    #[test]
+    fn a_record_survives(record in arbitrary::records()) {
+        let bytes = encode_record(&record);
+        prop_assert_eq!(decode_record(&bytes), Ok(record.clone()));
+        prop_assert_eq!(encode_record(&decode_record(&bytes).expect("it was just read")), bytes);
+    }
+
+    /// A replica gets every batch as bytes, and may be sent the record as bytes at any point.
+    #[test]
+    fn a_replica_fed_with_bytes_holds_the_same_record(history in arbitrary::histories()) {
+        let mut replica = Record::empty();
+        for decision in history {
+            let batch = decode_batch(&encode_batch(&decision.batch)).expect("the engine made it");
+            engine::apply(&mut replica, &batch);
+            prop_assert_eq!(&replica, &decision.record);
+            replica = decode_record(&encode_record(&replica)).expect("the engine made it");
+            prop_assert_eq!(&replica, &decision.record);
+        }
+    }
+
+    #[test]
+    fn a_batch_survives(batch in arbitrary::batches()) {
+        let bytes = encode_batch(&batch);
+        prop_assert_eq!(decode_batch(&bytes), Ok(batch));
+    }
+}
+
+#[test]
+fn what_many_name_is_stored_once_and_shared_again() {
+    let record = golden::record();
+    let bytes = encode_record(&record);
+    for once in [&**record.versions[0].content.text(), "dep_agent-api_2", "looking into it"] {
+        let found = bytes.windows(once.len()).filter(|window| *window == once.as_bytes()).count();
+        assert_eq!(found, 1, "{once}");
+    }
+    let read = decode_record(&bytes).expect("it is valid");
+    assert!(Arc::ptr_eq(&read.versions[0].content, &read.versions[1].content));
+    let deployment = read.deployment.as_ref().expect("it has one");
+    assert!(Arc::ptr_eq(&deployment.changed[0], &read.instances.of_agent("monitor")[0].agent));
+    assert!(Arc::ptr_eq(&deployment.id, &read.log[0].deployment_id));
+}
+
+#[test]
+fn manifests_with_the_same_text_are_stored_once_though_they_are_two_in_memory() {
+    let mut record = golden::record();
+    let text = record.versions[0].content.text().to_string();
+    Arc::make_mut(&mut record.versions[0]).content = Arc::new(Content::new(Arc::from(text)));
+    assert_eq!(encode_record(&record), encode_record(&golden::record()));
+}
+
+// ---- damaged, foreign and newer bytes --------------------------------------------------------------------------------
+
+/// Puts a right checksum under changed bytes.
+fn with_right_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
+    let summed = bytes.len() - CHECKSUM_BYTES;
+    let checksum = crc32fast::hash(&bytes[..summed]);
+    bytes[summed..].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// An envelope around a payload.
+fn sealed(payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_le_bytes();
+    let bytes = [b"dp\x01\x00\x01\x00", &length[..], payload, &[0; CHECKSUM_BYTES]].concat();
+    with_right_checksum(bytes)
+}
+
+#[test]
+fn the_envelope_is_as_documented() {
+    let bytes = encode_record(&golden::record());
+    let payload = &bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES];
+    assert_eq!(sealed(payload), bytes);
+}
+
+#[test]
+fn cut_short_anywhere_it_is_refused() {
+    for bytes in [encode_record(&golden::record()), encode_batch(&golden::batches()[0].1)] {
+        for length in 0..bytes.len() {
+            assert_eq!(decode_record(&bytes[..length]), Err(DecodeError::Truncated), "at {length}");
+            assert_eq!(decode_batch(&bytes[..length]), Err(DecodeError::Truncated), "at {length}");
+        }
+    }
+}
+
+#[test]
+fn a_payload_cut_short_is_refused_though_its_envelope_is_right() {
+    let bytes = encode_record(&golden::record());
+    let payload = &bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES];
+    for length in 0..payload.len() {
+        assert!(decode_record(&sealed(&payload[..length])).is_err(), "at {length}");
+    }
+}
+
+#[test]
+fn any_flipped_bit_is_refused() {
+    let bytes = encode_record(&golden::record());
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(decode_record(&flipped).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn any_flipped_bit_under_a_right_checksum_does_no_harm() {
+    let bytes = encode_record(&golden::record());
+    let mut still_valid = 0;
+    for bit in 0..(bytes.len() - CHECKSUM_BYTES) * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(record) = decode_record(&with_right_checksum(flipped)) {
+            still_valid += 1;
+            assert_eq!(decode_record(&encode_record(&record)), Ok(record), "bit {bit}");
+        }
+    }
+    assert!(still_valid > 0, "changed texts and times are as good as others");
+}
+
+proptest! {
+    #![proptest_config(unsaved())]
+
+    #[test]
+    fn scrambled_payloads_do_no_harm(
+        record in arbitrary::records(),
+        scrambles in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let bytes = encode_record(&record);
+        let mut payload = bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES].to_vec();
+        for (place, byte) in scrambles {
+            let place = place.index(payload.len());
+            payload[place] = byte;
+        }
+        if let Ok(read) = decode_record(&sealed(&payload)) {
+            prop_assert_eq!(decode_record(&encode_record(&read)), Ok(read));
+        }
+    }
+
+    #[test]
+    fn noise_does_no_harm(noise in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode_record(&noise);
+        let _ = decode_batch(&noise);
+        let _ = decode_record(&sealed(&noise));
+    }
+}
+
+#[test]
+fn what_follows_the_end_is_refused() {
+    let bytes = encode_record(&golden::record());
+    assert_eq!(decode_record(&[&bytes[..], b"\0"].concat()), Err(DecodeError::Malformed));
+    let payload = &bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES];
+    assert_eq!(decode_record(&sealed(&[payload, b"\0"].concat())), Err(DecodeError::Malformed));
+}
+
+#[test]
+fn a_newer_format_is_told_from_damage() {
+    let mut newer = encode_record(&golden::record());
+    newer[2..4].copy_from_slice(&2u16.to_le_bytes());
+    assert_eq!(decode_record(&newer), Err(DecodeError::Checksum));
+    newer[4..6].copy_from_slice(&[7, 0xff]);
+    let newer = with_right_checksum(newer);
+    assert_eq!(decode_record(&newer), Err(DecodeError::NewerFormat { format: 2 }));
+    assert_eq!(decode_batch(&newer), Err(DecodeError::NewerFormat { format: 2 }));
+    assert_eq!(decode_record(&newer[..newer.len() - 1]), Err(DecodeError::Truncated));
+}
+
+#[test]
+fn what_is_not_ours_or_of_another_kind_is_refused() {
+    let record = encode_record(&golden::record());
+    assert_eq!(decode_record(b""), Err(DecodeError::Truncated));
+    assert_eq!(decode_record(b"REDIS0011"), Err(DecodeError::NotOurs));
+    assert_eq!(decode_batch(&record), Err(DecodeError::Malformed));
+    assert_eq!(decode_record(&encode_batch(&golden::batches()[0].1)), Err(DecodeError::Malformed));
+    for (place, byte) in [(2, 0), (4, 0), (5, 1)] {
+        let mut odd = record.clone();
+        odd[place] = byte;
+        assert_eq!(decode_record(&with_right_checksum(odd)), Err(DecodeError::Malformed), "byte {place} as {byte}");
+    }
+    let mut huge = record.clone();
+    huge[6..10].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(decode_record(&huge), Err(DecodeError::TooLarge));
+}
+
+// ---- valid bytes, invalid values -------------------------------------------------------------------------------------
+
+fn refusal(change: impl FnOnce(&mut Record)) -> String {
+    let mut record = golden::record();
+    change(&mut record);
+    match decode_record(&encode_record(&record)) {
+        Err(DecodeError::Invalid(why)) => why,
+        other => panic!("expected an invalid record, not {other:?}"),
+    }
+}
+
+fn deployment(record: &mut Record) -> &mut engine::deployment::Deployment {
+    record.deployment.as_mut().expect("the golden record has one")
+}
+
+/// Changes the canary, or what becomes of it.
+fn canary(record: &mut Record, change: impl FnOnce(&mut engine::deployment::Instance)) {
+    let canary = record.instances.iter().find(|i| i.version == 3).expect("the golden record has one").key();
+    record.instances.update(&canary, change);
+}
+
+#[test]
+fn a_record_is_judged_as_if_a_user_had_sent_it() {
+    let version = |record: &mut Record, change: fn(&mut engine::history::Version)| {
+        change(Arc::make_mut(&mut record.versions[2]));
+    };
+    assert_eq!(refusal(|r| r.versions.swap(0, 1)), "its versions are not in order");
+    assert_eq!(refusal(|r| version(r, |v| v.number = 2)), "its versions are not in order");
+    assert_eq!(refusal(|r| r.last_version = 2), "a version is newer than the newest");
+    assert_eq!(refusal(|r| version(r, |v| v.tag = Some("first".into()))), "two versions have the same tag");
+    assert_eq!(refusal(|r| r.current_version = Some(9)), "its current version is missing");
+    assert_eq!(refusal(|r| deployment(r).target_version = 9), "its target version is missing");
+    assert_eq!(refusal(|r| deployment(r).mode = Mode::Unchanged), "its deployment has a mode that only replies have");
+    assert_eq!(refusal(|r| r.deployment = None), "it has no deployment");
+    assert_eq!(refusal(|r| r.revision = 10), "a task is newer than the record");
+    assert_eq!(refusal(|r| r.revision = 41), "an instance is newer than the record");
+    assert_eq!(refusal(|r| r.revision = 44), "its log is newer than the record");
+    assert_eq!(refusal(|r| r.log.swap(0, 1)), "its log is not in order");
+    assert_eq!(refusal(|r| canary(r, |i| i.created = 2)), "two instances came at once");
+    assert_eq!(refusal(|r| canary(r, |i| i.node = "n".repeat(257).into())), "an agent's id is too long");
+    assert_eq!(
+        refusal(|r| version(r, |v| v.policy.healthy_deadline_ms = 0)),
+        "policies.update.min_healthy_ms must be less than healthy_deadline_ms (20000 is not less than 0)"
+    );
+    assert_eq!(
+        refusal(|r| version(r, |v| v.policy.progress_deadline_ms = 1 << 53)),
+        "a policy names too long a duration"
+    );
+    assert_eq!(
+        refusal(|r| version(r, |v| v.content = Arc::new(Content::new(r#"{"nodes":3}"#.into())))),
+        "nodes must be an array"
+    );
+    assert_eq!(
+        refusal(|r| version(r, |v| v.agents = Some(Arc::from(["stranger".into()])))),
+        "AGENTS names stranger, which is an agent of no node"
+    );
+    assert_eq!(
+        refusal(|r| r.requests = std::iter::repeat_n(r.requests[0].clone(), 17).collect()),
+        "it remembers too many requests"
+    );
+}
+
+#[test]
+fn numbers_and_times_leave_room_for_arithmetic() {
+    assert_eq!(refusal(|r| r.revision = MAX_NUMBER + 1), "9007199254740992 is beyond 9007199254740991");
+    assert_eq!(refusal(|r| r.updated_at = MAX_TIME_MS + 1), "18014398509481985 is beyond 18014398509481984");
+    let mut record = golden::record();
+    record.revision = MAX_NUMBER;
+    record.log.clear();
+    record.updated_at = MAX_TIME_MS;
+    assert_eq!(decode_record(&encode_record(&record)), Ok(record));
+}
+
+#[test]
+fn one_agent_has_a_bounded_number_of_instances() {
+    let mut record = golden::record();
+    record.revision = 1_000_000;
+    record.log.clear();
+    let planner = record.instances.of_agent("planner@a")[0].clone();
+    for i in 1..MAX_INSTANCES_PER_AGENT as u64 {
+        let job_id = Arc::from(format!("job-{i}"));
+        record.instances.insert(engine::deployment::Instance { job_id, created: 100 + i, ..planner.clone() });
+    }
+    assert_eq!(decode_record(&encode_record(&record)), Ok(record.clone()));
+    record.instances.insert(engine::deployment::Instance { job_id: "one more".into(), created: 99_999, ..planner });
+    assert_eq!(
+        decode_record(&encode_record(&record)),
+        Err(DecodeError::Invalid("agent planner@a has too many instances".to_string()))
+    );
+}
+
+#[test]
+fn a_text_is_bounded() {
+    let mut record = golden::record();
+    deployment(&mut record).reason = Some("x".repeat(MAX_TEXT_BYTES).into());
+    assert_eq!(decode_record(&encode_record(&record)), Ok(record.clone()));
+    deployment(&mut record).reason = Some("x".repeat(MAX_TEXT_BYTES + 1).into());
+    assert_eq!(decode_record(&encode_record(&record)), Err(DecodeError::TooLarge));
+}
+
+#[test]
+fn a_manifest_is_in_a_batch_and_not_in_the_log() {
+    let (_, batch) = golden::batches().swap_remove(0);
+    let Change::Event(event) = &batch.changes[0] else { panic!("an event comes first") };
+    let mut late = (**event).clone();
+    late.revision = 45;
+    assert_eq!(
+        refusal(|r| {
+            r.log.pop_back();
+            r.log.push_back(Arc::new(late));
+        }),
+        "its log has a manifest"
+    );
+    let mut slim = (**event).clone();
+    if let EventBody::DeploymentStarted(beginning) = &mut slim.body {
+        beginning.version.content = Arc::new(Content::omitted());
+    }
+    let slim = Batch { changes: vec![Change::Event(Arc::new(slim))], log_max: 100 };
+    assert!(matches!(decode_batch(&encode_batch(&slim)), Err(DecodeError::Invalid(_))));
+}
+
+#[test]
+fn the_events_of_a_batch_are_in_order() {
+    let (_, batch) = golden::batches().swap_remove(9);
+    let twice = Batch { changes: [batch.changes.clone(), batch.changes].concat(), log_max: 100 };
+    assert_eq!(
+        decode_batch(&encode_batch(&twice)),
+        Err(DecodeError::Invalid("its events are not in order".to_string()))
+    );
+}

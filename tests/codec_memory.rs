@@ -1,0 +1,248 @@
+//! Decoding takes memory in proportion to what it is given, never to what is claimed: Redis aborts the whole server
+//! where an allocation fails.
+//!
+//! This file counts allocations with an allocator of its own, so it compiles the two pure folders by itself: the
+//! library brings the one that the module runs with.
+
+use engine::deployment::{Instance, Record, Role};
+use engine::health::{Health, InstanceState};
+use engine::time::Clock;
+use engine::{Batch, Change, Event, EventBody};
+use proptest::prelude::*;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+
+#[allow(dead_code, unused_imports)]
+#[path = "../src/codec/mod.rs"]
+mod codec;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/engine/mod.rs"]
+mod engine;
+
+#[allow(dead_code)]
+#[path = "common/arbitrary.rs"]
+mod arbitrary;
+#[path = "common/golden.rs"]
+mod golden;
+
+// ---- counting --------------------------------------------------------------------------------------------------------
+
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<usize> = const { Cell::new(0) };
+    static PEAK: Cell<usize> = const { Cell::new(0) };
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+}
+
+fn comes(size: usize) {
+    LARGEST.set(LARGEST.get().max(size));
+    HELD.set(HELD.get().saturating_add(size));
+    PEAK.set(PEAK.get().max(HELD.get()));
+}
+
+fn goes(size: usize) {
+    HELD.set(HELD.get().saturating_sub(size));
+}
+
+// SAFETY: every call is handed to the system's allocator as it is; counting touches no memory of the caller.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        comes(layout.size());
+        System.alloc(layout)
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        goes(layout.size());
+        System.dealloc(place, layout)
+    }
+
+    unsafe fn realloc(&self, place: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // The old and the new place may be there at the same time.
+        comes(size);
+        goes(layout.size());
+        System.realloc(place, layout, size)
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// What decoding takes at its peak, and its largest single allocation.
+struct Taken {
+    peak: usize,
+    largest: usize,
+}
+
+fn taken<T>(work: impl FnOnce() -> T) -> (T, Taken) {
+    let before = HELD.get();
+    PEAK.set(before);
+    LARGEST.set(0);
+    let result = work();
+    (result, Taken { peak: PEAK.get() - before, largest: LARGEST.get() })
+}
+
+// ---- what may be taken -----------------------------------------------------------------------------------------------
+
+/// Beside the multiple of its bytes, what any payload may take: errors in words, the first nodes of maps.
+const SPARE_BYTES: usize = 16 << 10;
+
+/// How many times its bytes. The densest of all are instances that have an agent each and say nothing: their indexes
+/// take some 70 times what lies in the payload. All else stays below 64.
+const TIMES: usize = 96;
+
+fn frugal(bytes: &[u8]) {
+    let (_, record) = taken(|| codec::decode_record(bytes));
+    let (_, batch) = taken(|| codec::decode_batch(bytes));
+    for taken in [record, batch] {
+        assert!(
+            taken.peak <= TIMES * bytes.len() + SPARE_BYTES,
+            "{} bytes made it take {} at its peak, and {} at once",
+            bytes.len(),
+            taken.peak,
+            taken.largest
+        );
+    }
+}
+
+/// The envelope of a record (1) or a batch (2) around a payload.
+fn sealed(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_le_bytes();
+    let mut bytes = [b"dp\x01\x00", &[kind, 0][..], &length, payload].concat();
+    let checksum = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// A number of eight bytes as the format writes it.
+fn eight_bytes(number: u64) -> Vec<u8> {
+    [&[253][..], &number.to_le_bytes()].concat()
+}
+
+#[test]
+fn counting_counts() {
+    let (kept, counted) = taken(|| vec![0u8; 1 << 20]);
+    assert_eq!((counted.peak, counted.largest, kept.len()), (1 << 20, 1 << 20, 1 << 20));
+}
+
+/// At every place of a payload: a number that promises the world.
+#[test]
+fn a_claimed_length_takes_nothing() {
+    let bombs = [1 << 20, 1 << 27, 1 << 31, 1 << 34, 1 << 61, u64::MAX].map(eight_bytes);
+    let record = codec::encode_record(&golden::record());
+    let batch = codec::encode_batch(&golden::batches()[0].1);
+    for (kind, bytes) in [(1, record), (2, batch)] {
+        let payload = &bytes[10..bytes.len() - 4];
+        for place in 0..payload.len() {
+            for bomb in &bombs {
+                frugal(&sealed(kind, &[&payload[..place], &bomb[..]].concat()));
+                frugal(&sealed(kind, &[&payload[..place], &bomb[..], &payload[place..]].concat()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_claimed_payload_length_takes_nothing() {
+    let mut bytes = codec::encode_record(&golden::record());
+    for length in [1 << 20, 1 << 29, u32::MAX] {
+        bytes[6..10].copy_from_slice(&length.to_le_bytes());
+        let (result, taken) = taken(|| codec::decode_record(&bytes));
+        assert!(result.is_err());
+        assert_eq!(taken.peak, 0);
+    }
+}
+
+proptest! {
+    // What fails here is worth a test of its own, not a file of seeds.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn scrambled_payloads_take_little(
+        record in arbitrary::records(),
+        batch in arbitrary::batches(),
+        scrambles in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+    ) {
+        for (kind, bytes) in [(1, codec::encode_record(&record)), (2, codec::encode_batch(&batch))] {
+            let mut payload = bytes[10..bytes.len() - 4].to_vec();
+            for (place, byte) in &scrambles {
+                let place = place.index(payload.len());
+                payload[place] = *byte;
+            }
+            frugal(&sealed(kind, &payload));
+        }
+    }
+}
+
+// ---- the densest payloads --------------------------------------------------------------------------------------------
+
+/// As many instances as fit, each in as few bytes as it takes, with all that is indexed about it.
+fn instances(count: u64, of_one_agent: u64) -> Record {
+    let mut record = Record { revision: count, instances: Default::default(), ..golden::record() };
+    record.log.clear();
+    record.services = Default::default();
+    for i in 0..count {
+        record.instances.insert(Instance {
+            agent: Arc::from(format!("{}", i / of_one_agent)),
+            node: Arc::from(""),
+            version: 2,
+            job_id: Arc::from(format!("{}", i % of_one_agent)),
+            role: Role::Primary,
+            state: InstanceState::Ready,
+            health: Health::Pending,
+            attempt: 1,
+            task_at: 0,
+            since: 0,
+            reason: None,
+            from_version: None,
+            task: None,
+            healthy_at: Some(0),
+            deadline: Clock::Running { at: 0 },
+            was_healthy: false,
+            created: i,
+        });
+    }
+    record
+}
+
+#[test]
+fn many_instances_take_a_multiple_of_their_bytes() {
+    for of_one_agent in [1, 2, 4096] {
+        let record = instances(20_000, of_one_agent);
+        let bytes = codec::encode_record(&record);
+        assert_eq!(codec::decode_record(&bytes).map(|read| read == record), Ok(true));
+        frugal(&bytes);
+    }
+}
+
+#[test]
+fn many_events_take_a_multiple_of_their_bytes() {
+    let event = |revision| {
+        Arc::new(Event {
+            revision,
+            at: 0,
+            deployment_id: Arc::from(""),
+            version: 0,
+            body: EventBody::AwaitingPromotion { healthy: 0 },
+        })
+    };
+    let events: Vec<Arc<Event>> = (1..=100_000).map(event).collect();
+    let changes = events.iter().cloned().map(Change::Event).collect();
+    let batch = codec::encode_batch(&Batch { changes, log_max: 0 });
+    let record = codec::encode_record(&Record { revision: 100_000, log: events.into(), ..golden::record() });
+    frugal(&batch);
+    frugal(&record);
+}
+
+/// Nothing but texts without a byte, or lists of them.
+#[test]
+fn many_empty_texts_take_a_multiple_of_their_bytes() {
+    let count = 200_000u64;
+    frugal(&sealed(1, &[eight_bytes(count), vec![0; count as usize]].concat()));
+    let mut record = golden::record();
+    if let Some(deployment) = &mut record.deployment {
+        deployment.gone = (0..count).map(|_| Arc::from("")).collect();
+    }
+    frugal(&codec::encode_record(&record));
+}

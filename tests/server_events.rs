@@ -1,0 +1,168 @@
+//! Promise: what is published is what is logged, complete and in order; and whoever missed messages can catch up.
+
+mod common;
+
+use common::*;
+use redis::Value;
+use serde_json::Value as Json;
+
+const KEY: &str = "agent-api";
+const CHANNEL: &str = "deploy:events:agent-api";
+
+/// A whole story: a first version, a canary, a promotion, a pause, a rollback that is failed by hand.
+fn tell(client: &mut Client) {
+    client.deploy(KEY, &manifest(&AGENTS, "small"), &[&QUICK[..], &["REASON", "first"]].concat());
+    client.carry_out_until(KEY, "successful");
+    client.deploy(KEY, &manifest(&AGENTS, "large"), &[&QUICK[..], &["CANARY", "1"]].concat());
+    client.carry_out_until(KEY, "awaiting_promotion");
+    client.call(&["DEPLOY.PROMOTE", KEY, "REASON", "good"]);
+    client.call(&["DEPLOY.PAUSE", KEY, "REASON", "lunch"]);
+    client.call(&["DEPLOY.RESUME", KEY]);
+    client.carry_out_until(KEY, "successful");
+    client.call(&["DEPLOY.ROLLBACK", KEY]);
+    client.call(&["DEPLOY.FAIL", KEY, "REASON", "enough"]);
+}
+
+#[test]
+fn published_is_what_is_logged() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let published = Subscriber::start(&server, CHANNEL);
+        let mut client = server.client();
+        tell(&mut client);
+        let logged = client.events_after(KEY, 0);
+        assert_eq!(published.events_until_now(&mut client, CHANNEL), logged);
+
+        let revisions: Vec<u64> = logged.iter().map(|event| number(&event["revision"])).collect();
+        let last = number(&client.status(KEY)["revision"]);
+        assert_eq!(revisions, (1..=last).collect::<Vec<_>>(), "one revision each, none left out");
+        assert!(logged.is_sorted_by_key(|event| number(&event["at"])), "in the order of time");
+        for event in &logged {
+            assert_eq!(event["key"], KEY);
+            assert_eq!(names_of(event)[..6], ["revision", "at", "key", "deployment_id", "type", "version"], "{event}");
+        }
+        let types: Vec<&str> = logged.iter().map(|event| string(&event["type"])).collect();
+        for expected in [
+            "deployment_started",
+            "task_issued",
+            "task_done",
+            "agent_state",
+            "agent_healthy",
+            "awaiting_promotion",
+            "deployment_promoted",
+            "deployment_paused",
+            "deployment_resumed",
+            "deployment_successful",
+            "rollback_started",
+            "deployment_failed",
+        ] {
+            assert!(types.contains(&expected), "{expected} in {types:?}");
+        }
+        let of = |kind: &str| logged.iter().find(|event| event["type"] == kind).expect("seen above");
+        assert_eq!(
+            (&of("deployment_started")["by"], &of("deployment_started")["reason"]),
+            (&"default".into(), &"first".into())
+        );
+        assert_eq!(
+            (&of("deployment_started")["mode"], &of("deployment_started")["strategy"]),
+            (&"initial".into(), &"rolling".into())
+        );
+        assert_eq!(
+            (&of("deployment_promoted")["by"], &of("deployment_promoted")["reason"]),
+            (&"default".into(), &"good".into())
+        );
+        assert_eq!(of("deployment_paused")["reason"], "lunch");
+        assert_eq!(of("deployment_failed")["reason"], "enough");
+        let task = of("task_issued");
+        assert_eq!(
+            (&task["task"], &task["agent"], &task["role"]),
+            (&"start".into(), &"agent-1".into(), &"primary".into())
+        );
+        assert_eq!(of("agent_state")["state"], "starting");
+    });
+}
+
+#[test]
+fn status_shows_the_last_ten() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+    tell(&mut client);
+    let logged = client.events_after(KEY, 0);
+    let record = client.status(KEY);
+    assert_eq!(array(&record["events"])[..], logged[logged.len() - 10..]);
+}
+
+#[test]
+fn who_missed_some_reads_on_after_what_it_had() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+    tell(&mut client);
+    let all = client.events_after(KEY, 0);
+    let last = all.len() as u64;
+    let mut page = |options: &[&str]| {
+        let reply = client.call(&[&["DEPLOY.EVENTS", KEY], options].concat());
+        let [Value::Int(first), Value::Int(last), Value::Array(events)] = items(&reply) else { panic!("{reply:?}") };
+        let events: Vec<Json> =
+            events.iter().map(|e| serde_json::from_str(&text(e)).expect("an event is JSON")).collect();
+        (*first as u64, *last as u64, events)
+    };
+    assert_eq!(page(&[]), (1, last, all.clone()));
+    assert_eq!(page(&["AFTER", "0"]), (1, last, all.clone()));
+    assert_eq!(page(&["AFTER", "5", "COUNT", "3"]), (1, last, all[5..8].to_vec()), "oldest first");
+    assert_eq!(page(&["COUNT", "3"]), (1, last, all[..3].to_vec()));
+    assert_eq!(page(&["AFTER", &last.to_string()]), (1, last, vec![]));
+    assert_eq!(page(&["AFTER", "99999"]), (1, last, vec![]), "from the future: nothing yet");
+    let (mut after, mut collected) = (0, Vec::new());
+    while after < last {
+        let (_, _, events) = page(&["AFTER", &after.to_string(), "COUNT", "4"]);
+        after = number(&events.last().expect("progress")["revision"]);
+        collected.extend(events);
+    }
+    assert_eq!(collected, all);
+}
+
+#[test]
+fn the_log_keeps_the_last_hundred_and_says_where_it_begins() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+    client.deploy(KEY, &manifest(&AGENTS, "small"), &SLOW);
+    while number(&client.status(KEY)["revision"]) < 150 {
+        client.call(&["DEPLOY.PAUSE", KEY]);
+        client.call(&["DEPLOY.RESUME", KEY]);
+    }
+    let last = number(&client.status(KEY)["revision"]);
+    let reply = client.call(&["DEPLOY.EVENTS", KEY, "AFTER", "7"]);
+    assert_eq!(int(&items(&reply)[0]) as u64, last - 99, "older than the log: the first number says so");
+    assert_eq!(int(&items(&reply)[1]) as u64, last);
+    assert_eq!(items(&items(&reply)[2]).len(), 100);
+}
+
+#[test]
+fn each_key_has_a_channel_of_its_own() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let (ours, all) = (Subscriber::start(&server, CHANNEL), Subscriber::start(&server, "deploy:events:*"));
+    let mut client = server.client();
+    client.deploy("other", &manifest(&["x"], "small"), &SLOW);
+    client.deploy(KEY, &manifest(&["x"], "small"), &SLOW);
+    let events = ours.events_until_now(&mut client, CHANNEL);
+    assert!(!events.is_empty() && events.iter().all(|event| event["key"] == KEY));
+    let events = all.events_until_now(&mut client, CHANNEL);
+    assert!(events.iter().any(|event| event["key"] == "other"));
+}
+
+#[test]
+fn two_coordinators_that_both_report_change_it_once() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let (mut one, mut two) = (server.client(), server.client());
+    one.deploy(KEY, &manifest(&AGENTS, "small"), &SLOW);
+    for state in ["starting", "ready"] {
+        assert_eq!(one.report(KEY, "agent-1", state), 1);
+        assert_eq!(two.report(KEY, "agent-1", state), 0, "{state} is known already");
+    }
+    let about: Vec<Json> = one
+        .events_after(KEY, 0)
+        .into_iter()
+        .filter(|e| e["type"] == "agent_state" && e["agent"] == "agent-1")
+        .collect();
+    assert_eq!(about.len(), 2, "{about:?}");
+}

@@ -1,0 +1,542 @@
+//! Promise: what the server's own commands do to a key, they do to a deployment: the record goes where the key goes, its
+//! rollout goes on there and only there, and the listing, the numbers of INFO and the timers know it (SPEC 6,
+//! "Persistence").
+//!
+//! Each case does one thing to a record in mid rollout whose next step is due shortly and can only come from the timer;
+//! nobody reports anything until it has come. What was done to the key is right when that step happens under the new
+//! name, and a full scan finds what the listing lists.
+
+mod common;
+#[path = "common/rollout.rs"]
+mod rollout;
+
+use common::*;
+use redis::Value;
+use rollout::*;
+use serde_json::json;
+
+const KEY: &str = "agent-api";
+const CHANNELS: &str = "deploy:events:*";
+
+fn ok(client: &mut Client, words: &[&str]) {
+    assert_eq!(client.call(words), Value::Okay, "{words:?}");
+}
+
+fn one(client: &mut Client, words: &[&str]) {
+    assert_eq!(client.call(words), Value::Int(1), "{words:?}");
+}
+
+/// The keys whose events were published from here on.
+fn channels_since(published: &Subscriber, client: &mut Client, already: usize) -> Vec<String> {
+    let events = published.events_until_now(client, "deploy:events:mark");
+    let mut keys: Vec<String> = events[already..].iter().map(|event| string(&event["key"]).to_string()).collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+#[test]
+fn rename_takes_the_rollout_along() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let published = Subscriber::start(&server, CHANNELS);
+        let mut client = server.client();
+
+        in_mid_rollout(&mut client, KEY);
+        let before = dump(&mut client, KEY);
+        ok(&mut client, &["RENAME", KEY, "renamed"]);
+        let already = published.events_until_now(&mut client, "deploy:events:mark").len();
+        is_gone(&mut client, KEY);
+        assert_eq!(client.status("renamed")["deployment_id"], "dep_agent-api_2", "ids never change");
+        if client.status("renamed")["status"] == "running" {
+            assert_eq!(dump(&mut client, "renamed"), before);
+        }
+        goes_on(&mut client, "renamed");
+        assert_eq!(channels_since(&published, &mut client, already), ["renamed"]);
+        is_gone(&mut client, KEY);
+        index_is_true(&mut client, &[0]);
+        // Later ids carry the new key and go on counting.
+        let next = client.deploy("renamed", &manifest(&AGENTS, "huge"), &QUICK);
+        assert_eq!((next.text("deployment_id"), next.int("version")), ("dep_renamed_3".into(), 3));
+
+        // Over another record in mid rollout, which is gone with its timer; over a string; and to itself.
+        in_mid_rollout(&mut client, "other");
+        in_mid_rollout(&mut client, "moved");
+        ok(&mut client, &["RENAME", "other", "moved"]);
+        client.call(&["SET", "a-string", "x"]);
+        ok(&mut client, &["RENAME", "moved", "a-string"]);
+        ok(&mut client, &["RENAME", "a-string", "a-string"]);
+        is_gone(&mut client, "other");
+        is_gone(&mut client, "moved");
+        assert_eq!(client.status("a-string")["deployment_id"], "dep_other_2");
+        goes_on(&mut client, "a-string");
+        index_is_true(&mut client, &[0]);
+
+        // RENAMENX, refused and done.
+        in_mid_rollout(&mut client, "nx");
+        assert_eq!(client.call(&["RENAMENX", "nx", "a-string"]), Value::Int(0));
+        one(&mut client, &["RENAMENX", "nx", "nx-renamed"]);
+        is_gone(&mut client, "nx");
+        goes_on(&mut client, "nx-renamed");
+        // And a string over a record: it is a string from then on.
+        in_mid_rollout(&mut client, "lost");
+        client.call(&["SET", "s", "x"]);
+        ok(&mut client, &["RENAME", "s", "lost"]);
+        assert!(client.refused(&["DEPLOY.STATUS", "lost"]).starts_with("WRONGTYPE "));
+        index_is_true(&mut client, &[0]);
+    });
+}
+
+#[test]
+fn copies_go_on_each_by_itself() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        in_mid_rollout(&mut client, KEY);
+        let before = dump(&mut client, KEY);
+        client.deploy("taken", &manifest(&AGENTS, "small"), &SLOW);
+        let taken = client.status("taken");
+        one(&mut client, &["COPY", KEY, "copied"]);
+        one(&mut client, &["COPY", KEY, KEY, "DB", "5"]);
+        assert_eq!(client.call(&["COPY", KEY, "taken"]), Value::Int(0), "not without REPLACE");
+        assert_eq!(client.status("taken"), taken);
+        one(&mut client, &["COPY", KEY, "taken", "REPLACE"]);
+        client.call(&["SET", "a-string", "x"]);
+        one(&mut client, &["COPY", KEY, "a-string", "REPLACE"]);
+        assert_eq!(dump(&mut client, KEY), before, "the original is as it was");
+        // A copy shares nothing: what happens to one does not happen to the other.
+        client.call(&["DEPLOY.STOP", "copied"]);
+        assert_eq!(client.status("copied")["status"], "cancelled");
+        for key in [KEY, "taken", "a-string"] {
+            goes_on(&mut client, key);
+        }
+        client.call(&["SELECT", "5"]);
+        goes_on(&mut client, KEY);
+        let history = client.json(&["DEPLOY.VERSION", KEY, "1", "JSON"]);
+        assert_eq!(history["tag"], "one");
+        assert_eq!(array(&client.json(&["DEPLOY.RESOLVE", KEY, "ROLE", "any", "ALL", "JSON"])).len(), 1);
+        index_is_true(&mut client, &[0, 5]);
+    });
+}
+
+#[test]
+fn move_takes_the_rollout_to_another_database() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        in_mid_rollout(&mut client, KEY);
+        one(&mut client, &["MOVE", KEY, "3"]);
+        is_gone(&mut client, KEY);
+        in_mid_rollout(&mut client, KEY);
+        assert_eq!(client.call(&["MOVE", KEY, "3"]), Value::Int(0), "it is taken there");
+        goes_on(&mut client, KEY);
+        client.call(&["SELECT", "3"]);
+        goes_on(&mut client, KEY);
+        index_is_true(&mut client, &[0, 3]);
+    });
+}
+
+#[test]
+fn swapped_databases_swap_their_rollouts() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        // The same key in both, in different states; one key in each alone; and a third database that is not meant.
+        in_mid_rollout(&mut client, KEY);
+        client.deploy("zero", &manifest(&AGENTS, "small"), &SLOW);
+        client.call(&["SELECT", "1"]);
+        client.deploy(KEY, &manifest(&["x"], "small"), &SLOW);
+        in_mid_rollout(&mut client, "one");
+        client.call(&["SELECT", "2"]);
+        in_mid_rollout(&mut client, KEY);
+        ok(&mut client, &["SWAPDB", "0", "1"]);
+        index_is_true(&mut client, &[0, 1, 2]);
+        client.call(&["SELECT", "0"]);
+        assert_eq!(client.status(KEY)["target_version"], 1);
+        is_gone(&mut client, "zero");
+        goes_on(&mut client, "one");
+        client.call(&["SELECT", "1"]);
+        is_gone(&mut client, "one");
+        assert_eq!(client.status("zero")["status"], "running");
+        goes_on(&mut client, KEY);
+        client.call(&["SELECT", "2"]);
+        goes_on(&mut client, KEY);
+        ok(&mut client, &["SWAPDB", "9", "1"]);
+        ok(&mut client, &["SWAPDB", "0", "0"]);
+        index_is_true(&mut client, &[0, 1, 2, 9]);
+    });
+}
+
+#[test]
+fn a_restored_dump_goes_on() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        in_mid_rollout(&mut client, KEY);
+        let before = (everything(&mut client, KEY), dump(&mut client, KEY));
+        client.call(&["SET", "a-string", "x"]);
+        in_mid_rollout(&mut client, "taken");
+        assert!(restore(&mut client, KEY, &before.1, &[]).expect_err("it is there").starts_with("BUSYKEY "));
+        client.call(&["DEL", KEY]);
+        restore(&mut client, KEY, &before.1, &[]).expect("restored");
+        restore(&mut client, "restored", &before.1, &[]).expect("restored");
+        restore(&mut client, "a-string", &before.1, &["REPLACE"]).expect("restored");
+        restore(&mut client, "taken", &before.1, &["REPLACE", "IDLETIME", "5"]).expect("restored");
+        let expires = (unix_ms() + 3_600_000).to_string();
+        client.call(&[b"RESTORE", b"mortal".as_slice(), expires.as_bytes(), &before.1, b"ABSTTL"]);
+        if client.status(KEY)["status"] == "running" {
+            assert_eq!(everything(&mut client, KEY), before.0);
+        }
+        for key in [KEY, "restored", "a-string", "taken", "mortal"] {
+            goes_on(&mut client, key);
+        }
+        assert!(int(&client.call(&["PTTL", "mortal"])) > 3_500_000, "a change leaves the TTL as it is");
+        // One that lies long in a drawer: what fell due meanwhile happens as it is put back.
+        restore(&mut client, "late", &before.1, &[]).expect("restored");
+        goes_on(&mut client, "late");
+        index_is_true(&mut client, &[0]);
+    });
+}
+
+#[test]
+fn a_migrated_record_goes_on_there() {
+    on_each_server(|kind| {
+        let (here, there) = (Server::start(kind, &[]), Server::start(kind, &[]));
+        let (mut ours, mut theirs) = (here.client(), there.client());
+        in_mid_rollout(&mut ours, KEY);
+        theirs.deploy("copied", &manifest(&["x"], "small"), &QUICK);
+        let before = everything(&mut ours, KEY);
+        let port = there.port.to_string();
+        ok(&mut ours, &["MIGRATE", "127.0.0.1", &port, KEY, "0", "5000"]);
+        is_gone(&mut ours, KEY);
+        if theirs.status(KEY)["status"] == "running" {
+            assert_eq!(everything(&mut theirs, KEY), before);
+        }
+        goes_on(&mut theirs, KEY);
+        in_mid_rollout(&mut ours, "copied");
+        ok(&mut ours, &["MIGRATE", "127.0.0.1", &port, "copied", "0", "5000", "COPY", "REPLACE"]);
+        goes_on(&mut theirs, "copied");
+        goes_on(&mut ours, "copied");
+        index_is_true(&mut ours, &[0]);
+        index_is_true(&mut theirs, &[0]);
+    });
+}
+
+/// Ways in which a key goes, in words that name it as KEY.
+const ENDS: [&[&str]; 7] = [
+    &["DEL", KEY],
+    &["UNLINK", KEY],
+    &["SET", KEY, "a string"],
+    &["SET", KEY, "a string", "EX", "1000"],
+    &["PEXPIRE", KEY, "1"],
+    &["PEXPIREAT", KEY, "1"],
+    &["SORT", "nothing", "BY", "nosort", "STORE", KEY],
+];
+
+#[test]
+fn what_is_deleted_does_nothing_any_more() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        for end in ENDS {
+            in_mid_rollout(&mut client, KEY);
+            let due = number(&client.status(KEY)["deadlines"]["next_at"]);
+            let published = Subscriber::start(&server, CHANNELS);
+            client.call(end);
+            if end[0] == "SET" {
+                assert!(client.refused(&["DEPLOY.STATUS", KEY]).starts_with("WRONGTYPE "), "{end:?}");
+            } else {
+                wait_until("the key to be gone", || client.call(&["EXISTS", KEY]) == Value::Int(0));
+                is_gone(&mut client, KEY);
+            }
+            index_is_true(&mut client, &[0]);
+            let value = client.try_call(&["GET", KEY]);
+            wait_until("the verdict's time to pass", || unix_ms() > due + 120);
+            assert_eq!(client.try_call(&["GET", KEY]), value, "{end:?}");
+            let after: Vec<_> = published.events_until_now(&mut client, "deploy:events:mark");
+            let after: Vec<_> = after.iter().filter(|event| number(&event["at"]) >= due).collect();
+            assert!(after.is_empty(), "{end:?}: {after:?}");
+            client.call(&["DEL", KEY]);
+            // The key begins anew.
+            assert_eq!(client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK).int("version"), 1, "{end:?}");
+            client.call(&["DEL", KEY]);
+        }
+        index_is_true(&mut client, &[0]);
+    });
+}
+
+#[test]
+fn expiry_ends_a_record_at_its_time_and_not_before() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        in_mid_rollout(&mut client, KEY);
+        one(&mut client, &["EXPIRE", KEY, "1000"]);
+        goes_on(&mut client, KEY);
+        let left = int(&client.call(&["TTL", KEY]));
+        assert!(left > 900, "changes leave the TTL as it is, it is {left} s");
+        one(&mut client, &["PERSIST", KEY]);
+        assert_eq!(client.call(&["TTL", KEY]), Value::Int(-1));
+
+        // Where the server does not look for what has expired, an expired record is still none, and its timer is idle.
+        client.call(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
+        in_mid_rollout(&mut client, "mortal");
+        let due = number(&client.status("mortal")["deadlines"]["next_at"]);
+        let published = Subscriber::start(&server, CHANNELS);
+        one(&mut client, &["PEXPIRE", "mortal", "20"]);
+        wait_until("the verdict's time to pass", || unix_ms() > due + 120);
+        let events = published.events_until_now(&mut client, "deploy:events:mark");
+        assert!(events.is_empty(), "{events:?}");
+        is_gone(&mut client, "mortal");
+        index_is_true(&mut client, &[0]);
+        client.call(&["DEBUG", "SET-ACTIVE-EXPIRE", "1"]);
+
+        // A replica is told of an expiry as of any other.
+        let replica = Server::start(kind, &[]);
+        replica.replicate_from(&server);
+        in_mid_rollout(&mut client, "mortal");
+        one(&mut client, &["PEXPIRE", "mortal", "50"]);
+        wait_until("the key to be gone", || client.call(&["EXISTS", "mortal"]) == Value::Int(0));
+        replica.catch_up_with(&server);
+        is_gone(&mut replica.client(), "mortal");
+        index_is_true(&mut replica.client(), &[0]);
+    });
+}
+
+#[test]
+fn a_flush_ends_what_it_flushes_and_nothing_else() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let replica = Server::start(kind, &[]);
+        replica.replicate_from(&server);
+        let mut client = server.client();
+        for how in [&["SYNC"][..], &["ASYNC"], &[]] {
+            for db in ["0", "4"] {
+                client.call(&["SELECT", db]);
+                in_mid_rollout(&mut client, KEY);
+                client.deploy("second", &manifest(&AGENTS, "small"), &SLOW);
+            }
+            ok(&mut client, &[&["FLUSHDB"], how].concat());
+            is_gone(&mut client, KEY);
+            index_is_true(&mut client, &[0, 4]);
+            client.call(&["SELECT", "0"]);
+            goes_on(&mut client, KEY);
+            in_mid_rollout(&mut client, "third");
+            ok(&mut client, &[&["FLUSHALL"], how].concat());
+            is_gone(&mut client, KEY);
+            is_gone(&mut client, "third");
+            index_is_true(&mut client, &[0, 4]);
+            assert_eq!(client.info("deploy", "deploy_timers_armed"), "0");
+            replica.catch_up_with(&server);
+            index_is_true(&mut replica.client(), &[0, 4]);
+        }
+        // In the unit that flushed, too, a key begins anew.
+        in_mid_rollout(&mut client, KEY);
+        client.call(&["MULTI"]);
+        client.call(&["FLUSHALL", "ASYNC"]);
+        client.call(&["DEPLOY.DEPLOY", KEY, "MANIFEST", &manifest(&AGENTS, "small"), "MIN_HEALTHY_MS", "0"]);
+        client.call(&["EXEC"]);
+        client.carry_out_until(KEY, "successful");
+        index_is_true(&mut client, &[0, 4]);
+    });
+}
+
+#[test]
+fn a_reload_leaves_all_databases_in_mid_rollout() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        client.call(&["DEBUG", "RELOAD"]);
+        client.call(&["SELECT", "7"]);
+        in_mid_rollout(&mut client, KEY);
+        client.call(&["SELECT", "0"]);
+        in_mid_rollout(&mut client, KEY);
+        client.deploy("mortal", &manifest(&AGENTS, "small"), &SLOW);
+        client.call(&["PEXPIRE", "mortal", "1000000"]);
+        let before = everything(&mut client, KEY);
+        client.call(&["DEBUG", "RELOAD"]);
+        if client.status(KEY)["status"] == "running" {
+            assert_eq!(everything(&mut client, KEY), before);
+        }
+        assert!(int(&client.call(&["PTTL", "mortal"])) > 900_000);
+        index_is_true(&mut client, &[0, 7]);
+        goes_on(&mut client, KEY);
+        client.call(&["SELECT", "7"]);
+        goes_on(&mut client, KEY);
+        // Without a save before, what is in memory is dropped for what the file has, which is nothing of these two.
+        in_mid_rollout(&mut client, "not-saved");
+        client.call(&["DEBUG", "RELOAD", "NOSAVE"]);
+        is_gone(&mut client, "not-saved");
+        index_is_true(&mut client, &[0, 7]);
+    });
+}
+
+#[test]
+fn evicted_records_leave_the_listing_and_their_timers() {
+    on_each_server(|kind| {
+        let mut server = Server::start(kind, &["--maxmemory-policy", "allkeys-lru"]);
+        let mut client = server.client();
+        let text = format!("{:>8000}", "é");
+        let nodes = json!([{ "node_id": "a", "description": text }]).to_string();
+        let manifest = format!(r#"{{"type":"service","nodes":{nodes}}}"#);
+        let used: u64 = client.info("memory", "used_memory").parse().expect("a number");
+        ok(&mut client, &["CONFIG", "SET", "maxmemory", &(used + 6_000_000).to_string()]);
+        let evicted = |client: &mut Client| client.info("stats", "evicted_keys").parse::<u64>().expect("a number");
+        for n in 0..2_000 {
+            let key = format!("svc-{n}");
+            client.deploy(&key, &manifest, &["MIN_HEALTHY_MS", "300"]);
+            // Some of them have a timer that is soon due.
+            if n % 3 == 0 {
+                let _ = client.try_call(&["DEPLOY.REPORT", &key, "a", "ready"]);
+            }
+            if n > 600 && evicted(&mut client) > 100 {
+                break;
+            }
+        }
+        assert!(evicted(&mut client) > 100, "nothing was evicted");
+        // What is left ends by itself; what is gone is not brought back by its timer.
+        ok(&mut client, &["CONFIG", "SET", "maxmemory", "0"]);
+        wait_until("the timers", || {
+            scanned(&mut client).iter().all(|key| {
+                let record = client_status(&server, key);
+                record["status"] == "successful" || record["instances"][0]["state"] == "waiting"
+            })
+        });
+        index_is_true(&mut client, &[0]);
+        let keys = int(&client.call(&["DBSIZE"]));
+        assert!(keys > 0 && listed(&mut client).len() as i64 == keys);
+        assert!(server.is_alive());
+        assert_eq!(client.info("deploy", "deploy_internal_errors"), "0");
+    });
+}
+
+fn client_status(server: &Server, key: &str) -> serde_json::Value {
+    server.client().status(key)
+}
+
+#[test]
+fn digests_tell_equal_records_from_others() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        in_mid_rollout_with(&mut client, KEY, 200_000);
+        let digest = |client: &mut Client, key: &str| text(&items(&client.call(&["DEBUG", "DIGEST-VALUE", key]))[0]);
+        let first = digest(&mut client, KEY);
+        assert_ne!(first, "0".repeat(40));
+        client.call(&["COPY", KEY, "copied"]);
+        let payload = dump(&mut client, KEY);
+        restore(&mut client, "restored", &payload, &[]).expect("restored");
+        assert_eq!(digest(&mut client, "copied"), first);
+        assert_eq!(digest(&mut client, "restored"), first);
+        let whole = text(&client.call(&["DEBUG", "DIGEST"]));
+        client.call(&["DEBUG", "RELOAD"]);
+        assert_eq!(text(&client.call(&["DEBUG", "DIGEST"])), whole, "after a reload");
+        // A replica's is the same; a changed record's is another; and every further change makes yet another.
+        let replica = Server::start(kind, &[]);
+        replica.replicate_from(&server);
+        assert_eq!(text(&replica.client().call(&["DEBUG", "DIGEST"])), whole, "on a replica");
+        let mut seen = vec![first];
+        for words in [
+            &["DEPLOY.REPORT", "copied", "agent-1", "unready", "REASON", "a"][..],
+            &["DEPLOY.REPORT", "copied", "agent-1", "ready"],
+            &["DEPLOY.TAG", "copied", "2", "two"],
+            &["DEPLOY.CHECK", "copied", "i-1", "critical"],
+            &["DEPLOY.PAUSE", "copied"],
+        ] {
+            client.call(words);
+            let next = digest(&mut client, "copied");
+            assert!(!seen.contains(&next), "{words:?}");
+            seen.push(next);
+        }
+        replica.catch_up_with(&server);
+        let whole = text(&client.call(&["DEBUG", "DIGEST"]));
+        assert_eq!(text(&replica.client().call(&["DEBUG", "DIGEST"])), whole, "on a replica, after changes");
+    });
+}
+
+#[test]
+fn the_servers_own_questions_get_answers() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        in_mid_rollout_with(&mut client, KEY, 200_000);
+        client.call(&["SET", "a-string", "x"]);
+        client.call(&["RPUSH", "a-list", "x"]);
+        assert_eq!(text(&client.call(&["TYPE", KEY])), "deploymnt");
+        assert_eq!(scanned(&mut client), [KEY]);
+        assert!(!text(&client.call(&["OBJECT", "ENCODING", KEY])).is_empty());
+        assert_eq!(client.call(&["OBJECT", "REFCOUNT", KEY]), Value::Int(1));
+        assert_eq!(client.call(&["OBJECT", "IDLETIME", KEY]), Value::Int(0));
+        one(&mut client, &["TOUCH", KEY]);
+        assert!(text(&client.call(&["DEBUG", "OBJECT", KEY])).contains("encoding:"));
+        // A listing and a look of the timer are nobody's use of the key; reading it is.
+        restore_idle(&mut client, 1000);
+        client.call(&["DEPLOY.LIST"]);
+        let idle = int(&client.call(&["OBJECT", "IDLETIME", "idle"]));
+        assert!(idle >= 1000, "a listing is no use of a key: idle for {idle} s");
+        client.status("idle");
+        assert!(int(&client.call(&["OBJECT", "IDLETIME", "idle"])) < 1000);
+        // Commands of other types keep away from it.
+        for words in [&["GET", KEY][..], &["LPUSH", KEY, "x"], &["APPEND", KEY, "x"], &["HGETALL", KEY], &["SORT", KEY]] {
+            assert!(client.refused(words).starts_with("WRONGTYPE "), "{words:?}");
+        }
+        // And its own from theirs.
+        for words in [&["DEPLOY.STATUS", "a-list"][..], &["DEPLOY.PAUSE", "a-string"], &["DEPLOY.TASKS", "a-string"]] {
+            assert!(client.refused(words).starts_with("WRONGTYPE "), "{words:?}");
+        }
+        assert_eq!(text(&client.call(&["GET", "a-string"])), "x");
+    });
+}
+
+/// A key `idle` that nobody has used for so many seconds.
+fn restore_idle(client: &mut Client, seconds: u64) {
+    let payload = dump(client, KEY);
+    restore(client, "idle", &payload, &["IDLETIME", &seconds.to_string()]).expect("restored");
+}
+
+#[test]
+fn active_defragmentation_does_no_harm() {
+    on_each_server(|kind| {
+        let mut server = Server::start(kind, &[]);
+        let mut client = server.client();
+        let on = client.try_call(&["CONFIG", "SET", "activedefrag", "yes"]);
+        if let Err(line) = on {
+            // Its allocator cannot, so there is nothing to be harmed.
+            eprintln!("   {} has no active defragmentation: {line}", kind.name());
+            return;
+        }
+        for (name, value) in [
+            ("active-defrag-ignore-bytes", "1"),
+            ("active-defrag-threshold-lower", "0"),
+            ("active-defrag-threshold-upper", "1"),
+            ("active-defrag-cycle-min", "60"),
+            ("active-defrag-cycle-max", "90"),
+        ] {
+            ok(&mut client, &["CONFIG", "SET", name, value]);
+        }
+        let keys: Vec<String> = (0..400).map(|n| format!("svc-{n}")).collect();
+        for key in &keys {
+            client.deploy(key, &manifest(&AGENTS, "small"), &SLOW);
+        }
+        // Holes to be closed.
+        for key in keys.iter().step_by(2) {
+            client.call(&["DEL", key]);
+        }
+        let kept: Vec<&String> = keys.iter().skip(1).step_by(2).collect();
+        let before: Vec<_> = kept.iter().map(|key| dump(&mut client, key)).collect();
+        let work = |client: &mut Client| {
+            let number = |client: &mut Client, name: &str| client.info("stats", name).parse::<u64>().unwrap_or_default();
+            number(client, "active_defrag_hits") + number(client, "active_defrag_key_misses")
+        };
+        let began = work(&mut client);
+        let since = unix_ms();
+        wait_until("some defragmentation", || work(&mut client) > began || unix_ms() > since + 3_000);
+        eprintln!("   {}: {} hits and misses", kind.name(), work(&mut client) - began);
+        let after: Vec<_> = kept.iter().map(|key| dump(&mut client, key)).collect();
+        assert!(before == after);
+        in_mid_rollout(&mut client, "svc-0");
+        goes_on(&mut client, "svc-0");
+        index_is_true(&mut client, &[0]);
+        assert!(server.is_alive());
+    });
+}

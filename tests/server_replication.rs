@@ -1,0 +1,150 @@
+//! Promise: a replica has what its primary has, does nothing by itself, and goes on where the primary stopped when it
+//! is promoted. What is replicated is what happened, so there is nothing for it to decide.
+
+mod common;
+
+use common::*;
+use serde_json::{json, Value as Json};
+
+const KEY: &str = "agent-api";
+const CHANNEL: &str = "deploy:events:agent-api";
+
+fn pair(kind: ServerKind) -> (Server, Server) {
+    let (primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
+    replica.replicate_from(&primary);
+    (primary, replica)
+}
+
+/// All that can be read, of each.
+fn assert_the_same(primary: &Server, replica: &Server) {
+    replica.catch_up_with(primary);
+    let (mut ours, mut theirs) = (primary.client(), replica.client());
+    assert_eq!(theirs.status(KEY), ours.status(KEY));
+    assert_eq!(theirs.events_after(KEY, 0), ours.events_after(KEY, 0));
+    for words in [&["DEPLOY.HISTORY", KEY][..], &["DEPLOY.TASKS", KEY], &["DEPLOY.VERSION", KEY, "1"], &["DUMP", KEY]] {
+        assert_eq!(theirs.call(words), ours.call(words), "{words:?}");
+    }
+}
+
+#[test]
+fn a_replica_says_what_its_primary_says_at_every_step() {
+    on_each_server(|kind| {
+        let (primary, replica) = pair(kind);
+        let mut client = primary.client();
+        client.deploy(KEY, &manifest(&AGENTS, "small"), &[&QUICK[..], &["REQUEST", "r-1", "TAG", "one"]].concat());
+        assert_the_same(&primary, &replica);
+        client.carry_out_until(KEY, "successful");
+        assert_the_same(&primary, &replica);
+        client.deploy(KEY, &manifest(&AGENTS, "large"), &[&QUICK[..], &["CANARY", "1"]].concat());
+        client.carry_out_until(KEY, "awaiting_promotion");
+        assert_the_same(&primary, &replica);
+        client.call(&["DEPLOY.PROMOTE", KEY]);
+        client.call(&["DEPLOY.PAUSE", KEY]);
+        assert_the_same(&primary, &replica);
+        client.call(&["DEPLOY.RESUME", KEY]);
+        client.carry_out_until(KEY, "successful");
+        client.call(&["DEPLOY.ROLLBACK", KEY]);
+        client.call(&["DEPLOY.FAIL", KEY, "REASON", "enough"]);
+        assert_the_same(&primary, &replica);
+    });
+}
+
+#[test]
+fn a_replica_that_comes_late_gets_all_of_it() {
+    on_each_server(|kind| {
+        let (primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
+        let mut client = primary.client();
+        client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
+        client.carry_out_until(KEY, "successful");
+        client.deploy(KEY, &manifest(&AGENTS, "large"), &SLOW);
+        client.carry_out_tasks(KEY);
+        replica.client().deploy("its-own", &manifest(&["x"], "small"), &QUICK);
+        replica.replicate_from(&primary);
+        assert_the_same(&primary, &replica);
+        assert!(
+            replica.client().refused(&["DEPLOY.STATUS", "its-own"]).starts_with("NOTFOUND "),
+            "what it had is gone"
+        );
+        let listed = replica.client().call(&["DEPLOY.LIST"]);
+        assert_eq!(listed, client.call(&["DEPLOY.LIST"]));
+    });
+}
+
+#[test]
+fn a_replica_changes_nothing_by_itself_and_takes_over_when_promoted() {
+    on_each_server(|kind| {
+        let (mut primary, replica) = pair(kind);
+        let mut client = primary.client();
+        client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
+        client.carry_out_until(KEY, "successful");
+        client.deploy(KEY, &manifest(&AGENTS, "large"), &["MIN_HEALTHY_MS", "3000", "CANARY", "1"]);
+        client.carry_out_tasks(KEY);
+        replica.catch_up_with(&primary);
+        let before = client.status(KEY);
+        let due = number(&before["deadlines"]["next_at"]);
+        if unix_ms() >= due {
+            panic!("the machine is too slow for this test");
+        }
+
+        // The primary is gone, the verdict falls due, and a good while passes: the replica may not give it.
+        primary.kill();
+        let mut client = replica.client();
+        wait_until("half a second past the verdict's time", || unix_ms() > due + 500);
+        assert_eq!(client.status(KEY), before);
+        for words in [&["DEPLOY.PAUSE", KEY][..], &["DEPLOY.REPORT", KEY, "agent-1", "unready"]] {
+            assert!(client.refused(words).starts_with("READONLY "), "{words:?}");
+        }
+
+        // Promoted, it gives it at once, and leads the rollout to its end.
+        let published = Subscriber::start(&replica, CHANNEL);
+        client.call(&["REPLICAOF", "NO", "ONE"]);
+        client.wait_for_status(KEY, "awaiting_promotion");
+        let events = client.events_after(KEY, number(&before["revision"]));
+        assert_eq!(events[0]["type"], "agent_healthy");
+        assert_eq!(published.wait_for_event("the verdict", |e| e["type"] == "agent_healthy"), events[0]);
+        client.call(&["DEPLOY.PROMOTE", KEY]);
+        let record = client.carry_out_until(KEY, "successful");
+        assert_eq!((&record["current_version"], &record["health"]["healthy"]), (&json!(2), &json!(3)));
+    });
+}
+
+#[test]
+fn subscribers_of_a_replica_get_every_event_once() {
+    on_each_server(|kind| {
+        let (primary, replica) = pair(kind);
+        let (here, there) = (Subscriber::start(&primary, CHANNEL), Subscriber::start(&replica, CHANNEL));
+        let mut client = primary.client();
+        client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
+        client.carry_out_until(KEY, "successful");
+        let logged = client.events_after(KEY, 0);
+        let of_primary = here.events_until_now(&mut client, CHANNEL);
+        assert_eq!(of_primary, logged);
+        // A message of the primary reaches the replica's subscribers too, after all that came before it.
+        let mark = json!({"mark": "the end"});
+        client.call(&["PUBLISH", CHANNEL, &mark.to_string()]);
+        there.wait_for_event("the primary's message", |event| *event == mark);
+        let of_replica: Vec<Json> = there.events().into_iter().filter(|event| event.get("mark").is_none()).collect();
+        assert_eq!(of_replica, logged);
+    });
+}
+
+#[test]
+fn the_internal_command_is_not_for_clients() {
+    on_each_server(|kind| {
+        let (primary, replica) = pair(kind);
+        let mut client = primary.client();
+        client.deploy(KEY, &manifest(&AGENTS, "small"), &SLOW);
+        let before = client.status(KEY);
+        for words in [
+            &["DEPLOY.APPLY"][..],
+            &["DEPLOY.APPLY", KEY],
+            &["DEPLOY.APPLY", KEY, "x"],
+            &["DEPLOY.APPLY", KEY, "x", "y"],
+        ] {
+            let line = client.refused(words);
+            assert!(line.starts_with("ERR ") || line.starts_with("NOPERM "), "{line}");
+        }
+        assert_eq!(client.status(KEY), before);
+        assert_the_same(&primary, &replica);
+    });
+}
