@@ -363,6 +363,10 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
         EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => {
             assert_eq!(b.version.number, before.last_version + 1, "version numbers have no gap: {words}");
             assert!(!before.is_active(), "at most one deployment is active: {words}");
+            let left = after.instances.iter().any(|i| i.state == InstanceState::Waiting && i.task.is_none());
+            assert!(!left, "what nobody has taken up counts for nothing: {words}");
+            let kept = before.instances.iter().all(|i| after.version(i.version).is_some());
+            assert!(kept, "what an agent runs is not trimmed: {words}");
         }
         EventBody::RollbackStarted { rollback_of, cause, .. } => {
             let of = before.version(*rollback_of).expect("it is in the history");
@@ -396,6 +400,13 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
             let own = own(before);
             assert!(own.iter().all(|i| i.health == Health::Healthy), "no promotion while one is not healthy: {words}");
             assert!(!own.is_empty());
+            let roles = self::own(after).iter().all(|i| i.role == Role::Primary);
+            assert!(roles, "nothing but primary after the promotion: {words}");
+        }
+        EventBody::TaskIssued { of, task: TaskKind::Stop, .. } => {
+            let instance = before.instances.of_agent(&of.agent).iter().find(|i| i.version == event.version && i.job_id == of.job_id);
+            let state = instance.map(|i| i.state);
+            assert_ne!(state, Some(InstanceState::Stopped), "no task for work already done: {words}");
         }
         EventBody::DeploymentFailed { cause, .. } => {
             let d = deployment(before).expect("one");
@@ -535,9 +546,17 @@ fn judge_repeat(world: &World, now: u64, command: &Command, reply: &Reply) {
     }
 }
 
+/// A server with so little room that versions are trimmed and the log is short.
+fn small() -> World {
+    let mut world = World::default();
+    world.limits.history_max = 3;
+    world.limits.events_max = 12;
+    world
+}
+
 /// Plays a history; every promise is checked at every step. Gives the world at its end, the time, and what was not refused.
 fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Command)>) {
-    let mut world = World::default();
+    let mut world = small();
     let mut now = 100_000;
     let mut second: Option<Record> = None; // fed with events only
     let mut accepted = Vec::new();
@@ -592,7 +611,7 @@ proptest! {
     #[test]
     fn a_refused_command_might_as_well_not_have_been_asked(history in history()) {
         let (world, _, accepted) = play(&history, false);
-        let mut without = World::default();
+        let mut without = small();
         for (now, command) in &accepted {
             let outcome = without.ask(*now, command);
             prop_assert!(matches!(outcome, Outcome::Done(_)));

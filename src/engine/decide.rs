@@ -554,8 +554,8 @@ fn changed_state(
     let restarted = instance.state != InstanceState::Waiting && attempt != instance.attempt;
     let broke = instance.state != InstanceState::Ready || restarted;
     let healthy_at = draft.outlook(&after, &services, broke);
-    let dooms = state == InstanceState::Failed
-        && draft.deployment().is_some_and(|d| d.status.is_active() && d.target_version == instance.version);
+    // After a fallback, what had been replaced counts to the old side (SPEC 4.6), and fails nothing.
+    let dooms = state == InstanceState::Failed && draft.record.is_active() && draft.record.is_own(instance);
     let body = EventBody::AgentState {
         of: subject(instance),
         state: AgentReport::State(state),
@@ -642,8 +642,16 @@ fn unsafe_to_replace(draft: &mut Draft, instance: &Instance, attempt: u32, repor
 // ---- services ------------------------------------------------------------------------------------------------------
 
 fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
-    let Some(owner) = locate(&draft.record, &register.agent, register.version, &register.job)? else {
-        return Ok(false);
+    let known = draft.record.services.get(&register.instance).cloned();
+    // A refresh that names neither version nor job stays where it is: the agent's newest instance may be one that
+    // nobody has taken up yet, and the services of the old one stay until then (SPEC 8 "What an agent now runs").
+    let stays = known.as_ref().filter(|s| s.owner.agent == register.agent && register.version.is_none() && register.job.is_none());
+    let owner = match stays {
+        Some(service) => service.owner.clone(),
+        None => match locate(&draft.record, &register.agent, register.version, &register.job)? {
+            Some(owner) => owner,
+            None => return Ok(false),
+        },
     };
     if let Some(meta) = &register.meta {
         match serde_json::from_str(meta) {
@@ -651,7 +659,6 @@ fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
             _ => return Err(Rejection::Invalid(vec![format!("META must be a JSON value of at most {META_DEPTH} levels")])),
         }
     }
-    let known = draft.record.services.get(&register.instance).cloned();
     let max = draft.context.limits.agents_max.saturating_mul(SERVICES_PER_AGENT);
     if known.is_none() && draft.record.services.len() >= max {
         return Err(Rejection::Limit { what: "the number of service instances".to_string(), max: max as u64 });

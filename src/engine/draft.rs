@@ -4,7 +4,7 @@
 use super::command::{CheckStatus, Context};
 use super::deadline::{next_due, Due};
 use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Role, Status, TaskKind, UnsafeReport};
-use super::event::{Change, Event, EventBody, Note, Subject};
+use super::event::{AgentReport, Change, Event, EventBody, Note, Subject};
 use super::evolve::evolve;
 use super::health::{Health, InstanceState};
 use super::history::BATCH_AGENT;
@@ -398,11 +398,15 @@ impl<'a> Draft<'a> {
         self.emit(version, EventBody::TaskIssued { of, task, from_version, attempt, bundle, deadline, by, reason });
     }
 
-    /// Tells an instance to stop; what it was still to do is withdrawn.
+    /// Tells an instance to stop; what it was still to do is withdrawn. One that has stopped already leaves instead:
+    /// there is no task for work that is done.
     pub fn tell_to_stop(&mut self, key: &InstanceKey, role: Role, by: By) {
         let Some(instance) = self.record.instances.get(key) else { return };
         if instance.is_told_to_stop() {
             return;
+        }
+        if instance.state == InstanceState::Stopped {
+            return self.let_leave(key, role);
         }
         let of = Subject { role, ..subject(instance) };
         if let Some(open) = &instance.task {
@@ -411,6 +415,26 @@ impl<'a> Draft<'a> {
         }
         let bundle = self.record.version(key.version).and_then(|v| v.bundle.clone());
         self.issue(key.version, of, TaskKind::Stop, None, Clock::Off, bundle, by);
+    }
+
+    fn let_leave(&mut self, key: &InstanceKey, role: Role) {
+        self.clear_services(key, "stopped");
+        let Some(instance) = self.record.instances.get(key) else { return };
+        let of = Subject { role, ..subject(instance) };
+        if let Some(open) = &instance.task {
+            let body = EventBody::TaskDone { of, task: open.kind, withdrawn: true, leaves: true };
+            return self.emit(key.version, body);
+        }
+        let body = EventBody::AgentState {
+            of,
+            state: AgentReport::State(instance.state),
+            attempt: instance.attempt,
+            reason: instance.reason.clone(),
+            healthy_at: None,
+            leaves: true,
+            dooms: false,
+        };
+        self.emit(key.version, body);
     }
 
     fn own_keys(&self, pick: impl Fn(&Instance) -> bool) -> Vec<InstanceKey> {

@@ -45,6 +45,8 @@ pub struct RealWorld {
     /// By agent and job: where an agent of a job runs, it runs once.
     pub processes: BTreeMap<(Arc<str>, Arc<str>), Process>,
     pub letters: Vec<Command>,
+    /// Many processes are of a bad temper.
+    pub gloomy: bool,
     errands: [VecDeque<Errand>; 2],
     /// How often each instance was started: attempts count on, whoever starts it.
     attempts: BTreeMap<InstanceKey, u32>,
@@ -107,10 +109,14 @@ impl RealWorld {
     pub fn coordinator_turn(&mut self, dice: &mut Dice, record: &Record) -> Result<(), String> {
         let which = dice.below(2);
         let mut beside = Ok(());
-        match dice.weighted(&[30, 60, 3]) {
-            0 => self.errands[which] = errands(record).into(),
-            1 => {
-                for _ in 0..dice.between(1, 4) {
+        let kind = dice.weighted(&[20, 40, 40, 3]);
+        if kind == 0 || kind == 2 {
+            self.errands[which] = errands(record).into();
+        }
+        match kind {
+            0 => {}
+            1 | 2 => {
+                for _ in 0..dice.between(1, 6) {
                     let Some(errand) = self.errands[which].pop_front() else { break };
                     beside = beside.and(self.run(dice, &errand, record));
                 }
@@ -165,7 +171,7 @@ impl RealWorld {
                 self.letters.push(report(&old, Reported::Stopped, Some(attempt)));
             }
         }
-        let temper = match dice.weighted(&[74, 12, 7, 7]) {
+        let temper = match dice.weighted(if self.gloomy { &[74, 12, 7, 7] } else { &[95, 3, 1, 1] }) {
             0 => Temper::Good,
             1 => Temper::Flaps,
             2 => Temper::Stuck,

@@ -105,10 +105,13 @@ pub const EVENT_RULES: &[(&str, fn(&Happening) -> Said)] = rules![
     callers_see_primaries_alone,
     the_history_keeps_what_is_needed,
     a_fallback_keeps_what_was_replaced_on_the_old_side,
+    unsafe_counts_only_of_what_is_being_replaced,
 ];
 
 pub const COMMAND_RULES: &[(&str, fn(&Outcome) -> Said)] = rules![
     the_second_engine_is_equal,
+    the_same_again_is_unchanged,
+    stop_tells_everything_to_stop,
     the_account_of_the_rules_agrees,
     every_running_deployment_has_a_deadline,
     what_may_go_on_goes_on,
@@ -257,6 +260,7 @@ fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
         must!(matches!(b.version.policy.canary, Amount::Count(0)), "a revert has no canary");
         must!(b.version.policy.strategy != Strategy::Canary, "a revert does not wait");
         must!(b.cause.is_some(), "a revert names its cause");
+        must!(b.mode != Mode::Noop || !b.gone.is_empty(), "a revert changes nothing");
     }
     Ok(())
 }
@@ -621,11 +625,72 @@ fn a_fallback_keeps_what_was_replaced_on_the_old_side(h: &Happening) -> Said {
     Ok(())
 }
 
+/// SPEC 8 "Attempts": `unsafe` about anything but an unhealthy or pending in-place instance of an active deployment: 0.
+fn unsafe_counts_only_of_what_is_being_replaced(h: &Happening) -> Said {
+    let EventBody::AgentState { of, state: AgentReport::Unsafe, .. } = &h.event.body else { return Ok(()) };
+    let r = rollout(h.memory)?;
+    let key = key_of(of, h.event.version);
+    let verdict = h.memory.instances.get(&key).map(|seen| seen.verdict);
+    must!(r.mode == Mode::InPlace && !matches!(r.phase, Phase::Ended(_)), "nothing is being replaced");
+    must!(h.memory.is_own(&key) && verdict != Some(Verdict::Healthy), "{} is {verdict:?}", of.agent);
+    Ok(())
+}
+
 // ---- after every command -------------------------------------------------------------------------------------------
 
 /// SPEC 5: the events leave nothing out.
 fn the_second_engine_is_equal(o: &Outcome) -> Said {
     must!(o.second == o.after, "the engine that was fed with events differs");
+    Ok(())
+}
+
+/// SPEC 4.2: manifest, bundle, agents and policy equal those of the current deployment, and that one is active or
+/// successful, and something runs: nothing is recorded. Where something differs, a version is.
+fn the_same_again_is_unchanged(o: &Outcome) -> Said {
+    let (Command::Deploy(asked), Some(before)) = (o.command, o.before) else { return Ok(()) };
+    let Reply::Receipt(receipt) = o.reply else { return Ok(()) };
+    if o.is_remembered() {
+        return Ok(());
+    }
+    let manifest: serde_json::Value = serde_json::from_slice(&asked.manifest).unwrap_or_default();
+    let agents = |list: Option<&[Arc<str>]>| list.map(|list| list.iter().cloned().collect::<BTreeSet<_>>());
+    let same_but_policy = |number: u64| {
+        o.memory.versions.get(&number).is_some_and(|told| {
+            *told.manifest == manifest
+                && told.version.bundle == asked.bundle
+                && agents(told.version.agents.as_deref()) == agents(asked.agents.as_deref())
+        })
+    };
+    if receipt.mode == Mode::Unchanged {
+        must!(same_but_policy(receipt.version), "something differs, and nothing is recorded");
+        must!(receipt.version == o.after.last_version, "unchanged is said of version {}", receipt.version);
+        return Ok(());
+    }
+    let Some(was) = before.version(before.last_version) else { return Ok(()) };
+    // Only where nothing came due first, which may have changed what is there.
+    let first = o.batch.changes.iter().find_map(|c| match c {
+        Change::Event(event) => Some(&event.body),
+        Change::Note(_) => None,
+    });
+    let at_once = matches!(first, Some(EventBody::DeploymentCancelled { .. } | EventBody::DeploymentStarted(_) | EventBody::DeploymentNoop(_)));
+    let policy = o.after.version(receipt.version).map(|v| &v.policy);
+    let counts = before.deployment.as_ref().is_some_and(|d| d.status.is_active() || d.status == Status::Successful);
+    let same = same_but_policy(was.number) && policy == Some(&was.policy) && receipt.version == before.last_version + 1;
+    must!(
+        !(at_once && counts && same && before.instances.running() > 0 && !was.job_type.is_batch()),
+        "the same again is recorded as version {}",
+        receipt.version
+    );
+    Ok(())
+}
+
+/// SPEC 3 STOP: ends an active deployment, and gives every instance a `stop` task.
+fn stop_tells_everything_to_stop(o: &Outcome) -> Said {
+    if matches!(o.command, Command::Stop(_)) {
+        must!(!o.after.is_active(), "it is active after STOP");
+        let on = o.after.instances.iter().find(|i| !i.is_told_to_stop());
+        must!(on.is_none(), "{:?} runs on after STOP", on.map(|i| &i.agent));
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use super::memory::Memory;
 use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, EVENT_RULES};
 use redis_deploy::engine::event::EventBody;
+use std::collections::BTreeMap;
 use redis_deploy::engine::{apply, decide, Batch, Change, Command, Context, Limits, Record, Rejection, Reply};
 
 /// One thing that was asked of a site, and when: what a history is made of.
@@ -31,6 +32,8 @@ pub struct Site {
     pub memory: Memory,
     /// Whether the next command meets a record that was saved and loaded.
     pub reload: bool,
+    /// What happened, counted by type, and beginnings by mode.
+    pub events: BTreeMap<&'static str, u64>,
 }
 
 /// A record as it comes back from storage.
@@ -40,7 +43,7 @@ pub fn save_and_load(record: &Record) -> Record {
 
 impl Site {
     pub fn new(key: String, limits: Limits) -> Site {
-        Site { key, limits, record: None, second: None, memory: Memory::default(), reload: false }
+        Site { key, limits, record: None, second: None, memory: Memory::default(), reload: false, events: BTreeMap::new() }
     }
 
     /// Asks the engine, lets the second one follow, and asks every rule.
@@ -103,6 +106,13 @@ impl Site {
                             failed.over = true;
                         }
                     }
+                }
+                *self.events.entry(event.body.name()).or_default() += 1;
+                if let EventBody::DeploymentStarted(b) = &event.body {
+                    *self.events.entry(b.mode.name()).or_default() += 1;
+                }
+                if let EventBody::DeploymentFailed { cause, .. } = &event.body {
+                    *self.events.entry(cause.name()).or_default() += 1;
                 }
                 self.memory.take_in(event, &after);
             }
