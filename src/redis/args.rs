@@ -65,12 +65,7 @@ impl<'a> Args<'a> {
         self.next().map(RedisString::as_slice)
     }
 
-    /// What something on the record is called: any text of at most `max` bytes. An empty one names nothing there.
-    pub fn reference(&mut self, argument: &str, max: usize) -> Result<Arc<str>, Refusal> {
-        text(argument, self.bytes()?, max).map(Arc::from)
-    }
-
-    /// A name for something new: not empty, no longer than `max`.
+    /// A name: not empty, no longer than `max`.
     pub fn name(&mut self, argument: &str, max: usize) -> Result<Arc<str>, Refusal> {
         name(argument, self.bytes()?, max)
     }

@@ -23,13 +23,13 @@ pub fn tasks(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 
 pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let key = args.next()?;
-    let agent = args.reference("agent", args::AGENT_MAX)?;
+    let agent = args.name("agent", args::AGENT_MAX)?;
     let state = args.word("state", Reported::parse, STATES)?;
     let mut report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
     while let Some(option) = args.option()? {
         match option.as_str() {
             "VERSION" => report.version = Some(args.value_positive("VERSION")?),
-            "JOB" => report.job = args.value_text("JOB", args::JOB_MAX)?,
+            "JOB" => report.job = args.value_name("JOB", args::JOB_MAX)?,
             "ATTEMPT" => {
                 // 0 is the attempt of what was told to stop before it ever ran.
                 let attempt = u32::try_from(args.value_number("ATTEMPT")?);
@@ -44,7 +44,7 @@ pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 
 pub fn register(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let key = args.next()?;
-    let agent = args.reference("agent", args::AGENT_MAX)?;
+    let agent = args.name("agent", args::AGENT_MAX)?;
     let service = args.name("service", args::SERVICE_MAX)?;
     let (mut instance, mut address, mut port) = (None, None, None);
     let (mut version, mut job, mut ttl_ms, mut meta) = (None, None, None, None);
@@ -55,7 +55,7 @@ pub fn register(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
             "ADDRESS" => address = args.value_name("ADDRESS", args::ADDRESS_MAX)?,
             "PORT" => port = u16::try_from(args.value_up_to("PORT", u64::from(u16::MAX))?).ok(),
             "VERSION" => version = Some(args.value_positive("VERSION")?),
-            "JOB" => job = args.value_text("JOB", args::JOB_MAX)?,
+            "JOB" => job = args.value_name("JOB", args::JOB_MAX)?,
             "STATUS" => status = args.value_word("STATUS", CheckStatus::parse, STATUSES)?,
             "TTL" => ttl_ms = Some(args.value_up_to("TTL", MAX_DURATION_MS)?),
             "TAGS" => tags = args.value_names("TAGS", 0, args::TAGS_MAX, args::TAG_MAX)?,
@@ -82,7 +82,7 @@ pub fn register(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 
 pub fn check(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let key = args.next()?;
-    let instance = args.reference("instance-id", args::INSTANCE_MAX)?;
+    let instance = args.name("instance-id", args::INSTANCE_MAX)?;
     let status = args.word("status", CheckStatus::parse, STATUSES)?;
     let mut reason = None;
     while let Some(option) = args.option()? {
@@ -96,7 +96,7 @@ pub fn check(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 
 pub fn deregister(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let key = args.next()?;
-    let instance = args.reference("instance-id", args::INSTANCE_MAX)?;
+    let instance = args.name("instance-id", args::INSTANCE_MAX)?;
     args.end()?;
     decided(call, key, &Command::Deregister { instance })
 }

@@ -71,11 +71,11 @@ pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
             }
             "VERSION" => to = RollbackTo::Version(args.value_positive("VERSION")?),
             "TAG" => {
-                if let Some(tag) = args.value_text("TAG", args::TAG_MAX)? {
+                if let Some(tag) = args.value_name("TAG", args::TAG_MAX)? {
                     to = RollbackTo::Tag(tag);
                 }
             }
-            "ID" => id = args.value_text("ID", args::DEPLOYMENT_ID_MAX)?,
+            "ID" => id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
             "REASON" => reason = args.value_text("REASON", args::REASON_MAX)?,
             "REQUEST" => request = args.value_name("REQUEST", args::REQUEST_MAX)?,
             _ if args.policy(&option, &mut policy)? => {}
@@ -91,7 +91,7 @@ fn operate(call: &Call, mut args: Args, command: fn(Operate) -> Command) -> Resu
     let mut operate = Operate::default();
     while let Some(option) = args.option()? {
         match option.as_str() {
-            "ID" => operate.id = args.value_text("ID", args::DEPLOYMENT_ID_MAX)?,
+            "ID" => operate.id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
             "REASON" => operate.reason = args.value_text("REASON", args::REASON_MAX)?,
             _ => return Err(unknown(&option)),
         }
@@ -129,7 +129,7 @@ pub fn tag(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 
 pub fn untag(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let key = args.next()?;
-    let tag = args.reference("tag", args::TAG_MAX)?;
+    let tag = args.name("tag", args::TAG_MAX)?;
     args.end()?;
     decided(call, key, &Command::Untag { tag })
 }
