@@ -24,6 +24,9 @@ use std::sync::Arc;
 pub const TAGS_MAX: usize = 1_000;
 /// The most batch runs that may be outstanding, for what runs is never trimmed.
 pub const RUNS_MAX: usize = 1_000;
+/// How many instances a key may have for each agent that `deploy.agents-max` allows: what was told to stop and never
+/// reports it stays on the record.
+pub const INSTANCES_PER_AGENT: usize = 4;
 /// How many service instances a key may have for each agent that `deploy.agents-max` allows.
 pub const SERVICES_PER_AGENT: usize = 10;
 
@@ -194,6 +197,7 @@ pub(super) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<Deployed, Rej
     let proposal = propose::propose(&draft.record, &candidate);
     judge_job(&draft.record, &candidate, &proposal)?;
     judge_runs(&draft.record, &proposal)?;
+    judge_instances(draft, &proposal)?;
     let submission = Submission {
         tag: deploy.tag.clone(),
         rollback_of: None,
@@ -280,6 +284,14 @@ fn judge_runs(record: &Record, proposal: &Proposal) -> Result<(), Rejection> {
         return Err(Rejection::Limit { what: "the number of outstanding runs".to_string(), max: RUNS_MAX as u64 });
     }
     Ok(())
+}
+
+fn judge_instances(draft: &Draft, proposal: &Proposal) -> Result<(), Rejection> {
+    let max = draft.context.limits.agents_max.saturating_mul(INSTANCES_PER_AGENT);
+    match draft.record.instances.len() + proposal.changed.len() > max {
+        true => Err(Rejection::Limit { what: "the number of instances".to_string(), max: max as u64 }),
+        false => Ok(()),
+    }
 }
 
 /// SPEC 4.12. The mode to reply, where it is not the deployment's own.
