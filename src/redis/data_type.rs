@@ -19,6 +19,8 @@ pub const ENCVER: i32 = 1;
 pub static DEPLOYMENT: RedisType = RedisType::new("deploymnt", ENCVER, ffi::METHODS);
 
 /// What a key holds.
+// Always behind one box, the one that hangs on the key.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub enum Stored {
     Record(Record),
@@ -120,7 +122,8 @@ fn text(text: &Arc<str>) -> usize {
 fn memory_of(record: &Record) -> usize {
     let versions: usize = record.versions.iter().map(|v| version(v)).sum();
     // An instance is in its agent's list, and again by key in the indexes of tasks and of what is due.
-    let instances = record.instances.len() * (size_of::<Instance>() + 2 * (BLOCK + TREE_ENTRY) + 3 * size_of::<usize>());
+    let indexed = 2 * (BLOCK + TREE_ENTRY) + 3 * size_of::<usize>();
+    let instances = record.instances.len() * (size_of::<Instance>() + indexed);
     let services: usize = record.services.iter().map(|s| service(s)).sum();
     let log = record.log.len() * (size_of::<Arc<Event>>() + size_of::<Event>() + ARC + BLOCK + LOGGED_TEXT);
     let requests = record.requests.len() * 256;
@@ -134,13 +137,15 @@ fn version(version: &Version) -> usize {
     let manifest = version.content.text().len();
     let agents: usize = version.agents.iter().flat_map(|agents| agents.iter()).map(text).sum();
     // The manifest is kept as its text; its outline (node ids and services) is made when it is asked for.
-    let outline = version.content.node_ids().iter().map(|id| text(id) + 2 * size_of::<Arc<str>>() + TREE_ENTRY).sum::<usize>();
+    let node = 2 * size_of::<Arc<str>>() + TREE_ENTRY;
+    let outline: usize = version.content.node_ids().iter().map(|id| text(id) + node).sum();
     size_of::<Version>() + ARC + BLOCK + manifest + outline + agents + 200
 }
 
 fn service(service: &Service) -> usize {
     let texts: usize = service.tags.iter().map(text).sum();
-    size_of::<Service>() + ARC + 3 * (BLOCK + TREE_ENTRY) + texts + text(&service.instance) + service.meta.as_ref().map_or(0, text)
+    let meta = service.meta.as_ref().map_or(0, text);
+    size_of::<Service>() + ARC + 3 * (BLOCK + TREE_ENTRY) + texts + text(&service.instance) + meta
 }
 
 fn deployment(deployment: &Deployment) -> usize {
@@ -162,7 +167,8 @@ mod tests {
     fn changes_that_were_kept_behind_a_record_are_made_up_for() {
         let manifest = br#"{"type":"service","nodes":[{"node_id":"a"}]}"#.to_vec();
         let first = decided(None, Command::Deploy(Deploy { manifest, ..Deploy::default() }));
-        let report = Report { agent: "a".into(), state: Reported::Ready, version: None, job: None, attempt: None, reason: None };
+        let (agent, state) = ("a".into(), Reported::Ready);
+        let report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
         let second = decided(Some(&first.record), Command::Report(report));
         let (start, changes) = (codec::encode_batch(&first.batch), codec::encode_batch(&second.batch));
 

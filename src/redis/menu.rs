@@ -4,7 +4,7 @@
 //! `lib.rs` has the handlers and the flags; this table has the rest, and [`describe`] refuses to load where the two do
 //! not know the same commands.
 
-use super::ffi::{self, Ctx, LogLevel};
+use super::ffi::{self, Ctx, LogLevel, Unavailable};
 use crate::engine::policy::POLICY_FIELDS;
 use std::ffi::CStr;
 
@@ -90,12 +90,12 @@ pub static COMMANDS: &[CommandInfo] = &[
 ];
 
 /// Tells the server all of the above. An error names what is missing on either side.
-pub fn describe(ctx: Ctx) -> Result<(), ()> {
+pub fn describe(ctx: Ctx) -> Result<(), Unavailable> {
     let own = ffi::add_acl_category(ctx, c"deploy");
     for info in COMMANDS {
         if !ffi::set_command_info(ctx, info) {
             ctx.log(LogLevel::Warning, &format!("deploy: {} cannot be described", info.name.to_string_lossy()));
-            return Err(());
+            return Err(Unavailable);
         }
         let access = match info.access {
             Access::None | Access::Read => "read",
@@ -104,7 +104,7 @@ pub fn describe(ctx: Ctx) -> Result<(), ()> {
         let own = if own { "deploy " } else { "" };
         if !ffi::set_acl_categories(ctx, info.name, &format!("{own}{access} slow")) {
             ctx.log(LogLevel::Warning, &format!("deploy: {} gets no ACL categories", info.name.to_string_lossy()));
-            return Err(());
+            return Err(Unavailable);
         }
     }
     Ok(())

@@ -26,7 +26,7 @@ pub const TICK: &[u8] = b"TICK";
 
 /// The command's handler.
 pub fn apply(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let payload = args.bytes()?;
     let record = match payload {
         word if word == RECORD.to_bytes() => Some(args.bytes()?),
@@ -38,7 +38,8 @@ pub fn apply(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
         return tick(call, key);
     }
     if !ctx.flags().hands_on() {
-        return Err(Refusal::Internal("DEPLOY.APPLY is internal: it is taken from the primary, the AOF or a slot migration only".to_string()));
+        let from_whom = "DEPLOY.APPLY is internal: it is taken from the primary, the AOF or a slot migration only";
+        return Err(Refusal::Internal(from_whom.to_string()));
     }
     match record {
         Some(bytes) => apply_record(ctx, key, bytes),
@@ -113,8 +114,8 @@ fn after_changes(
     let batch = match codec::decode_batch(payload) {
         Ok(batch) => batch,
         Err(error) => {
-            let text = format!("deploy: record of key '{key}' is read-only from here on: a change of it cannot be read: {error}");
-            ctx.log(LogLevel::Warning, &text);
+            let text = format!("record of key '{key}' is read-only from here on: a change of it cannot be read: {error}");
+            ctx.log(LogLevel::Warning, &format!("deploy: {text}"));
             return Ok(Some(Stored::with_change(existing, payload)));
         }
     };

@@ -33,6 +33,10 @@ macro_rules! api {
 }
 use api;
 
+/// The server does not have this, or refused it; it has logged why where there is more to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unavailable;
+
 /// What surrounds a call into the module: valid until that call returns, hence not `Send` and kept nowhere.
 #[derive(Clone, Copy)]
 pub struct Ctx {
