@@ -122,7 +122,7 @@ fn text(text: &Arc<str>) -> usize {
 fn memory_of(record: &Record) -> usize {
     let versions: usize = record.versions.iter().map(|v| version(v)).sum();
     // An instance is in its agent's list, and again by key in the indexes of tasks and of what is due.
-    let indexed = 2 * (BLOCK + TREE_ENTRY) + 3 * size_of::<usize>();
+    let indexed = 3 * (BLOCK + TREE_ENTRY) + 3 * size_of::<usize>();
     let instances = record.instances.len() * (size_of::<Instance>() + indexed);
     let services: usize = record.services.iter().map(|s| service(s)).sum();
     let log = record.log.len() * (size_of::<Arc<Event>>() + size_of::<Event>() + ARC + BLOCK + LOGGED_TEXT);
@@ -130,8 +130,8 @@ fn memory_of(record: &Record) -> usize {
     versions + instances + services + log + requests + record.deployment.as_ref().map_or(0, deployment)
 }
 
-/// Most texts of an event are shared with the record; its reason and the box of its body are not.
-const LOGGED_TEXT: usize = 96;
+/// Most texts of an event are shared with the record; its reason and the box of its body are not. Measured.
+const LOGGED_TEXT: usize = 320;
 
 fn version(version: &Version) -> usize {
     let manifest = version.content.text().len();
