@@ -78,7 +78,7 @@ pub struct Rollout {
     pub phase: Phase,
     pub policy: Policy,
     pub is_rollback: bool,
-    /// A report `failed` about its target version was taken.
+    /// A report `failed` about an instance of its own was taken.
     pub agent_failed: bool,
     /// One of its own instances was unhealthy at some time.
     pub was_unhealthy: bool,
@@ -306,7 +306,8 @@ impl Memory {
                             seen.state = *state;
                             seen.attempt = *attempt;
                         }
-                        if let Some(rollout) = self.rollout.as_mut().filter(|r| r.target == event.version) {
+                        let own = self.is_own(&key);
+                        if let Some(rollout) = self.rollout.as_mut().filter(|_| own) {
                             if *state == InstanceState::Failed {
                                 rollout.agent_failed = true;
                                 rollout.first_cause.get_or_insert(Cause::AgentFailed);

@@ -868,8 +868,12 @@ fn reports_count_once(o: &Outcome) -> Said {
         Change::Event(event) => Some(event),
         Change::Note(_) => None,
     });
-    let said = events().filter(|e| matches!(&e.body, EventBody::AgentState { .. })).count();
-    must!(said == usize::from(*changed), "the reply is {changed}, and {said} states were said");
+    let is_said = |e: &&Arc<Event>| {
+        matches!(&e.body, EventBody::AgentState { of, state, leaves, .. }
+            if of.agent == report.agent && state.name() == report.state.name() && (*changed || !leaves))
+    };
+    let said = events().filter(is_said).count();
+    must!((said > 0) == *changed, "the reply is {changed}, and {said} states were said");
     let (Some(version), Some(job)) = (report.version, &report.job) else { return Ok(()) };
     let key = InstanceKey { agent: report.agent.clone(), version, job_id: job.clone() };
     if events().any(|e| beginning(e).is_some()) {

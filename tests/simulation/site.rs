@@ -2,6 +2,7 @@
 
 use super::memory::Memory;
 use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, EVENT_RULES};
+use redis_deploy::codec;
 use redis_deploy::engine::event::EventBody;
 use std::collections::BTreeMap;
 use redis_deploy::engine::{apply, decide, Batch, Change, Command, Context, Limits, Record, Rejection, Reply};
@@ -37,8 +38,15 @@ pub struct Site {
 }
 
 /// A record as it comes back from storage.
-pub fn save_and_load(record: &Record) -> Record {
-    record.clone()
+fn save_and_load(record: &Record) -> Result<Record, Broken> {
+    let loaded = codec::decode_record(&codec::encode_record(record));
+    loaded.map_err(|error| Broken { rule: "what_was_saved_can_be_loaded", words: error.to_string() })
+}
+
+/// A batch as a replica reads it.
+fn send(batch: &Batch) -> Result<Batch, Broken> {
+    let sent = codec::decode_batch(&codec::encode_batch(batch));
+    sent.map_err(|error| Broken { rule: "what_was_sent_can_be_read", words: error.to_string() })
 }
 
 impl Site {
@@ -51,11 +59,11 @@ impl Site {
         let context = Context { key: &self.key, now_ms: input.at, by: input.by, limits: self.limits };
         if input.reloaded {
             if let Some(record) = &self.record {
-                let loaded = save_and_load(record);
+                let loaded = save_and_load(record)?;
                 if loaded != *record {
                     return Err(Broken { rule: "a_loaded_record_is_the_saved_one", words: "it differs".to_string() });
                 }
-                self.second = self.second.as_ref().map(save_and_load);
+                self.second = self.second.as_ref().map(save_and_load).transpose()?;
                 self.record = Some(loaded);
             }
         }
@@ -118,9 +126,11 @@ impl Site {
             }
             before = after;
         }
-        // The second engine gets the batch whole.
+        // The second engine gets the batch whole, as a replica would.
         let second = self.second.get_or_insert_with(Record::empty);
-        apply(second, &decision.batch);
+        if !decision.batch.changes.is_empty() {
+            apply(second, &send(&decision.batch)?);
+        }
         if self.memory.rollout.is_some() {
             let outcome = Outcome {
                 memory: &self.memory,
