@@ -3,14 +3,9 @@
 use super::ffi::{self, LogLevel};
 use super::guard::guard;
 use crate::codec::{self, DecodeError};
-use crate::engine::deployment::{Deployment, Instance};
-use crate::engine::history::Version;
-use crate::engine::services::Service;
-use crate::engine::{apply, Batch, Change, Event, Record};
+use crate::engine::{apply, Batch, Change, Record};
 use redis_module::native_types::RedisType;
 use std::borrow::Cow;
-use std::mem::size_of;
-use std::sync::Arc;
 
 /// Stays 1 as long as the value is one string: what that string holds has a version of its own, in `codec`. A server
 /// can carry a string that it does not understand, but not a shape that it does not know.
@@ -46,15 +41,6 @@ impl Stored {
         let mut bytes = existing.map(|stored| stored.to_bytes().into_owned()).unwrap_or_default();
         bytes.extend_from_slice(payload);
         Stored::Opaque { encver: ENCVER, bytes }
-    }
-
-    /// An estimate of its memory, for MEMORY USAGE.
-    pub fn memory(&self) -> usize {
-        size_of::<Stored>()
-            + match self {
-                Stored::Record(record) => memory_of(record),
-                Stored::Opaque { bytes, .. } => bytes.capacity(),
-            }
     }
 }
 
@@ -107,49 +93,6 @@ fn with_changes(bytes: &[u8]) -> Option<Record> {
     }
     // What was put together is judged as a whole, like anything from outside.
     codec::decode_record(&codec::encode_record(&record)).ok()
-}
-
-/// What the allocator adds to a block, and a tree to an entry: rounded means, for an estimate.
-const BLOCK: usize = 16;
-const TREE_ENTRY: usize = 24;
-/// The two counters before an Arc's content.
-const ARC: usize = 16;
-
-fn text(text: &Arc<str>) -> usize {
-    text.len() + ARC + BLOCK
-}
-
-fn memory_of(record: &Record) -> usize {
-    let versions: usize = record.versions.iter().map(|v| version(v)).sum();
-    // An instance is in its agent's list, and again by key in the indexes of tasks and of what is due.
-    let indexed = 3 * (BLOCK + TREE_ENTRY) + 3 * size_of::<usize>();
-    let instances = record.instances.len() * (size_of::<Instance>() + indexed);
-    let services: usize = record.services.iter().map(|s| service(s)).sum();
-    let log = record.log.len() * (size_of::<Arc<Event>>() + size_of::<Event>() + ARC + BLOCK + LOGGED_TEXT);
-    let requests = record.requests.len() * 256;
-    versions + instances + services + log + requests + record.deployment.as_ref().map_or(0, deployment)
-}
-
-/// Most texts of an event are shared with the record; its reason and the box of its body are not. Measured.
-const LOGGED_TEXT: usize = 320;
-
-fn version(version: &Version) -> usize {
-    let manifest = version.content.text().len();
-    let agents: usize = version.agents.iter().flat_map(|agents| agents.iter()).map(text).sum();
-    // The manifest is kept as its text; its outline (node ids and services) is made when it is asked for.
-    let node = 2 * size_of::<Arc<str>>() + TREE_ENTRY;
-    let outline: usize = version.content.node_ids().iter().map(|id| text(id) + node).sum();
-    size_of::<Version>() + ARC + BLOCK + manifest + outline + agents + 200
-}
-
-fn service(service: &Service) -> usize {
-    let texts: usize = service.tags.iter().map(text).sum();
-    let meta = service.meta.as_ref().map_or(0, text);
-    size_of::<Service>() + ARC + 3 * (BLOCK + TREE_ENTRY) + texts + text(&service.instance) + meta
-}
-
-fn deployment(deployment: &Deployment) -> usize {
-    size_of::<Deployment>() + (deployment.changed.len() + deployment.gone.len()) * size_of::<Arc<str>>() + 256
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ pub mod home_db;
 pub mod index;
 pub mod info;
 pub mod listing;
+pub mod memory;
 pub mod menu;
 pub mod operators;
 pub mod publish;

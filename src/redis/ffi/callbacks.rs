@@ -7,7 +7,7 @@ use crate::redis::config::{self, NumberConfig};
 use crate::redis::data_type::{self, Stored};
 use crate::redis::guard::{guard, or_else};
 use crate::redis::info::{self, InfoWriter};
-use crate::redis::{home_db, index, replication, timers};
+use crate::redis::{home_db, index, memory, replication, timers};
 use redis_module::{raw, RedisString, TYPE_METHOD_VERSION};
 use std::ffi::{c_char, c_int, c_longlong, c_void, CStr};
 use std::ptr;
@@ -165,7 +165,7 @@ unsafe extern "C" fn free(value: *mut c_void) {
 
 unsafe extern "C" fn mem_usage(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void, _samples: usize) -> usize {
     // SAFETY: the server hands back a value of ours.
-    or_else("mem_usage", 0, || unsafe { stored(value) }.map_or(0, Stored::memory))
+    or_else("mem_usage", 0, || unsafe { stored(value) }.map_or(0, memory::of))
 }
 
 /// A key of ours goes: DEL, UNLINK, expiry, eviction, or something put in its place.

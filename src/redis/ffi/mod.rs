@@ -142,6 +142,25 @@ pub fn cached_microseconds() -> Option<u64> {
     u64::try_from(unsafe { read() }).ok()
 }
 
+/// What the server's allocator takes for a block of so many bytes. It is asked with one.
+pub fn block_size(bytes: usize) -> usize {
+    /// Beyond, its rounding is too little to take so much for a question.
+    const ASKED_MAX: usize = 1 << 20;
+    let ask = (api!(RedisModule_Alloc), api!(RedisModule_MallocSize), api!(RedisModule_Free));
+    match ask {
+        (Some(alloc), Some(size_of), Some(free)) if bytes <= ASKED_MAX => {
+            // SAFETY: allocated, asked about and freed here, and never read.
+            unsafe {
+                let block = alloc(bytes);
+                let size = size_of(block);
+                free(block);
+                size
+            }
+        }
+        _ => bytes.next_multiple_of(16),
+    }
+}
+
 /// Whether the server holds replica traffic back now; writing then would end it.
 pub fn avoids_replica_traffic() -> bool {
     // SAFETY: takes nothing.
