@@ -167,12 +167,18 @@ pub fn restore(client: &mut Client, key: &str, payload: &[u8], options: &[&str])
 }
 
 pub fn rewrite_aof(client: &mut Client) {
+    // A replica rewrites its own after a full sync, and refuses a second one until that is done.
+    wait_until_no_rewrite(client);
     client.call(&["BGREWRITEAOF"]);
+    wait_until_no_rewrite(client);
+    assert_eq!(client.info("persistence", "aof_last_bgrewrite_status"), "ok");
+}
+
+fn wait_until_no_rewrite(client: &mut Client) {
     wait_until("the rewrite of the append-only file", || {
         client.info("persistence", "aof_rewrite_in_progress") == "0"
             && client.info("persistence", "aof_rewrite_scheduled") == "0"
     });
-    assert_eq!(client.info("persistence", "aof_last_bgrewrite_status"), "ok");
 }
 
 /// Draws that are the same for the same seed.
