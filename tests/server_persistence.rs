@@ -70,11 +70,15 @@ fn everything(client: &mut Client, key: &str) -> Vec<Json> {
 
 fn rewrite_aof(client: &mut Client) {
     client.call(&["BGREWRITEAOF"]);
+    wait_until_no_rewrite(client);
+    assert_eq!(client.info("persistence", "aof_last_bgrewrite_status"), "ok");
+}
+
+fn wait_until_no_rewrite(client: &mut Client) {
     wait_until("the rewrite of the append-only file", || {
         client.info("persistence", "aof_rewrite_in_progress") == "0"
             && client.info("persistence", "aof_rewrite_scheduled") == "0"
     });
-    assert_eq!(client.info("persistence", "aof_last_bgrewrite_status"), "ok");
 }
 
 #[test]

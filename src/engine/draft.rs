@@ -5,7 +5,7 @@ use super::command::{CheckStatus, Context};
 use super::deadline::{next_due, Due};
 use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Role, Status, TaskKind, UnsafeReport};
 use super::event::{AgentReport, Change, Event, EventBody, Note, Subject};
-use super::evolve::{evolve, predecessors};
+use super::evolve::evolve;
 use super::health::{Health, InstanceState};
 use super::history::BATCH_AGENT;
 use super::instances::InstanceKey;
@@ -516,18 +516,12 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// In place, instances stay as they are, and what still runs is not replaced any more; blue-green candidates are
-    /// told to stop. A task of an agent that runs nothing else stays: withdrawn, it would leave that agent down.
+    /// In place, instances stay as they are, and no further one goes; blue-green candidates are told to stop.
     fn clear_after_failure(&mut self) {
         match self.deployment().map(|d| (d.mode, d.promoted)) {
             Some((Mode::BlueGreen, false)) => self.stop_candidates(),
             Some((Mode::InPlace, _)) => {
-                let runs_another = |i: &Instance| {
-                    let old = predecessors(&self.record, i);
-                    old.iter().filter_map(|key| self.record.instances.get(key)).any(Instance::is_running)
-                };
-                let untaken = |i: &Instance| i.state == InstanceState::Waiting && i.task.is_some();
-                for key in self.own_keys(|i| untaken(i) && runs_another(i)) {
+                for key in self.own_keys(|i| i.state == InstanceState::Waiting && i.task.is_some()) {
                     self.withdraw(&key, false);
                 }
             }
