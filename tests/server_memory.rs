@@ -105,11 +105,11 @@ fn what_is_deleted_is_given_back() {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
         let round = |client: &mut Client| {
-            for n in 0..150 {
+            for n in 0..48 {
                 in_mid_rollout_with(client, &format!("svc-{n}"), 200_000);
             }
             // In every way in which a key goes.
-            for n in 0..150 {
+            for n in 0..48 {
                 let key = format!("svc-{n}");
                 match n % 6 {
                     0 => drop(client.call(&["DEL", &key])),
@@ -125,7 +125,7 @@ fn what_is_deleted_is_given_back() {
         // The first round fills what stays: tables, buffers, the allocator's own.
         round(&mut client);
         let after_one = used(&mut client);
-        for _ in 0..4 {
+        for _ in 0..3 {
             round(&mut client);
         }
         wait_until("the memory to be given back", || used(&mut client) < after_one + 100_000.0);

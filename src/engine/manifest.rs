@@ -32,9 +32,9 @@ impl Eq for Content {}
 
 /// Node ids in manifest order, and the services that each declares.
 #[derive(Debug, Clone, Default)]
-struct Outline {
-    nodes: Vec<Arc<str>>,
-    services: BTreeMap<Arc<str>, Vec<Arc<str>>>,
+pub struct Outline {
+    pub nodes: Vec<Arc<str>>,
+    pub services: BTreeMap<Arc<str>, Vec<Arc<str>>>,
 }
 
 impl Content {
@@ -59,9 +59,9 @@ impl Content {
         })
     }
 
-    /// What was made of the text so far: node ids, and the services that each declares.
-    pub fn known_outline(&self) -> Option<(&Vec<Arc<str>>, &BTreeMap<Arc<str>, Vec<Arc<str>>>)> {
-        self.outline.get().map(|outline| (&outline.nodes, &outline.services))
+    /// The outline, where it was asked for already.
+    pub fn known_outline(&self) -> Option<&Outline> {
+        self.outline.get()
     }
 
     pub fn node_ids(&self) -> &[Arc<str>] {

@@ -9,7 +9,7 @@ use crate::engine::deployment::{Deployment, Instance, Receipt, Record, Remembere
 use crate::engine::event::Beginning;
 use crate::engine::history::Version;
 use crate::engine::instances::{Counts, InstanceKey};
-use crate::engine::manifest::Content;
+use crate::engine::manifest::{Content, Outline};
 use crate::engine::services::Service;
 use crate::engine::{Event, EventBody};
 use std::collections::{HashMap, HashSet};
@@ -119,7 +119,7 @@ impl Meter {
         if self.shared(Arc::as_ptr(&version.content).cast(), size_of::<Content>()) {
             self.text(version.content.text());
             // Made when it was first asked for; a record that nobody has asked yet has none.
-            if let Some((nodes, services)) = version.content.known_outline() {
+            if let Some(Outline { nodes, services }) = version.content.known_outline() {
                 self.block(nodes.capacity() * size_of::<Arc<str>>());
                 self.texts(nodes);
                 self.tree(services.len(), size_of::<Arc<str>>() + size_of::<Vec<Arc<str>>>());
