@@ -164,6 +164,16 @@ impl Cluster {
         for other in self.primaries() {
             other.client().call(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
         }
+        self.wait_until_heard_of(to);
+    }
+
+    /// Waits until all others know in which epoch a node has its slots. Were a slot to move on before, word of the one
+    /// who had it earlier could overtake, and the server would drop its keys.
+    pub fn wait_until_heard_of(&self, node: &Server) {
+        let id = id_of(node);
+        let epoch_of = |view: &[Known]| view.iter().find(|known| known.id == id).map(|known| known.epoch.clone());
+        let epoch = epoch_of(&known_to(&mut node.client()));
+        self.wait_until_all("to know of the move", |view| epoch_of(view) == epoch);
     }
 }
 
@@ -207,10 +217,20 @@ pub fn moved_to(line: &str) -> Option<u16> {
 
 /// One line of CLUSTER NODES.
 struct Known {
+    id: String,
     flags: String,
+    epoch: String,
 }
 
 fn known_to(client: &mut Client) -> Vec<Known> {
     let Ok(reply) = client.try_call(&["CLUSTER", "NODES"]) else { return Vec::new() };
-    text(&reply).lines().map(|line| Known { flags: line.split_whitespace().nth(2).unwrap_or_default().to_string() }).collect()
+    let known = |line: &str| {
+        let mut words = line.split_whitespace().map(str::to_string);
+        Known {
+            id: words.next().unwrap_or_default(),
+            flags: words.nth(1).unwrap_or_default(),
+            epoch: words.nth(3).unwrap_or_default(),
+        }
+    };
+    text(&reply).lines().map(known).collect()
 }

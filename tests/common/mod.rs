@@ -8,6 +8,7 @@
 #![allow(dead_code)] // each test binary uses its own part of this
 
 pub mod cluster;
+pub mod traffic;
 
 use redis::{Connection, RedisError, Value};
 use serde_json::Value as Json;
@@ -156,7 +157,7 @@ pub struct Server {
 
 /// Ports below the range from which the system draws by itself, so that one stays free over a restart.
 /// Each process begins somewhere else; a port that somebody has is passed over.
-fn next_port() -> u16 {
+pub fn next_port() -> u16 {
     static DRAWN: AtomicU64 = AtomicU64::new(0);
     loop {
         let place = u64::from(std::process::id()) * 577 + DRAWN.fetch_add(1, Ordering::Relaxed);
@@ -167,7 +168,7 @@ fn next_port() -> u16 {
     }
 }
 
-fn new_folder() -> PathBuf {
+pub fn new_folder() -> PathBuf {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let name = format!("redis-deploy-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
     let folder = std::env::temp_dir().join(name);
@@ -223,9 +224,7 @@ impl Server {
 
     /// None where it does not take connections.
     pub fn try_client(&self) -> Option<Client> {
-        let connection = open(self.port, "resp2").ok()?;
-        connection.set_read_timeout(Some(PATIENCE)).ok()?;
-        Some(Client { connection })
+        connect(self.port)
     }
 
     pub fn client(&self) -> Client {
@@ -255,6 +254,34 @@ impl Server {
         wait_until("the replica to catch up", || {
             ours.info("replication", "slave_repl_offset") == theirs.info("replication", "master_repl_offset")
         });
+    }
+
+    /// All that this replica holds and tells is what its primary holds and tells, while nothing is written.
+    pub fn assert_equal_to(&self, primary: &Server) {
+        let (mut ours, mut theirs) = (self.client(), primary.client());
+        theirs.call(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+        self.catch_up_with(primary);
+        for db in ["0", "1"] {
+            ours.call(&["SELECT", db]);
+            theirs.call(&["SELECT", db]);
+            let listed = theirs.listed();
+            assert_eq!(ours.listed(), listed);
+            assert_eq!(ours.call(&["DEPLOY.LIST", "COUNT", "1000"]), theirs.call(&["DEPLOY.LIST", "COUNT", "1000"]));
+            for key in &listed {
+                assert_eq!(ours.status(key), theirs.status(key));
+                for words in [&["DEPLOY.EVENTS", key][..], &["DEPLOY.TASKS", key], &["DUMP", key]] {
+                    assert_eq!(ours.call(words), theirs.call(words), "{words:?}");
+                }
+                let digest = ["DEBUG", "DIGEST-VALUE", key];
+                assert_eq!(ours.call(&digest), theirs.call(&digest), "{key}");
+            }
+        }
+        assert_eq!(ours.call(&["DEBUG", "DIGEST"]), theirs.call(&["DEBUG", "DIGEST"]), "of everything");
+        for counted in ["deployments_running", "deployments_paused", "deployments_successful", "timers_armed", "tasks_outstanding"] {
+            let field = format!("deploy_{counted}");
+            assert_eq!(ours.info("deploy", &field), theirs.info("deploy", &field), "{field}");
+        }
+        theirs.call(&["CLIENT", "UNPAUSE"]);
     }
 
     /// Ends it without any warning, for good.
@@ -341,6 +368,13 @@ fn answers(child: &mut Child, port: u16) -> bool {
 
 fn open(port: u16, protocol: &str) -> Result<Connection, RedisError> {
     redis::Client::open(format!("redis://127.0.0.1:{port}/?protocol={protocol}"))?.get_connection()
+}
+
+/// A client of whatever server listens on a port; None where there is none.
+pub fn connect(port: u16) -> Option<Client> {
+    let connection = open(port, "resp2").ok()?;
+    connection.set_read_timeout(Some(PATIENCE)).ok()?;
+    Some(Client { connection })
 }
 
 fn log_of(folder: &Path) -> String {
