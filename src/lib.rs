@@ -30,6 +30,9 @@ fn init(context: &Context, args: &[RedisString]) -> Status {
     redis::init(context, args)
 }
 
+// `deny-oom` is on what begins something, and so asks for memory: with `maxmemory` reached, a rollout can still be
+// followed, held and ended, as DEL still deletes. Small as they are, reports are what lets it come to its end.
+//
 // The last column, ACL categories, stays empty: the macro refuses to load with them where the server has none. They are
 // set with the rest of what the server tells about a command, in `redis::menu`.
 #[rustfmt::skip]
@@ -48,18 +51,18 @@ redis_module! {
         ["deploy.version",    |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::version),      "readonly",       1, 1, 1, ""],
         ["deploy.promote",    |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::promote),      "write deny-oom", 1, 1, 1, ""],
         ["deploy.rollback",   |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::rollback),     "write deny-oom", 1, 1, 1, ""],
-        ["deploy.pause",      |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::pause),        "write deny-oom", 1, 1, 1, ""],
+        ["deploy.pause",      |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::pause),        "write",          1, 1, 1, ""],
         ["deploy.resume",     |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::resume),       "write deny-oom", 1, 1, 1, ""],
-        ["deploy.fail",       |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::fail),         "write deny-oom", 1, 1, 1, ""],
-        ["deploy.stop",       |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::stop),         "write deny-oom", 1, 1, 1, ""],
+        ["deploy.fail",       |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::fail),         "write",          1, 1, 1, ""],
+        ["deploy.stop",       |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::stop),         "write",          1, 1, 1, ""],
         ["deploy.tag",        |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::tag),          "write deny-oom", 1, 1, 1, ""],
-        ["deploy.untag",      |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::untag),        "write deny-oom", 1, 1, 1, ""],
+        ["deploy.untag",      |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::untag),        "write",          1, 1, 1, ""],
         ["deploy.events",     |ctx, args: Vec<RedisString>| serve(ctx, &args, blocking::events),        "readonly blocking", 1, 1, 1, ""],
         ["deploy.wait",       |ctx, args: Vec<RedisString>| serve(ctx, &args, blocking::wait),          "readonly blocking", 1, 1, 1, ""],
         ["deploy.tasks",      |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::tasks),     "readonly",       1, 1, 1, ""],
-        ["deploy.report",     |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::report),    "write deny-oom", 1, 1, 1, ""],
+        ["deploy.report",     |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::report),    "write",          1, 1, 1, ""],
         ["deploy.register",   |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::register),  "write deny-oom", 1, 1, 1, ""],
-        ["deploy.check",      |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::check),     "write deny-oom", 1, 1, 1, ""],
+        ["deploy.check",      |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::check),     "write",          1, 1, 1, ""],
         ["deploy.deregister", |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::deregister),"write",          1, 1, 1, ""],
         ["deploy.resolve",    |ctx, args: Vec<RedisString>| serve(ctx, &args, callers::resolve),        "readonly",       1, 1, 1, ""],
         // Without `deny-script`, with which the server would not let the timer call it as a script would.

@@ -114,7 +114,9 @@ fn cell(world: &World, now: u64, command: &str) -> String {
     for event in after.seen().log.iter().filter(|event| event.revision > before) {
         let name = match &event.body {
             redis_deploy::engine::EventBody::TaskIssued { task, .. } => format!("task_issued({})", task.name()),
-            redis_deploy::engine::EventBody::TaskDone { task, withdrawn: true, .. } => format!("withdrawn({})", task.name()),
+            redis_deploy::engine::EventBody::TaskDone { task, withdrawn: true, .. } => {
+                format!("withdrawn({})", task.name())
+            }
             body => body.name().to_string(),
         };
         match events.last_mut() {
@@ -169,7 +171,8 @@ fn every_status_takes_every_command_as_written() {
 fn every_status_is_there() {
     use redis_deploy::engine::deployment::Status;
     for status in Status::ALL {
-        let there = STATUSES.iter().any(|(_, setup)| at(setup).seen().deployment.as_ref().expect("one").status == status);
+        let there =
+            STATUSES.iter().any(|(_, setup)| at(setup).seen().deployment.as_ref().expect("one").status == status);
         assert!(there, "no world is {}", status.name());
     }
 }

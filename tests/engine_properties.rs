@@ -70,19 +70,55 @@ enum Asked {
         job: Option<u8>,
     },
     /// Back from the newest version by so many; None: the newest stable one.
-    Rollback { back: Option<u64>, policy: Vec<(usize, usize)>, request: Option<u8> },
-    Operate { what: u8, wrong_id: bool },
-    Tag { back: u64, tag: u8 },
-    Untag { tag: u8 },
+    Rollback {
+        back: Option<u64>,
+        policy: Vec<(usize, usize)>,
+        request: Option<u8>,
+    },
+    Operate {
+        what: u8,
+        wrong_id: bool,
+    },
+    Tag {
+        back: u64,
+        tag: u8,
+    },
+    Untag {
+        tag: u8,
+    },
     /// About somebody, who may be unknown.
-    Report { agent: usize, state: usize, back: Option<u64>, attempt: Option<u32>, old_job: bool },
+    Report {
+        agent: usize,
+        state: usize,
+        back: Option<u64>,
+        attempt: Option<u32>,
+        old_job: bool,
+    },
     /// About one of the instances on the record, exactly.
-    ReportExactly { instance: usize, state: usize, attempt: Option<u32> },
+    ReportExactly {
+        instance: usize,
+        state: usize,
+        attempt: Option<u32>,
+    },
     /// A coordinator that does the open tasks, the first so many of them.
-    Work { tasks: usize, well: bool },
-    Register { agent: usize, id: u8, status: usize, ttl: Option<u64>, back: Option<u64> },
-    Check { id: u8, status: usize },
-    Deregister { id: u8 },
+    Work {
+        tasks: usize,
+        well: bool,
+    },
+    Register {
+        agent: usize,
+        id: u8,
+        status: usize,
+        ttl: Option<u64>,
+        back: Option<u64>,
+    },
+    Check {
+        id: u8,
+        status: usize,
+    },
+    Deregister {
+        id: u8,
+    },
     Tick,
 }
 
@@ -183,9 +219,16 @@ fn patch(choices: &[(usize, usize)], quick: bool) -> PolicyPatch {
     }
     for (field, value) in choices {
         match field {
-            0 => patch.strategy = Some([Rollout::Rolling, Rollout::Canary, Rollout::BlueGreen, Rollout::Rolling][*value]),
-            1 => patch.max_parallel = Some([Amount::Count(0), Amount::Count(2), Amount::Percent(51), Amount::Count(9)][*value]),
-            2 => patch.canary = Some([Amount::Count(0), Amount::Count(1), Amount::Percent(50), Amount::Count(9)][*value]),
+            0 => {
+                patch.strategy = Some([Rollout::Rolling, Rollout::Canary, Rollout::BlueGreen, Rollout::Rolling][*value])
+            }
+            1 => {
+                patch.max_parallel =
+                    Some([Amount::Count(0), Amount::Count(2), Amount::Percent(51), Amount::Count(9)][*value])
+            }
+            2 => {
+                patch.canary = Some([Amount::Count(0), Amount::Count(1), Amount::Percent(50), Amount::Count(9)][*value])
+            }
             3 => patch.min_healthy_ms = Some([0, 1, 1000, 4999][*value]),
             4 => patch.progress_deadline_ms = Some([0, 5000, 10_000, 20_000][*value]),
             5 => patch.auto_promote = Some(value % 2 == 0),
@@ -214,20 +257,22 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
     let back = |n: &Option<u64>| n.map(|n| newest.saturating_sub(n));
     let one = |command| vec![command];
     match asked {
-        Asked::Deploy { manifest, agents, bundle, policy, request, if_version, tag, job } => one(Command::Deploy(Deploy {
-            manifest: MANIFESTS[*manifest].as_bytes().to_vec(),
-            bundle: bundle.then(|| Arc::from("s3://b/1")),
-            job: job.map(|n| name("job-", n)),
-            agents: agents.map(|n| {
-                let lists: [&[&str]; 4] = [&["a", "b"], &["a@1", "a@2", "b@1"], &["a@1", "b"], &["zz"]];
-                lists[n].iter().map(|agent| Arc::from(*agent)).collect()
-            }),
-            tag: tag.map(|n| name("tag-", n)),
-            reason: None,
-            request: request.map(|n| name("request-", n)),
-            if_version: if_version.map(u64::from),
-            policy: patch(policy, true),
-        })),
+        Asked::Deploy { manifest, agents, bundle, policy, request, if_version, tag, job } => {
+            one(Command::Deploy(Deploy {
+                manifest: MANIFESTS[*manifest].as_bytes().to_vec(),
+                bundle: bundle.then(|| Arc::from("s3://b/1")),
+                job: job.map(|n| name("job-", n)),
+                agents: agents.map(|n| {
+                    let lists: [&[&str]; 4] = [&["a", "b"], &["a@1", "a@2", "b@1"], &["a@1", "b"], &["zz"]];
+                    lists[n].iter().map(|agent| Arc::from(*agent)).collect()
+                }),
+                tag: tag.map(|n| name("tag-", n)),
+                reason: None,
+                request: request.map(|n| name("request-", n)),
+                if_version: if_version.map(u64::from),
+                policy: patch(policy, true),
+            }))
+        }
         Asked::Rollback { back: n, policy, request } => one(Command::Rollback(Rollback {
             to: back(n).map_or(RollbackTo::NewestStable, RollbackTo::Version),
             id: None,
@@ -245,7 +290,9 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
                 _ => Command::Stop(operate),
             })
         }
-        Asked::Tag { back, tag } => one(Command::Tag { version: newest.saturating_sub(*back), tag: name("tag-", *tag) }),
+        Asked::Tag { back, tag } => {
+            one(Command::Tag { version: newest.saturating_sub(*back), tag: name("tag-", *tag) })
+        }
         Asked::Untag { tag } => one(Command::Untag { tag: name("tag-", *tag) }),
         Asked::Report { agent, state, back: n, attempt, old_job } => one(Command::Report(Report {
             agent: Arc::from(AGENTS[*agent]),
@@ -363,6 +410,11 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
         EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => {
             assert_eq!(b.version.number, before.last_version + 1, "version numbers have no gap: {words}");
             assert!(!before.is_active(), "at most one deployment is active: {words}");
+            let left = after.instances.iter().any(|i| i.state == InstanceState::Waiting && i.task.is_none());
+            let open = after.instances.iter().any(|i| i.task.as_ref().is_some_and(|t| t.kind == TaskKind::Replace));
+            assert!(!left && !open, "what nobody has taken up counts for nothing: {words}");
+            let kept = before.instances.iter().all(|i| after.version(i.version).is_some());
+            assert!(kept, "what an agent runs is not trimmed: {words}");
         }
         EventBody::RollbackStarted { rollback_of, cause, .. } => {
             let of = before.version(*rollback_of).expect("it is in the history");
@@ -383,19 +435,39 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
                 let waiting = own.iter().filter(|i| i.health != Health::Healthy).count();
                 if d.canaries > 0 && !d.promoted {
                     assert_eq!(of.role, Role::Canary, "{words}");
-                    assert!(own.len() < d.canaries as usize, "nothing beyond the canaries before the promotion: {words}");
+                    assert!(
+                        own.len() < d.canaries as usize,
+                        "nothing beyond the canaries before the promotion: {words}"
+                    );
                 } else {
                     assert_eq!(of.role, Role::Primary, "{words}");
-                    assert!(own.iter().all(|i| i.health != Health::Unhealthy), "no release while one is unhealthy: {words}");
+                    assert!(
+                        own.iter().all(|i| i.health != Health::Unhealthy),
+                        "no release while one is unhealthy: {words}"
+                    );
                     let parallel = amount(d.policy.max_parallel, d.changed.len()).max(1);
                     assert!(waiting < parallel, "at most {parallel} without a verdict: {words}");
                 }
             }
         }
-        EventBody::DeploymentPromoted { .. } => {
+        EventBody::DeploymentPromoted { by, .. } => {
+            let d = deployment(before).expect("one");
+            let rule = d.policy.auto_promote || (d.mode == Mode::BlueGreen && d.canaries == 0);
+            assert!(**by != *"auto" || rule, "a person has the word: {words}");
             let own = own(before);
             assert!(own.iter().all(|i| i.health == Health::Healthy), "no promotion while one is not healthy: {words}");
             assert!(!own.is_empty());
+            let roles = self::own(after).iter().all(|i| i.role == Role::Primary);
+            assert!(roles, "nothing but primary after the promotion: {words}");
+        }
+        EventBody::TaskIssued { of, task: TaskKind::Stop, .. } => {
+            let instance = before
+                .instances
+                .of_agent(&of.agent)
+                .iter()
+                .find(|i| i.version == event.version && i.job_id == of.job_id);
+            let state = instance.map(|i| i.state);
+            assert_ne!(state, Some(InstanceState::Stopped), "no task for work already done: {words}");
         }
         EventBody::DeploymentFailed { cause, .. } => {
             let d = deployment(before).expect("one");
@@ -409,15 +481,30 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
         }
         EventBody::DeploymentSuccessful { .. } => {
             let d = deployment(before).expect("one");
-            assert!(d.changed.iter().all(|agent| own(before).iter().any(|i| i.agent == *agent && i.health == Health::Healthy)));
+            assert!(d
+                .changed
+                .iter()
+                .all(|agent| own(before).iter().any(|i| i.agent == *agent && i.health == Health::Healthy)));
             assert_eq!(after.stable_version(), Some(d.target_version));
             assert_eq!(after.current_version, Some(d.target_version));
         }
-        EventBody::AgentHealthy { of, .. } => {
-            let instance = before.instances.of_agent(&of.agent).iter().find(|i| i.version == event.version && i.job_id == of.job_id);
+        EventBody::AgentHealthy { of, progress } => {
+            let instance = before
+                .instances
+                .of_agent(&of.agent)
+                .iter()
+                .find(|i| i.version == event.version && i.job_id == of.job_id);
             let instance = instance.expect("it is on the record");
             let min = before.version(event.version).expect("kept").policy.min_healthy_ms;
             assert_eq!(instance.state, InstanceState::Ready);
+            let d = deployment(before).expect("one");
+            let own = instance.version == d.target_version && instance.job_id == d.target_job_id;
+            match progress {
+                Clock::Running { at } if own && !instance.was_healthy => {
+                    assert!(*at >= event.at + d.policy.progress_deadline_ms, "a first health renews it: {words}");
+                }
+                same => assert!(*same == d.progress || (own && !instance.was_healthy), "nothing else does: {words}"),
+            }
             assert!(!onward || event.at >= instance.since + min, "not healthy before its time: {words}");
         }
         _ => {}
@@ -434,7 +521,11 @@ fn judge_rest(record: &Record) {
         for instance in record.instances.iter() {
             let own = instance.version == d.target_version && instance.job_id == d.target_job_id;
             assert!(own || instance.is_told_to_stop(), "each old instance gets a stop task");
-            assert!(if own { instance.role == Role::Primary || instance.is_told_to_stop() } else { instance.role == Role::Retired });
+            assert!(if own {
+                instance.role == Role::Primary || instance.is_told_to_stop()
+            } else {
+                instance.role == Role::Retired
+            });
         }
     }
     for agent in d.gone.iter().filter(|_| d.status == Status::Successful) {
@@ -535,9 +626,17 @@ fn judge_repeat(world: &World, now: u64, command: &Command, reply: &Reply) {
     }
 }
 
+/// A server with so little room that versions are trimmed and the log is short.
+fn small() -> World {
+    let mut world = World::default();
+    world.limits.history_max = 3;
+    world.limits.events_max = 12;
+    world
+}
+
 /// Plays a history; every promise is checked at every step. Gives the world at its end, the time, and what was not refused.
 fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Command)>) {
-    let mut world = World::default();
+    let mut world = small();
     let mut now = 100_000;
     let mut second: Option<Record> = None; // fed with events only
     let mut accepted = Vec::new();
@@ -558,7 +657,11 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
                 Outcome::Done(decision) => {
                     accepted.push((now, command.clone()));
                     let batch = &decision.batch;
-                    assert_eq!(batch.changes.is_empty(), before == world.record, "no change without an event or a note");
+                    assert_eq!(
+                        batch.changes.is_empty(),
+                        before == world.record,
+                        "no change without an event or a note"
+                    );
                     let follower = second.get_or_insert_with(Record::empty);
                     for change in &batch.changes {
                         let was = follower.clone();
@@ -592,7 +695,7 @@ proptest! {
     #[test]
     fn a_refused_command_might_as_well_not_have_been_asked(history in history()) {
         let (world, _, accepted) = play(&history, false);
-        let mut without = World::default();
+        let mut without = small();
         for (now, command) in &accepted {
             let outcome = without.ask(*now, command);
             prop_assert!(matches!(outcome, Outcome::Done(_)));

@@ -108,7 +108,9 @@ fn faults(name: &str, text: &str) -> Vec<String> {
         if has_word(&code, "OnceLock") && name != "manifest.rs" {
             fault("OnceLock (no globals)".to_string());
         }
-        if let Some(path) = code.trim_start().strip_prefix("pub use ").or_else(|| code.trim_start().strip_prefix("use ")) {
+        if let Some(path) =
+            code.trim_start().strip_prefix("pub use ").or_else(|| code.trim_start().strip_prefix("use "))
+        {
             let root = path.split("::").next().unwrap_or_default().trim_end_matches(';').trim();
             // Below the engine's own root, a module re-exports what it declares.
             let own = name == "mod.rs" && text.contains(&format!("pub mod {root};"));

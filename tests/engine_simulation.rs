@@ -14,6 +14,35 @@ const SEEDS: u64 = 20_000;
 /// How many failures are told of; the rest is counted.
 const TOLD: usize = 1;
 
+/// What has to happen in a thousand worlds.
+const HAPPENS: [&str; 25] = [
+    "initial",
+    "in_place",
+    "blue_green",
+    "deployment_started",
+    "deployment_noop",
+    "version_recorded",
+    "rollback_started",
+    "task_issued",
+    "task_done",
+    "agent_state",
+    "agent_healthy",
+    "agent_unhealthy",
+    "awaiting_promotion",
+    "deployment_promoted",
+    "deployment_paused",
+    "deployment_resumed",
+    "deployment_failed",
+    "deployment_cancelled",
+    "deployment_successful",
+    "fallback_blue_green",
+    "version_tagged",
+    "version_untagged",
+    "service_registered",
+    "service_status",
+    "service_deregistered",
+];
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.trim().parse().ok()
 }
@@ -25,7 +54,7 @@ fn every_rule_holds_in_every_world() {
     let all = number("SIMULATE_ALL").is_some_and(|n| n > 0);
     let threads = number("SIMULATE_THREADS").unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() as u64));
     let next = AtomicU64::new(first);
-    let inputs = AtomicU64::new(0);
+    let lived = Mutex::new(world::Lived::default());
     let failures = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
@@ -34,10 +63,13 @@ fn every_rule_holds_in_every_world() {
                 if seed - first >= count {
                     return;
                 }
-                let lived = std::panic::catch_unwind(|| world::live(seed, &BTreeSet::new()));
-                match lived {
-                    Ok(Ok(n)) => {
-                        inputs.fetch_add(n as u64, Ordering::Relaxed);
+                match std::panic::catch_unwind(|| world::live(seed, &BTreeSet::new())) {
+                    Ok(Ok(this)) => {
+                        let mut lived = lived.lock().expect("no thread panics with it");
+                        lived.inputs += this.inputs;
+                        for (name, n) in this.events {
+                            *lived.events.entry(name).or_default() += n;
+                        }
                     }
                     Ok(Err(failure)) => {
                         failures.lock().expect("no thread panics with it").insert(seed, Some(*failure));
@@ -53,7 +85,10 @@ fn every_rule_holds_in_every_world() {
         }
     });
     let failures = failures.into_inner().expect("all threads have ended");
-    println!("{} seeds from {first}, {} inputs, {} failures", count, inputs.load(Ordering::Relaxed), failures.len());
+    let lived = lived.into_inner().expect("all threads have ended");
+    println!("{count} seeds from {first}, {} inputs, {} failures", lived.inputs, failures.len());
+    let counted: Vec<String> = lived.events.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    println!("what happened: {}", counted.join(", "));
     let mut by_rule: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for (seed, failure) in &failures {
         by_rule.entry(failure.as_ref().map_or("panic", |f| f.broken.rule)).or_default().push(*seed);
@@ -82,4 +117,8 @@ fn every_rule_holds_in_every_world() {
         println!("run it again: scripts/simulate 1 {seed}");
     }
     assert!(failures.is_empty(), "{} of {count} seeds fail; see above", failures.len());
+    // Rules about what never happens hold of themselves.
+    for name in HAPPENS {
+        assert!(count < 1_000 || lived.events.contains_key(name), "{name} never happened");
+    }
 }

@@ -77,7 +77,7 @@ fn a_replica_changes_nothing_by_itself_and_takes_over_when_promoted() {
         let mut client = primary.client();
         client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
         client.carry_out_until(KEY, "successful");
-        client.deploy(KEY, &manifest(&AGENTS, "large"), &["MIN_HEALTHY_MS", "400", "CANARY", "1"]);
+        client.deploy(KEY, &manifest(&AGENTS, "large"), &["MIN_HEALTHY_MS", "3000", "CANARY", "1"]);
         client.carry_out_tasks(KEY);
         replica.catch_up_with(&primary);
         let before = client.status(KEY);

@@ -94,6 +94,19 @@ pub fn decode_batch(bytes: &[u8]) -> Result<Batch, DecodeError> {
     Ok(batch)
 }
 
+/// Takes payloads that stand behind one another apart, unread. None where the bytes are something else.
+pub fn split(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut payloads = Vec::new();
+    while !bytes.is_empty() {
+        let header = bytes.first_chunk::<HEADER_BYTES>().filter(|header| header.starts_with(&MAGIC))?;
+        let length = u32::from_le_bytes(*header.last_chunk::<4>()?) as usize;
+        let (payload, rest) = bytes.split_at_checked(length.checked_add(HEADER_BYTES + CHECKSUM_BYTES)?)?;
+        payloads.push(payload);
+        bytes = rest;
+    }
+    Some(payloads)
+}
+
 /// Puts the envelope around what `write` appends.
 fn seal(kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -24,6 +24,9 @@ use std::sync::Arc;
 pub const TAGS_MAX: usize = 1_000;
 /// The most batch runs that may be outstanding, for what runs is never trimmed.
 pub const RUNS_MAX: usize = 1_000;
+/// How many instances a key may have for each agent that `deploy.agents-max` allows: what was told to stop and never
+/// reports it stays on the record.
+pub const INSTANCES_PER_AGENT: usize = 4;
 /// How many service instances a key may have for each agent that `deploy.agents-max` allows.
 pub const SERVICES_PER_AGENT: usize = 10;
 
@@ -194,6 +197,7 @@ pub(super) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<Deployed, Rej
     let proposal = propose::propose(&draft.record, &candidate);
     judge_job(&draft.record, &candidate, &proposal)?;
     judge_runs(&draft.record, &proposal)?;
+    judge_instances(draft, &proposal)?;
     let submission = Submission {
         tag: deploy.tag.clone(),
         rollback_of: None,
@@ -280,6 +284,14 @@ fn judge_runs(record: &Record, proposal: &Proposal) -> Result<(), Rejection> {
         return Err(Rejection::Limit { what: "the number of outstanding runs".to_string(), max: RUNS_MAX as u64 });
     }
     Ok(())
+}
+
+fn judge_instances(draft: &Draft, proposal: &Proposal) -> Result<(), Rejection> {
+    let max = draft.context.limits.agents_max.saturating_mul(INSTANCES_PER_AGENT);
+    match draft.record.instances.len() + proposal.changed.len() > max {
+        true => Err(Rejection::Limit { what: "the number of instances".to_string(), max: max as u64 }),
+        false => Ok(()),
+    }
 }
 
 /// SPEC 4.12. The mode to reply, where it is not the deployment's own.
@@ -554,8 +566,8 @@ fn changed_state(
     let restarted = instance.state != InstanceState::Waiting && attempt != instance.attempt;
     let broke = instance.state != InstanceState::Ready || restarted;
     let healthy_at = draft.outlook(&after, &services, broke);
-    let dooms = state == InstanceState::Failed
-        && draft.deployment().is_some_and(|d| d.status.is_active() && d.target_version == instance.version);
+    // After a fallback, what had been replaced counts to the old side (SPEC 4.6), and fails nothing.
+    let dooms = state == InstanceState::Failed && draft.record.is_active() && draft.record.is_own(instance);
     let body = EventBody::AgentState {
         of: subject(instance),
         state: AgentReport::State(state),
@@ -642,8 +654,16 @@ fn unsafe_to_replace(draft: &mut Draft, instance: &Instance, attempt: u32, repor
 // ---- services ------------------------------------------------------------------------------------------------------
 
 fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
-    let Some(owner) = locate(&draft.record, &register.agent, register.version, &register.job)? else {
-        return Ok(false);
+    let known = draft.record.services.get(&register.instance).cloned();
+    // A refresh that names neither version nor job stays where it is: the agent's newest instance may be one that
+    // nobody has taken up yet, and the services of the old one stay until then (SPEC 8 "What an agent now runs").
+    let stays = known.as_ref().filter(|s| s.owner.agent == register.agent && register.version.is_none() && register.job.is_none());
+    let owner = match stays {
+        Some(service) => service.owner.clone(),
+        None => match locate(&draft.record, &register.agent, register.version, &register.job)? {
+            Some(owner) => owner,
+            None => return Ok(false),
+        },
     };
     if let Some(meta) = &register.meta {
         match serde_json::from_str(meta) {
@@ -651,7 +671,6 @@ fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
             _ => return Err(Rejection::Invalid(vec![format!("META must be a JSON value of at most {META_DEPTH} levels")])),
         }
     }
-    let known = draft.record.services.get(&register.instance).cloned();
     let max = draft.context.limits.agents_max.saturating_mul(SERVICES_PER_AGENT);
     if known.is_none() && draft.record.services.len() >= max {
         return Err(Rejection::Limit { what: "the number of service instances".to_string(), max: max as u64 });

@@ -4,8 +4,8 @@
 use super::command::{CheckStatus, Context};
 use super::deadline::{next_due, Due};
 use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Role, Status, TaskKind, UnsafeReport};
-use super::event::{Change, Event, EventBody, Note, Subject};
-use super::evolve::evolve;
+use super::event::{AgentReport, Change, Event, EventBody, Note, Subject};
+use super::evolve::{evolve, predecessors};
 use super::health::{Health, InstanceState};
 use super::history::BATCH_AGENT;
 use super::instances::InstanceKey;
@@ -290,8 +290,13 @@ impl<'a> Draft<'a> {
             match strategy::next(&self.record) {
                 Step::Wait => return,
                 Step::Release { agents, role } => {
+                    let placed = self.own_counts().placed;
                     for agent in agents {
                         self.release(&agent, role);
+                    }
+                    // A record from outside may claim more canaries than it has agents, or an agent twice.
+                    if self.own_counts().placed == placed {
+                        return;
                     }
                 }
                 Step::Await => {
@@ -350,15 +355,22 @@ impl<'a> Draft<'a> {
             .record
             .now_runs_in(agent, &job_id)
             .filter(|_| role != Role::Candidate)
-            .map(|i| (i.key(), i.task.clone(), subject(i)));
-        let (task, from_version) = match &old {
-            Some((key, _, _)) => (TaskKind::Replace, Some(key.version)),
+            .map(|i| i.version);
+        let (task, from_version) = match old {
+            Some(version) => (TaskKind::Replace, Some(version)),
             None => (TaskKind::Start, None),
         };
         // What is being replaced need not be started any more.
-        if let Some((key, Some(open), of)) = old {
-            let body = EventBody::TaskDone { of, task: open.kind, withdrawn: true, leaves: false };
-            self.emit(key.version, body);
+        let unstarted: Vec<InstanceKey> = self
+            .record
+            .instances
+            .of_agent(agent)
+            .iter()
+            .filter(|i| i.job_id == job_id && i.task.is_some() && !i.is_told_to_stop())
+            .map(Instance::key)
+            .collect();
+        for key in unstarted {
+            self.withdraw(&key, false);
         }
         let of = Subject { agent: agent.clone(), node, job_id, role };
         self.issue(version, of, task, from_version, deadline, bundle, By::auto());
@@ -386,11 +398,15 @@ impl<'a> Draft<'a> {
         self.emit(version, EventBody::TaskIssued { of, task, from_version, attempt, bundle, deadline, by, reason });
     }
 
-    /// Tells an instance to stop; what it was still to do is withdrawn.
+    /// Tells an instance to stop; what it was still to do is withdrawn. One that has stopped already leaves instead:
+    /// there is no task for work that is done.
     pub fn tell_to_stop(&mut self, key: &InstanceKey, role: Role, by: By) {
         let Some(instance) = self.record.instances.get(key) else { return };
         if instance.is_told_to_stop() {
             return;
+        }
+        if instance.state == InstanceState::Stopped {
+            return self.let_leave(key, role);
         }
         let of = Subject { role, ..subject(instance) };
         if let Some(open) = &instance.task {
@@ -399,6 +415,26 @@ impl<'a> Draft<'a> {
         }
         let bundle = self.record.version(key.version).and_then(|v| v.bundle.clone());
         self.issue(key.version, of, TaskKind::Stop, None, Clock::Off, bundle, by);
+    }
+
+    fn let_leave(&mut self, key: &InstanceKey, role: Role) {
+        self.clear_services(key, "stopped");
+        let Some(instance) = self.record.instances.get(key) else { return };
+        let of = Subject { role, ..subject(instance) };
+        if let Some(open) = &instance.task {
+            let body = EventBody::TaskDone { of, task: open.kind, withdrawn: true, leaves: true };
+            return self.emit(key.version, body);
+        }
+        let body = EventBody::AgentState {
+            of,
+            state: AgentReport::State(instance.state),
+            attempt: instance.attempt,
+            reason: instance.reason.clone(),
+            healthy_at: None,
+            leaves: true,
+            dooms: false,
+        };
+        self.emit(key.version, body);
     }
 
     fn own_keys(&self, pick: impl Fn(&Instance) -> bool) -> Vec<InstanceKey> {
@@ -480,12 +516,18 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// In place, instances stay as they are, and no further one goes; blue-green candidates are told to stop.
+    /// In place, instances stay as they are, and what still runs is not replaced any more; blue-green candidates are
+    /// told to stop. A task of an agent that runs nothing else stays: withdrawn, it would leave that agent down.
     fn clear_after_failure(&mut self) {
         match self.deployment().map(|d| (d.mode, d.promoted)) {
             Some((Mode::BlueGreen, false)) => self.stop_candidates(),
             Some((Mode::InPlace, _)) => {
-                for key in self.own_keys(|i| i.state == InstanceState::Waiting && i.task.is_some()) {
+                let runs_another = |i: &Instance| {
+                    let old = predecessors(&self.record, i);
+                    old.iter().filter_map(|key| self.record.instances.get(key)).any(Instance::is_running)
+                };
+                let untaken = |i: &Instance| i.state == InstanceState::Waiting && i.task.is_some();
+                for key in self.own_keys(|i| untaken(i) && runs_another(i)) {
                     self.withdraw(&key, false);
                 }
             }

@@ -67,6 +67,8 @@ fn deployment(record: &Record) -> Result<(), String> {
         must!(own.healthy == own.placed && own.placed > 0, "a promotion is awaited while all canaries are healthy");
         must!(!d.promoted, "a promotion is awaited before it, not after");
     }
+    must!(d.canaries as usize <= d.changed.len(), "there are no more canaries than changed agents");
+    must!(d.changed.iter().collect::<BTreeSet<_>>().len() == d.changed.len(), "an agent changes once");
     if active {
         must!(own.placed <= d.changed.len(), "no more instances are placed than agents change");
         let placed = |agent: &str| record.instances.of_agent(agent).iter().any(|i| record.is_own(i));

@@ -59,6 +59,11 @@ impl Content {
         })
     }
 
+    /// What was made of the text so far: node ids, and the services that each declares.
+    pub fn known_outline(&self) -> Option<(&Vec<Arc<str>>, &BTreeMap<Arc<str>, Vec<Arc<str>>>)> {
+        self.outline.get().map(|outline| (&outline.nodes, &outline.services))
+    }
+
     pub fn node_ids(&self) -> &[Arc<str>] {
         &self.outline().nodes
     }

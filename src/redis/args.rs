@@ -57,12 +57,13 @@ impl<'a> Args<'a> {
 
     // ---- positional arguments: a missing one is a wrong number of arguments
 
-    pub fn next(&mut self) -> Result<&'a RedisString, Refusal> {
+    /// The key, which every command but LIST begins with.
+    pub fn key(&mut self) -> Result<&'a RedisString, Refusal> {
         self.rest.next().ok_or(Refusal::Arity)
     }
 
     pub fn bytes(&mut self) -> Result<&'a [u8], Refusal> {
-        self.next().map(RedisString::as_slice)
+        self.rest.next().map(RedisString::as_slice).ok_or(Refusal::Arity)
     }
 
     /// A name: not empty, no longer than `max`.
@@ -222,7 +223,10 @@ fn word<T>(
     parse: impl Fn(&str) -> Option<T>,
     known: &str,
 ) -> Result<T, Refusal> {
-    std::str::from_utf8(bytes).ok().and_then(parse).ok_or_else(|| syntax(format!("{argument} must be one of {known}")))
+    std::str::from_utf8(bytes)
+        .ok()
+        .and_then(parse)
+        .ok_or_else(|| syntax(format!("{argument} must be one of {known}, not '{}'", quoted(bytes))))
 }
 
 /// Plain decimal digits: no sign, no blank, no overflow.

@@ -197,7 +197,7 @@ fn timeout(option: &str, args: &mut Args) -> Result<i64, Refusal> {
 
 /// `DEPLOY.WAIT key [ID id] [UNTIL n status …] [TIMEOUT ms]`
 pub fn wait(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let mut id = None;
     let mut until = Statuses::default();
     let mut timeout_ms = 0;
@@ -228,7 +228,7 @@ pub fn wait(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 
 /// `DEPLOY.EVENTS key [AFTER revision] [COUNT n] [BLOCK ms]`
 pub fn events(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let (mut after, mut count, mut block) = (None, None, None);
     while let Some(option) = args.option()? {
         match option.as_str() {

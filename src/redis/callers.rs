@@ -5,7 +5,7 @@ use super::{read, Answered, Call, Refusal};
 use crate::view::{self, ResolveFilter, RoleFilter};
 
 pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let (mut service, mut tag, mut role, mut all, mut json) = (None, None, RoleFilter::default(), false, false);
     while let Some(option) = args.option()? {
         match option.as_str() {

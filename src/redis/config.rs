@@ -1,6 +1,6 @@
 //! The configuration (SPEC 6): `deploy.*`, by CONFIG SET, the configuration file, or `loadmodule … name value`.
 
-use super::ffi::{self, Ctx, LogLevel};
+use super::ffi::{self, Ctx, LogLevel, Unavailable};
 use crate::engine::Limits;
 use redis_module::RedisString;
 use std::ffi::CStr;
@@ -129,7 +129,8 @@ impl Initial {
         let mut initial = Initial::default();
         for pair in args.chunks(2) {
             let [name, value] = pair else {
-                return Err(format!("the argument {} has no value", pair.first().map_or(String::new(), |n| n.to_string_lossy())));
+                let name = pair.first().map(RedisString::to_string_lossy).unwrap_or_default();
+                return Err(format!("the argument {name} has no value"));
             };
             let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
             initial.take(name.strip_prefix("deploy.").unwrap_or(&name), &value)?;
@@ -158,9 +159,12 @@ impl Initial {
 }
 
 /// Registers the configuration and takes over what the configuration file says. The error stops the load.
-pub fn register(ctx: Ctx, args: &[RedisString]) -> Result<(), ()> {
-    let complain = |text: &str| ctx.log(LogLevel::Warning, &format!("deploy: not loaded: {text}"));
+pub fn register(ctx: Ctx, args: &[RedisString]) -> Result<(), Unavailable> {
+    let complain = |text: &str| {
+        ctx.log(LogLevel::Warning, &format!("deploy: not loaded: {text}"));
+        Unavailable
+    };
     let initial = Initial::parse(args).map_err(|text| complain(&text))?;
     ffi::register_configs(ctx, &initial).map_err(|name| complain(&format!("deploy.{name} cannot be registered")))?;
-    ffi::load_configs(ctx).map_err(|()| complain("a value in the configuration is not allowed"))
+    ffi::load_configs(ctx).map_err(|Unavailable| complain("a value in the configuration is not allowed"))
 }

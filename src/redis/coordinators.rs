@@ -16,13 +16,13 @@ fn decided(call: &Call, key: &RedisString, command: &Command) -> Result<Answered
 }
 
 pub fn tasks(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let json = args.only_json()?;
     read(call, key, json, |record, _| Ok(view::tasks(record)))
 }
 
 pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let agent = args.name("agent", args::AGENT_MAX)?;
     let state = args.word("state", Reported::parse, STATES)?;
     let mut report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
@@ -43,7 +43,7 @@ pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 }
 
 pub fn register(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let agent = args.name("agent", args::AGENT_MAX)?;
     let service = args.name("service", args::SERVICE_MAX)?;
     let (mut instance, mut address, mut port) = (None, None, None);
@@ -81,7 +81,7 @@ pub fn register(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 }
 
 pub fn check(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let instance = args.name("instance-id", args::INSTANCE_MAX)?;
     let status = args.word("status", CheckStatus::parse, STATUSES)?;
     let mut reason = None;
@@ -95,7 +95,7 @@ pub fn check(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 }
 
 pub fn deregister(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let instance = args.name("instance-id", args::INSTANCE_MAX)?;
     args.end()?;
     decided(call, key, &Command::Deregister { instance })

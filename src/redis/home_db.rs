@@ -12,7 +12,7 @@
 //! - Replaying an AOF, the server asks no filter. There the module does not listen at all: it subscribes at the first
 //!   turn of the timer, which comes after, and looks for what a RENAME, MOVE or COPY in the AOF made.
 
-use super::ffi::{self, Ctx, LogLevel};
+use super::ffi::{self, Ctx, LogLevel, Unavailable};
 use super::index;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +38,7 @@ fn homes() -> MutexGuard<'static, Homes> {
 }
 
 /// Listens to what generic commands do to keys, from now on or as soon as that does no harm.
-pub fn listen(ctx: Ctx) -> Result<(), ()> {
+pub fn listen(ctx: Ctx) -> Result<(), Unavailable> {
     if ffi::leaves_clients_astray() {
         ffi::filter_commands(ctx);
         IS_DEAF.store(true, Ordering::Relaxed);
@@ -58,7 +58,8 @@ pub fn listen_late(ctx: Ctx) {
         return;
     }
     if ffi::subscribe_to_keys(ctx).is_err() {
-        ctx.log(LogLevel::Warning, "deploy: no keyspace notifications: a renamed or moved deployment waits for a restart");
+        let text = "deploy: no keyspace notifications: a renamed or moved deployment waits for a restart";
+        ctx.log(LogLevel::Warning, text);
     }
     if !HAS_LOST.load(Ordering::Relaxed) {
         return;

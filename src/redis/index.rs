@@ -137,7 +137,8 @@ impl Index {
     }
 
     fn swap(&mut self, first: i32, second: i32) {
-        let sides = [(first, second), (second, first)].map(|(from, to)| (from, to, self.dbs.remove(&from).unwrap_or_default()));
+        let sides = [(first, second), (second, first)];
+        let sides = sides.map(|(from, to)| (from, to, self.dbs.remove(&from).unwrap_or_default()));
         // All of both go before any comes, for a key may be in both.
         for (from, _, keys) in &sides {
             for (key, entry) in keys {

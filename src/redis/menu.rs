@@ -4,7 +4,7 @@
 //! `lib.rs` has the handlers and the flags; this table has the rest, and [`describe`] refuses to load where the two do
 //! not know the same commands.
 
-use super::ffi::{self, Ctx, LogLevel};
+use super::ffi::{self, Ctx, LogLevel, Unavailable};
 use crate::engine::policy::POLICY_FIELDS;
 use std::ffi::CStr;
 
@@ -22,7 +22,8 @@ pub enum Access {
 pub struct CommandInfo {
     pub name: &'static CStr,
     pub access: Access,
-    /// As Redis counts: with the command's name, negative for "at least".
+    /// As Redis counts: with the command's name, negative for "at least". Keywords are not counted, also where they must
+    /// be there: the complaint about a missing one can then name it.
     pub arity: i32,
     pub summary: &'static str,
     pub complexity: &'static str,
@@ -49,9 +50,9 @@ const fn row(
 
 #[rustfmt::skip]
 pub static COMMANDS: &[CommandInfo] = &[
-    row(c"DEPLOY.DEPLOY", Access::Update, -4, CHANGE, "Records the next version of an app and starts its deployment.",
+    row(c"DEPLOY.DEPLOY", Access::Update, -2, CHANGE, "Records the next version of an app and starts its deployment.",
         "key MANIFEST json [BUNDLE ref] [JOB job-id] [AGENTS n id...] [TAG tag] [REASON text] [REQUEST id] [IFVERSION n] {policy}"),
-    row(c"DEPLOY.PLAN", Access::Read, -4, CHANGE, "Replies what DEPLOY.DEPLOY would do, without doing it.",
+    row(c"DEPLOY.PLAN", Access::Read, -2, CHANGE, "Replies what DEPLOY.DEPLOY would do, without doing it.",
         "key MANIFEST json [BUNDLE ref] [JOB job-id] [AGENTS n id...] [TAG tag] [REASON text] [REQUEST id] [IFVERSION n] {policy} [JSON]"),
     CommandInfo {
         // Each node knows its own keys: cluster clients ask all shards, and join the pages themselves.
@@ -79,7 +80,7 @@ pub static COMMANDS: &[CommandInfo] = &[
     row(c"DEPLOY.TASKS", Access::Read, -2, "O(N) where N is the number of open tasks", "Replies what coordinators still have to do.", "key [JSON]"),
     row(c"DEPLOY.REPORT", Access::Update, -4, CHANGE, "Reports the state of an agent.",
         "key agent state [VERSION n] [JOB job-id] [ATTEMPT n] [REASON text]"),
-    row(c"DEPLOY.REGISTER", Access::Update, -10, CHANGE, "Registers or refreshes a service instance of an agent.",
+    row(c"DEPLOY.REGISTER", Access::Update, -4, CHANGE, "Registers or refreshes a service instance of an agent.",
         "key agent service INSTANCE id ADDRESS host PORT p [VERSION n] [JOB job-id] [STATUS status] [TTL ms] [TAGS n tag...] [META json]"),
     row(c"DEPLOY.CHECK", Access::Update, -4, CHANGE, "Reports the outcome of a check of a service instance.", "key instance-id status [REASON text]"),
     row(c"DEPLOY.DEREGISTER", Access::Update, 3, CHANGE, "Takes a service instance away.", "key instance-id"),
@@ -89,12 +90,12 @@ pub static COMMANDS: &[CommandInfo] = &[
 ];
 
 /// Tells the server all of the above. An error names what is missing on either side.
-pub fn describe(ctx: Ctx) -> Result<(), ()> {
+pub fn describe(ctx: Ctx) -> Result<(), Unavailable> {
     let own = ffi::add_acl_category(ctx, c"deploy");
     for info in COMMANDS {
         if !ffi::set_command_info(ctx, info) {
             ctx.log(LogLevel::Warning, &format!("deploy: {} cannot be described", info.name.to_string_lossy()));
-            return Err(());
+            return Err(Unavailable);
         }
         let access = match info.access {
             Access::None | Access::Read => "read",
@@ -103,7 +104,7 @@ pub fn describe(ctx: Ctx) -> Result<(), ()> {
         let own = if own { "deploy " } else { "" };
         if !ffi::set_acl_categories(ctx, info.name, &format!("{own}{access} slow")) {
             ctx.log(LogLevel::Warning, &format!("deploy: {} gets no ACL categories", info.name.to_string_lossy()));
-            return Err(());
+            return Err(Unavailable);
         }
     }
     Ok(())

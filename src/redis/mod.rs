@@ -27,6 +27,7 @@ pub mod home_db;
 pub mod index;
 pub mod info;
 pub mod listing;
+pub mod memory;
 pub mod menu;
 pub mod operators;
 pub mod publish;
@@ -39,7 +40,7 @@ use crate::engine::{self, Code, Command, Context, Decision, Record, Rejection, R
 use crate::view::View;
 use args::Args;
 use data_type::Stored;
-use ffi::{Ctx, Key, LogLevel, Slot};
+use ffi::{Ctx, Key, LogLevel, Slot, Unavailable};
 use index::Entry;
 use publish::Announcement;
 use redis_module::{RedisResult, RedisString, RedisValue, Status};
@@ -119,7 +120,10 @@ pub fn serve(context: &redis_module::Context, argv: &[RedisString], handler: Han
     match guard::guard("a command", || handler(&call, Args::new(argv.get(1..).unwrap_or_default()))) {
         Ok(Ok(Answered(()))) => {}
         Ok(Err(refusal)) => {
-            info::count_refusal(refusal.code());
+            // A tick of a key that has gone meanwhile is refused as well, but nobody was told.
+            if !timers::is_ticking() {
+                info::count_refusal(refusal.code());
+            }
             reply::refusal(call.ctx, &refusal);
         }
         Err(guard::Panicked) => {
@@ -240,11 +244,11 @@ pub fn init(context: &redis_module::Context, args: &[RedisString]) -> Status {
     guard::install();
     match guard::guard("loading the module", || set_up(ctx, args)) {
         Ok(Ok(())) => Status::Ok,
-        Ok(Err(())) | Err(guard::Panicked) => Status::Err,
+        Ok(Err(Unavailable)) | Err(guard::Panicked) => Status::Err,
     }
 }
 
-fn set_up(ctx: Ctx, args: &[RedisString]) -> Result<(), ()> {
+fn set_up(ctx: Ctx, args: &[RedisString]) -> Result<(), Unavailable> {
     ffi::set_options(ctx);
     menu::describe(ctx)?;
     config::register(ctx, args)?;

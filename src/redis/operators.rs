@@ -28,7 +28,7 @@ pub fn plan(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 
 /// A key at which a deployment may begin: its name goes into ids, events and channels, so it must be text.
 fn deployable_key<'a>(args: &mut Args<'a>) -> Result<&'a RedisString, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     match key_text(key) {
         Some(_) => Ok(key),
         None => Err(syntax("key must be UTF-8 and not empty")),
@@ -43,7 +43,7 @@ fn deploy_options(args: &mut Args, takes_json: bool) -> Result<(Deploy, bool), R
         match option.as_str() {
             // Its length, encoding and content are judged by the engine, all faults at once.
             "MANIFEST" => manifest = Some(args.value("MANIFEST")?.to_vec()),
-            "BUNDLE" => deploy.bundle = args.value_name("BUNDLE", args::BUNDLE_MAX)?,
+            "BUNDLE" => deploy.bundle = args.value_text("BUNDLE", args::BUNDLE_MAX)?,
             "JOB" => deploy.job = args.value_name("JOB", args::JOB_MAX)?,
             "AGENTS" => deploy.agents = Some(args.value_names("AGENTS", 1, usize::MAX, args::AGENT_MAX)?),
             "TAG" => deploy.tag = args.value_name("TAG", args::TAG_MAX)?,
@@ -60,7 +60,7 @@ fn deploy_options(args: &mut Args, takes_json: bool) -> Result<(Deploy, bool), R
 }
 
 pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let mut to = RollbackTo::NewestStable;
     let (mut id, mut reason, mut request) = (None, None, None);
     let mut policy = PolicyPatch::default();
@@ -87,7 +87,7 @@ pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 
 /// PROMOTE, PAUSE, RESUME, FAIL and STOP take the same.
 fn operate(call: &Call, mut args: Args, command: fn(Operate) -> Command) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let mut operate = Operate::default();
     while let Some(option) = args.option()? {
         match option.as_str() {
@@ -120,7 +120,7 @@ pub fn stop(call: &Call, args: Args) -> Result<Answered, Refusal> {
 }
 
 pub fn tag(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let version = args.positive("version")?;
     let tag = args.name("tag", args::TAG_MAX)?;
     args.end()?;
@@ -128,7 +128,7 @@ pub fn tag(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 }
 
 pub fn untag(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let tag = args.name("tag", args::TAG_MAX)?;
     args.end()?;
     decided(call, key, &Command::Untag { tag })
@@ -137,20 +137,20 @@ pub fn untag(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 // ---- what they read --------------------------------------------------------------------------------------------------
 
 pub fn status(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let json = args.only_json()?;
     let now = super::clock::now(call.ctx());
     read(call, key, json, |record, name| Ok(view::status(record, name, now)))
 }
 
 pub fn history(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let json = args.only_json()?;
     read(call, key, json, |record, _| Ok(view::history(record)))
 }
 
 pub fn version(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let number = args.positive("version")?;
     let json = args.only_json()?;
     read(call, key, json, |record, _| view::version(record, number).ok_or(Rejection::NoSuchVersion(number)))

@@ -11,12 +11,12 @@
 //! taken from the primary, the AOF and a slot migration, and from nobody else.
 
 use super::args::Args;
-use super::data_type::{is_newer, Stored};
+use super::data_type::{self, first_revision, Stored};
 use super::ffi::{Ctx, Key, LogLevel, Slot};
 use super::index::{self, Entry};
 use super::{blocking, change, timers, Answered, Call, Refusal};
-use crate::codec::{self, DecodeError};
-use crate::engine::{apply as apply_batch, Batch, Change, Command, Record};
+use crate::codec;
+use crate::engine::{apply as apply_batch, Command, Record};
 use redis_module::RedisString;
 use std::ffi::CStr;
 
@@ -26,7 +26,7 @@ pub const TICK: &[u8] = b"TICK";
 
 /// The command's handler.
 pub fn apply(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.next()?;
+    let key = args.key()?;
     let payload = args.bytes()?;
     let record = match payload {
         word if word == RECORD.to_bytes() => Some(args.bytes()?),
@@ -38,7 +38,8 @@ pub fn apply(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
         return tick(call, key);
     }
     if !ctx.flags().hands_on() {
-        return Err(Refusal::Internal("DEPLOY.APPLY is internal: it is taken from the primary, the AOF or a slot migration only".to_string()));
+        let from_whom = "DEPLOY.APPLY is internal: it is taken from the primary, the AOF or a slot migration only";
+        return Err(Refusal::Internal(from_whom.to_string()));
     }
     match record {
         Some(bytes) => apply_record(ctx, key, bytes),
@@ -70,11 +71,8 @@ fn tick(call: &Call, key: &RedisString) -> Result<Answered, Refusal> {
 }
 
 fn apply_record(ctx: Ctx, key: &RedisString, bytes: &[u8]) -> Result<(), String> {
-    let stored = match codec::decode_record(bytes) {
-        Ok(record) => Stored::Record(record),
-        Err(error) if is_newer(&error) => Stored::Opaque { encver: 1, bytes: bytes.to_vec() },
-        Err(error) => return Err(error.to_string()),
-    };
+    let name = key.to_string_lossy();
+    let stored = data_type::load(data_type::ENCVER, bytes.to_vec(), true, &name).ok_or("it cannot be kept")?;
     let entry = Entry::of(&stored);
     let mut open = Key::write(ctx, key);
     if !open.replace(stored) {
@@ -85,25 +83,12 @@ fn apply_record(ctx: Ctx, key: &RedisString, bytes: &[u8]) -> Result<(), String>
 }
 
 fn apply_changes(ctx: Ctx, key: &RedisString, payload: &[u8]) -> Result<(), String> {
-    let batch = match codec::decode_batch(payload) {
-        Ok(batch) => batch,
-        Err(error) => return Err(freeze(ctx, key, &error)),
-    };
-    let mut record = match Key::peek(ctx, key).slot() {
-        Slot::Empty => Record::empty(),
+    let stored = match Key::peek(ctx, key).slot() {
+        Slot::Empty => after_changes(ctx, key, None, payload)?,
         Slot::Foreign => return Err("the key holds another type".to_string()),
-        Slot::Ours(Stored::Record(record)) => record.clone(),
-        Slot::Ours(Stored::Opaque { .. }) => return Err("the record was written by a newer version of the module".to_string()),
+        Slot::Ours(stored) => after_changes(ctx, key, Some(stored), payload)?,
     };
-    match first_revision(&batch) {
-        Some(first) if first <= record.revision => return Ok(()), // Applied already.
-        Some(first) if first > record.revision + 1 => {
-            return Err(format!("it begins at revision {first}, and the record is at {}", record.revision));
-        }
-        _ => {}
-    }
-    apply_batch(&mut record, &batch);
-    let stored = Stored::Record(record);
+    let Some(stored) = stored else { return Ok(()) };
     let entry = Entry::of(&stored);
     let mut open = Key::write(ctx, key);
     if !open.put(stored) {
@@ -113,29 +98,37 @@ fn apply_changes(ctx: Ctx, key: &RedisString, payload: &[u8]) -> Result<(), Stri
     Ok(())
 }
 
-fn first_revision(batch: &Batch) -> Option<u64> {
-    batch.changes.iter().find_map(|change| match change {
-        Change::Event(event) => Some(event.revision),
-        Change::Note(_) => None,
-    })
-}
-
-/// A batch that cannot be read leaves the record behind its primary's. It is made read-only, so that nothing is decided
-/// from what is known to be old; a resync, or a newer module, brings the true one.
-fn freeze(ctx: Ctx, key: &RedisString, error: &DecodeError) -> String {
-    let bytes = match Key::peek(ctx, key).slot() {
-        Slot::Ours(stored @ Stored::Record(_)) => Some(stored.to_bytes().into_owned()),
-        _ => None,
+/// A key's value after changes that happened elsewhere; None where it has them already. Changes that cannot be read or
+/// applied are kept behind the record, which is read-only from then on: a newer module can make up for it.
+fn after_changes(
+    ctx: Ctx,
+    key: &RedisString,
+    existing: Option<&Stored>,
+    payload: &[u8],
+) -> Result<Option<Stored>, String> {
+    let mut record = match existing {
+        None => Record::empty(),
+        Some(Stored::Record(record)) => record.clone(),
+        Some(Stored::Opaque { .. }) => return Ok(Some(Stored::with_change(existing, payload))),
     };
-    if let Some(bytes) = bytes {
-        let stored = Stored::Opaque { encver: 1, bytes };
-        let entry = Entry::of(&stored);
-        let mut open = Key::write(ctx, key);
-        if open.put(stored) {
-            note(ctx, key, &open, entry);
+    let batch = match codec::decode_batch(payload) {
+        Ok(batch) => batch,
+        Err(error) => {
+            let text = format!("record of key '{key}' is read-only from here on: a change of it cannot be read: {error}");
+            ctx.log(LogLevel::Warning, &format!("deploy: {text}"));
+            return Ok(Some(Stored::with_change(existing, payload)));
+        }
+    };
+    match first_revision(&batch) {
+        Some(first) if first <= record.revision => Ok(None),
+        Some(first) if first > record.revision.saturating_add(1) => {
+            Err(format!("it begins at revision {first}, and the record is at {}", record.revision))
+        }
+        _ => {
+            apply_batch(&mut record, &batch);
+            Ok(Some(Stored::Record(record)))
         }
     }
-    error.to_string()
 }
 
 /// On a server that cannot write the timer looks at the index by itself.

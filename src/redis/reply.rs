@@ -53,6 +53,6 @@ mod tests {
             "WRONGTYPE Operation against a key holding the wrong kind of value"
         );
         assert_eq!(error(&Rejection::NoSuchKey("a".to_string())), "NOTFOUND no deployment at key 'a'");
-        assert_eq!(error(&Rejection::Syntax("COUNT must be a positive integer".to_string())), "ERR COUNT must be a positive integer");
+        assert_eq!(error(&Rejection::Syntax("COUNT is missing".to_string())), "ERR COUNT is missing");
     }
 }

@@ -339,10 +339,7 @@ impl World {
     }
 }
 
-fn each_option(
-    mut options: &[&str],
-    mut option: impl FnMut(&str, &str) -> Result<(), String>,
-) -> Result<(), String> {
+fn each_option(mut options: &[&str], mut option: impl FnMut(&str, &str) -> Result<(), String>) -> Result<(), String> {
     while let [name, value, rest @ ..] = options {
         option(name, value)?;
         options = rest;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// How soon the verdict is due that [`in_mid_rollout`] leaves open, in ms: long enough to do something to the key
 /// before, short enough to wait for.
-pub const VERDICT_MS: u64 = 400;
+pub const VERDICT_MS: u64 = 300;
 
 /// Version 1 is successful; of version 2 the canary is ready, and its verdict, which only the timer can give, is due
 /// [`VERDICT_MS`] later.
@@ -166,12 +166,15 @@ pub fn restore(client: &mut Client, key: &str, payload: &[u8], options: &[&str])
     client.try_call(&words)
 }
 
+/// Rewrites the append-only file from what is there now. A replica that has just synced is rewriting its own already.
 pub fn rewrite_aof(client: &mut Client) {
-    client.call(&["BGREWRITEAOF"]);
-    wait_until("the rewrite of the append-only file", || {
+    let at_rest = |client: &mut Client| {
         client.info("persistence", "aof_rewrite_in_progress") == "0"
             && client.info("persistence", "aof_rewrite_scheduled") == "0"
-    });
+    };
+    wait_until("an earlier rewrite of the append-only file", || at_rest(client));
+    client.call(&["BGREWRITEAOF"]);
+    wait_until("the rewrite of the append-only file", || at_rest(client));
     assert_eq!(client.info("persistence", "aof_last_bgrewrite_status"), "ok");
 }
 

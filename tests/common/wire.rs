@@ -90,7 +90,12 @@ impl Wire {
     /// Sends all, then reads all: as many replies as commands.
     pub fn pipeline(&mut self, commands: &[Vec<u8>]) -> Vec<Reply> {
         self.send(&commands.concat());
-        commands.iter().map(|_| self.reply()).collect()
+        let mut replies = Vec::new();
+        for command in commands {
+            let reply = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.reply()));
+            replies.push(reply.unwrap_or_else(|_| panic!("no reply to {}", String::from_utf8_lossy(command))));
+        }
+        replies
     }
 }
 

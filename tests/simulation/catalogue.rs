@@ -66,8 +66,8 @@ impl Content {
 
     pub fn another_policy(&mut self, dice: &mut Dice) {
         let min = *dice.pick(&[0, 1, 10, 30, 30, 100]);
-        let healthy = min + *dice.pick(&[1, 60, 200, 400]);
-        let progress = *dice.pick(&[0, healthy, healthy * 2, healthy + 300, 1_500]);
+        let healthy = min + *dice.pick(&[1, 60, 200, 400, 2_000, 2_000, 5_000, 5_000, 20_000]);
+        let progress = *dice.pick(&[0, healthy, healthy * 2, healthy + 300, healthy * 5]);
         let amount = |dice: &mut Dice, most: u64| match dice.below(3) {
             0 => Amount::Percent(*dice.pick(&[0, 25, 50, 100, 130])),
             _ => Amount::Count(dice.between(0, most) as u32),

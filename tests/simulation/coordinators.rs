@@ -45,6 +45,8 @@ pub struct RealWorld {
     /// By agent and job: where an agent of a job runs, it runs once.
     pub processes: BTreeMap<(Arc<str>, Arc<str>), Process>,
     pub letters: Vec<Command>,
+    /// Many processes are of a bad temper.
+    pub gloomy: bool,
     errands: [VecDeque<Errand>; 2],
     /// How often each instance was started: attempts count on, whoever starts it.
     attempts: BTreeMap<InstanceKey, u32>,
@@ -107,10 +109,14 @@ impl RealWorld {
     pub fn coordinator_turn(&mut self, dice: &mut Dice, record: &Record) -> Result<(), String> {
         let which = dice.below(2);
         let mut beside = Ok(());
-        match dice.weighted(&[30, 60, 3]) {
-            0 => self.errands[which] = errands(record).into(),
-            1 => {
-                for _ in 0..dice.between(1, 4) {
+        let kind = dice.weighted(&[20, 40, 40, 3]);
+        if kind == 0 || kind == 2 {
+            self.errands[which] = errands(record).into();
+        }
+        match kind {
+            0 => {}
+            1 | 2 => {
+                for _ in 0..dice.between(1, 6) {
                     let Some(errand) = self.errands[which].pop_front() else { break };
                     beside = beside.and(self.run(dice, &errand, record));
                 }
@@ -132,10 +138,12 @@ impl RealWorld {
         let mut beside = Ok(());
         let place = (errand.key.agent.clone(), errand.key.job_id.clone());
         if errand.kind == TaskKind::Stop {
-            if self.processes.get(&place).is_some_and(|p| p.version == errand.key.version) {
+            let mut attempt = None;
+            if let Some(process) = self.processes.get(&place).filter(|p| p.version == errand.key.version) {
+                attempt = Some(process.attempt);
                 self.processes.remove(&place);
             }
-            self.letters.push(report(&errand.key, Reported::Stopped, None));
+            self.letters.push(report(&errand.key, Reported::Stopped, attempt));
             return Ok(());
         }
         if let Some(running) = self.processes.get(&place) {
@@ -157,12 +165,13 @@ impl RealWorld {
                 self.letters.push(report(&errand.key, Reported::Unsafe, None));
                 return Ok(());
             }
+            let attempt = running.attempt;
             self.processes.remove(&place);
             if dice.chance(30) {
-                self.letters.push(report(&old, Reported::Stopped, None));
+                self.letters.push(report(&old, Reported::Stopped, Some(attempt)));
             }
         }
-        let temper = match dice.weighted(&[74, 12, 7, 7]) {
+        let temper = match dice.weighted(if self.gloomy { &[74, 12, 7, 7] } else { &[95, 3, 1, 1] }) {
             0 => Temper::Good,
             1 => Temper::Flaps,
             2 => Temper::Stuck,
@@ -200,9 +209,10 @@ impl RealWorld {
             Temper::Doomed => [30, 10, 20, 30],
         };
         if dice.chance(end) {
+            let attempt = process.attempt;
             self.processes.remove(&place);
             let state = if dice.chance(70) { Reported::Failed } else { Reported::Stopped };
-            self.letters.push(report(&key, state, None));
+            self.letters.push(report(&key, state, Some(attempt)));
         } else if dice.chance(restart) {
             process.attempt += 1;
             self.attempts.insert(key.clone(), process.attempt);
@@ -267,7 +277,7 @@ impl RealWorld {
         for i in record.instances.iter().filter(|i| !matches!(i.state, InstanceState::Waiting | InstanceState::Failed | InstanceState::Stopped)) {
             let runs = self.processes.get(&(i.agent.clone(), i.job_id.clone())).is_some_and(|p| p.version == i.version);
             if !runs {
-                self.letters.push(report(&i.key(), Reported::Stopped, None));
+                self.letters.push(report(&i.key(), Reported::Stopped, Some(i.attempt)));
             }
         }
     }
@@ -304,7 +314,7 @@ impl RealWorld {
                 continue;
             }
             if process.temper == Temper::Doomed && process.state != InstanceState::Ready {
-                words.push(report(&key, Reported::Failed, None));
+                words.push(report(&key, Reported::Failed, Some(process.attempt)));
                 ended.insert(place.clone());
                 continue;
             }

@@ -78,11 +78,13 @@ pub struct Rollout {
     pub phase: Phase,
     pub policy: Policy,
     pub is_rollback: bool,
-    /// A report `failed` about its target version was taken.
+    /// A report `failed` about an instance of its own was taken.
     pub agent_failed: bool,
     /// One of its own instances was unhealthy at some time.
     pub was_unhealthy: bool,
     pub unsafe_reported: bool,
+    /// What failed it first, or would have, were it not paused.
+    pub first_cause: Option<Cause>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -246,6 +248,7 @@ impl Memory {
             agent_failed: false,
             was_unhealthy: false,
             unsafe_reported: false,
+            first_cause: None,
         });
     }
 
@@ -303,8 +306,12 @@ impl Memory {
                             seen.state = *state;
                             seen.attempt = *attempt;
                         }
-                        if let Some(rollout) = self.rollout.as_mut().filter(|r| r.target == event.version) {
-                            rollout.agent_failed |= *state == InstanceState::Failed;
+                        let own = self.is_own(&key);
+                        if let Some(rollout) = self.rollout.as_mut().filter(|_| own) {
+                            if *state == InstanceState::Failed {
+                                rollout.agent_failed = true;
+                                rollout.first_cause.get_or_insert(Cause::AgentFailed);
+                            }
                         }
                     }
                     AgentReport::Unsafe => {
@@ -331,6 +338,9 @@ impl Memory {
                 }
                 if let Some(rollout) = self.rollout.as_mut().filter(|_| own) {
                     rollout.was_unhealthy = true;
+                    if rollout.policy.progress_deadline_ms == 0 {
+                        rollout.first_cause.get_or_insert(Cause::UnhealthyAgent);
+                    }
                     rollout.phase = match rollout.phase {
                         Phase::Awaiting => Phase::Running,
                         Phase::Paused { .. } => Phase::Paused { awaiting: false },
@@ -424,6 +434,7 @@ pub fn may_fail(rollout: &Rollout, cause: Cause, progress_passed: bool, by_comma
     match cause {
         Cause::Operator => by_command,
         _ if matches!(rollout.phase, Phase::Paused { .. } | Phase::Ended(_)) => false,
+        _ if rollout.first_cause.is_some_and(|first| first != cause) => false,
         Cause::ProgressDeadline => progress_passed && rollout.phase == Phase::Running,
         Cause::AgentFailed => rollout.agent_failed,
         Cause::UnhealthyAgent => rollout.policy.progress_deadline_ms == 0 && rollout.was_unhealthy,

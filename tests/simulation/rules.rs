@@ -34,10 +34,11 @@ pub struct Failed {
     pub auto_revert: bool,
     pub is_rollback: bool,
     pub newest_stable: Option<u64>,
-    pub target: u64,
     pub description: Arc<str>,
     /// The record when the failure had cleared up after itself.
     pub left: Record,
+    /// Something else has happened since.
+    pub over: bool,
 }
 
 /// One command that was taken, with what it led to.
@@ -88,6 +89,7 @@ pub const EVENT_RULES: &[(&str, fn(&Happening) -> Said)] = rules![
     a_revert_answers_one_failure_once,
     no_more_than_max_parallel_without_a_verdict,
     canaries_go_first_and_alone,
+    a_start_finds_its_agent_not_running,
     tasks_are_given_only_while_running,
     no_promotion_while_a_canary_is_not_healthy,
     a_promotion_makes_primaries_and_retires_the_old_side,
@@ -103,10 +105,13 @@ pub const EVENT_RULES: &[(&str, fn(&Happening) -> Said)] = rules![
     callers_see_primaries_alone,
     the_history_keeps_what_is_needed,
     a_fallback_keeps_what_was_replaced_on_the_old_side,
+    unsafe_counts_only_of_what_is_being_replaced,
 ];
 
 pub const COMMAND_RULES: &[(&str, fn(&Outcome) -> Said)] = rules![
     the_second_engine_is_equal,
+    the_same_again_is_unchanged,
+    stop_tells_everything_to_stop,
     the_account_of_the_rules_agrees,
     every_running_deployment_has_a_deadline,
     what_may_go_on_goes_on,
@@ -255,6 +260,7 @@ fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
         must!(matches!(b.version.policy.canary, Amount::Count(0)), "a revert has no canary");
         must!(b.version.policy.strategy != Strategy::Canary, "a revert does not wait");
         must!(b.cause.is_some(), "a revert names its cause");
+        must!(b.mode != Mode::Noop || !b.gone.is_empty(), "a revert changes nothing");
     }
     Ok(())
 }
@@ -302,6 +308,27 @@ fn canaries_go_first_and_alone(h: &Happening) -> Said {
     Ok(())
 }
 
+/// SPEC 2, 4.3: what runs in a job is replaced there; only what does not is started, or what has its stop first.
+fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
+    let EventBody::TaskIssued { of, task, from_version, .. } = &h.event.body else { return Ok(()) };
+    let waits = |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting;
+    let beside = h.before.instances.of_agent(&of.agent).iter().filter(|i| i.job_id == of.job_id && i.is_running());
+    match task {
+        TaskKind::Start => {
+            let running = beside.filter(|i| !waits(i) || i.task.is_some()).next();
+            must!(running.is_none(), "{} starts in {} beside {:?}", of.agent, of.job_id, running.map(|i| i.version));
+        }
+        TaskKind::Replace => {
+            let mut replaced = beside.filter(|i| Some(i.version) == *from_version);
+            must!(replaced.next().is_some(), "{} replaces {from_version:?}, which does not run in {}", of.agent, of.job_id);
+            let open = h.before.instances.of_agent(&of.agent).iter().find(|i| i.job_id == of.job_id && i.task.is_some() && !i.is_told_to_stop());
+            must!(open.is_none(), "{} has another open task in {}", of.agent, of.job_id);
+        }
+        TaskKind::Stop | TaskKind::Run => {}
+    }
+    Ok(())
+}
+
 /// SPEC 4.13: no new tasks while paused; and none to start or replace unless a deployment runs.
 fn tasks_are_given_only_while_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { task, .. } = &h.event.body else { return Ok(()) };
@@ -346,7 +373,7 @@ fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
         if own {
             must!(i.role == Role::Primary, "{} is {} after the promotion", i.agent, i.role.name());
         } else if r.mode == Mode::BlueGreen {
-            must!(i.role != Role::Primary || i.is_told_to_stop(), "old {} is primary after the promotion", i.agent);
+            must!(i.role == Role::Retired, "old {} is {} after the promotion", i.agent, i.role.name());
         }
     }
     Ok(())
@@ -598,11 +625,72 @@ fn a_fallback_keeps_what_was_replaced_on_the_old_side(h: &Happening) -> Said {
     Ok(())
 }
 
+/// SPEC 8 "Attempts": `unsafe` about anything but an unhealthy or pending in-place instance of an active deployment: 0.
+fn unsafe_counts_only_of_what_is_being_replaced(h: &Happening) -> Said {
+    let EventBody::AgentState { of, state: AgentReport::Unsafe, .. } = &h.event.body else { return Ok(()) };
+    let r = rollout(h.memory)?;
+    let key = key_of(of, h.event.version);
+    let verdict = h.memory.instances.get(&key).map(|seen| seen.verdict);
+    must!(r.mode == Mode::InPlace && !matches!(r.phase, Phase::Ended(_)), "nothing is being replaced");
+    must!(h.memory.is_own(&key) && verdict != Some(Verdict::Healthy), "{} is {verdict:?}", of.agent);
+    Ok(())
+}
+
 // ---- after every command -------------------------------------------------------------------------------------------
 
 /// SPEC 5: the events leave nothing out.
 fn the_second_engine_is_equal(o: &Outcome) -> Said {
     must!(o.second == o.after, "the engine that was fed with events differs");
+    Ok(())
+}
+
+/// SPEC 4.2: manifest, bundle, agents and policy equal those of the current deployment, and that one is active or
+/// successful, and something runs: nothing is recorded. Where something differs, a version is.
+fn the_same_again_is_unchanged(o: &Outcome) -> Said {
+    let (Command::Deploy(asked), Some(before)) = (o.command, o.before) else { return Ok(()) };
+    let Reply::Receipt(receipt) = o.reply else { return Ok(()) };
+    if o.is_remembered() {
+        return Ok(());
+    }
+    let manifest: serde_json::Value = serde_json::from_slice(&asked.manifest).unwrap_or_default();
+    let agents = |list: Option<&[Arc<str>]>| list.map(|list| list.iter().cloned().collect::<BTreeSet<_>>());
+    let same_but_policy = |number: u64| {
+        o.memory.versions.get(&number).is_some_and(|told| {
+            *told.manifest == manifest
+                && told.version.bundle == asked.bundle
+                && agents(told.version.agents.as_deref()) == agents(asked.agents.as_deref())
+        })
+    };
+    if receipt.mode == Mode::Unchanged {
+        must!(same_but_policy(receipt.version), "something differs, and nothing is recorded");
+        must!(receipt.version == o.after.last_version, "unchanged is said of version {}", receipt.version);
+        return Ok(());
+    }
+    let Some(was) = before.version(before.last_version) else { return Ok(()) };
+    // Only where nothing came due first, which may have changed what is there.
+    let first = o.batch.changes.iter().find_map(|c| match c {
+        Change::Event(event) => Some(&event.body),
+        Change::Note(_) => None,
+    });
+    let at_once = matches!(first, Some(EventBody::DeploymentCancelled { .. } | EventBody::DeploymentStarted(_) | EventBody::DeploymentNoop(_)));
+    let policy = o.after.version(receipt.version).map(|v| &v.policy);
+    let counts = before.deployment.as_ref().is_some_and(|d| d.status.is_active() || d.status == Status::Successful);
+    let same = same_but_policy(was.number) && policy == Some(&was.policy) && receipt.version == before.last_version + 1;
+    must!(
+        !(at_once && counts && same && before.instances.running() > 0 && !was.job_type.is_batch()),
+        "the same again is recorded as version {}",
+        receipt.version
+    );
+    Ok(())
+}
+
+/// SPEC 3 STOP: ends an active deployment, and gives every instance a `stop` task.
+fn stop_tells_everything_to_stop(o: &Outcome) -> Said {
+    if matches!(o.command, Command::Stop(_)) {
+        must!(!o.after.is_active(), "it is active after STOP");
+        let on = o.after.instances.iter().find(|i| !i.is_told_to_stop());
+        must!(on.is_none(), "{:?} runs on after STOP", on.map(|i| &i.agent));
+    }
     Ok(())
 }
 
@@ -780,8 +868,12 @@ fn reports_count_once(o: &Outcome) -> Said {
         Change::Event(event) => Some(event),
         Change::Note(_) => None,
     });
-    let said = events().filter(|e| matches!(&e.body, EventBody::AgentState { .. })).count();
-    must!(said == usize::from(*changed), "the reply is {changed}, and {said} states were said");
+    let is_said = |e: &&Arc<Event>| {
+        matches!(&e.body, EventBody::AgentState { of, state, leaves, .. }
+            if of.agent == report.agent && state.name() == report.state.name() && (*changed || !leaves))
+    };
+    let said = events().filter(is_said).count();
+    must!((said > 0) == *changed, "the reply is {changed}, and {said} states were said");
     let (Some(version), Some(job)) = (report.version, &report.job) else { return Ok(()) };
     let key = InstanceKey { agent: report.agent.clone(), version, job_id: job.clone() };
     if events().any(|e| beginning(e).is_some()) {
@@ -823,7 +915,8 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
         return Ok(());
     }
     must!(failed.description.contains("not reverted: "), "it does not say why it did not revert: {}", failed.description);
-    let Some(stable) = failed.newest_stable.filter(|_| !failed.is_rollback) else { return Ok(()) };
+    let stopped_since = matches!(o.command, Command::Stop(_));
+    let Some(stable) = failed.newest_stable.filter(|_| !failed.is_rollback && !stopped_since) else { return Ok(()) };
     let Some(told) = o.memory.versions.get(&stable) else { return Ok(()) };
     let mut told = (**told).clone();
     if told.version.policy.strategy == Strategy::Canary {
@@ -862,7 +955,8 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
         matches!(c, Change::Event(e) if matches!(&e.body, EventBody::DeploymentSuccessful { .. } | EventBody::DeploymentNoop(_)))
     });
     let r = rollout(o.memory)?;
-    if !succeeded || r.phase != Phase::Ended(Status::Successful) {
+    let stopped_since = matches!(o.command, Command::Stop(_));
+    if !succeeded || stopped_since || r.phase != Phase::Ended(Status::Successful) {
         return Ok(());
     }
     let roster: BTreeSet<Arc<str>> = o.memory.versions.get(&r.target).map(|t| t.roster()).unwrap_or_default().into_iter().collect();
@@ -881,24 +975,13 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
 /// SPEC 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported.
 fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
     let mut places: BTreeMap<(&Arc<str>, &Arc<str>), Vec<_>> = BTreeMap::new();
-    for i in o.after.instances.iter().filter(|i| !i.is_told_to_stop() && &*i.agent != BATCH_AGENT) {
+    for i in o.after.instances.iter().filter(|i| i.is_running() && &*i.agent != BATCH_AGENT) {
         places.entry((&i.agent, &i.job_id)).or_default().push(i);
     }
     for ((agent, job), list) in places {
         must!(list.len() <= 2, "{agent} has {} instances in {job}", list.len());
         if let [_, newer] = list[..] {
             must!(newer.state == InstanceState::Waiting, "{agent} has two instances in {job}, and both have reported");
-        }
-    }
-    for i in o.after.instances.iter() {
-        // A start beside something that runs: its stop comes first.
-        let starts = matches!(&i.task, Some(t) if t.kind == TaskKind::Start);
-        for other in o.after.instances.of_agent(&i.agent) {
-            let came_back = other.since >= i.task_at;
-            let ran = other.state.is_running() && !came_back;
-            let beside = starts && other.job_id == i.job_id && other.version != i.version && ran;
-            let stops_first = other.is_told_to_stop() && other.task.as_ref().map(|t| t.revision) < i.task.as_ref().map(|t| t.revision);
-            must!(!beside || stops_first || &*i.agent == BATCH_AGENT, "{} starts beside itself in {}", i.agent, i.job_id);
         }
     }
     Ok(())

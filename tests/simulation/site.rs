@@ -2,7 +2,9 @@
 
 use super::memory::Memory;
 use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, EVENT_RULES};
+use redis_deploy::codec;
 use redis_deploy::engine::event::EventBody;
+use std::collections::BTreeMap;
 use redis_deploy::engine::{apply, decide, Batch, Change, Command, Context, Limits, Record, Rejection, Reply};
 
 /// One thing that was asked of a site, and when: what a history is made of.
@@ -31,16 +33,25 @@ pub struct Site {
     pub memory: Memory,
     /// Whether the next command meets a record that was saved and loaded.
     pub reload: bool,
+    /// What happened, counted by type, and beginnings by mode.
+    pub events: BTreeMap<&'static str, u64>,
 }
 
 /// A record as it comes back from storage.
-pub fn save_and_load(record: &Record) -> Record {
-    record.clone()
+fn save_and_load(record: &Record) -> Result<Record, Broken> {
+    let loaded = codec::decode_record(&codec::encode_record(record));
+    loaded.map_err(|error| Broken { rule: "what_was_saved_can_be_loaded", words: error.to_string() })
+}
+
+/// A batch as a replica reads it.
+fn send(batch: &Batch) -> Result<Batch, Broken> {
+    let sent = codec::decode_batch(&codec::encode_batch(batch));
+    sent.map_err(|error| Broken { rule: "what_was_sent_can_be_read", words: error.to_string() })
 }
 
 impl Site {
     pub fn new(key: String, limits: Limits) -> Site {
-        Site { key, limits, record: None, second: None, memory: Memory::default(), reload: false }
+        Site { key, limits, record: None, second: None, memory: Memory::default(), reload: false, events: BTreeMap::new() }
     }
 
     /// Asks the engine, lets the second one follow, and asks every rule.
@@ -48,11 +59,11 @@ impl Site {
         let context = Context { key: &self.key, now_ms: input.at, by: input.by, limits: self.limits };
         if input.reloaded {
             if let Some(record) = &self.record {
-                let loaded = save_and_load(record);
+                let loaded = save_and_load(record)?;
                 if loaded != *record {
                     return Err(Broken { rule: "a_loaded_record_is_the_saved_one", words: "it differs".to_string() });
                 }
-                self.second = self.second.as_ref().map(save_and_load);
+                self.second = self.second.as_ref().map(save_and_load).transpose()?;
                 self.record = Some(loaded);
             }
         }
@@ -87,26 +98,39 @@ impl Site {
                             auto_revert: r.policy.auto_revert,
                             is_rollback: r.is_rollback,
                             newest_stable: self.memory.newest_stable(),
-                            target: r.target,
                             description: description.clone(),
                             left: after.clone(),
+                            over: false,
                         })
                     }
                     EventBody::TaskDone { .. } | EventBody::TaskIssued { .. } => {
-                        if let Some(failed) = failed.as_mut().filter(|f| f.target == after.last_version) {
+                        if let Some(failed) = failed.as_mut().filter(|f| !f.over) {
                             failed.left = after.clone();
                         }
                     }
                     EventBody::RollbackStarted { cause: Some(_), .. } => failed = None,
-                    _ => {}
+                    _ => {
+                        if let Some(failed) = &mut failed {
+                            failed.over = true;
+                        }
+                    }
+                }
+                *self.events.entry(event.body.name()).or_default() += 1;
+                if let EventBody::DeploymentStarted(b) = &event.body {
+                    *self.events.entry(b.mode.name()).or_default() += 1;
+                }
+                if let EventBody::DeploymentFailed { cause, .. } = &event.body {
+                    *self.events.entry(cause.name()).or_default() += 1;
                 }
                 self.memory.take_in(event, &after);
             }
             before = after;
         }
-        // The second engine gets the batch whole.
+        // The second engine gets the batch whole, as a replica would.
         let second = self.second.get_or_insert_with(Record::empty);
-        apply(second, &decision.batch);
+        if !decision.batch.changes.is_empty() {
+            apply(second, &send(&decision.batch)?);
+        }
         if self.memory.rollout.is_some() {
             let outcome = Outcome {
                 memory: &self.memory,

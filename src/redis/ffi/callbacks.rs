@@ -1,13 +1,13 @@
 //! What the server calls. Each entry unpacks its pointers, and hands values to a function that knows none; each is
 //! behind the guard, since a panic that leaves an extern "C" function ends the server.
 
-use super::{api, Ctx, Key, Slot};
+use super::{api, Ctx, Flags, Key, Slot};
 use crate::redis::blocking;
 use crate::redis::config::{self, NumberConfig};
 use crate::redis::data_type::{self, Stored};
 use crate::redis::guard::{guard, or_else};
 use crate::redis::info::{self, InfoWriter};
-use crate::redis::{home_db, index, replication, timers};
+use crate::redis::{home_db, index, memory, replication, timers};
 use redis_module::{raw, RedisString, TYPE_METHOD_VERSION};
 use std::ffi::{c_char, c_int, c_longlong, c_void, CStr};
 use std::ptr;
@@ -93,18 +93,38 @@ fn load_buffer(io: *mut raw::RedisModuleIO) -> Option<Vec<u8>> {
 }
 
 unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
-    or_else("rdb_save", (), || {
+    let written = guard("rdb_save", || {
         // SAFETY: the server hands back a value of ours.
-        let (Some(stored), Some(save)) = (unsafe { stored(value) }, api!(RedisModule_SaveStringBuffer)) else { return };
-        let bytes = stored.to_bytes();
-        // SAFETY: a buffer with its length, which is copied.
-        unsafe { save(io, bytes.as_ptr().cast::<c_char>(), bytes.len()) }
+        save(io, unsafe { stored(value) }.map(Stored::to_bytes).as_deref().unwrap_or_default());
     });
+    if written.is_err() {
+        fail_in_child();
+        // In the server itself something must stand there, or the whole file could not be read. This is kept as a
+        // damaged record.
+        or_else("rdb_save", (), || save(io, &[]));
+    }
+}
+
+fn save(io: *mut raw::RedisModuleIO, bytes: &[u8]) {
+    if let Some(save) = api!(RedisModule_SaveStringBuffer) {
+        // SAFETY: the IO is valid for this call; a buffer with its length, which is copied.
+        unsafe { save(io, bytes.as_ptr().cast::<c_char>(), bytes.len()) }
+    }
+}
+
+/// A record could not be written. A child that saves for the server had better fail as a whole: the server tells, tries
+/// again, and still has everything, whereas a file without the record would be taken for good.
+fn fail_in_child() {
+    // SAFETY: flags that need no client are told without a context.
+    let flags = api!(RedisModule_GetContextFlags).map_or(0, |get| unsafe { get(ptr::null_mut()) });
+    if Flags(flags).is_child() {
+        std::process::abort();
+    }
 }
 
 /// Also how Valkey moves a slot: what it emits must be complete, and replace what is there.
 unsafe extern "C" fn aof_rewrite(io: *mut raw::RedisModuleIO, key: *mut raw::RedisModuleString, value: *mut c_void) {
-    or_else("aof_rewrite", (), || {
+    let written = guard("aof_rewrite", || {
         // SAFETY: the server hands back a value of ours.
         let (Some(stored), Some(emit)) = (unsafe { stored(value) }, api!(RedisModule_EmitAOF)) else { return };
         let bytes = stored.to_bytes();
@@ -113,6 +133,9 @@ unsafe extern "C" fn aof_rewrite(io: *mut raw::RedisModuleIO, key: *mut raw::Red
         // SAFETY: the format names exactly the arguments that follow: a string, a C string, a buffer with its length.
         unsafe { emit(io, command.as_ptr(), c"scb".as_ptr(), key, word.as_ptr(), buffer, length) }
     });
+    if written.is_err() {
+        fail_in_child();
+    }
 }
 
 unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void) {
@@ -142,7 +165,7 @@ unsafe extern "C" fn free(value: *mut c_void) {
 
 unsafe extern "C" fn mem_usage(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void, _samples: usize) -> usize {
     // SAFETY: the server hands back a value of ours.
-    or_else("mem_usage", 0, || unsafe { stored(value) }.map_or(0, Stored::memory))
+    or_else("mem_usage", 0, || unsafe { stored(value) }.map_or(0, memory::of))
 }
 
 /// A key of ours goes: DEL, UNLINK, expiry, eviction, or something put in its place.

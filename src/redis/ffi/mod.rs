@@ -33,6 +33,10 @@ macro_rules! api {
 }
 use api;
 
+/// The server does not have this, or refused it; it has logged why where there is more to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unavailable;
+
 /// What surrounds a call into the module: valid until that call returns, hence not `Send` and kept nowhere.
 #[derive(Clone, Copy)]
 pub struct Ctx {
@@ -136,6 +140,25 @@ pub fn cached_microseconds() -> Option<u64> {
     let read = api!(RedisModule_CachedMicroseconds)?;
     // SAFETY: takes nothing.
     u64::try_from(unsafe { read() }).ok()
+}
+
+/// What the server's allocator takes for a block of so many bytes. It is asked with one.
+pub fn block_size(bytes: usize) -> usize {
+    /// Beyond, its rounding is too little to take so much for a question.
+    const ASKED_MAX: usize = 1 << 20;
+    let ask = (api!(RedisModule_Alloc), api!(RedisModule_MallocSize), api!(RedisModule_Free));
+    match ask {
+        (Some(alloc), Some(size_of), Some(free)) if bytes <= ASKED_MAX => {
+            // SAFETY: allocated, asked about and freed here, and never read.
+            unsafe {
+                let block = alloc(bytes);
+                let size = size_of(block);
+                free(block);
+                size
+            }
+        }
+        _ => bytes.next_multiple_of(16),
+    }
 }
 
 /// Whether the server holds replica traffic back now; writing then would end it.

@@ -1,6 +1,6 @@
 //! What OnLoad tells the server: options, configuration, command information, events, INFO.
 
-use super::{api, c_text, callbacks, Ctx, IS_VALKEY};
+use super::{api, c_text, callbacks, Ctx, Unavailable, IS_VALKEY};
 use crate::redis::config::{self, Initial, Publish};
 use crate::redis::menu::{Access, Argument, CommandInfo, Kind};
 use redis_module::raw;
@@ -126,11 +126,11 @@ fn named(status: c_int, name: &CStr) -> Result<(), String> {
 
 /// Takes over the values of the configuration file. The crate's macro ignores what comes of it; an error that is not
 /// returned from OnLoad crashes some servers later.
-pub fn load_configs(ctx: Ctx) -> Result<(), ()> {
+pub fn load_configs(ctx: Ctx) -> Result<(), Unavailable> {
     // SAFETY: the context is valid for this call.
     match api!(RedisModule_LoadConfigs) {
         Some(load) if unsafe { load(ctx.raw) } == OK => Ok(()),
-        _ => Err(()),
+        _ => Err(Unavailable),
     }
 }
 
@@ -159,18 +159,18 @@ pub fn filter_commands(ctx: Ctx) {
 }
 
 /// Subscribes to what generic commands do to keys.
-pub fn subscribe_to_keys(ctx: Ctx) -> Result<(), ()> {
-    let subscribe = api!(RedisModule_SubscribeToKeyspaceEvents).ok_or(())?;
+pub fn subscribe_to_keys(ctx: Ctx) -> Result<(), Unavailable> {
+    let subscribe = api!(RedisModule_SubscribeToKeyspaceEvents).ok_or(Unavailable)?;
     // SAFETY: an extern "C" function of this library, which is never unloaded.
     match unsafe { subscribe(ctx.raw, raw::REDISMODULE_NOTIFY_GENERIC, Some(callbacks::keyspace_event)) } {
         OK => Ok(()),
-        _ => Err(()),
+        _ => Err(Unavailable),
     }
 }
 
 /// Subscribes to what happens to the server and its databases.
-pub fn subscribe_to_server(ctx: Ctx) -> Result<(), ()> {
-    let server = api!(RedisModule_SubscribeToServerEvent).ok_or(())?;
+pub fn subscribe_to_server(ctx: Ctx) -> Result<(), Unavailable> {
+    let server = api!(RedisModule_SubscribeToServerEvent).ok_or(Unavailable)?;
     // Only events whose number means the same on Redis and on Valkey.
     for id in [
         raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED,
@@ -179,11 +179,12 @@ pub fn subscribe_to_server(ctx: Ctx) -> Result<(), ()> {
         raw::REDISMODULE_EVENT_SWAPDB,
         raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD,
     ] {
-        // SAFETY: an extern "C" function of this library, which is never unloaded; version 1 is the only one that the data of these events has.
+        // SAFETY: an extern "C" function of this library, which is never unloaded; version 1 is the only one that the
+        // data of these events has.
         let status =
             unsafe { server(ctx.raw, raw::RedisModuleEvent { id, dataver: 1 }, Some(callbacks::server_event)) };
         if status != OK {
-            return Err(());
+            return Err(Unavailable);
         }
     }
     Ok(())

@@ -1,0 +1,238 @@
+//! What a record costs, for MEMORY USAGE: its blocks, one by one, as the server's allocator rounds them.
+//!
+//! Texts are shared all over a record, and each is counted once. What is not seen from here is the inside of the trees;
+//! their nodes are counted as they are where keys came in order.
+
+use super::data_type::Stored;
+use super::ffi;
+use crate::engine::deployment::{Deployment, Instance, Receipt, Record, Remembered};
+use crate::engine::event::Beginning;
+use crate::engine::history::Version;
+use crate::engine::instances::{Counts, InstanceKey};
+use crate::engine::manifest::Content;
+use crate::engine::services::Service;
+use crate::engine::{Event, EventBody};
+use std::collections::{HashMap, HashSet};
+use std::mem::size_of;
+use std::sync::Arc;
+
+pub fn of(stored: &Stored) -> usize {
+    let mut meter = Meter::default();
+    meter.block(size_of::<Stored>());
+    match stored {
+        Stored::Record(record) => meter.record(record),
+        Stored::Opaque { bytes, .. } => meter.block(bytes.capacity()),
+    }
+    meter.bytes
+}
+
+/// The two counters before what an Arc holds.
+const ARC: usize = 2 * size_of::<usize>();
+
+/// A tree's node has room for so many, and so many are in one where keys came in order.
+const NODE_ROOM: usize = 11;
+const NODE_FILL: usize = 7;
+const NODE_HEAD: usize = 16;
+
+#[derive(Default)]
+struct Meter {
+    bytes: usize,
+    /// Where what was counted already begins.
+    seen: HashSet<*const u8>,
+    /// What the allocator makes of a size.
+    blocks: HashMap<usize, usize>,
+}
+
+impl Meter {
+    fn block(&mut self, size: usize) {
+        if size > 0 {
+            self.bytes += *self.blocks.entry(size).or_insert_with(|| ffi::block_size(size));
+        }
+    }
+
+    /// Something shared. False where it was counted already.
+    fn shared(&mut self, start: *const u8, size: usize) -> bool {
+        let is_new = self.seen.insert(start);
+        if is_new {
+            self.block((ARC + size).next_multiple_of(size_of::<usize>()));
+        }
+        is_new
+    }
+
+    fn text(&mut self, text: &Arc<str>) {
+        self.shared(text.as_ptr(), text.len());
+    }
+
+    fn texts<'t>(&mut self, texts: impl IntoIterator<Item = &'t Arc<str>>) {
+        texts.into_iter().for_each(|text| self.text(text));
+    }
+
+    fn list(&mut self, list: &Arc<[Arc<str>]>) {
+        if self.shared(list.as_ptr().cast(), size_of::<Arc<str>>() * list.len()) {
+            self.texts(list.iter());
+        }
+    }
+
+    /// A tree of so many entries of this size.
+    fn tree(&mut self, entries: usize, size: usize) {
+        let leaf = NODE_HEAD + NODE_ROOM * size;
+        let mut nodes = if entries <= NODE_ROOM { usize::from(entries > 0) } else { entries.div_ceil(NODE_FILL) };
+        for _ in 0..nodes {
+            self.block(leaf);
+        }
+        while nodes > 1 {
+            nodes = if nodes <= NODE_ROOM { 1 } else { nodes.div_ceil(NODE_FILL) };
+            for _ in 0..nodes {
+                self.block(leaf + (NODE_ROOM + 1) * size_of::<usize>());
+            }
+        }
+    }
+
+    fn record(&mut self, record: &Record) {
+        self.block(record.versions.capacity() * size_of::<Arc<Version>>());
+        record.versions.iter().for_each(|version| {
+            if self.shared(Arc::as_ptr(version).cast(), size_of::<Version>()) {
+                self.version(version);
+            }
+        });
+        self.texts(&record.current_job_id);
+        record.deployment.iter().for_each(|deployment| self.deployment(deployment));
+        self.instances(record);
+        self.services(record);
+        self.block(record.log.capacity() * size_of::<Arc<Event>>());
+        record.log.iter().for_each(|event| {
+            if self.shared(Arc::as_ptr(event).cast(), size_of::<Event>()) {
+                self.event(event);
+            }
+        });
+        self.block(record.requests.capacity() * size_of::<Remembered>());
+        for Remembered { request, receipt } in &record.requests {
+            let Receipt { deployment_key, deployment_id, job_id, .. } = receipt;
+            self.texts([request, deployment_key, deployment_id, job_id]);
+        }
+    }
+
+    fn version(&mut self, version: &Version) {
+        self.texts([&version.deployment_id, &version.job_id, &version.by]);
+        self.texts(version.bundle.iter().chain(&version.tag).chain(&version.reason));
+        version.agents.iter().for_each(|agents| self.list(agents));
+        if self.shared(Arc::as_ptr(&version.content).cast(), size_of::<Content>()) {
+            self.text(version.content.text());
+            // Made when it was first asked for; a record that nobody has asked yet has none.
+            if let Some((nodes, services)) = version.content.known_outline() {
+                self.block(nodes.capacity() * size_of::<Arc<str>>());
+                self.texts(nodes);
+                self.tree(services.len(), size_of::<Arc<str>>() + size_of::<Vec<Arc<str>>>());
+                for (node, names) in services {
+                    self.text(node);
+                    self.block(names.capacity() * size_of::<Arc<str>>());
+                    self.texts(names);
+                }
+            }
+        }
+    }
+
+    fn deployment(&mut self, deployment: &Deployment) {
+        self.texts([&deployment.id, &deployment.mode_reason, &deployment.by, &deployment.target_job_id]);
+        self.texts(deployment.ended.iter().chain(&deployment.reason));
+        self.texts(deployment.source_job_id.iter().chain(&deployment.requested_job));
+        self.list(&deployment.changed);
+        self.list(&deployment.gone);
+        self.texts(deployment.doom.iter().map(|doom| &doom.words));
+        self.texts(deployment.unsafe_report.iter().flat_map(|report| [&report.agent, &report.words]));
+        self.texts(deployment.last_action.iter().flat_map(|action| [&action.name, &action.by].into_iter().chain(&action.reason)));
+    }
+
+    fn instances(&mut self, record: &Record) {
+        let (mut agents, mut dues) = (HashSet::new(), 0);
+        let mut jobs = HashSet::new();
+        for instance in record.instances.iter() {
+            self.texts([&instance.agent, &instance.node, &instance.job_id]);
+            self.texts(&instance.reason);
+            agents.insert(instance.agent.as_ptr());
+            jobs.insert((instance.version, &*instance.job_id));
+            dues += usize::from(instance.healthy_at.is_some()) + usize::from(instance.deadline.at().is_some());
+        }
+        let entry = size_of::<Arc<str>>() + size_of::<Vec<Instance>>();
+        self.tree(agents.len(), entry);
+        for _ in 0..agents.len() {
+            self.block(size_of::<Instance>());
+        }
+        self.bytes += record.instances.len().saturating_sub(agents.len()) * size_of::<Instance>();
+        self.tree(jobs.len(), size_of::<(u64, Arc<str>)>() + size_of::<Counts>());
+        self.tree(record.instances.open_tasks(), size_of::<(u64, InstanceKey)>());
+        self.tree(dues, size_of::<(u64, u64, InstanceKey)>());
+    }
+
+    fn services(&mut self, record: &Record) {
+        let mut expiring = 0;
+        for service in record.services.iter() {
+            expiring += usize::from(service.expires_at.is_some());
+            if self.shared(Arc::as_ptr(service).cast(), size_of::<Service>()) {
+                self.service(service);
+            }
+        }
+        self.tree(record.services.len(), size_of::<(Arc<str>, Arc<Service>)>());
+        self.tree(record.services.len(), size_of::<(InstanceKey, Arc<str>)>());
+        self.tree(expiring, size_of::<(u64, Arc<str>)>());
+    }
+
+    fn service(&mut self, service: &Service) {
+        self.texts([&service.instance, &service.service, &service.address, &service.owner.agent, &service.owner.job_id]);
+        self.texts(service.meta.iter().chain(&service.reason));
+        self.block(service.tags.capacity() * size_of::<Arc<str>>());
+        self.texts(&service.tags);
+    }
+
+    /// What an event names is mostly the record's own; its boxes and its reason are its own.
+    fn event(&mut self, event: &Event) {
+        self.text(&event.deployment_id);
+        match &event.body {
+            EventBody::DeploymentStarted(beginning)
+            | EventBody::DeploymentNoop(beginning)
+            | EventBody::VersionRecorded(beginning) => self.beginning(beginning),
+            EventBody::ServiceRegistered { service, .. } => {
+                self.block(size_of::<Service>());
+                self.service(service);
+            }
+            EventBody::AgentState { of, reason, .. } => self.texts([&of.agent, &of.job_id].into_iter().chain(reason)),
+            EventBody::AgentUnhealthy { of, reason, .. } => self.texts([&of.agent, &of.job_id, reason]),
+            EventBody::TaskIssued { of, bundle, by, reason, .. } => {
+                self.texts([&of.agent, &of.node, &of.job_id, by].into_iter().chain(bundle).chain(reason));
+            }
+            EventBody::TaskDone { of, .. } | EventBody::AgentHealthy { of, .. } => self.texts([&of.agent, &of.node, &of.job_id]),
+            EventBody::AwaitingPromotion { .. } => {}
+            EventBody::RollbackStarted { by, reason, .. }
+            | EventBody::DeploymentPromoted { by, reason, .. }
+            | EventBody::DeploymentPaused { by, reason }
+            | EventBody::DeploymentResumed { by, reason, .. } => self.texts([by].into_iter().chain(reason)),
+            EventBody::DeploymentFailed { description, by, reason, .. }
+            | EventBody::DeploymentCancelled { description, by, reason, .. } => {
+                self.texts([description, by].into_iter().chain(reason));
+            }
+            EventBody::DeploymentSuccessful { description } => self.text(description),
+            EventBody::FallbackBlueGreen { agent, reason, job_id, changed, .. } => {
+                self.texts([agent, reason, job_id]);
+                self.list(changed);
+            }
+            EventBody::VersionTagged { tag, replaced, by } => self.texts([tag, by].into_iter().chain(replaced)),
+            EventBody::VersionUntagged { tag, by } => self.texts([tag, by]),
+            EventBody::ServiceStatus { instance, service, agent, reason, .. } => {
+                self.texts([instance, service, agent].into_iter().chain(reason));
+            }
+            EventBody::ServiceDeregistered { instance, service, agent, reason, .. } => {
+                self.texts([instance, service, agent, reason]);
+            }
+        }
+    }
+
+    fn beginning(&mut self, beginning: &Beginning) {
+        self.block(size_of::<Beginning>());
+        self.version(&beginning.version);
+        self.text(&beginning.mode_reason);
+        self.texts(beginning.source_job_id.iter().chain(&beginning.requested_job));
+        self.list(&beginning.changed);
+        self.list(&beginning.gone);
+        self.block(beginning.trimmed.capacity() * size_of::<u64>());
+    }
+}

@@ -1,0 +1,140 @@
+//! Promise: no arguments whatever end the server or leave it without an answer (SPEC 3, "Errors"). A parser that reads the
+//! server's own strings can be fuzzed inside a server only: this sends it commands that are nearly right, a seed's worth,
+//! and asks afterwards whether all is as it was.
+
+mod common;
+#[path = "common/rollout.rs"]
+mod rollout;
+#[path = "common/wire.rs"]
+mod wire;
+
+use common::*;
+use rollout::*;
+use std::collections::BTreeMap;
+use wire::*;
+
+const COMMANDS: [&str; 23] = [
+    "DEPLOY", "PLAN", "LIST", "STATUS", "SHOW", "HISTORY", "VERSION", "PROMOTE", "ROLLBACK", "PAUSE", "RESUME", "FAIL",
+    "STOP", "TAG", "UNTAG", "WAIT", "EVENTS", "TASKS", "REPORT", "REGISTER", "CHECK", "DEREGISTER", "RESOLVE",
+];
+
+const KEYS: [&str; 6] = ["agent-api", "a-string", "nothing", "", "\u{7f}", "ключ"];
+
+const WORDS: [&str; 78] = [
+    "MANIFEST", "BUNDLE", "JOB", "AGENTS", "TAG", "REASON", "REQUEST", "IFVERSION", "STRATEGY", "MAX_PARALLEL", "CANARY",
+    "MIN_HEALTHY_MS", "HEALTHY_DEADLINE_MS", "PROGRESS_DEADLINE_MS", "HEALTH_CHECK", "AUTO_PROMOTE", "AUTO_REVERT", "ID",
+    "VERSION", "STATUS", "MATCH", "CURSOR", "COUNT", "JSON", "UNTIL", "TIMEOUT", "AFTER", "BLOCK", "ATTEMPT", "INSTANCE",
+    "ADDRESS", "PORT", "TTL", "TAGS", "META", "SERVICE", "ROLE", "ALL", "rolling", "canary", "blue-green", "checks",
+    "agent_states", "true", "false", "running", "successful", "passing", "critical", "warning", "ready", "starting",
+    "unready", "failed", "stopped", "completed", "unsafe", "primary", "any", "agent-1", "agent-2", "http", "i-1", "*",
+    "a*[^b", "25%", "100%", "0", "1", "2", "3", "-1", "65536", "18446744073709551615", "18446744073709551616", "1e3",
+    "dep_agent-api_2", "after:",
+];
+
+fn word(dice: &mut Dice, manifests: &[String]) -> Vec<u8> {
+    let mut word = match dice.below(12) {
+        0 => manifests[dice.below(manifests.len() as u64) as usize].clone().into_bytes(),
+        1 => KEYS[dice.below(KEYS.len() as u64) as usize].as_bytes().to_vec(),
+        2 => dice.next().to_string().into_bytes(),
+        _ => WORDS[dice.below(WORDS.len() as u64) as usize].as_bytes().to_vec(),
+    };
+    match dice.below(24) {
+        0 if !word.is_empty() => {
+            let at = dice.below(word.len() as u64) as usize;
+            word[at] = dice.next() as u8;
+        }
+        1 => word.truncate(dice.below(word.len() as u64 + 1) as usize),
+        2 => word.make_ascii_lowercase(),
+        3 => word = word.repeat(1 + dice.below(300) as usize),
+        4 => word.insert(dice.below(word.len() as u64 + 1) as usize, b'\0'),
+        _ => {}
+    }
+    word
+}
+
+/// A command that is nearly right: one of ours, a key that is mostly there, and what its options take, more or less.
+fn nearly_right(dice: &mut Dice, manifests: &[String]) -> Vec<Vec<u8>> {
+    let name = COMMANDS[dice.below(COMMANDS.len() as u64) as usize];
+    let mut words = vec![format!("DEPLOY.{name}").into_bytes()];
+    if dice.below(20) != 0 {
+        let key = if dice.below(3) != 0 { KEYS[0] } else { KEYS[dice.below(KEYS.len() as u64) as usize] };
+        words.push(key.as_bytes().to_vec());
+    }
+    let required: &[&str] = match name {
+        "DEPLOY" | "PLAN" => &["MANIFEST"],
+        "REPORT" => &["agent-1", "ready"],
+        "REGISTER" => &["agent-1", "http", "INSTANCE", "i-1", "ADDRESS", "h", "PORT", "80"],
+        "CHECK" => &["i-1", "passing"],
+        _ => &[],
+    };
+    if dice.below(8) != 0 {
+        words.extend(required.iter().map(|word| word.as_bytes().to_vec()));
+    }
+    for _ in 0..dice.below(7) {
+        words.push(word(dice, manifests));
+    }
+    words
+}
+
+#[test]
+fn no_arguments_whatever_end_the_server() {
+    on_each_server(|kind| {
+        let mut server = Server::start(kind, &[]);
+        let mut client = server.client();
+        client.call(&["SET", "a-string", "x"]);
+        let manifests = [
+            manifest(&AGENTS, "small"),
+            manifest(&AGENTS, "large"),
+            manifest(&["x"], "small"),
+            r#"{"type":"batch","nodes":[{"node_id":"a"}]}"#.to_string(),
+            r#"{"nodes":[{"node_id":"a"}],"policies":{"update":{"canary":"50%","max_parallel":-1}}}"#.to_string(),
+        ];
+        let seed = unix_ms();
+        let mut dice = Dice(seed);
+        let mut wire = Wire::to(&server);
+        let (mut sent, mut codes) = (0, BTreeMap::<String, u64>::new());
+        let began = unix_ms();
+        for _ in 0..if long_run() { 4_000 } else { 500 } {
+            // In a transaction, where nothing blocks. What is wrong at sight ends it, so each is one of its own.
+            let batch: Vec<Vec<Vec<u8>>> = (0..50).map(|_| nearly_right(&mut dice, &manifests)).collect();
+            let commands: Vec<Vec<u8>> = batch
+                .iter()
+                .flat_map(|words| [command(&["MULTI"]), command(words), command(&["EXEC"])])
+                .collect();
+            let replies = wire.pipeline(&commands);
+            for (words, replies) in batch.iter().zip(replies.chunks(3)) {
+                let reply = match &replies[2] {
+                    Reply::Array(one) => &one[0],
+                    _ => &replies[1],
+                };
+                let code = match reply {
+                    Reply::Error(line) => {
+                        assert!(!line.contains("internal"), "seed {seed}: {words:?}: {line}");
+                        line.split(' ').next().unwrap_or_default().to_string()
+                    }
+                    _ => "taken".to_string(),
+                };
+                *codes.entry(code).or_default() += 1;
+                sent += 1;
+            }
+        }
+        eprintln!("   {sent} commands in {} ms, seed {seed}: {codes:?}", unix_ms() - began);
+        for code in codes.keys() {
+            let known = ["taken", "ERR", "WRONGTYPE", "NOTFOUND", "INVALID", "BADSTATE", "UNHEALTHY", "CONFLICT", "LIMIT"];
+            assert!(known.contains(&code.as_str()), "seed {seed}: an error of code {code}");
+        }
+        assert!(codes["taken"] > 100, "seed {seed}: nearly right, and not all wrong");
+        assert!(server.is_alive());
+        assert_eq!(client.info("deploy", "deploy_internal_errors"), "0", "{}", server.log());
+        // What was taken is a good record: it can be saved and read back, on a replica too.
+        client.call(&["DEPLOY.STOP", KEYS[0]]);
+        index_is_true(&mut client, &[0]);
+        let replica = Server::start(kind, &[]);
+        replica.replicate_from(&server);
+        let before = dump(&mut client, KEYS[0]);
+        assert_eq!(dump(&mut replica.client(), KEYS[0]), before);
+        client.call(&["DEBUG", "RELOAD"]);
+        assert_eq!(dump(&mut client, KEYS[0]), before);
+        client.status(KEYS[0]);
+    });
+}

@@ -1,0 +1,223 @@
+//! Promise: what a record costs is told to within a tenth, is given back, and has an end: with `maxmemory` reached, what
+//! begins something is refused as the server refuses its own (`OOM`), what follows, holds or ends a rollout is taken, as
+//! DEL is, and timers wait until there is room (SPEC 6).
+//!
+//! | refused with `OOM` | taken |
+//! | --- | --- |
+//! | DEPLOY, ROLLBACK, PROMOTE, RESUME, TAG, REGISTER | REPORT, CHECK, DEREGISTER, PAUSE, FAIL, STOP, UNTAG |
+
+mod common;
+#[path = "common/rollout.rs"]
+mod rollout;
+
+use common::*;
+use rollout::*;
+use serde_json::json;
+use std::sync::{Mutex, MutexGuard};
+
+const KEY: &str = "agent-api";
+
+/// One at a time: some of these fill the memory that others measure.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn used(client: &mut Client) -> f64 {
+    client.info("memory", "used_memory").parse().expect("a number")
+}
+
+/// Nodes with some text each, as real ones have.
+fn large_manifest(agents: usize, text: usize) -> String {
+    let nodes: Vec<_> = (0..agents)
+        .map(|n| json!({ "node_id": format!("agent-{n}"), "prompt": "x".repeat(text), "services": [{ "name": "http" }] }))
+        .collect();
+    json!({ "type": "service", "nodes": nodes }).to_string()
+}
+
+/// Records as they are in practice, from small to large. What each is called, and how one is made.
+type Making = fn(&mut Client, &str);
+const SHAPES: [(&str, Making); 5] = [
+    ("a fresh deployment of three agents", |client, key| {
+        client.deploy(key, &manifest(&AGENTS, "small"), &SLOW);
+    }),
+    ("one in mid rollout, with services", |client, key| in_mid_rollout_with(client, key, 200_000)),
+    ("fifty agents, all reported, with a service each", |client, key| {
+        client.deploy(key, &large_manifest(50, 100), &SLOW);
+        for n in 0..50 {
+            let (agent, instance) = (format!("agent-{n}"), format!("i-{n}"));
+            client.report(key, &agent, "ready");
+            let words = ["DEPLOY.REGISTER", key, &agent, "http", "INSTANCE", &instance, "ADDRESS", "10.0.0.1", "PORT", "80"];
+            client.call(&words);
+        }
+    }),
+    ("a long history of large manifests", |client, key| {
+        for n in 0..12 {
+            let manifest = large_manifest(3, 3_000 + n);
+            client.deploy(key, &manifest, &["MIN_HEALTHY_MS", "100", "REASON", "the next one"]);
+        }
+    }),
+    ("a full log of one agent's reports", |client, key| {
+        client.deploy(key, &manifest(&["a"], "small"), &SLOW);
+        for n in 0..60 {
+            let state = if n % 2 == 0 { "ready" } else { "unready" };
+            client.call(&["DEPLOY.REPORT", key, "a", state, "REASON", "a probe of the health endpoint timed out after 5 s"]);
+        }
+    }),
+];
+
+#[test]
+fn memory_usage_is_told_to_within_a_tenth() {
+    let _alone = alone();
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        let mut wrong = Vec::new();
+        for (what, make) in SHAPES {
+            client.call(&["FLUSHALL", "SYNC"]);
+            make(&mut client, KEY);
+            client.call(&["DEPLOY.PAUSE", KEY]);
+            let payload = dump(&mut client, KEY);
+            client.call(&["DEL", KEY]);
+            // Each restored from bytes, so that none shares anything with another.
+            let count = (4_000_000 / payload.len()).clamp(100, 1_500);
+            let before = used(&mut client);
+            let keys: Vec<String> = (0..count).map(|n| format!("svc-{n:05}")).collect();
+            for key in &keys {
+                restore(&mut client, key, &payload, &[]).expect("restored");
+            }
+            let is = (used(&mut client) - before) / count as f64;
+            let told = int(&client.call(&["MEMORY", "USAGE", &keys[0], "SAMPLES", "0"])) as f64;
+            let off = (told / is - 1.0) * 100.0;
+            eprintln!("   {what}: {is:.0} bytes each, told {told:.0} ({off:+.1} %), a payload of {}", payload.len());
+            if off.abs() > 10.0 {
+                wrong.push(format!("{what}: told {told:.0}, is {is:.0} ({off:+.1} %)"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    });
+}
+
+#[test]
+fn what_is_deleted_is_given_back() {
+    let _alone = alone();
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        let round = |client: &mut Client| {
+            for n in 0..150 {
+                in_mid_rollout_with(client, &format!("svc-{n}"), 200_000);
+            }
+            // In every way in which a key goes.
+            for n in 0..150 {
+                let key = format!("svc-{n}");
+                match n % 6 {
+                    0 => drop(client.call(&["DEL", &key])),
+                    1 => drop(client.call(&["UNLINK", &key])),
+                    2 => drop(client.call(&["SET", &key, "x"])),
+                    3 => drop(client.call(&["PEXPIRE", &key, "1"])),
+                    4 => drop(client.call(&["RENAME", &key, "one-name"])),
+                    _ => {}
+                }
+            }
+            client.call(&["FLUSHALL", "SYNC"]);
+        };
+        // The first round fills what stays: tables, buffers, the allocator's own.
+        round(&mut client);
+        let after_one = used(&mut client);
+        for _ in 0..4 {
+            round(&mut client);
+        }
+        wait_until("the memory to be given back", || used(&mut client) < after_one + 100_000.0);
+    });
+}
+
+/// Lets nothing more into the server's memory, or anything again.
+fn fill(client: &mut Client, full: bool) {
+    client.call(&["CONFIG", "SET", "maxmemory", if full { "1" } else { "0" }]);
+}
+
+#[test]
+fn with_memory_used_up_what_begins_is_refused_and_what_ends_is_taken() {
+    let _alone = alone();
+    on_each_server(|kind| {
+        let server = Server::start(kind, &["--maxmemory-policy", "noeviction"]);
+        let replica = Server::start(kind, &[]);
+        replica.replicate_from(&server);
+        let mut client = server.client();
+        in_mid_rollout_with(&mut client, KEY, 200_000);
+        let published = Subscriber::start(&server, "deploy:events:*");
+        let before = dump(&mut client, KEY);
+        fill(&mut client, true);
+        assert!(client.refused(&["SET", "x", "y"]).starts_with("OOM "), "the server's own");
+        let manifest = manifest(&AGENTS, "huge");
+        for words in [
+            &["DEPLOY.DEPLOY", KEY, "MANIFEST", &manifest][..],
+            &["DEPLOY.DEPLOY", "new", "MANIFEST", &manifest],
+            &["DEPLOY.ROLLBACK", KEY],
+            &["DEPLOY.PROMOTE", KEY],
+            &["DEPLOY.RESUME", KEY],
+            &["DEPLOY.TAG", KEY, "2", "two"],
+            &["DEPLOY.REGISTER", KEY, "agent-2", "http", "INSTANCE", "i-2", "ADDRESS", "h", "PORT", "1"],
+        ] {
+            let line = client.refused(words);
+            assert!(line.starts_with("OOM "), "{words:?}: {line}");
+        }
+        assert_eq!(dump(&mut client, KEY), before, "refused, nothing has changed");
+        assert!(published.events_until_now(&mut client, "deploy:events:mark").is_empty());
+
+        // Reading goes on, and so does what brings a rollout to its end.
+        for words in [
+            &["DEPLOY.STATUS", KEY][..],
+            &["DEPLOY.PLAN", KEY, "MANIFEST", &manifest],
+            &["DEPLOY.LIST"],
+            &["DEPLOY.TASKS", KEY],
+            &["DEPLOY.CHECK", KEY, "i-1", "critical"],
+            &["DEPLOY.REPORT", KEY, "agent-1", "unready"],
+            &["DEPLOY.REPORT", KEY, "agent-1", "ready"],
+            &["DEPLOY.CHECK", KEY, "i-1", "passing"],
+            &["DEPLOY.DEREGISTER", KEY, "i-1"],
+            &["DEPLOY.UNTAG", KEY, "one"],
+            &["DEPLOY.PAUSE", KEY],
+            &["DEPLOY.FAIL", KEY],
+            &["DEPLOY.STOP", KEY],
+            &["DEPLOY.REPORT", KEY, "agent-2", "stopped"],
+        ] {
+            client.call(words);
+        }
+        let record = client.status(KEY);
+        assert_eq!((&record["status"], &record["cause"]), (&json!("failed"), &json!("operator")));
+        replica.catch_up_with(&server);
+        assert_eq!(replica.client().status(KEY), record);
+        client.call(&["DEL", KEY]);
+        fill(&mut client, false);
+        index_is_true(&mut client, &[0]);
+    });
+}
+
+#[test]
+fn timers_wait_while_memory_is_used_up() {
+    let _alone = alone();
+    on_each_server(|kind| {
+        let server = Server::start(kind, &["--maxmemory-policy", "noeviction"]);
+        let mut client = server.client();
+        in_mid_rollout(&mut client, KEY);
+        fill(&mut client, true);
+        // A client's command is what the server sees its memory at.
+        assert!(client.refused(&["SET", "x", "y"]).starts_with("OOM "));
+        let record = client.status(KEY);
+        let Some(due) = record["deadlines"]["next_at"].as_u64().filter(|_| record["status"] == "running") else {
+            panic!("the machine is too slow for this test");
+        };
+        let revision = number(&record["revision"]);
+        wait_until("the verdict's time to pass", || unix_ms() > due + 300);
+        assert_eq!(number(&client.status(KEY)["revision"]), revision, "nothing was written");
+        let again = unix_ms();
+        fill(&mut client, false);
+        goes_on(&mut client, KEY);
+        let events = client.events_after(KEY, revision);
+        let verdict = events.iter().find(|event| event["type"] == "agent_healthy").expect("the verdict");
+        assert!(number(&verdict["at"]) + 5 >= again, "{verdict}");
+        index_is_true(&mut client, &[0]);
+    });
+}
