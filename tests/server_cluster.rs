@@ -202,6 +202,9 @@ fn valkeys_own_slot_migration_takes_records_along() {
         return;
     }
     let cluster = Cluster::start(ServerKind::Valkey91, 3, PATIENT_MS, &[]);
+    for node in &cluster.nodes {
+        node.client().call(&["CONFIG", "SET", "deploy.events-max", "5000"]);
+    }
     let (first, second) = (&cluster.nodes[0], &cluster.nodes[1]);
     let keys: Vec<String> = cluster.keys(18).into_iter().step_by(3).collect();
     let heard = Subscriber::start(&cluster.nodes[2], "deploy:events:*");
@@ -211,12 +214,16 @@ fn valkeys_own_slot_migration_takes_records_along() {
     let (still, busy) = (&keys[0], &keys[1..]);
     let record = client.begin_rollout(still, 200_000);
     let dump = client.call(&["DUMP", still]);
-    for (n, key) in busy.iter().enumerate() {
-        client.begin_rollout(key, 60 + 40 * n as u64);
-    }
     let mut homes = [first, second];
-    for _round in 0..if is_long_run() { 30 } else { 4 } {
+    for round in 0..if is_long_run() { 30 } else { 4 } {
         let [from, to] = homes;
+        // Each round has verdicts that fall due while the slots move, and rollouts that are replaced by the next.
+        let mut client = from.client();
+        for (n, key) in busy.iter().enumerate() {
+            let ms = (20 + 60 * n).to_string();
+            client.deploy(key, &manifest(&AGENTS, &format!("model-{round}")), &["MIN_HEALTHY_MS", &ms, "MAX_PARALLEL", "2"]);
+            client.carry_out_tasks(key);
+        }
         migrate_slots(&cluster, from, to, &slots, || {
             // Coordinators go on, as far as there is somebody to talk to.
             for key in busy {
