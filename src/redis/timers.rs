@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const LONGEST_WAIT_MS: u64 = 100;
 /// How long the timer waits where it may not write. Shorter than the above, as such times end without an event.
 const GATED_WAIT_MS: u64 = 20;
+/// A turn that comes so much later than it was asked for: the process stood still, or something held it up.
+const STOOD_STILL_MS: u64 = 500;
 /// How long a key is left alone after a tick that failed, or that changed nothing.
 const RETRY_MS: u64 = 100;
 
@@ -37,9 +39,11 @@ struct Timer {
     armed: Option<Armed>,
     /// The turn is running: it arms the timer at its end, whatever becomes due meanwhile.
     in_turn: bool,
+    /// The last turn came late and did nothing, see [`is_to_listen_first`].
+    has_listened: bool,
 }
 
-static TIMER: Mutex<Timer> = Mutex::new(Timer { armed: None, in_turn: false });
+static TIMER: Mutex<Timer> = Mutex::new(Timer { armed: None, in_turn: false, has_listened: false });
 
 /// Set around the call of a tick, and known to this process alone: nobody else can issue one.
 static TICKING: AtomicBool = AtomicBool::new(false);
@@ -88,16 +92,19 @@ fn arm_at(ctx: Ctx, now: UnixMs, at: UnixMs) {
 
 /// What the timer does when it fires.
 pub fn turn(ctx: Ctx) {
-    {
+    let asked_for = {
         let mut timer = timer();
-        timer.armed = None;
         timer.in_turn = true;
-    }
+        timer.armed.take()
+    };
     let now = clock::wall();
     // Before anything else, so that nothing that goes wrong below can stop the clock.
     arm_at(ctx, now, now.saturating_add(LONGEST_WAIT_MS));
     let outcome = guard("a turn of the timer", || {
         home_db::listen_late(ctx);
+        if is_to_listen_first(asked_for, now) {
+            return Turn::Gated;
+        }
         work(ctx)
     });
     timer().in_turn = false;
@@ -109,6 +116,17 @@ pub fn turn(ctx: Ctx) {
         Ok(Turn::Done) => arm(ctx),
         Err(_) => {}
     }
+}
+
+/// A primary that stood still may have been replaced meanwhile, and wakes up with everything due. What it would learn that
+/// from, its replicas gone or the cluster's word, lies unread in its sockets, and timers come before those. So it gives
+/// them one turn first; with `min-replicas-to-write` it then finds itself alone.
+fn is_to_listen_first(asked_for: Option<Armed>, now: UnixMs) -> bool {
+    let stood_still = asked_for.is_some_and(|armed| now > armed.at.saturating_add(STOOD_STILL_MS));
+    let mut timer = timer();
+    // Once: a server that is slow all the time still has to get on.
+    timer.has_listened = stood_still && !timer.has_listened;
+    timer.has_listened
 }
 
 enum Turn {

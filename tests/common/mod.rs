@@ -7,12 +7,15 @@
 
 #![allow(dead_code)] // each test binary uses its own part of this
 
+pub mod cluster;
+pub mod traffic;
+
 use redis::{Connection, RedisError, Value};
 use serde_json::Value as Json;
 use std::net::TcpListener;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -36,6 +39,16 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, || condition().then_some(()))
+}
+
+/// Waits for a time on the clock, and so for what could happen by then.
+pub fn wait_past(at_ms: u64) {
+    wait_until("a time to pass", || unix_ms() > at_ms);
+}
+
+/// Whether the long variants are to be run, as `scripts/test all` does.
+pub fn is_long_run() -> bool {
+    std::env::var_os("REDIS_DEPLOY_LONG").is_some()
 }
 
 pub fn unix_ms() -> u64 {
@@ -144,7 +157,7 @@ pub struct Server {
 
 /// Ports below the range from which the system draws by itself, so that one stays free over a restart.
 /// Each process begins somewhere else; a port that somebody has is passed over.
-fn next_port() -> u16 {
+pub fn next_port() -> u16 {
     static DRAWN: AtomicU64 = AtomicU64::new(0);
     loop {
         let place = u64::from(std::process::id()) * 577 + DRAWN.fetch_add(1, Ordering::Relaxed);
@@ -155,7 +168,7 @@ fn next_port() -> u16 {
     }
 }
 
-fn new_folder() -> PathBuf {
+pub fn new_folder() -> PathBuf {
     static MADE: AtomicU64 = AtomicU64::new(0);
     let name = format!("redis-deploy-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
     let folder = std::env::temp_dir().join(name);
@@ -192,8 +205,7 @@ impl Server {
     pub fn restart_after(&mut self, end: End, meanwhile: impl FnOnce()) {
         self.end(end);
         meanwhile();
-        self.child = launch(self.kind, self.port, &self.folder, &self.args);
-        assert!(answers(&mut self.child, self.port), "it did not start again:\n{}", self.log());
+        self.start_again();
     }
 
     fn end(&mut self, end: End) {
@@ -208,6 +220,11 @@ impl Server {
             }
         }
         wait_until("the server to end", || self.child.try_wait().expect("our own child").is_some());
+    }
+
+    /// None where it does not take connections.
+    pub fn try_client(&self) -> Option<Client> {
+        connect(self.port)
     }
 
     pub fn client(&self) -> Client {
@@ -239,6 +256,34 @@ impl Server {
         });
     }
 
+    /// All that this replica holds and tells is what its primary holds and tells, while nothing is written.
+    pub fn assert_equal_to(&self, primary: &Server) {
+        let (mut ours, mut theirs) = (self.client(), primary.client());
+        theirs.call(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+        self.catch_up_with(primary);
+        for db in ["0", "1"] {
+            ours.call(&["SELECT", db]);
+            theirs.call(&["SELECT", db]);
+            let listed = theirs.listed();
+            assert_eq!(ours.listed(), listed);
+            assert_eq!(ours.call(&["DEPLOY.LIST", "COUNT", "1000"]), theirs.call(&["DEPLOY.LIST", "COUNT", "1000"]));
+            for key in &listed {
+                assert_eq!(ours.status(key), theirs.status(key));
+                for words in [&["DEPLOY.EVENTS", key][..], &["DEPLOY.TASKS", key], &["DUMP", key]] {
+                    assert_eq!(ours.call(words), theirs.call(words), "{words:?}");
+                }
+                let digest = ["DEBUG", "DIGEST-VALUE", key];
+                assert_eq!(ours.call(&digest), theirs.call(&digest), "{key}");
+            }
+        }
+        assert_eq!(ours.call(&["DEBUG", "DIGEST"]), theirs.call(&["DEBUG", "DIGEST"]), "of everything");
+        for counted in ["deployments_running", "deployments_paused", "deployments_successful", "timers_armed", "tasks_outstanding"] {
+            let field = format!("deploy_{counted}");
+            assert_eq!(ours.info("deploy", &field), theirs.info("deploy", &field), "{field}");
+        }
+        theirs.call(&["CLIENT", "UNPAUSE"]);
+    }
+
     /// Ends it without any warning, for good.
     pub fn kill(&mut self) {
         self.end(End::Kill);
@@ -249,6 +294,18 @@ impl Server {
         // The shell's own kill: not every system has a program of that name.
         let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status();
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
+    /// Waits for it to end by itself, and tells how it did.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        wait_for("the server to end", || self.child.try_wait().expect("our own child"))
+    }
+
+    /// Starts it again where it has ended.
+    pub fn start_again(&mut self) {
+        assert!(!self.is_alive(), "it has not ended");
+        self.child = launch(self.kind, self.port, &self.folder, &self.args);
+        assert!(answers(&mut self.child, self.port), "it did not start again:\n{}", self.log());
     }
 
     pub fn log(&self) -> String {
@@ -312,6 +369,13 @@ fn answers(child: &mut Child, port: u16) -> bool {
 
 fn open(port: u16, protocol: &str) -> Result<Connection, RedisError> {
     redis::Client::open(format!("redis://127.0.0.1:{port}/?protocol={protocol}"))?.get_connection()
+}
+
+/// A client of whatever server listens on a port; None where there is none.
+pub fn connect(port: u16) -> Option<Client> {
+    let connection = open(port, "resp2").ok()?;
+    connection.set_read_timeout(Some(PATIENCE)).ok()?;
+    Some(Client { connection })
 }
 
 fn log_of(folder: &Path) -> String {
@@ -409,6 +473,40 @@ impl Client {
         wait_for(&format!("{key} to be {status}"), || {
             Some(self.status(key)).filter(|record| record["status"] == status)
         })
+    }
+
+    /// Version 1 successful, version 2 in mid rollout: its first agent is ready and waits for its verdict.
+    pub fn begin_rollout(&mut self, key: &str, min_healthy_ms: u64) -> Json {
+        self.deploy(key, &manifest(&AGENTS, "small"), &["MIN_HEALTHY_MS", "0"]);
+        self.carry_out_until(key, "successful");
+        let ms = min_healthy_ms.to_string();
+        self.deploy(key, &manifest(&AGENTS, "large"), &["MIN_HEALTHY_MS", &ms]);
+        self.carry_out_tasks(key);
+        self.status(key)
+    }
+
+    /// The whole log of a key, in which every revision comes once, in order, and nobody is healthy twice.
+    pub fn log_without_repetition(&mut self, key: &str) -> Vec<Json> {
+        let log = self.events_after(key, 0);
+        let revisions: Vec<u64> = log.iter().map(|event| number(&event["revision"])).collect();
+        assert_eq!(revisions, (1..=revisions.len() as u64).collect::<Vec<_>>(), "{key}");
+        let mut verdicts: Vec<String> = log
+            .iter()
+            .filter(|event| event["type"] == "agent_healthy")
+            .map(|event| format!("{} {}", event["agent"], event["version"]))
+            .collect();
+        let counted = verdicts.len();
+        verdicts.sort();
+        verdicts.dedup();
+        assert_eq!(verdicts.len(), counted, "{key}: a verdict was given twice: {log:?}");
+        log
+    }
+
+    /// The keys that DEPLOY.LIST tells of.
+    pub fn listed(&mut self) -> Vec<String> {
+        let reply = self.call(&["DEPLOY.LIST", "COUNT", "10000"]);
+        let [_, Value::Array(entries)] = items(&reply) else { panic!("LIST replies two parts: {reply:?}") };
+        entries.iter().map(|entry| Fields::of(entry).text("deployment_key")).collect()
     }
 
     /// One field of INFO.
@@ -542,27 +640,38 @@ pub fn names_of(json: &Json) -> Vec<&str> {
 /// Collects the events of all channels that match, in the order in which they come.
 pub struct Subscriber {
     received: Arc<Mutex<Vec<Json>>>,
+    publish: &'static str,
 }
 
 impl Subscriber {
     /// Is subscribed when this returns. Ends with the server.
     pub fn start(server: &Server, pattern: &str) -> Subscriber {
+        Subscriber::listen(server, "PSUBSCRIBE", pattern, "PUBLISH")
+    }
+
+    /// To one channel, of sharded pub/sub.
+    pub fn start_sharded(server: &Server, channel: &str) -> Subscriber {
+        Subscriber::listen(server, "SSUBSCRIBE", channel, "SPUBLISH")
+    }
+
+    fn listen(server: &Server, subscribe: &str, to: &str, publish: &'static str) -> Subscriber {
         let mut connection = open(server.port, "resp2").expect("a connection");
+        connection.send_packed_command(&redis::cmd(subscribe).arg(to).get_packed_command()).expect("sent");
+        let first = connection.recv_response().unwrap_or_else(|error| panic!("{subscribe} {to}: {error}"));
+        assert_eq!(text(&items(&first)[0]), subscribe.to_lowercase());
         let received = Arc::new(Mutex::new(Vec::new()));
-        let (subscribed, is_subscribed) = std::sync::mpsc::channel();
-        let (into, pattern) = (received.clone(), pattern.to_string());
+        let into = received.clone();
         std::thread::spawn(move || {
-            let mut channels = connection.as_pubsub();
-            channels.psubscribe(&pattern).expect("a subscription");
-            subscribed.send(()).expect("the test waits for it");
-            while let Ok(message) = channels.get_message() {
-                let payload: Vec<u8> = message.get_payload().expect("bytes");
-                let event = serde_json::from_slice(&payload).expect("an event is JSON");
-                into.lock().expect("no holder panics").push(event);
+            while let Ok(message) = connection.recv_response() {
+                let parts = items(&message);
+                if text(&parts[0]).ends_with("message") {
+                    let payload = text(parts.last().expect("a message has a payload"));
+                    let event = serde_json::from_str(&payload).expect("an event is JSON");
+                    into.lock().expect("no holder panics").push(event);
+                }
             }
         });
-        is_subscribed.recv_timeout(PATIENCE).expect("a subscription");
-        Subscriber { received }
+        Subscriber { received, publish }
     }
 
     pub fn events(&self) -> Vec<Json> {
@@ -577,7 +686,7 @@ impl Subscriber {
     pub fn events_until_now(&self, publisher: &mut Client, channel: &str) -> Vec<Json> {
         static MARKS: AtomicU64 = AtomicU64::new(0);
         let mark = serde_json::json!({ "mark": MARKS.fetch_add(1, Ordering::Relaxed) });
-        publisher.call(&["PUBLISH", channel, &mark.to_string()]);
+        publisher.call(&[self.publish, channel, &mark.to_string()]);
         self.wait_for_event("a message of our own", |event| *event == mark);
         self.events().into_iter().take_while(|event| *event != mark).filter(|e| e.get("mark").is_none()).collect()
     }

@@ -1,0 +1,345 @@
+//! Promise: in a Redis Cluster a deployment lives on the node of its slot, and moves with it. Wherever it goes, it is in
+//! one place, byte for byte the same, and each of its steps is taken once.
+
+mod common;
+
+use common::cluster::{id_of, moved_to, slot_of, Cluster};
+use common::*;
+use serde_json::{json, Value as Json};
+
+/// No failover unless a test asks for it, however busy the machine is.
+const PATIENT_MS: u64 = 15_000;
+const EAGER_MS: u64 = 1_500;
+
+/// A connection that may read on a replica.
+fn reader(node: &Server) -> Client {
+    let mut client = node.client();
+    client.call(&["READONLY"]);
+    client
+}
+
+/// The record is on this primary, on its replica, equal on both, and on no other node.
+fn assert_in_one_place(cluster: &Cluster, key: &str, home: &Server) {
+    let replica = cluster.replica_of(home);
+    replica.catch_up_with(home);
+    for node in &cluster.nodes {
+        let expected = node.port == home.port || node.port == replica.port;
+        let mut client = reader(node);
+        let listed = client.listed().contains(&key.to_string());
+        assert_eq!(listed, expected, "{key} in the list of the node on port {}", node.port);
+        let slot = slot_of(&mut client, key).to_string();
+        let held = int(&client.call(&["CLUSTER", "COUNTKEYSINSLOT", &slot]));
+        assert_eq!(held, i64::from(expected), "{key} on the node on port {}", node.port);
+    }
+    let (mut ours, mut theirs) = (home.client(), reader(replica));
+    assert_eq!(theirs.call(&["DUMP", key]), ours.call(&["DUMP", key]));
+    assert_eq!(theirs.status(key), ours.status(key));
+}
+
+/// Every event of each log came to the subscriber, and none came twice.
+fn assert_heard_once(cluster: &Cluster, subscriber: &Subscriber, keys: &[String]) {
+    // What a node has published comes before what it publishes now.
+    for primary in cluster.primaries() {
+        subscriber.events_until_now(&mut primary.client(), "deploy:events:mark");
+    }
+    let heard = subscriber.events();
+    for key in keys {
+        let of_key: Vec<&Json> = heard.iter().filter(|event| event["key"] == **key).collect();
+        let logged = cluster.client_of(key).log_without_repetition(key);
+        assert_eq!(of_key, logged.iter().collect::<Vec<_>>(), "{key}");
+    }
+}
+
+#[test]
+fn each_node_serves_and_lists_the_keys_of_its_slots() {
+    on_each_server(|kind| {
+        let cluster = Cluster::start(kind, 3, PATIENT_MS, &[]);
+        let keys = cluster.keys(6);
+        // One subscriber anywhere hears the whole cluster.
+        let at_primary = Subscriber::start(&cluster.nodes[0], "deploy:events:*");
+        let at_replica = Subscriber::start(&cluster.nodes[4], "deploy:events:*");
+        for (n, key) in keys.iter().enumerate() {
+            let (home, elsewhere) = (&cluster.nodes[n % 3], &cluster.nodes[(n + 1) % 3]);
+            let manifest = manifest(&AGENTS, "small");
+            let line = elsewhere.client().refused(&["DEPLOY.DEPLOY", key, "MANIFEST", &manifest]);
+            assert_eq!(moved_to(&line), Some(home.port), "{line}");
+            assert_eq!(moved_to(&elsewhere.client().refused(&["DEPLOY.STATUS", key])), Some(home.port));
+            let mut client = cluster.client_of(key);
+            client.deploy(key, &manifest, &QUICK);
+            client.carry_out_until(key, "successful");
+        }
+        for n in 0..3 {
+            let mut own = vec![keys[n].clone(), keys[n + 3].clone()];
+            own.sort();
+            assert_eq!(cluster.nodes[n].client().listed(), own, "each lists its own, in key order");
+        }
+        for (n, key) in keys.iter().enumerate() {
+            assert_in_one_place(&cluster, key, &cluster.nodes[n % 3]);
+        }
+
+        // Scripts and transactions, on the node of their keys.
+        let key = keys[0].as_str();
+        let home = &cluster.nodes[0];
+        let mut client = home.client();
+        let script = "redis.call('DEPLOY.DEPLOY', KEYS[1], 'MANIFEST', ARGV[1], 'MIN_HEALTHY_MS', '50')
+                      return redis.call('DEPLOY.PAUSE', KEYS[1])";
+        client.call(&["EVAL", script, "1", key, &manifest(&AGENTS, "large")]);
+        assert_eq!(client.status(key)["status"], "paused");
+        client.call(&["MULTI"]);
+        client.call(&["DEPLOY.RESUME", key]);
+        client.call(&["DEPLOY.REPORT", key, "agent-1", "ready"]);
+        client.call(&["EXEC"]);
+        client.carry_out_until(key, "successful");
+        assert_in_one_place(&cluster, key, home);
+
+        assert_heard_once(&cluster, &at_primary, &keys);
+        assert_heard_once(&cluster, &at_replica, &keys);
+    });
+}
+
+#[test]
+fn a_replica_does_nothing_until_the_cluster_promotes_it() {
+    on_each_server(|kind| {
+        let cluster = Cluster::start(kind, 1, EAGER_MS, &["--cluster-replica-no-failover", "yes"]);
+        let (primary, replica) = (&cluster.nodes[0], &cluster.nodes[3]);
+        let key = &cluster.keys(1)[0];
+        let heard = Subscriber::start(&cluster.nodes[1], "deploy:events:*");
+        let before = primary.client().begin_rollout(key, 1_000);
+        let due = number(&before["deadlines"]["next_at"]);
+        replica.catch_up_with(primary);
+        primary.signal("STOP");
+        assert!(unix_ms() < due, "the machine is too slow for this test");
+
+        let mut client = reader(replica);
+        wait_past(due + 500);
+        assert_eq!(client.status(key), before, "a replica gives no verdict");
+        assert_eq!(client.info("deploy", "deploy_timers_fired"), "0");
+        let is_new = |event: &Json| event["revision"].as_u64() > before["revision"].as_u64();
+        assert!(!heard.events().iter().any(is_new));
+
+        // Promoted, it goes on from there: the verdict that was due, and then the rest, under the same deadlines.
+        client.call(&["CONFIG", "SET", "cluster-replica-no-failover", "no"]);
+        wait_until("the cluster to promote it", || client.info("replication", "role") == "master");
+        let verdict = heard.wait_for_event("the verdict", |event| event["type"] == "agent_healthy" && is_new(event));
+        assert!(number(&verdict["at"]) >= due + 500, "not by the old one");
+        let mut client = replica.client();
+        wait_until("the cluster to be ok again", || client.try_call(&["EXISTS", key]).is_ok());
+        client.carry_out_until(key, "successful");
+        let log = client.log_without_repetition(key);
+        assert_eq!(log[number(&before["revision"]) as usize], verdict);
+
+        // The old one comes back as its replica. What it may have thought meanwhile is gone.
+        primary.signal("CONT");
+        wait_until("the old primary to follow", || primary.client().info("replication", "master_link_status") == "up");
+        primary.catch_up_with(replica);
+        assert_eq!(reader(primary).status(key), client.status(key));
+        assert_eq!(reader(primary).call(&["DUMP", key]), client.call(&["DUMP", key]));
+        assert_heard_once(&cluster, &heard, &[key.clone()]);
+    });
+}
+
+#[test]
+fn records_move_with_their_slots_byte_for_byte_and_go_on_there() {
+    on_each_server(|kind| {
+        let cluster = Cluster::start(kind, 3, PATIENT_MS, &[]);
+        let (first, second) = (&cluster.nodes[0], &cluster.nodes[1]);
+        let of_first: Vec<String> = cluster.keys(9).into_iter().step_by(3).collect();
+        let [still, due, busy] = of_first.as_slice() else { panic!("three keys of the first primary") };
+        let heard = Subscriber::start(&cluster.nodes[2], "deploy:events:*");
+        let mut client = first.client();
+        let slot = |key: &str| slot_of(&mut first.client(), key);
+
+        // Nothing falls due while it moves: not one byte differs afterwards.
+        let record = client.begin_rollout(still, 200_000);
+        let dump = client.call(&["DUMP", still]);
+        assert_in_one_place(&cluster, still, first);
+        cluster.reshard(slot(still), first, second, |_, _| ());
+        assert_in_one_place(&cluster, still, second);
+        assert_eq!(second.client().call(&["DUMP", still]), dump);
+        assert_eq!(second.client().status(still), record);
+        assert_eq!(first.client().info("deploy", "deploy_timers_armed"), "0");
+        assert_eq!(second.client().info("deploy", "deploy_timers_armed"), "1");
+
+        // What falls due on the way waits until the record has arrived.
+        let record = client.begin_rollout(due, 600);
+        let verdict_at = number(&record["deadlines"]["next_at"]);
+        cluster.reshard(slot(due), first, second, |source, target| {
+            wait_past(verdict_at + 200);
+            assert!(source.refused(&["DEPLOY.STATUS", due]).starts_with("ASK "));
+            assert!(moved_to(&target.refused(&["DEPLOY.STATUS", due])).is_some(), "not its own yet");
+            target.call(&["ASKING"]);
+            assert_eq!(target.status(due), record, "no node decides over it now");
+        });
+        let mut target = second.client();
+        target.carry_out_until(due, "successful");
+        assert_in_one_place(&cluster, due, second);
+
+        // To and fro, while a rollout goes on: each verdict falls due somewhere on the way.
+        client.begin_rollout(busy, 100);
+        let mut homes = [first, second];
+        for _round in 0..if is_long_run() { 40 } else { 4 } {
+            let [from, to] = homes;
+            cluster.reshard(slot(busy), from, to, |_, target| {
+                // As a cluster client does where it was told ASK.
+                target.call(&["ASKING"]);
+                target.status(busy);
+            });
+            let mut client = cluster.client_of(busy);
+            client.carry_out_tasks(busy);
+            assert_in_one_place(&cluster, busy, to);
+            homes.reverse();
+        }
+        cluster.client_of(busy).carry_out_until(busy, "successful");
+        assert_in_one_place(&cluster, busy, homes[0]);
+        assert_heard_once(&cluster, &heard, &of_first);
+    });
+}
+
+/// Valkey 9 moves slots by itself, key by key and then event by event, with the source serving until the last moment.
+#[test]
+fn valkeys_own_slot_migration_takes_records_along() {
+    if ServerKind::Valkey91.binary().is_none() {
+        return;
+    }
+    let cluster = Cluster::start(ServerKind::Valkey91, 3, PATIENT_MS, &[]);
+    for node in &cluster.nodes {
+        node.client().call(&["CONFIG", "SET", "deploy.events-max", "5000"]);
+    }
+    let (first, second) = (&cluster.nodes[0], &cluster.nodes[1]);
+    let keys: Vec<String> = cluster.keys(18).into_iter().step_by(3).collect();
+    let heard = Subscriber::start(&cluster.nodes[2], "deploy:events:*");
+    let mut client = first.client();
+    let slots: Vec<u16> = keys.iter().map(|key| slot_of(&mut client, key)).collect();
+
+    let (still, busy) = (&keys[0], &keys[1..]);
+    let record = client.begin_rollout(still, 200_000);
+    let dump = client.call(&["DUMP", still]);
+    let mut homes = [first, second];
+    for round in 0..if is_long_run() { 30 } else { 4 } {
+        let [from, to] = homes;
+        // Each round has verdicts that fall due while the slots move, and rollouts that are replaced by the next.
+        let mut client = from.client();
+        for (n, key) in busy.iter().enumerate() {
+            let ms = (20 + 60 * n).to_string();
+            client.deploy(key, &manifest(&AGENTS, &format!("model-{round}")), &["MIN_HEALTHY_MS", &ms, "MAX_PARALLEL", "2"]);
+            client.carry_out_tasks(key);
+        }
+        migrate_slots(&cluster, from, to, &slots, || {
+            // Coordinators go on, as far as there is somebody to talk to.
+            for key in busy {
+                let mut client = cluster.client_of(key);
+                // The slot may go at any moment.
+                let mut ask = |words: &[&str]| match client.try_call(words) {
+                    Ok(reply) => Some(reply),
+                    Err(line) => {
+                        assert!(line.starts_with("MOVED ") || line.starts_with("TRYAGAIN "), "{line}");
+                        None
+                    }
+                };
+                let tasks = ask(&["DEPLOY.TASKS", key, "JSON"]).map_or("[]".to_string(), |reply| text(&reply));
+                for task in array(&serde_json::from_str(&tasks).expect("JSON")) {
+                    ask(&["DEPLOY.REPORT", key, string(&task["agent"]), "ready"]);
+                }
+            }
+        });
+        homes.reverse();
+    }
+    let home = homes[0];
+    assert_eq!(home.client().call(&["DUMP", still]), dump);
+    assert_eq!(home.client().status(still), record);
+    for key in busy {
+        cluster.client_of(key).carry_out_until(key, "successful");
+    }
+    for key in &keys {
+        assert_in_one_place(&cluster, key, home);
+    }
+    assert_heard_once(&cluster, &heard, &keys);
+}
+
+fn migrate_slots(cluster: &Cluster, from: &Server, to: &Server, slots: &[u16], mut meanwhile: impl FnMut()) {
+    let mut source = from.client();
+    let ranges: Vec<String> = slots.iter().flat_map(|slot| [slot.to_string(), slot.to_string()]).collect();
+    let ranges: Vec<&str> = ranges.iter().map(String::as_str).collect();
+    let target = id_of(to);
+    source.call(&[&["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE"], &ranges[..], &["NODE", &target]].concat());
+    wait_until("the slots to have moved", || {
+        meanwhile();
+        let jobs = source.call(&["CLUSTER", "GETSLOTMIGRATIONS"]);
+        // The newest comes first.
+        let state = items(&jobs).first().map(|job| Fields::of(job).text("state")).unwrap_or_default();
+        assert!(state != "failed" && state != "cancelled", "{jobs:?}");
+        state == "success"
+    });
+    cluster.wait_until_heard_of(to);
+}
+
+#[test]
+fn sharded_events_go_to_the_shard_of_the_key_alone() {
+    on_each_server(|kind| {
+        let cluster = Cluster::start(kind, 3, PATIENT_MS, &[]);
+        for node in &cluster.nodes {
+            node.client().call(&["CONFIG", "SET", "deploy.publish", "sharded"]);
+        }
+        let classic = Subscriber::start(&cluster.nodes[2], "deploy:events:*");
+        let keys = cluster.keys(3);
+        // A key with a hash tag is its channel's as it is; any other becomes the tag.
+        let tagged = format!("app{{{}}}x", keys[0]);
+        for (key, channel) in
+            [(&keys[0], format!("deploy:events:{{{}}}", keys[0])), (&tagged, format!("deploy:events:{tagged}"))]
+        {
+            let (home, elsewhere) = (&cluster.nodes[0], &cluster.nodes[1]);
+            let at_primary = Subscriber::start_sharded(home, &channel);
+            let at_replica = Subscriber::start_sharded(cluster.replica_of(home), &channel);
+            assert_eq!(moved_to(&elsewhere.client().refused(&["SSUBSCRIBE", &channel])), Some(home.port));
+            let mut client = home.client();
+            client.deploy(key, &manifest(&AGENTS, "small"), &QUICK);
+            client.carry_out_until(key, "successful");
+            let log = client.log_without_repetition(key);
+            for subscriber in [&at_primary, &at_replica] {
+                assert_eq!(subscriber.events_until_now(&mut client, &channel), log);
+            }
+        }
+
+        // The slot moves: who follows it hears the rest.
+        let (from, to) = (&cluster.nodes[0], &cluster.nodes[1]);
+        let key = &keys[0];
+        from.client().begin_rollout(key, 100);
+        cluster.reshard(slot_of(&mut from.client(), key), from, to, |_, _| ());
+        let channel = format!("deploy:events:{{{key}}}");
+        let mut client = to.client();
+        let there = Subscriber::start_sharded(to, &channel);
+        let from_here = number(&client.status(key)["revision"]);
+        client.carry_out_until(key, "successful");
+        let heard = there.events_until_now(&mut client, &channel);
+        let log = client.log_without_repetition(key);
+        let rest = |events: &[Json]| -> Vec<Json> {
+            events.iter().filter(|event| number(&event["revision"]) > from_here).cloned().collect()
+        };
+        assert_eq!(rest(&heard), rest(&log));
+        assert_eq!(classic.events(), Vec::<Json>::new(), "nobody else hears of it");
+    });
+}
+
+#[test]
+fn sharded_events_reach_the_replicas_of_a_server_without_cluster_too() {
+    on_each_server(|kind| {
+        let (primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
+        replica.replicate_from(&primary);
+        let mut client = primary.client();
+        client.call(&["CONFIG", "SET", "deploy.publish", "sharded"]);
+        let channel = "deploy:events:{agent-api}";
+        let (here, there) = (Subscriber::start_sharded(&primary, channel), Subscriber::start_sharded(&replica, channel));
+        client.deploy("agent-api", &manifest(&AGENTS, "small"), &QUICK);
+        client.carry_out_until("agent-api", "successful");
+        let log = client.log_without_repetition("agent-api");
+        assert_eq!(here.events_until_now(&mut client, channel), log);
+        assert_eq!(there.events_until_now(&mut client, channel), log);
+        // And back, while it runs.
+        client.call(&["CONFIG", "SET", "deploy.publish", "classic"]);
+        let classic = Subscriber::start(&replica, "deploy:events:*");
+        client.call(&["DEPLOY.TAG", "agent-api", "1", "good"]);
+        let event = classic.wait_for_event("the tag", |event| event["type"] == "version_tagged");
+        assert_eq!(event["revision"], json!(log.len() + 1));
+        assert_eq!(there.events_until_now(&mut client, channel).len(), log.len());
+    });
+}
