@@ -203,8 +203,9 @@ fn a_full_resync_replaces_everything_with_and_without_disks() {
 fn a_replica_that_swaps_databases_tells_the_old_until_it_has_the_new() {
     on_each_server(|kind| {
         let diskless = ["--repl-diskless-sync", "yes", "--repl-diskless-load", "swapdb"];
-        let extra = ["--repl-backlog-size", "16kb", "--rdbcompression", "no", "--loading-process-events-interval-bytes", "1024"];
-        let (primary, replica) = pair(kind, &[&diskless[..], &extra].concat());
+        let small = ["--repl-backlog-size", "16kb", "--rdbcompression", "no"];
+        let answering = ["--loading-process-events-interval-bytes", "1024"];
+        let (primary, replica) = pair(kind, &[&diskless[..], &small, &answering].concat());
         let (mut client, mut reader) = (primary.client(), replica.client());
         client.begin_rollout("old", 200_000);
         // Enough that the primary sends it in many pieces.
