@@ -18,12 +18,17 @@ fn pair(kind: ServerKind, extra: &[&str]) -> (Server, Server) {
     (primary, replica)
 }
 
+/// Empty where no answer can be had: Sentinel cuts off all clients of a server that it gives another role.
+fn replication(server: &Server, field: &str) -> String {
+    server.try_client().map(|mut client| client.info("replication", field)).unwrap_or_default()
+}
+
 fn is_primary(server: &Server) -> bool {
-    server.client().info("replication", "role") == "master"
+    replication(server, "role") == "master"
 }
 
 fn wait_for_link(replica: &Server) {
-    wait_until("the link to the primary", || replica.client().info("replication", "master_link_status") == "up");
+    wait_until("the link to the primary", || replication(replica, "master_link_status") == "up");
 }
 
 /// The verdict that a rollout waited for at `before`, given by a new primary: after its time, and not long after.
@@ -359,9 +364,7 @@ fn promoted_by_sentinel_it_goes_on_and_the_old_primary_decides_nothing_any_more(
         let other = Server::start(kind, &fence);
         other.replicate_from(&primary);
         let has_replicas = |server: &Server, count: &str| {
-            wait_until("replicas that answer", || {
-                server.client().info("replication", "min_slaves_good_slaves") == count
-            });
+            wait_until("replicas that answer", || replication(server, "min_slaves_good_slaves") == count);
         };
         let sentinels = [(); 3].map(|()| Sentinel::start(kind, &primary));
         for sentinel in &sentinels {
@@ -395,7 +398,7 @@ fn promoted_by_sentinel_it_goes_on_and_the_old_primary_decides_nothing_any_more(
         let mut looked = 0;
         wait_until("the old primary to be told", || {
             let record = old.try_call(&["DEPLOY.STATUS", KEY, "JSON"]);
-            let still_primary = primary.try_client().is_some_and(|mut c| c.info("replication", "role") == "master");
+            let still_primary = is_primary(&primary);
             if still_primary {
                 let record = record.map(|reply| serde_json::from_str::<Json>(&text(&reply)).expect("JSON"));
                 assert_eq!(record.as_ref(), Ok(&before), "after {looked} looks");
