@@ -134,7 +134,7 @@ fn a_replica_does_nothing_until_the_cluster_promotes_it() {
         primary.catch_up_with(replica);
         assert_eq!(reader(primary).status(key), client.status(key));
         assert_eq!(reader(primary).call(&["DUMP", key]), client.call(&["DUMP", key]));
-        assert_heard_once(&cluster, &heard, &[key.clone()]);
+        assert_heard_once(&cluster, &heard, std::slice::from_ref(key));
     });
 }
 
@@ -221,7 +221,8 @@ fn valkeys_own_slot_migration_takes_records_along() {
         let mut client = from.client();
         for (n, key) in busy.iter().enumerate() {
             let ms = (20 + 60 * n).to_string();
-            client.deploy(key, &manifest(&AGENTS, &format!("model-{round}")), &["MIN_HEALTHY_MS", &ms, "MAX_PARALLEL", "2"]);
+            let manifest = manifest(&AGENTS, &format!("model-{round}"));
+            client.deploy(key, &manifest, &["MIN_HEALTHY_MS", &ms, "MAX_PARALLEL", "2"]);
             client.carry_out_tasks(key);
         }
         migrate_slots(&cluster, from, to, &slots, || {

@@ -25,7 +25,8 @@ fn wait_for_link(replica: &Server) {
 }
 
 /// What it is that falls due at a key, and what it leads to.
-const DUE: [(&str, &str); 4] = [("verdict", "successful"), ("deadline", "failed"), ("progress", "failed"), ("ttl", "successful")];
+const DUE: [(&str, &str); 4] =
+    [("verdict", "successful"), ("deadline", "failed"), ("progress", "failed"), ("ttl", "successful")];
 
 /// The key of a test; in a cluster with a tag in front that puts all of them on one node.
 fn named(tag: &str, key: &str) -> String {

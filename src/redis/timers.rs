@@ -118,9 +118,9 @@ pub fn turn(ctx: Ctx) {
     }
 }
 
-/// A primary that stood still may have been replaced meanwhile, and wakes up with everything due. What it would learn that
-/// from, its replicas gone or the cluster's word, lies unread in its sockets, and timers come before those. So it gives
-/// them one turn first; with `min-replicas-to-write` it then finds itself alone.
+/// A primary that stood still may have been replaced meanwhile, and wakes up with everything due. What it would learn
+/// that from, its replicas gone or the cluster's word, lies unread in its sockets, and timers come before those. So it
+/// gives them one turn first; with `min-replicas-to-write` it then finds itself alone.
 fn is_to_listen_first(asked_for: Option<Armed>, now: UnixMs) -> bool {
     let stood_still = asked_for.is_some_and(|armed| now > armed.at.saturating_add(STOOD_STILL_MS));
     let mut timer = timer();

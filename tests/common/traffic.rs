@@ -84,11 +84,11 @@ impl Traffic {
     }
 
     fn key(&mut self) -> &'static str {
-        *self.dice.pick(&KEYS[..4])
+        KEYS[self.dice.below(4)]
     }
 
     fn agent(&mut self) -> &'static str {
-        *self.dice.pick(&AGENTS)
+        AGENTS[self.dice.below(AGENTS.len())]
     }
 
     fn command(&mut self) -> Words {
