@@ -456,20 +456,13 @@ impl<'a> Draft<'a> {
     fn finish(&mut self) {
         let Some(d) = self.deployment() else { return };
         let (desired, gone) = (d.changed.len(), d.gone.clone());
-        if d.mode == Mode::BlueGreen {
-            let old = self.record.instances.iter().filter(|i| !self.record.is_own(i)).map(Instance::key);
-            for key in old.collect::<Vec<_>>() {
-                self.tell_to_stop(&key, Role::Retired, By::auto());
-            }
-        } else {
-            self.stop_gone(&gone);
-        }
+        self.stop_gone(&gone);
         let description = format!("{desired} of {desired} agents healthy");
         self.emit(self.target(), EventBody::DeploymentSuccessful { description: Arc::from(description) });
     }
 
-    /// What a successful version does without: agents that it has not, and what came back to life in an older job after
-    /// all of that job had ended, while this one was started beside it.
+    /// What a successful version does without: agents that it has not, and all that is of another job. That is the old
+    /// side of a blue-green update, or what came back to life in a job of which all had ended when this one began.
     pub fn stop_gone(&mut self, gone: &[Arc<str>]) {
         let Some(job_id) = self.deployment().map(|d| d.target_job_id.clone()) else { return };
         let gone: BTreeSet<&Arc<str>> = gone.iter().collect();

@@ -96,6 +96,8 @@ pub struct Memory {
     pub instances: BTreeMap<InstanceKey, Seen>,
     pub services: BTreeMap<Arc<str>, SeenService>,
     pub tags: BTreeMap<Arc<str>, u64>,
+    /// Tasks that were issued and are not done.
+    pub tasks: BTreeMap<InstanceKey, TaskKind>,
 }
 
 pub fn key_of(of: &Subject, version: u64) -> InstanceKey {
@@ -257,6 +259,15 @@ impl Memory {
         let at = event.at;
         let mut anew = None;
         match &event.body {
+            EventBody::TaskIssued { of, task, .. } => {
+                self.tasks.insert(key_of(of, event.version), *task);
+            }
+            EventBody::TaskDone { of, .. } => {
+                self.tasks.remove(&key_of(of, event.version));
+            }
+            _ => {}
+        }
+        match &event.body {
             EventBody::DeploymentStarted(beginning) => self.begin(beginning),
             EventBody::DeploymentNoop(beginning) => {
                 self.begin(beginning);
@@ -411,6 +422,7 @@ impl Memory {
             }
             EventBody::RollbackStarted { .. } | EventBody::TaskDone { .. } => {}
         }
+        self.tasks.retain(|key, _| after.instances.get(key).is_some());
         self.instances.retain(|key, _| after.instances.get(key).is_some());
         self.look_again(at, anew.as_ref());
     }

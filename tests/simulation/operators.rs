@@ -3,17 +3,19 @@
 use super::catalogue::Content;
 use super::dice::Dice;
 use redis_deploy::engine::command::{Operate, Rollback, RollbackTo};
+use redis_deploy::engine::deployment::Status;
 use redis_deploy::engine::policy::{Amount, PolicyPatch};
 use redis_deploy::engine::{Command, Record};
 use std::sync::Arc;
 
 /// What an operator asks of a site whose latest content is `content`.
 pub fn ask(dice: &mut Dice, content: &mut Content, past: &mut Vec<Content>, record: Option<&Record>, wild: bool) -> Command {
-    let active = record.is_some_and(Record::is_active);
-    let weights = match (record.is_some(), active) {
-        (false, _) => [1, 0, 0, 0, 0, 0, 0, 0, 0],
-        (true, true) => [22, 12, 26, 14, 16, 7, 3, 4, 2],
-        (true, false) => [60, 14, 3, 2, 2, 2, 6, 8, 3],
+    let weights = match record.and_then(|r| r.deployment.as_ref()).map(|d| d.status) {
+        None => [1, 0, 0, 0, 0, 0, 0, 0, 0],
+        Some(Status::Running) => [22, 12, 16, 22, 5, 8, 3, 4, 2],
+        Some(Status::AwaitingPromotion) => [15, 10, 50, 12, 4, 5, 2, 4, 2],
+        Some(Status::Paused) => [15, 8, 4, 4, 55, 6, 3, 4, 2],
+        Some(_) => [60, 14, 3, 2, 2, 2, 6, 8, 3],
     };
     match dice.weighted(&weights) {
         0 => deploy(dice, content, past, record, wild),
@@ -68,8 +70,10 @@ fn deploy(dice: &mut Dice, content: &mut Content, past: &mut Vec<Content>, recor
     if dice.chance(10) {
         deploy.tag = Some(tag(dice));
     }
-    if dice.chance(15) {
-        deploy.request = Some(Arc::from(format!("r{}", dice.below(5))));
+    // Some sites are run by scripts, which give every deploy an id.
+    let scripted = content.nodes[0].config == 2;
+    if dice.chance(if scripted { 70 } else { 12 }) {
+        deploy.request = Some(Arc::from(format!("r{}", dice.below(if scripted { 60 } else { 5 }))));
     }
     if !content.is_batch() && dice.chance(12) {
         deploy.job = Some(Arc::from(format!("job-{}", dice.below(3))));

@@ -91,6 +91,7 @@ pub const EVENT_RULES: &[(&str, fn(&Happening) -> Said)] = rules![
     canaries_go_first_and_alone,
     a_start_finds_its_agent_not_running,
     tasks_are_given_only_while_running,
+    every_task_ends_with_an_event,
     no_promotion_while_a_canary_is_not_healthy,
     a_promotion_makes_primaries_and_retires_the_old_side,
     success_means_that_every_changed_agent_is_healthy,
@@ -336,6 +337,20 @@ fn tasks_are_given_only_while_running(h: &Happening) -> Said {
     must!(!matches!(r.phase, Phase::Paused { .. }), "a task in a pause");
     if matches!(task, TaskKind::Start | TaskKind::Replace) {
         must!(r.phase == Phase::Running, "a {} task while {:?}", task.name(), r.phase);
+    }
+    Ok(())
+}
+
+/// SPEC 5, 8 "Tasks": a task ends with its `task_done`, also where it is withdrawn; no instance gets or takes along a
+/// second one before.
+fn every_task_ends_with_an_event(h: &Happening) -> Said {
+    if let EventBody::TaskIssued { of, .. } = &h.event.body {
+        let open = h.memory.tasks.get(&key_of(of, h.event.version));
+        must!(open.is_none(), "{} has a {:?} task already", of.agent, open);
+    }
+    for (key, task) in &h.memory.tasks {
+        let done = matches!(&h.event.body, EventBody::TaskDone { of, .. } if key_of(of, h.event.version) == *key);
+        must!(done || h.after.instances.get(key).is_some(), "{} leaves with an open {} task", key.agent, task.name());
     }
     Ok(())
 }
@@ -717,6 +732,9 @@ fn the_account_of_the_rules_agrees(o: &Outcome) -> Said {
         must!(seen.state == i.state && seen.attempt == i.attempt, "{} is {}", i.agent, i.state.name());
         must!(seen.told_to_stop == i.is_told_to_stop(), "{} told to stop: {}", i.agent, i.is_told_to_stop());
     }
+    let open: BTreeMap<InstanceKey, TaskKind> =
+        o.after.instances.tasks().filter_map(|i| Some((i.key(), i.task.as_ref()?.kind))).collect();
+    must!(open == o.memory.tasks, "open tasks are {open:?}, and {:?} were given", o.memory.tasks);
     must!(
         o.after.services.iter().map(|s| &s.instance).eq(o.memory.services.keys()),
         "services left or came without an event"
