@@ -16,11 +16,14 @@ use redis_deploy::engine::command::{
 use redis_deploy::engine::deployment::{Cause, Deployment, Instance, Mode, Role, Status, TaskKind};
 use redis_deploy::engine::event::Batch;
 use redis_deploy::engine::health::{Health, InstanceState};
+use redis_deploy::engine::instances::InstanceKey;
 use redis_deploy::engine::policy::{Amount, HealthCheck, PolicyPatch, Strategy as Rollout};
 use redis_deploy::engine::time::Clock;
 use redis_deploy::engine::{
-    apply, invariants, next_deadline, plan, Change, Command, Context, Event, EventBody, Record, Reply,
+    apply, invariants, next_deadline, plan, Change, Command, Context, Event, EventBody, Note, Record, Reply,
 };
+use redis_deploy::view::{self, ResolveFilter, RoleFilter};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Manifests of one topology with changing content, of other topologies, with services, per host, and of a batch job.
@@ -533,6 +536,98 @@ fn judge_rest(record: &Record) {
     }
 }
 
+/// What callers may see, told from the words of the events: who registered what, and in which role it runs.
+#[derive(Default)]
+struct Callers {
+    roles: BTreeMap<InstanceKey, (Role, TaskKind)>,
+    services: BTreeMap<Arc<str>, Known>,
+}
+
+struct Known {
+    owner: InstanceKey,
+    status: CheckStatus,
+    expires_at: Option<u64>,
+}
+
+impl Callers {
+    fn hear(&mut self, change: &Change, after: &Record) {
+        let event = match change {
+            Change::Note(Note::ServiceRefreshed { instance, expires_at }) => {
+                self.services.get_mut(instance).expect("it is registered").expires_at = *expires_at;
+                return;
+            }
+            Change::Note(_) => return,
+            Change::Event(event) => event,
+        };
+        match &event.body {
+            EventBody::TaskIssued { of, task, .. } => {
+                let (agent, job_id) = (of.agent.clone(), of.job_id.clone());
+                self.roles.insert(InstanceKey { agent, version: event.version, job_id }, (of.role, *task));
+            }
+            EventBody::DeploymentPromoted { .. } => {
+                let d = deployment(after).expect("one");
+                for (key, (role, task)) in &mut self.roles {
+                    let own = key.version == d.target_version && key.job_id == d.target_job_id;
+                    // A canary that an older attempt left runs this content as well, where nothing changes its agent.
+                    let left = *task != TaskKind::Stop && !d.changed.contains(&key.agent);
+                    match (d.mode, *role) {
+                        (Mode::BlueGreen, _) => *role = if own { Role::Primary } else { Role::Retired },
+                        (_, Role::Canary) if (own && *task != TaskKind::Stop) || left => *role = Role::Primary,
+                        _ => {}
+                    }
+                }
+            }
+            EventBody::DeploymentSuccessful { .. } => {
+                let job_id = &deployment(after).expect("one").target_job_id;
+                let canaries = self.roles.iter_mut().filter(|(key, (role, task))| {
+                    key.job_id == *job_id && *role == Role::Canary && *task != TaskKind::Stop
+                });
+                canaries.for_each(|(_, (role, _))| *role = Role::Primary);
+            }
+            EventBody::ServiceRegistered { service, .. } => {
+                let (owner, status, expires_at) = (service.owner.clone(), service.status, service.expires_at);
+                self.services.insert(service.instance.clone(), Known { owner, status, expires_at });
+            }
+            EventBody::ServiceStatus { instance, status, expires_at, .. } => {
+                let known = self.services.get_mut(instance).expect("it is registered");
+                (known.status, known.expires_at) = (*status, *expires_at);
+            }
+            EventBody::ServiceDeregistered { instance, .. } => {
+                self.services.remove(instance).expect("it is registered");
+            }
+            _ => {}
+        }
+    }
+
+    /// RESOLVE says so, of every role, and whatever the status.
+    fn judge(&self, record: &Record) {
+        let roles = [Role::Primary, Role::Canary, Role::Candidate];
+        let filters = roles.map(|role| (RoleFilter::Is(role), vec![role])).into_iter();
+        for (role, admitted) in filters.chain([(RoleFilter::Any, roles.to_vec())]) {
+            for all in [false, true] {
+                let retired = all && role == RoleFilter::Any;
+                let shown = |known: &Known| {
+                    let (in_role, _) = self.roles.get(&known.owner).expect("a service's owner has had a task");
+                    (admitted.contains(in_role) || retired) && (all || known.status == CheckStatus::Passing)
+                };
+                let expected: Vec<&str> =
+                    self.services.iter().filter(|(_, known)| shown(known)).map(|(id, _)| &**id).collect();
+                let reply = view::resolve(record, "app", &ResolveFilter { role, all, ..ResolveFilter::default() });
+                let reply: serde_json::Value = serde_json::from_str(&reply.to_json()).expect("JSON");
+                let entries = reply.as_array().expect("a list");
+                let seen: Vec<&str> = entries.iter().filter_map(|entry| entry["instance"].as_str()).collect();
+                assert_eq!(seen, expected, "RESOLVE with {role:?}, all: {all}");
+            }
+        }
+    }
+
+    /// What should have been refreshed before now is not passing.
+    fn judge_times(&self, now: u64) {
+        let late = self.services.iter().find(|(_, known)| known.expires_at.is_some_and(|at| at < now));
+        assert!(late.is_none(), "{:?} has run out", late.map(|(id, _)| id));
+    }
+}
+
 /// A Tick is harmless: early, late and repeated.
 fn judge_ticks(world: &World, now: u64) {
     let tick = |world: &World, now: u64| -> (World, Vec<&'static str>) {
@@ -639,6 +734,7 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
     let mut world = small();
     let mut now = 100_000;
     let mut second: Option<Record> = None; // fed with events only
+    let mut callers = Callers::default();
     let mut accepted = Vec::new();
     let mut onward = true;
     for (when, asked) in history {
@@ -669,7 +765,10 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
                         if let Change::Event(event) = change {
                             judge(&was, event, follower, onward);
                         }
+                        callers.hear(change, follower);
+                        callers.judge(follower);
                     }
+                    callers.judge_times(now);
                     assert_eq!(Some(&*follower), world.record.as_ref(), "a follower that is fed events is equal");
                     judge_rest(follower);
                     judge_repeat(&world, now, &command, &decision.reply);
