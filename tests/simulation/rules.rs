@@ -901,6 +901,9 @@ fn reports_count_once(o: &Outcome) -> Said {
         must!(!changed, "a report about an instance that is not there counts");
         return Ok(());
     };
+    if !changed && o.after.instances.get(&key).is_none() {
+        return Ok(()); // time that had passed ended its deployment, and it left with that
+    }
     let state = match report.state {
         Reported::Starting => InstanceState::Starting,
         Reported::Ready => InstanceState::Ready,
