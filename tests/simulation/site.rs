@@ -103,7 +103,11 @@ impl Site {
                             over: false,
                         })
                     }
-                    EventBody::TaskDone { .. } | EventBody::TaskIssued { .. } => {
+                    // What had stopped already leaves at once, its services before it.
+                    EventBody::TaskDone { .. }
+                    | EventBody::TaskIssued { .. }
+                    | EventBody::AgentState { leaves: true, .. }
+                    | EventBody::ServiceDeregistered { .. } => {
                         if let Some(failed) = failed.as_mut().filter(|f| !f.over) {
                             failed.left = after.clone();
                         }
