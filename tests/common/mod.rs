@@ -245,6 +245,11 @@ impl Server {
     pub fn replicate_from(&self, primary: &Server) {
         self.client().call(&["REPLICAOF", "127.0.0.1", &primary.port.to_string()]);
         wait_until("the replica to be in sync", || self.client().info("replication", "master_link_status") == "up");
+        // Only then does FAILOVER take it.
+        let (mut theirs, online) = (primary.client(), format!("port={},state=online", self.port));
+        wait_until("the primary to know the replica", || {
+            (0..8).any(|n| theirs.info("replication", &format!("slave{n}")).contains(&online))
+        });
         self.catch_up_with(primary);
     }
 
