@@ -577,7 +577,7 @@ impl Callers {
                     }
                 }
             }
-            EventBody::DeploymentSuccessful { .. } => {
+            EventBody::DeploymentSuccessful { .. } | EventBody::DeploymentNoop(_) => {
                 let job_id = &deployment(after).expect("one").target_job_id;
                 let canaries = self.roles.iter_mut().filter(|(key, (role, task))| {
                     key.job_id == *job_id && *role == Role::Canary && *task != TaskKind::Stop
