@@ -3,7 +3,7 @@
 
 use super::memory::{canaries, key_of, max_parallel, may_fail, Late, Memory, Phase, Rollout, Told, Verdict};
 use redis_deploy::engine::command::{CheckStatus, Command, Limits, Reported};
-use redis_deploy::engine::deployment::{Mode, Role, Status, TaskKind};
+use redis_deploy::engine::deployment::{Instance, Mode, Role, Status, TaskKind};
 use redis_deploy::engine::event::{AgentReport, Beginning, Event, EventBody};
 use redis_deploy::engine::health::{Health, InstanceState};
 use redis_deploy::engine::history::BATCH_AGENT;
@@ -993,10 +993,13 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported.
+/// SPEC 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported. What waits
+/// without a task, since its task was withdrawn, counts for nothing (SPEC 4.8): beside it one that had failed may come
+/// back to life.
 fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
     let mut places: BTreeMap<(&Arc<str>, &Arc<str>), Vec<_>> = BTreeMap::new();
-    for i in o.after.instances.iter().filter(|i| i.is_running() && &*i.agent != BATCH_AGENT) {
+    let counts = |i: &&Instance| i.is_running() && !(i.state == InstanceState::Waiting && i.task.is_none());
+    for i in o.after.instances.iter().filter(|i| counts(i) && &*i.agent != BATCH_AGENT) {
         places.entry((&i.agent, &i.job_id)).or_default().push(i);
     }
     for ((agent, job), list) in places {
