@@ -1,6 +1,6 @@
 //! What a new version would do: its mode, the agents it changes and why. DEPLOY, ROLLBACK, a revert and PLAN all ask here.
 
-use super::deployment::{Cause, Instance, Mode, Record, Role};
+use super::deployment::{Cause, Instance, Mode, Record, Role, TaskKind};
 use super::draft::Draft;
 use super::event::{Beginning, EventBody};
 use super::health::{Health, InstanceState};
@@ -161,6 +161,11 @@ fn changed_agents(
         let Some(old) = record.now_runs(agent) else { return Some("new agent".to_string()) };
         if !old.state.is_running() {
             return Some(format!("not running: {}", old.state.name()));
+        }
+        // An agent that came back to life while a later version of it was still to be started in the same job.
+        let waits = |i: &&Instance| i.created > old.created && matches!(&i.task, Some(task) if task.kind == TaskKind::Start);
+        if let Some(later) = record.instances.of_agent(agent).iter().find(waits) {
+            return Some(format!("version {} is still to be started", later.version));
         }
         if old.job_id != *job_id {
             return Some(format!("it runs in job {}", old.job_id));

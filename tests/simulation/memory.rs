@@ -47,6 +47,8 @@ pub struct SeenService {
     pub owner: InstanceKey,
     pub name: Arc<str>,
     pub status: CheckStatus,
+    /// When its status last changed, or another agent got it.
+    pub since: u64,
 }
 
 /// A version as it came.
@@ -408,13 +410,20 @@ impl Memory {
                 self.tags.remove(tag);
             }
             EventBody::ServiceRegistered { service, .. } => {
-                let seen =
-                    SeenService { owner: service.owner.clone(), name: service.service.clone(), status: service.status };
+                let known = self.services.get(&service.instance);
+                let same = known.filter(|seen| seen.status == service.status && seen.owner == service.owner);
+                let seen = SeenService {
+                    owner: service.owner.clone(),
+                    name: service.service.clone(),
+                    status: service.status,
+                    since: same.map_or(at, |seen| seen.since),
+                };
                 self.services.insert(service.instance.clone(), seen);
             }
             EventBody::ServiceStatus { instance, status, .. } => {
-                if let Some(seen) = self.services.get_mut(instance) {
+                if let Some(seen) = self.services.get_mut(instance).filter(|seen| seen.status != *status) {
                     seen.status = *status;
+                    seen.since = at;
                 }
             }
             EventBody::ServiceDeregistered { instance, .. } => {

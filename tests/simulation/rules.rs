@@ -3,12 +3,13 @@
 
 use super::memory::{canaries, key_of, max_parallel, may_fail, Late, Memory, Phase, Rollout, Told, Verdict};
 use redis_deploy::engine::command::{CheckStatus, Command, Limits, Reported};
-use redis_deploy::engine::deployment::{Instance, Mode, Role, Status, TaskKind};
+use redis_deploy::engine::deployment::{Cause, Instance, Mode, Role, Status, TaskKind};
 use redis_deploy::engine::event::{AgentReport, Beginning, Event, EventBody};
 use redis_deploy::engine::health::{Health, InstanceState};
 use redis_deploy::engine::history::BATCH_AGENT;
 use redis_deploy::engine::instances::InstanceKey;
-use redis_deploy::engine::policy::{Amount, Strategy};
+use redis_deploy::engine::manifest::Manifest;
+use redis_deploy::engine::policy::{Amount, Policy, Strategy};
 use redis_deploy::engine::time::Clock;
 use redis_deploy::engine::{invariants, next_deadline, Batch, Change, Record, Reply};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ pub struct Happening<'a> {
 /// A deployment that failed in this command, and what should follow.
 #[derive(Debug, Clone)]
 pub struct Failed {
+    pub cause: Cause,
     pub auto_revert: bool,
     pub is_rollback: bool,
     pub newest_stable: Option<u64>,
@@ -129,6 +131,8 @@ pub const COMMAND_RULES: &[(&str, fn(&Outcome) -> Said)] = rules![
     after_success_each_agent_runs_once_in_one_job,
     an_agent_has_at_most_two_instances_in_a_job,
     rollback_target_is_one_that_rollback_takes,
+    a_refresh_moves_the_ttl,
+    a_ttl_that_ran_out_is_critical,
 ];
 
 fn beginning(event: &Event) -> Option<&Beginning> {
@@ -217,6 +221,7 @@ pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<
         dead(now.state)
             || now.health != Health::Healthy
             || now.job_id != source.job_id
+            || mine().any(|i| i.created > now.created && matches!(&i.task, Some(t) if t.kind == TaskKind::Start))
             || old.content_of(node) != target.content_of(node)
             || old.version.bundle != target.version.bundle
     };
@@ -242,6 +247,9 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
     let strategy = if mode == Mode::BlueGreen { Strategy::BlueGreen } else { b.version.policy.strategy };
     must!(b.strategy == strategy && b.requested_strategy == b.version.policy.strategy, "strategy is {:?}", b.strategy);
     let same_job = matches!(mode, Mode::InPlace | Mode::Noop);
+    if let (Command::Deploy(asked), None, Mode::Initial | Mode::BlueGreen) = (h.command, b.version.rollback_of, mode) {
+        must!(asked.job.is_none() || asked.job.as_ref() == Some(&b.version.job_id), "JOB {:?} starts as {}", asked.job, b.version.job_id);
+    }
     let left_over = |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting && i.task.is_none();
     let taken = h.before.instances.iter().any(|i| i.job_id == b.version.job_id && i.state.is_running() && !left_over(i));
     must!(same_job || mode == Mode::VersionOnly || !taken, "job {} of a {} has instances already", b.version.job_id, mode.name());
@@ -268,8 +276,9 @@ fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
 
 /// SPEC 4.11: a revert follows a failure in the same step, once, to the newest stable version, and never another revert.
 fn a_revert_answers_one_failure_once(h: &Happening) -> Said {
-    let EventBody::RollbackStarted { rollback_of, cause: Some(_), .. } = &h.event.body else { return Ok(()) };
+    let EventBody::RollbackStarted { rollback_of, cause: Some(cause), .. } = &h.event.body else { return Ok(()) };
     let Some(failed) = h.failed else { return Err("nothing failed in this step".to_string()) };
+    must!(*cause == failed.cause, "it names cause {}, and {} it was", cause.name(), failed.cause.name());
     must!(failed.auto_revert, "nobody asked for a revert");
     must!(!failed.is_rollback, "a rollback never reverts");
     must!(failed.newest_stable == Some(*rollback_of), "it reverts to {rollback_of}, and {:?} is the newest stable", failed.newest_stable);
@@ -347,6 +356,8 @@ fn every_task_ends_with_an_event(h: &Happening) -> Said {
     if let EventBody::TaskIssued { of, .. } = &h.event.body {
         let open = h.memory.tasks.get(&key_of(of, h.event.version));
         must!(open.is_none(), "{} has a {:?} task already", of.agent, open);
+        let state = h.memory.instances.get(&key_of(of, h.event.version)).map(|seen| seen.state);
+        must!(state != Some(InstanceState::Stopped), "{} has stopped, and gets a task", of.agent);
     }
     for (key, task) in &h.memory.tasks {
         let done = matches!(&h.event.body, EventBody::TaskDone { of, .. } if key_of(of, h.event.version) == *key);
@@ -513,6 +524,9 @@ fn healthy_is_never_said_too_early(h: &Happening) -> Said {
     must!(!seen.told_to_stop, "{} is told to stop", of.agent);
     let Some(since) = seen.well_since else { return Err(format!("not all is well with {}", of.agent)) };
     must!(h.event.at >= since + min, "{} is well since {} ms, of {min}", of.agent, h.event.at.saturating_sub(since));
+    // A check that runs out is not passing at that time, however late the tick.
+    let ran_out = |s: &&Arc<redis_deploy::engine::services::Service>| s.expires_at.is_some_and(|at| at <= since + min);
+    must!(h.before.services.of_owner(&key).find(ran_out).is_none(), "a check of {} ran out before", of.agent);
     Ok(())
 }
 
@@ -521,7 +535,10 @@ fn unhealthy_has_a_ground(h: &Happening) -> Said {
     let EventBody::AgentUnhealthy { of, .. } = &h.event.body else { return Ok(()) };
     let key = key_of(of, h.event.version);
     let Some(seen) = h.memory.instances.get(&key) else { return Err(format!("{} is on the record", of.agent)) };
-    let late = matches!(seen.late, Late::At(at) if at <= h.event.at);
+    let min = h.memory.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
+    // Well for long enough at its deadline is healthy, however late the tick.
+    let met = |deadline: u64| seen.well_since.is_some_and(|since| since + min <= deadline);
+    let late = matches!(seen.late, Late::At(at) if at <= h.event.at && !met(at));
     let broke = seen.verdict == Verdict::Healthy && seen.well_since.is_none_or(|since| since == h.event.at);
     let ended = matches!(seen.state, InstanceState::Failed | InstanceState::Stopped);
     must!(late || broke || ended, "{} is {:?}, {:?}, well since {:?}", of.agent, seen.verdict, seen.late, seen.well_since);
@@ -679,6 +696,12 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     if receipt.mode == Mode::Unchanged {
         must!(same_but_policy(receipt.version), "something differs, and nothing is recorded");
         must!(receipt.version == o.after.last_version, "unchanged is said of version {}", receipt.version);
+        let asked_policy = Manifest::parse(&asked.manifest)
+            .map(|manifest| Policy::default().overlay(&manifest.policy).overlay(&asked.policy));
+        let policy = o.after.version(receipt.version).map(|v| &v.policy);
+        must!(asked_policy.as_ref().ok() == policy, "the policy differs, and nothing is recorded");
+        let status = o.after.deployment.as_ref().map(|d| d.status);
+        must!(status.is_some_and(|s| s.is_active() || s == Status::Successful), "unchanged is said of what is {status:?}");
         return Ok(());
     }
     let Some(was) = before.version(before.last_version) else { return Ok(()) };
@@ -735,9 +758,10 @@ fn the_account_of_the_rules_agrees(o: &Outcome) -> Said {
     let open: BTreeMap<InstanceKey, TaskKind> =
         o.after.instances.tasks().filter_map(|i| Some((i.key(), i.task.as_ref()?.kind))).collect();
     must!(open == o.memory.tasks, "open tasks are {open:?}, and {:?} were given", o.memory.tasks);
+    let told = o.memory.services.iter().map(|(id, seen)| (id, seen.status, seen.since, &seen.owner));
     must!(
-        o.after.services.iter().map(|s| &s.instance).eq(o.memory.services.keys()),
-        "services left or came without an event"
+        o.after.services.iter().map(|s| (&s.instance, s.status, s.since, &s.owner)).eq(told),
+        "services left, came or changed without an event"
     );
     Ok(())
 }
@@ -894,7 +918,8 @@ fn reports_count_once(o: &Outcome) -> Said {
     must!((said > 0) == *changed, "the reply is {changed}, and {said} states were said");
     let (Some(version), Some(job)) = (report.version, &report.job) else { return Ok(()) };
     let key = InstanceKey { agent: report.agent.clone(), version, job_id: job.clone() };
-    if events().any(|e| beginning(e).is_some()) {
+    let came = |e: &Arc<Event>| matches!(&e.body, EventBody::TaskIssued { of, .. } if key_of(of, e.version) == key);
+    if events().any(|e| beginning(e).is_some() || came(e)) {
         return Ok(()); // time that had passed made another record of it
     }
     let Some(i) = before.instances.get(&key) else {
@@ -1013,9 +1038,41 @@ fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
 
 /// SPEC 7: `rollback_target` is the version that ROLLBACK without an argument would take.
 fn rollback_target_is_one_that_rollback_takes(o: &Outcome) -> Said {
-    let Some(target) = o.after.rollback_target() else { return Ok(()) };
-    let Some(version) = o.after.version(target) else { return Err(format!("version {target} is kept")) };
-    must!(version.stable || version.job_type.is_batch(), "version {target} was never stable");
+    let last = rollout(o.memory)?.target;
+    let after_batch = o.after.version(last).is_some_and(|v| v.job_type.is_batch());
+    let others = o.memory.versions.iter().rev().filter(|(number, _)| **number != last && o.after.version(**number).is_some());
+    let mut takes = others.filter(|(_, told)| told.stable || (after_batch && told.version.job_type.is_batch()));
+    let expected = takes.next().map(|(number, _)| *number);
+    must!(o.after.rollback_target() == expected, "{:?} is offered, and {expected:?} is due", o.after.rollback_target());
+    Ok(())
+}
+
+/// SPEC 3 REGISTER, CHECK: each gives the TTL its full length again.
+fn a_refresh_moves_the_ttl(o: &Outcome) -> Said {
+    let id = match (o.command, o.reply) {
+        (Command::Check(check), _) => &check.instance,
+        (Command::Register(register), Reply::Changed(true)) => &register.instance,
+        _ => return Ok(()),
+    };
+    let Some(service) = o.after.services.get(id) else { return Ok(()) };
+    let full = service.ttl_ms.filter(|_| service.status != CheckStatus::Critical).map(|ttl| o.now + ttl);
+    must!(service.expires_at == full, "{id} expires at {:?}, and {full:?} is due", service.expires_at);
+    Ok(())
+}
+
+/// SPEC 3 REGISTER: with TTL it becomes critical unless refreshed in time.
+fn a_ttl_that_ran_out_is_critical(o: &Outcome) -> Said {
+    if o.is_remembered() {
+        return Ok(());
+    }
+    for service in o.after.services.iter().filter(|s| s.status != CheckStatus::Critical) {
+        let Some(at) = service.expires_at else {
+            must!(service.ttl_ms.is_none(), "{} has a TTL that does not run", service.instance);
+            continue;
+        };
+        let passed = if matches!(o.command, Command::Tick) { at <= o.now } else { at < o.now };
+        must!(!passed, "{} is {}, {} ms after its TTL", service.instance, service.status.name(), o.now - at);
+    }
     Ok(())
 }
 

@@ -93,8 +93,9 @@ impl Site {
                     holds(&happening).map_err(|words| Broken { rule, words: format!("{words} (at {})", event.body.name()) })?;
                 }
                 match &event.body {
-                    EventBody::DeploymentFailed { description, .. } => {
+                    EventBody::DeploymentFailed { cause, description, .. } => {
                         failed = self.memory.rollout.as_ref().map(|r| Failed {
+                            cause: *cause,
                             auto_revert: r.policy.auto_revert,
                             is_rollback: r.is_rollback,
                             newest_stable: self.memory.newest_stable(),

@@ -7,8 +7,8 @@ use super::dice::Dice;
 use super::operators;
 use super::site::{Broken, Input, Site};
 use redis_deploy::engine::command::{Check, CheckStatus, Report, Reported};
-use redis_deploy::engine::deployment::Status;
-use redis_deploy::engine::{next_deadline, Command, Limits, Rejection, Reply};
+use redis_deploy::engine::deployment::{Instance, Status};
+use redis_deploy::engine::{next_deadline, Command, Limits, Record, Rejection, Reply};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -37,6 +37,8 @@ pub struct World {
     clock_jumps: bool,
     /// Time often passes while nobody does anything.
     harsh: bool,
+    /// Operators are many.
+    eager: bool,
     sites: Vec<Place>,
     pub history: Vec<Input>,
 }
@@ -78,6 +80,12 @@ pub struct Lived {
     pub events: BTreeMap<&'static str, u64>,
 }
 
+/// When an instance has to be well at the latest, to be healthy at its deadline.
+fn last_moment(record: &Record, instance: &Instance) -> Option<u64> {
+    let min = record.version(instance.version)?.policy.min_healthy_ms;
+    instance.deadline.at()?.checked_sub(min)
+}
+
 /// Lives a whole world through, less the steps to skip.
 pub fn live(seed: u64, skip: &BTreeSet<u64>) -> Result<Lived, Box<Failure>> {
     let mut world = World::new(seed);
@@ -107,7 +115,7 @@ impl World {
             Place { site, real, content, past: Vec::new() }
         };
         let sites = sites(seed).into_iter().map(place).collect();
-        World { seed, now: DAWN, ticks, wild, clock_jumps, harsh, sites, history: Vec::new() }
+        World { seed, now: DAWN, ticks, wild, clock_jumps, harsh, eager: dice.chance(12), sites, history: Vec::new() }
     }
 
     fn all(&mut self, skip: &BTreeSet<u64>) -> Result<(), Broken> {
@@ -139,7 +147,8 @@ impl World {
     fn step(&mut self, dice: &mut Dice) -> Result<(), Broken> {
         let at = dice.below(self.sites.len());
         self.time_passes(dice, at)?;
-        match dice.weighted(&[9, 30, 26, 34, 7, 3, 3, if self.wild { 12 } else { 0 }]) {
+        let operators = if self.eager { 60 } else { 9 };
+        match dice.weighted(&[operators, 30, 26, 34, 7, 3, 3, if self.wild { 12 } else { 0 }]) {
             0 => self.operator(dice, at),
             1 => self.coordinator(dice, at),
             2 => self.process(dice, at),
@@ -174,6 +183,16 @@ impl World {
 
     fn time_passes(&mut self, dice: &mut Dice, at: usize) -> Result<(), Broken> {
         let due = self.sites[at].site.record.as_ref().and_then(next_deadline).unwrap_or(self.now).max(self.now);
+        if dice.chance(6) {
+            // The last moment at which an instance may get ready in time.
+            let last = self.sites[at].site.record.as_ref().and_then(|record| {
+                let waiting: Vec<u64> = record.instances.iter().filter_map(|i| last_moment(record, i)).filter(|at| *at >= self.now).collect();
+                waiting.into_iter().min()
+            });
+            if let Some(last) = last {
+                return self.time_comes(last);
+            }
+        }
         // Few wait for a deadline with their hands in their pockets.
         let due = if due - self.now > 250 && !dice.chance(if self.harsh { 50 } else { 6 }) { self.now } else { due };
         let [long, very_long] = if self.harsh { [4, 2] } else { [1, 0] };
@@ -189,6 +208,11 @@ impl World {
             _ if dice.chance(20) => self.now + 100_000,
             _ => self.now.saturating_sub(*dice.pick(&[1, 40, 500, 20_000])),
         };
+        self.time_comes(then)
+    }
+
+    /// Time passes until then, and the timers see to it.
+    fn time_comes(&mut self, then: u64) -> Result<(), Broken> {
         if self.ticks == Ticks::Punctual {
             for _ in 0..200 {
                 let next = (0..self.sites.len())
