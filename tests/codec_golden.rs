@@ -114,7 +114,7 @@ fn what_many_name_is_stored_once_and_shared_again() {
 fn manifests_with_the_same_text_are_stored_once_though_they_are_two_in_memory() {
     let mut record = golden::record();
     let text = record.versions[0].content.text().to_string();
-    Arc::make_mut(&mut record.versions[0]).content = Arc::new(Content::new(Arc::from(text)));
+    Arc::make_mut(&mut Arc::make_mut(&mut record.versions)[0]).content = Arc::new(Content::new(Arc::from(text)));
     assert_eq!(encode_record(&record), encode_record(&golden::record()));
 }
 
@@ -262,21 +262,23 @@ fn refusal(change: impl FnOnce(&mut Record)) -> String {
 }
 
 fn deployment(record: &mut Record) -> &mut engine::deployment::Deployment {
-    record.deployment.as_mut().expect("the golden record has one")
+    record.deployment.as_mut().map(Arc::make_mut).expect("the golden record has one")
 }
 
 /// Changes the canary, or what becomes of it.
 fn canary(record: &mut Record, change: impl FnOnce(&mut engine::deployment::Instance)) {
-    let canary = record.instances.iter().find(|i| i.version == 3).expect("the golden record has one").key();
-    record.instances.update(&canary, change);
+    let mut canary = record.instances.iter().find(|i| i.version == 3).expect("the golden record has one").clone();
+    record.instances.remove(&canary.key());
+    change(&mut canary);
+    record.instances.insert(canary);
 }
 
 #[test]
 fn a_record_is_judged_as_if_a_user_had_sent_it() {
     let version = |record: &mut Record, change: fn(&mut engine::history::Version)| {
-        change(Arc::make_mut(&mut record.versions[2]));
+        change(Arc::make_mut(&mut Arc::make_mut(&mut record.versions)[2]));
     };
-    assert_eq!(refusal(|r| r.versions.swap(0, 1)), "its versions are not in order");
+    assert_eq!(refusal(|r| Arc::make_mut(&mut r.versions).swap(0, 1)), "its versions are not in order");
     assert_eq!(refusal(|r| version(r, |v| v.number = 2)), "its versions are not in order");
     assert_eq!(refusal(|r| r.last_version = 2), "a version is newer than the newest");
     assert_eq!(refusal(|r| version(r, |v| v.tag = Some("first".into()))), "two versions have the same tag");
@@ -307,7 +309,7 @@ fn a_record_is_judged_as_if_a_user_had_sent_it() {
         "AGENTS names stranger, which is an agent of no node"
     );
     assert_eq!(
-        refusal(|r| r.requests = std::iter::repeat_n(r.requests[0].clone(), 17).collect()),
+        refusal(|r| r.requests = Arc::new(std::iter::repeat_n(r.requests[0].clone(), 17).collect())),
         "it remembers too many requests"
     );
 }

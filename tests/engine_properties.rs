@@ -371,7 +371,7 @@ fn at(now: u64, when: &When, record: Option<&Record>) -> u64 {
 // ---- the rules, told again from the record -------------------------------------------------------------------------
 
 fn deployment(record: &Record) -> Option<&Deployment> {
-    record.deployment.as_ref()
+    record.deployment.as_deref()
 }
 
 /// The deployment's own instances, counted one by one.

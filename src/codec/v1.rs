@@ -50,7 +50,7 @@ pub(super) fn read_record(payload: &[u8]) -> Result<deployment::Record, DecodeEr
     let mut reader = Reader::open(payload)?;
     let mut record: deployment::Record = reader.value::<Head, _>()?;
     for _ in 0..reader.count()? {
-        record.versions.push(Arc::new(reader.value::<Version, _>()?));
+        Arc::make_mut(&mut record.versions).push(Arc::new(reader.value::<Version, _>()?));
     }
     let instances = reader.count()?;
     for _ in 0..instances {
@@ -74,7 +74,7 @@ pub(super) fn read_record(payload: &[u8]) -> Result<deployment::Record, DecodeEr
         record.log.push_back(reader.value::<Event, _>()?);
     }
     for _ in 0..reader.count()? {
-        record.requests.push_back(reader.value::<Remembered, _>()?);
+        Arc::make_mut(&mut record.requests).push_back(reader.value::<Remembered, _>()?);
     }
     reader.finish()?;
     Ok(record)
@@ -197,7 +197,7 @@ impl Shape<deployment::Record> for Head {
             last_version: Shape::of(last_version, texts),
             current_version: Shape::of(current_version, texts),
             current_job_id: Shape::of(current_job_id, texts),
-            deployment: Shape::of(deployment, texts),
+            deployment: deployment.as_deref().map(|deployment| Shape::of(deployment, texts)),
             created_at: Shape::of(created_at, texts),
             updated_at: Shape::of(updated_at, texts),
         }
@@ -209,7 +209,7 @@ impl Shape<deployment::Record> for Head {
             last_version: self.last_version.into_value(texts)?,
             current_version: self.current_version.into_value(texts)?,
             current_job_id: self.current_job_id.into_value(texts)?,
-            deployment: self.deployment.into_value(texts)?,
+            deployment: self.deployment.into_value(texts)?.map(Arc::new),
             created_at: self.created_at.into_value(texts)?,
             updated_at: self.updated_at.into_value(texts)?,
             ..deployment::Record::empty()

@@ -71,7 +71,7 @@ fn judge_history(record: &Record) -> Judged {
     let is_kept = |number| record.version(number).is_some();
     must(record.current_version.is_none_or(is_kept), "its current version is missing")?;
     let mut manifests = Manifests::default();
-    for version in versions {
+    for version in versions.iter() {
         judge_version(version)?;
         manifests.judge(version)?;
     }

@@ -163,6 +163,16 @@ pub enum Command {
     Tick,
 }
 
+impl Command {
+    /// Whether what it does carries the caller's name: `Context::by` is read (SPEC 5, "operator events").
+    pub fn has_author(&self) -> bool {
+        !matches!(
+            self,
+            Command::Report(_) | Command::Register(_) | Command::Check(_) | Command::Deregister { .. } | Command::Tick
+        )
+    }
+}
+
 /// The configured bounds that a decision depends on. What they decide is written into the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

@@ -8,7 +8,7 @@ use super::command::{
 use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Status, TaskKind};
 use super::draft::{subject, By, Draft};
 use super::event::{AgentReport, Batch, EventBody, Note};
-use super::evolve::{predecessors, trim_log};
+use super::evolve::predecessors;
 use super::health::{Health, InstanceState};
 use super::history::{Version, BATCH_AGENT};
 use super::instances::InstanceKey;
@@ -17,6 +17,7 @@ use super::policy::Policy;
 use super::propose::{self, Candidate, Old, Proposal, Submission};
 use super::rejection::Rejection;
 use super::services::Service;
+use super::transaction::Transaction;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -53,11 +54,43 @@ pub struct Decision {
     pub reply: Reply,
 }
 
+/// What a command leads to, beside the record as it is.
 pub fn decide(record: Option<&Record>, command: &Command, context: &Context) -> Result<Decision, Rejection> {
-    if record.is_none() && !matches!(command, Command::Deploy(_)) {
+    let mut after = record.cloned().unwrap_or_default();
+    let pending = transact(&mut after, command, context)?;
+    let batch = pending.batch.clone();
+    let reply = pending.commit();
+    Ok(Decision { batch, record: after, reply })
+}
+
+/// A command that was not refused, done on the record itself. Unless it is committed, the record is as it was.
+#[derive(Debug)]
+pub struct Pending<'r> {
+    record: Transaction<'r>,
+    /// Without changes, there is nothing to commit.
+    pub batch: Batch,
+    pub reply: Reply,
+}
+
+impl Pending<'_> {
+    /// The record with the changes, its log not yet cut.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Lets the changes stand, and gives the reply.
+    pub fn commit(self) -> Reply {
+        self.record.commit(self.batch.log_max);
+        self.reply
+    }
+}
+
+/// Decides in place: the same as [`decide`], without a copy of the record. An empty record is that of a new key.
+pub fn transact<'r>(record: &'r mut Record, command: &Command, context: &Context) -> Result<Pending<'r>, Rejection> {
+    if record.deployment.is_none() && !matches!(command, Command::Deploy(_)) {
         return Err(Rejection::NoSuchKey(context.key.to_string()));
     }
-    let mut draft = Draft::new(record, context);
+    let mut draft = Draft::on(record, context);
     let request = match command {
         Command::Deploy(Deploy { request, .. }) | Command::Rollback(Rollback { request, .. }) => request.as_ref(),
         _ => None,
@@ -98,13 +131,9 @@ pub fn decide(record: Option<&Record>, command: &Command, context: &Context) -> 
     Ok(done(draft, reply))
 }
 
-fn done(draft: Draft, reply: Reply) -> Decision {
+fn done<'r>(draft: Draft<'r, '_>, reply: Reply) -> Pending<'r> {
     let log_max = draft.context.limits.events_max;
-    let Draft { mut record, changes, .. } = draft;
-    if !changes.is_empty() {
-        trim_log(&mut record, log_max);
-    }
-    Decision { batch: Batch { changes, log_max }, record, reply }
+    Pending { record: draft.record, batch: Batch { changes: draft.changes, log_max }, reply }
 }
 
 /// A reply before what follows by itself has happened.
@@ -117,8 +146,8 @@ enum Answer {
 
 const RECEIPT: Answer = Answer::Receipt(None);
 
-fn guard(draft: &Draft, id: &Option<Arc<str>>) -> Result<Deployment, Rejection> {
-    let Some(d) = draft.deployment() else { return Err(Rejection::NoSuchKey(draft.context.key.to_string())) };
+fn guard(draft: &Draft, id: &Option<Arc<str>>) -> Result<Arc<Deployment>, Rejection> {
+    let Some(d) = &draft.record.deployment else { return Err(Rejection::NoSuchKey(draft.context.key.to_string())) };
     match id {
         Some(given) if *given != d.id => {
             Err(Rejection::OtherDeployment { current: d.id.to_string(), given: given.to_string() })

@@ -189,6 +189,10 @@ impl Instance {
         InstanceKey { agent: self.agent.clone(), version: self.version, job_id: self.job_id.clone() }
     }
 
+    pub(super) fn is_at(&self, key: &InstanceKey) -> bool {
+        self.version == key.version && self.agent == key.agent && self.job_id == key.job_id
+    }
+
     pub fn is_told_to_stop(&self) -> bool {
         matches!(&self.task, Some(task) if task.kind == TaskKind::Stop)
     }
@@ -296,15 +300,15 @@ pub struct Record {
     pub current_version: Option<u64>,
     pub current_job_id: Option<Arc<str>>,
     /// Ascending by number.
-    pub versions: Vec<Arc<Version>>,
+    pub versions: Arc<Vec<Arc<Version>>>,
     /// The latest one; None only before the first event.
-    pub deployment: Option<Deployment>,
+    pub deployment: Option<Arc<Deployment>>,
     pub instances: Instances,
     pub services: Services,
     /// Oldest first.
     pub log: VecDeque<Arc<Event>>,
     /// Oldest first.
-    pub requests: VecDeque<Remembered>,
+    pub requests: Arc<VecDeque<Remembered>>,
     pub created_at: UnixMs,
     pub updated_at: UnixMs,
 }
@@ -322,12 +326,12 @@ impl Record {
             last_version: 0,
             current_version: None,
             current_job_id: None,
-            versions: Vec::new(),
+            versions: Arc::default(),
             deployment: None,
             instances: Instances::default(),
             services: Services::default(),
             log: VecDeque::new(),
-            requests: VecDeque::new(),
+            requests: Arc::default(),
             created_at: 0,
             updated_at: 0,
         }

@@ -13,6 +13,7 @@ use super::propose;
 use super::services::Service;
 use super::strategy::{self, Step};
 use super::time::{Clock, UnixMs};
+use super::transaction::Transaction;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -32,10 +33,11 @@ impl By {
     }
 }
 
-pub(super) struct Draft<'a> {
-    pub record: Record,
+/// Dropped, it leaves the record as it was.
+pub(super) struct Draft<'r, 'c> {
+    pub record: Transaction<'r>,
     pub changes: Vec<Change>,
-    pub context: &'a Context<'a>,
+    pub context: &'c Context<'c>,
 }
 
 /// How an instance is meant in an event.
@@ -48,9 +50,9 @@ pub(super) fn subject(instance: &Instance) -> Subject {
     }
 }
 
-impl<'a> Draft<'a> {
-    pub fn new(record: Option<&Record>, context: &'a Context<'a>) -> Draft<'a> {
-        Draft { record: record.cloned().unwrap_or_default(), changes: Vec::new(), context }
+impl<'r, 'c> Draft<'r, 'c> {
+    pub fn on(record: &'r mut Record, context: &'c Context<'c>) -> Draft<'r, 'c> {
+        Draft { record: Transaction::begin(record), changes: Vec::new(), context }
     }
 
     pub fn now(&self) -> UnixMs {
@@ -83,7 +85,7 @@ impl<'a> Draft<'a> {
 
     /// The current deployment. Every command but the first DEPLOY is judged on a record that has one.
     pub fn deployment(&self) -> Option<&Deployment> {
-        self.record.deployment.as_ref()
+        self.record.deployment.as_deref()
     }
 
     fn target(&self) -> u64 {
@@ -482,7 +484,7 @@ impl<'a> Draft<'a> {
 
     /// Ends the deployment as failed; with `auto_revert` the newest stable version comes back in the same step (SPEC 4.11).
     pub fn fail(&mut self, cause: Cause, words: &str, by: By) {
-        let Some(d) = self.deployment().cloned() else { return };
+        let Some(d) = self.record.deployment.clone() else { return };
         let revert = if !d.policy.auto_revert {
             Revert::NotAsked
         } else if d.rollback_of.is_some() {
@@ -544,7 +546,8 @@ impl<'a> Draft<'a> {
             return Revert::No("there is no stable version".to_string());
         };
         // As it will be once the failure has cleared up after itself.
-        let mut after = Draft { record: self.record.clone(), changes: Vec::new(), context: self.context };
+        let mut copy = self.record.clone();
+        let mut after = Draft::on(&mut copy, self.context);
         after.clear_after_failure();
         match propose::of_version(&after.record, version, &after.context_id()) {
             Ok(proposal) if proposal.mode == Mode::Noop && proposal.gone.is_empty() => {

@@ -12,15 +12,17 @@ use super::instances::InstanceKey;
 use super::manifest::Content;
 use super::policy::Strategy;
 use super::time::{Clock, UnixMs};
+use super::transaction::Transaction;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Applies one command's changes, whole.
 pub fn apply(record: &mut Record, batch: &Batch) {
+    let mut transaction = Transaction::begin(record);
     for change in &batch.changes {
-        evolve(record, change);
+        evolve(&mut transaction, change);
     }
-    trim_log(record, batch.log_max);
+    transaction.commit(batch.log_max);
 }
 
 pub(super) fn trim_log(record: &mut Record, log_max: usize) {
@@ -42,9 +44,10 @@ fn noted(record: &mut Record, note: &Note) {
             record.services.update(instance, |service| service.expires_at = *expires_at);
         }
         Note::RequestRemembered { request, receipt } => {
-            record.requests.push_back(Remembered { request: request.clone(), receipt: receipt.clone() });
-            while record.requests.len() > REQUESTS_REMEMBERED {
-                record.requests.pop_front();
+            let requests = Arc::make_mut(&mut record.requests);
+            requests.push_back(Remembered { request: request.clone(), receipt: receipt.clone() });
+            while requests.len() > REQUESTS_REMEMBERED {
+                requests.pop_front();
             }
         }
     }
@@ -120,7 +123,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
                 }
                 AgentReport::Completed => {}
                 AgentReport::Unsafe => {
-                    if let Some(deployment) = &mut record.deployment {
+                    if let Some(deployment) = deployment_of(record) {
                         let words = reason.as_deref().unwrap_or("it cannot be replaced in place");
                         let words = format!("agent {} is unsafe to replace: {words}", of.agent).into();
                         deployment.unsafe_report = Some(UnsafeReport { agent: of.agent.clone(), words });
@@ -149,7 +152,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
                 instance.deadline = Clock::Off;
                 instance.reason = None;
             });
-            if let Some(deployment) = &mut record.deployment {
+            if let Some(deployment) = deployment_of(record) {
                 deployment.progress = *progress;
             }
         }
@@ -159,7 +162,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
                 instance.deadline = Clock::Off;
                 instance.reason = Some(reason.clone());
             });
-            if let (Some(deployment), Some(progress)) = (&mut record.deployment, reopens) {
+            if let (Some(deployment), Some(progress)) = (deployment_of(record), reopens) {
                 match deployment.status {
                     Status::Paused => deployment.paused_from = Some(Status::Running),
                     _ => deployment.status = Status::Running,
@@ -171,13 +174,13 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
             }
         }
         EventBody::AwaitingPromotion { .. } => {
-            if let Some(deployment) = &mut record.deployment {
+            if let Some(deployment) = deployment_of(record) {
                 deployment.status = Status::AwaitingPromotion;
                 deployment.progress = Clock::Off;
             }
         }
         EventBody::DeploymentPromoted { progress, by, reason } => {
-            if let Some(deployment) = &mut record.deployment {
+            if let Some(deployment) = deployment_of(record) {
                 deployment.promoted = true;
                 deployment.status = Status::Running;
                 deployment.progress = *progress;
@@ -186,7 +189,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
             promote_roles(record);
         }
         EventBody::DeploymentPaused { by, reason } => {
-            if let Some(deployment) = &mut record.deployment {
+            if let Some(deployment) = deployment_of(record) {
                 deployment.paused_from = Some(deployment.status);
                 deployment.status = Status::Paused;
                 deployment.progress = deployment.progress.hold(at);
@@ -195,7 +198,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
             own_deadlines(record, |deadline| deadline.hold(at));
         }
         EventBody::DeploymentResumed { status, progress, by, reason } => {
-            if let Some(deployment) = &mut record.deployment {
+            if let Some(deployment) = deployment_of(record) {
                 deployment.paused_from = None;
                 deployment.status = *status;
                 deployment.progress = *progress;
@@ -205,7 +208,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
         }
         EventBody::DeploymentFailed { cause, description, by, reason } => {
             if *cause == Cause::Operator {
-                if let Some(deployment) = &mut record.deployment {
+                if let Some(deployment) = deployment_of(record) {
                     act(deployment, "fail", by, at, reason);
                 }
             }
@@ -213,7 +216,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
         }
         EventBody::DeploymentCancelled { cause, description, by, reason } => {
             if *cause == Cause::Stopped {
-                if let Some(deployment) = &mut record.deployment {
+                if let Some(deployment) = deployment_of(record) {
                     act(deployment, "stop", by, at, reason);
                 }
             }
@@ -221,7 +224,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
         }
         EventBody::DeploymentSuccessful { description } => succeed(record, at, description.clone()),
         EventBody::FallbackBlueGreen { reason, job_id, changed, canaries, .. } => {
-            if let Some(deployment) = &mut record.deployment {
+            if let Some(deployment) = deployment_of(record) {
                 deployment.mode = Mode::BlueGreen;
                 deployment.strategy = Strategy::BlueGreen;
                 deployment.mode_reason = reason.clone();
@@ -301,16 +304,21 @@ fn act(deployment: &mut Deployment, name: &str, by: &Arc<str>, at: UnixMs, reaso
     deployment.last_action = Some(Action { name: name.into(), by: by.clone(), at, reason: reason.clone() });
 }
 
+/// The deployment, to be changed: its own again where a transaction still holds the one before.
+fn deployment_of(record: &mut Record) -> Option<&mut Deployment> {
+    record.deployment.as_mut().map(Arc::make_mut)
+}
+
 /// The first cause is the true one (SPEC 4.10).
 fn doom(record: &mut Record, cause: Cause, words: String) {
-    if let Some(deployment) = &mut record.deployment {
+    if let Some(deployment) = deployment_of(record) {
         deployment.doom.get_or_insert_with(|| Doom { cause, words: words.into() });
     }
 }
 
 fn begin(record: &mut Record, event: &Event, beginning: &Beginning, status: Status) {
     let version = &beginning.version;
-    record.deployment = Some(Deployment {
+    record.deployment = Some(Arc::new(Deployment {
         id: version.deployment_id.clone(),
         status,
         cause: beginning.cause,
@@ -339,9 +347,10 @@ fn begin(record: &mut Record, event: &Event, beginning: &Beginning, status: Stat
         last_action: None,
         created_at: event.at,
         finished_at: None,
-    });
-    record.versions.retain(|v| !beginning.trimmed.contains(&v.number) && v.number < version.number);
-    record.versions.push(Arc::new(version.clone()));
+    }));
+    let versions = Arc::make_mut(&mut record.versions);
+    versions.retain(|v| !beginning.trimmed.contains(&v.number) && v.number < version.number);
+    versions.push(Arc::new(version.clone()));
     record.last_version = version.number;
     // What a failed deployment left waiting, with its task withdrawn, counts for nothing any more (SPEC 4.8).
     let leftover: Vec<InstanceKey> = record
@@ -358,7 +367,7 @@ fn begin(record: &mut Record, event: &Event, beginning: &Beginning, status: Stat
 /// The common end of a deployment. What a pause held runs on: verdicts go on after the end (SPEC 4.14).
 fn end(record: &mut Record, at: UnixMs, status: Status, cause: Option<Cause>, words: Arc<str>, reason: Option<Arc<str>>) {
     own_deadlines(record, |deadline| deadline.release(at));
-    let Some(deployment) = &mut record.deployment else { return };
+    let Some(deployment) = deployment_of(record) else { return };
     deployment.status = status;
     if cause.is_some() {
         deployment.cause = cause;
@@ -479,7 +488,7 @@ fn remove_instance(record: &mut Record, key: &InstanceKey) {
 
 fn change_version(record: &mut Record, number: u64, change: impl FnOnce(&mut Version)) {
     if let Ok(place) = record.versions.binary_search_by_key(&number, |v| v.number) {
-        if let Some(version) = record.versions.get_mut(place) {
+        if let Some(version) = Arc::make_mut(&mut record.versions).get_mut(place) {
             change(Arc::make_mut(version));
         }
     }

@@ -35,6 +35,14 @@ pub enum Verdict {
 pub struct Instances {
     /// Each agent's instances, oldest first.
     by_agent: BTreeMap<Arc<str>, Vec<Instance>>,
+    tally: Tally,
+    /// While a transaction is open: what was at the places that it changed, in order.
+    journal: Option<Box<Vec<(InstanceKey, Option<Instance>)>>>,
+}
+
+/// What is asked often, kept in step with the instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Tally {
     counts: BTreeMap<(u64, Arc<str>), Counts>,
     tasks: BTreeMap<u64, InstanceKey>,
     due: BTreeSet<(UnixMs, Verdict, InstanceKey)>,
@@ -50,16 +58,16 @@ fn dues(instance: &Instance) -> impl Iterator<Item = (UnixMs, Verdict, InstanceK
 
 impl Instances {
     pub fn len(&self) -> usize {
-        self.len
+        self.tally.len
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.tally.len == 0
     }
 
     /// How many count as running (SPEC 4.1).
     pub fn running(&self) -> usize {
-        self.running
+        self.tally.running
     }
 
     /// By agent, and of one agent oldest first.
@@ -73,54 +81,55 @@ impl Instances {
     }
 
     pub fn get(&self, key: &InstanceKey) -> Option<&Instance> {
-        self.of_agent(&key.agent).iter().find(|i| i.version == key.version && i.job_id == key.job_id)
+        self.of_agent(&key.agent).iter().find(|i| i.is_at(key))
     }
 
     pub fn counts(&self, version: u64, job_id: &Arc<str>) -> Counts {
-        self.counts.get(&(version, job_id.clone())).copied().unwrap_or_default()
+        self.tally.counts.get(&(version, job_id.clone())).copied().unwrap_or_default()
     }
 
     /// Open tasks, in the order in which they were issued.
     pub fn tasks(&self) -> impl Iterator<Item = &Instance> {
-        self.tasks.values().filter_map(|key| self.get(key))
+        self.tally.tasks.values().filter_map(|key| self.get(key))
     }
 
     pub fn open_tasks(&self) -> usize {
-        self.tasks.len()
+        self.tally.tasks.len()
     }
 
     /// What is due next, and when.
     pub fn next_due(&self) -> Option<&(UnixMs, Verdict, InstanceKey)> {
-        self.due.first()
+        self.tally.due.first()
     }
 
     pub fn insert(&mut self, instance: Instance) {
-        self.remove(&instance.key());
-        self.count(&instance, true);
-        // Nearly every agent has one instance: no room is kept for more.
-        let list = self.by_agent.entry(instance.agent.clone()).or_insert_with(|| Vec::with_capacity(1));
-        let place = list.partition_point(|i| i.created <= instance.created);
-        list.insert(place, instance);
+        let key = instance.key();
+        let before = self.take(&key);
+        self.put(instance);
+        self.note(key, before);
     }
 
-    pub fn remove(&mut self, key: &InstanceKey) -> Option<Instance> {
-        let list = self.by_agent.get_mut(&key.agent)?;
-        let place = list.iter().position(|i| i.version == key.version && i.job_id == key.job_id)?;
-        let instance = list.remove(place);
-        if list.is_empty() {
-            self.by_agent.remove(&key.agent);
+    pub fn remove(&mut self, key: &InstanceKey) -> bool {
+        let before = self.take(key);
+        let is_gone = before.is_some();
+        if is_gone {
+            self.note(key.clone(), before);
         }
-        self.count(&instance, false);
-        Some(instance)
+        is_gone
     }
 
-    /// Changes one instance in place; false where there is none. Its key stays as it is.
+    /// Changes one instance; false where there is none. Its key and its place among the agent's instances stay.
     pub fn update(&mut self, key: &InstanceKey, change: impl FnOnce(&mut Instance)) -> bool {
-        let Some(mut instance) = self.remove(key) else { return false };
-        change(&mut instance);
-        instance.version = key.version;
-        instance.job_id = key.job_id.clone();
-        self.insert(instance);
+        let list = self.by_agent.get_mut(&key.agent).map(Vec::as_mut_slice).unwrap_or_default();
+        let Some(instance) = list.iter_mut().find(|i| i.is_at(key)) else { return false };
+        let before = instance.clone();
+        change(instance);
+        instance.agent = before.agent.clone();
+        instance.version = before.version;
+        instance.job_id = before.job_id.clone();
+        instance.created = before.created;
+        self.tally.recount(&before, instance);
+        self.note(key.clone(), Some(before));
         true
     }
 
@@ -136,9 +145,69 @@ impl Instances {
     pub fn recounted(&self) -> Instances {
         let mut fresh = Instances::default();
         for instance in self.iter() {
-            fresh.insert(instance.clone());
+            fresh.put(instance.clone());
         }
         fresh
+    }
+
+    // ---- transactions ------------------------------------------------------------------------------------------------
+
+    pub(super) fn begin(&mut self) {
+        self.journal = Some(Box::default());
+    }
+
+    pub(super) fn commit(&mut self) {
+        self.journal = None;
+    }
+
+    /// Everything as it was when the transaction began.
+    pub(super) fn roll_back(&mut self) {
+        for (key, before) in self.journal.take().into_iter().flat_map(|journal| journal.into_iter().rev()) {
+            self.take(&key);
+            if let Some(instance) = before {
+                self.put(instance);
+            }
+        }
+    }
+
+    fn note(&mut self, key: InstanceKey, before: Option<Instance>) {
+        if let Some(journal) = &mut self.journal {
+            journal.push((key, before));
+        }
+    }
+
+    // ---- the indexes -------------------------------------------------------------------------------------------------
+
+    fn put(&mut self, instance: Instance) {
+        self.tally.count(&instance, true);
+        // Nearly every agent has one instance: no room is kept for more.
+        let list = self.by_agent.entry(instance.agent.clone()).or_insert_with(|| Vec::with_capacity(1));
+        let place = list.partition_point(|i| i.created <= instance.created);
+        list.insert(place, instance);
+    }
+
+    fn take(&mut self, key: &InstanceKey) -> Option<Instance> {
+        let list = self.by_agent.get_mut(&key.agent)?;
+        let place = list.iter().position(|i| i.is_at(key))?;
+        let instance = list.remove(place);
+        if list.is_empty() {
+            self.by_agent.remove(&key.agent);
+        }
+        self.tally.count(&instance, false);
+        Some(instance)
+    }
+}
+
+impl Tally {
+    fn recount(&mut self, before: &Instance, after: &Instance) {
+        let is_same = before.is_running() == after.is_running()
+            && before.health == after.health
+            && before.task == after.task
+            && dues(before).eq(dues(after));
+        if !is_same {
+            self.count(before, false);
+            self.count(after, true);
+        }
     }
 
     fn count(&mut self, instance: &Instance, comes: bool) {

@@ -1,9 +1,11 @@
 //! The engine: pure decisions about deployments.
 //!
 //! ```text
-//! decide(record, command, context) ──► Err(Rejection): nothing happened
-//!                                  └─► Ok(Decision):   a batch of changes, the record after them, the reply
-//! apply(record, batch)             ──► the same record, on a replica, from the AOF, on another day
+//! transact(record, command, context) ──► Err(Rejection): nothing happened
+//!                                    └─► Ok(Pending):    the record changed in place, the batch of changes, the reply;
+//!                                                        committed, or as it was before
+//! decide(record, command, context)   ──► the same, with the changed record beside the one that was
+//! apply(record, batch)               ──► the same record, on a replica, from the AOF, on another day
 //! ```
 //!
 //! The contract: `decide` may refuse and is told the time; `apply` may not refuse and reads no clock. Folding the
@@ -30,10 +32,11 @@ pub mod rejection;
 pub mod services;
 pub mod strategy;
 pub mod time;
+pub mod transaction;
 
 pub use command::{Command, Context, Limits};
 pub use deadline::next_deadline;
-pub use decide::{decide, Decision, Reply};
+pub use decide::{decide, transact, Decision, Pending, Reply};
 pub use deployment::Record;
 pub use event::{Batch, Change, Event, EventBody, Note};
 pub use evolve::apply;

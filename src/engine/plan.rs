@@ -35,7 +35,8 @@ pub struct Plan {
 
 /// Refuses what DEPLOY would refuse. `REQUEST` is no matter: nothing is done that could be done twice.
 pub fn plan(record: Option<&Record>, asked: &Deploy, context: &Context) -> Result<Plan, Rejection> {
-    let mut draft = Draft::new(record, context);
+    let mut copy = record.cloned().unwrap_or_default();
+    let mut draft = Draft::on(&mut copy, context);
     draft.settle(usize::MAX);
     let outcome = deploy(&mut draft, asked)?;
     let Some(d) = draft.deployment() else { return Err(Rejection::NoSuchKey(context.key.to_string())) };

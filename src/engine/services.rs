@@ -30,8 +30,11 @@ pub struct Service {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Services {
     by_id: BTreeMap<Arc<str>, Arc<Service>>,
-    by_owner: BTreeSet<(InstanceKey, Arc<str>)>,
+    /// Ids in order.
+    by_owner: BTreeMap<InstanceKey, Vec<Arc<str>>>,
     expiry: BTreeSet<(UnixMs, Arc<str>)>,
+    /// While a transaction is open: what was at the places that it changed, in order.
+    journal: Option<Box<Vec<(Arc<str>, Option<Arc<Service>>)>>>,
 }
 
 impl Services {
@@ -52,41 +55,89 @@ impl Services {
         self.by_id.values()
     }
 
-    pub fn of_owner<'a>(&'a self, owner: &'a InstanceKey) -> impl Iterator<Item = &'a Arc<Service>> + 'a {
-        self.by_owner
-            .range((owner.clone(), Arc::from(""))..)
-            .take_while(move |(key, _)| key == owner)
-            .filter_map(|(_, id)| self.by_id.get(id))
+    /// By service instance id.
+    pub fn of_owner(&self, owner: &InstanceKey) -> impl Iterator<Item = &Arc<Service>> + '_ {
+        self.by_owner.get(owner).into_iter().flatten().filter_map(|id| self.by_id.get(id))
     }
 
     pub fn insert(&mut self, service: Service) {
-        self.remove(&service.instance);
-        self.by_owner.insert((service.owner.clone(), service.instance.clone()));
-        if let Some(at) = service.expires_at {
-            self.expiry.insert((at, service.instance.clone()));
-        }
-        self.by_id.insert(service.instance.clone(), Arc::new(service));
+        let id = service.instance.clone();
+        let before = self.take(&id);
+        self.put(Arc::new(service));
+        self.note(id, before);
     }
 
     pub fn remove(&mut self, instance: &str) -> Option<Arc<Service>> {
-        let service = self.by_id.remove(instance)?;
-        self.by_owner.remove(&(service.owner.clone(), service.instance.clone()));
-        if let Some(at) = service.expires_at {
-            self.expiry.remove(&(at, service.instance.clone()));
-        }
+        let service = self.take(instance)?;
+        self.note(service.instance.clone(), Some(service.clone()));
         Some(service)
     }
 
     pub fn update(&mut self, instance: &str, change: impl FnOnce(&mut Service)) {
-        if let Some(service) = self.remove(instance) {
-            let mut service = (*service).clone();
+        if let Some(before) = self.take(instance) {
+            let mut service = (*before).clone();
             change(&mut service);
-            self.insert(service);
+            service.instance = before.instance.clone();
+            self.put(Arc::new(service));
+            self.note(before.instance.clone(), Some(before));
         }
     }
 
     /// The next one to run out, with its time.
     pub fn next_expiry(&self) -> Option<(UnixMs, &Arc<str>)> {
         self.expiry.first().map(|(at, id)| (*at, id))
+    }
+
+    // ---- transactions ------------------------------------------------------------------------------------------------
+
+    pub(super) fn begin(&mut self) {
+        self.journal = Some(Box::default());
+    }
+
+    pub(super) fn commit(&mut self) {
+        self.journal = None;
+    }
+
+    /// Everything as it was when the transaction began.
+    pub(super) fn roll_back(&mut self) {
+        for (id, before) in self.journal.take().into_iter().flat_map(|journal| journal.into_iter().rev()) {
+            self.take(&id);
+            if let Some(service) = before {
+                self.put(service);
+            }
+        }
+    }
+
+    fn note(&mut self, id: Arc<str>, before: Option<Arc<Service>>) {
+        if let Some(journal) = &mut self.journal {
+            journal.push((id, before));
+        }
+    }
+
+    // ---- the indexes -------------------------------------------------------------------------------------------------
+
+    fn put(&mut self, service: Arc<Service>) {
+        // Nearly every instance has one service: no room is kept for more.
+        let ids = self.by_owner.entry(service.owner.clone()).or_insert_with(|| Vec::with_capacity(1));
+        let place = ids.partition_point(|id| *id < service.instance);
+        ids.insert(place, service.instance.clone());
+        if let Some(at) = service.expires_at {
+            self.expiry.insert((at, service.instance.clone()));
+        }
+        self.by_id.insert(service.instance.clone(), service);
+    }
+
+    fn take(&mut self, instance: &str) -> Option<Arc<Service>> {
+        let service = self.by_id.remove(instance)?;
+        if let Some(ids) = self.by_owner.get_mut(&service.owner) {
+            ids.retain(|id| **id != *instance);
+            if ids.is_empty() {
+                self.by_owner.remove(&service.owner);
+            }
+        }
+        if let Some(at) = service.expires_at {
+            self.expiry.remove(&(at, service.instance.clone()));
+        }
+        Some(service)
     }
 }

@@ -12,7 +12,7 @@ use crate::engine::instances::{Counts, InstanceKey};
 use crate::engine::manifest::{Content, Outline};
 use crate::engine::services::Service;
 use crate::engine::{Event, EventBody};
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem::size_of;
 use std::sync::Arc;
 
@@ -89,14 +89,20 @@ impl Meter {
     }
 
     fn record(&mut self, record: &Record) {
-        self.block(record.versions.capacity() * size_of::<Arc<Version>>());
+        if self.shared(Arc::as_ptr(&record.versions).cast(), size_of::<Vec<Arc<Version>>>()) {
+            self.block(record.versions.capacity() * size_of::<Arc<Version>>());
+        }
         record.versions.iter().for_each(|version| {
             if self.shared(Arc::as_ptr(version).cast(), size_of::<Version>()) {
                 self.version(version);
             }
         });
         self.texts(&record.current_job_id);
-        record.deployment.iter().for_each(|deployment| self.deployment(deployment));
+        record.deployment.iter().for_each(|deployment| {
+            if self.shared(Arc::as_ptr(deployment).cast(), size_of::<Deployment>()) {
+                self.deployment(deployment);
+            }
+        });
         self.instances(record);
         self.services(record);
         self.block(record.log.capacity() * size_of::<Arc<Event>>());
@@ -105,8 +111,10 @@ impl Meter {
                 self.event(event);
             }
         });
-        self.block(record.requests.capacity() * size_of::<Remembered>());
-        for Remembered { request, receipt } in &record.requests {
+        if self.shared(Arc::as_ptr(&record.requests).cast(), size_of::<VecDeque<Remembered>>()) {
+            self.block(record.requests.capacity() * size_of::<Remembered>());
+        }
+        for Remembered { request, receipt } in record.requests.iter() {
             let Receipt { deployment_key, deployment_id, job_id, .. } = receipt;
             self.texts([request, deployment_key, deployment_id, job_id]);
         }
@@ -165,15 +173,20 @@ impl Meter {
     }
 
     fn services(&mut self, record: &Record) {
-        let mut expiring = 0;
+        let (mut owners, mut expiring) = (HashSet::new(), 0);
         for service in record.services.iter() {
+            owners.insert((&service.owner.agent, service.owner.version, &service.owner.job_id));
             expiring += usize::from(service.expires_at.is_some());
             if self.shared(Arc::as_ptr(service).cast(), size_of::<Service>()) {
                 self.service(service);
             }
         }
         self.tree(record.services.len(), size_of::<(Arc<str>, Arc<Service>)>());
-        self.tree(record.services.len(), size_of::<(InstanceKey, Arc<str>)>());
+        self.tree(owners.len(), size_of::<(InstanceKey, Vec<Arc<str>>)>());
+        for _ in 0..owners.len() {
+            self.block(size_of::<Arc<str>>());
+        }
+        self.bytes += record.services.len().saturating_sub(owners.len()) * size_of::<Arc<str>>();
         self.tree(expiring, size_of::<(u64, Arc<str>)>());
     }
 

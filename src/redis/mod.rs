@@ -36,7 +36,7 @@ pub mod reply;
 pub mod timers;
 
 use crate::codec;
-use crate::engine::{self, Code, Command, Context, Decision, Record, Rejection, Reply};
+use crate::engine::{self, Code, Command, Context, Record, Rejection, Reply};
 use crate::view::View;
 use args::Args;
 use data_type::Stored;
@@ -180,9 +180,13 @@ fn ask<T>(
     let open = Key::read(ctx, key);
     let record = record_at(&open)?;
     let name = key_text(key).ok_or_else(|| no_such_key(key))?;
-    let user = ctx.user_name();
-    let by = user.as_ref().map_or_else(|| "default".to_string(), RedisString::to_string_lossy);
+    let by = caller(ctx);
     question(record, &Context { key: name, now_ms: clock::now(ctx), by: &by, limits: config::limits() })
+}
+
+/// The ACL user on whose behalf this runs.
+fn caller(ctx: Ctx) -> String {
+    ctx.user_name().map_or_else(|| "default".to_string(), |name| name.to_string_lossy())
 }
 
 // ---- the one write path ----------------------------------------------------------------------------------------------
@@ -194,46 +198,58 @@ pub struct Outcome {
 }
 
 /// Decides a command and carries the decision out. Refused, or without effect, it leaves no trace.
+///
+/// The record is changed where it hangs. The key is opened for reading all the same: one that is opened for writing
+/// counts as changed when it closes, for WATCH and for the caches of clients, and most reports say nothing new.
 pub fn change(ctx: Ctx, key: &RedisString, command: &Command) -> Result<Outcome, Refusal> {
-    let decision = ask(ctx, key, |record, context| engine::decide(record, command, context))?;
-    let changed = !decision.batch.changes.is_empty();
-    let reply = decision.reply.clone();
-    if changed {
-        commit(ctx, key, decision)?;
-    }
-    Ok(Outcome { reply, changed })
-}
-
-/// Stores, replicates, publishes. All that costs or could fail comes before the first step; what follows cannot.
-fn commit(ctx: Ctx, key: &RedisString, decision: Decision) -> Result<(), Refusal> {
+    let mut open = Key::read(ctx, key);
+    record_at(&open)?;
     let name = key_text(key).ok_or_else(|| no_such_key(key))?;
-    let payload = codec::encode_batch(&decision.batch);
-    let announcement = Announcement::of(name, &decision.batch);
-    let stored = Stored::Record(decision.record);
-    let entry = Entry::of(&stored);
+    // Not every change has somebody's name on it, and on Redis 7.0 the question is dear.
+    let by = if command.has_author() { caller(ctx) } else { String::new() };
+    let context = Context { key: name, now_ms: clock::now(ctx), by: &by, limits: config::limits() };
 
-    // First of all, because the server may refuse this one: it does where DEPLOY.APPLY was renamed. It only queues what
-    // is sent when the command ends, so the order against storing does not show.
+    let mut fresh = Record::empty();
+    let (record, is_new) = match open.record_mut() {
+        Some(record) => (record, false),
+        None => (&mut fresh, true),
+    };
+    let pending = engine::transact(record, command, &context)?;
+    if pending.batch.changes.is_empty() {
+        return Ok(Outcome { reply: pending.reply, changed: false });
+    }
+    // All that costs or could fail comes before the commitment. Replicating is the first step of all, because the server
+    // may refuse it: it does where DEPLOY.APPLY was renamed. It only queues what is sent when the command ends, so the
+    // order against storing does not show.
+    let payload = codec::encode_batch(&pending.batch);
+    let announcement = Announcement::of(name, &pending.batch);
     if !ctx.replicate(replication::APPLY, key, &payload) {
         return Err(Refusal::Internal("DEPLOY.APPLY, which replicates every change, was renamed or removed".to_string()));
     }
-    let mut open = Key::write(ctx, key);
-    if !open.put(stored) {
-        ctx.log(LogLevel::Warning, &format!("deploy: the server did not store the record of key '{name}'"));
-        return Err(Refusal::Internal("the server did not store the record".to_string()));
+    let reply = pending.commit();
+    if is_new {
+        drop(open);
+        open = Key::write(ctx, key);
+        if !open.put(Stored::Record(fresh)) {
+            ctx.log(LogLevel::Warning, &format!("deploy: the server did not store the record of key '{name}'"));
+            return Err(Refusal::Internal("the server did not store the record".to_string()));
+        }
     }
-    let db = ctx.selected_db();
     if let Slot::Ours(stored) = open.slot() {
+        let (db, entry) = (ctx.selected_db(), Entry::of(stored));
         blocking::changed(db, name, stored);
+        index::set(db, name, entry);
+        if entry.due().is_some() {
+            timers::arm(ctx);
+        }
     }
     drop(open);
-    index::set(db, name, entry);
-    if entry.due().is_some() {
-        timers::arm(ctx);
+    if !is_new {
+        ctx.signal_changed(key);
     }
     announcement.publish(ctx);
     ctx.notify(c"deploy.changed", key);
-    Ok(())
+    Ok(Outcome { reply, changed: true })
 }
 
 // ---- loading ---------------------------------------------------------------------------------------------------------

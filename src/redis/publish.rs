@@ -1,8 +1,8 @@
 //! Publishing: each event's JSON on the key's channel, so that coordinators need not ask.
 //!
-//! A plain publish of the module API does not leave the server. So a single server calls PUBLISH with replication,
-//! which hands it to replicas in the same unit as the change, and a primary in a cluster tells the bus. Replicas never
-//! publish by themselves: their subscribers would hear everything twice.
+//! A plain publish of the module API reaches the other nodes of a cluster, but not the replicas of a single server. So
+//! those are sent PUBLISH, in the same unit as the change; the AOF, as with the command, is not. Replicas never publish
+//! by themselves: their subscribers would hear everything twice.
 
 use super::config::{self, Publish};
 use super::ffi::{Ctx, LogLevel};
@@ -39,28 +39,28 @@ impl Announcement {
     }
 
     pub fn publish(&self, ctx: Ctx) {
-        let in_cluster = ctx.flags().is_cluster();
+        if self.messages.is_empty() {
+            return;
+        }
+        let to_replicas = !ctx.flags().is_cluster();
+        let channel = ctx.string(self.channel.as_bytes());
         for message in &self.messages {
-            let (channel, message) = (self.channel.as_bytes(), message.as_bytes());
-            let outcome = match (in_cluster, self.mode) {
-                (true, Publish::Classic) => {
-                    ctx.publish_in_cluster(channel, message);
-                    Ok(())
+            let message = ctx.string(message.as_bytes());
+            let command = match self.mode {
+                Publish::Classic => {
+                    ctx.publish(&channel, &message);
+                    c"PUBLISH"
                 }
-                (true, Publish::Sharded) => {
-                    ctx.publish_in_shard(channel, message);
-                    Ok(())
+                Publish::Sharded => {
+                    ctx.publish_in_shard(&channel, &message);
+                    c"SPUBLISH"
                 }
-                (false, Publish::Classic) => ctx.call(c"PUBLISH", c"!Ebb", channel, message),
-                (false, Publish::Sharded) => ctx.call(c"SPUBLISH", c"!Ebb", channel, message),
             };
-            match outcome {
-                Ok(()) => {
-                    PUBLISHED.fetch_add(1, Ordering::Relaxed);
-                }
+            if to_replicas && !ctx.replicate_past_aof(command, &channel, &message) {
                 // The record is the truth, and has the event in its log.
-                Err(why) => ctx.log(LogLevel::Warning, &format!("deploy: event not published: {why}")),
+                ctx.log(LogLevel::Warning, &format!("deploy: event not sent to replicas: {command:?} was renamed or removed"));
             }
+            PUBLISHED.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

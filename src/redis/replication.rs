@@ -83,52 +83,72 @@ fn apply_record(ctx: Ctx, key: &RedisString, bytes: &[u8]) -> Result<(), String>
 }
 
 fn apply_changes(ctx: Ctx, key: &RedisString, payload: &[u8]) -> Result<(), String> {
-    let stored = match Key::peek(ctx, key).slot() {
-        Slot::Empty => after_changes(ctx, key, None, payload)?,
-        Slot::Foreign => return Err("the key holds another type".to_string()),
-        Slot::Ours(stored) => after_changes(ctx, key, Some(stored), payload)?,
-    };
-    let Some(stored) = stored else { return Ok(()) };
-    let entry = Entry::of(&stored);
-    let mut open = Key::write(ctx, key);
-    if !open.put(stored) {
-        return Err("the server did not take the value".to_string());
+    let mut open = Key::peek(ctx, key);
+    match after_changes(ctx, key, &mut open, payload)? {
+        After::Same => Ok(()),
+        After::InPlace => {
+            if let Slot::Ours(stored) = open.slot() {
+                let entry = Entry::of(stored);
+                note(ctx, key, &open, entry);
+            }
+            drop(open);
+            ctx.signal_changed(key);
+            Ok(())
+        }
+        After::Other(stored) => {
+            drop(open);
+            let entry = Entry::of(&stored);
+            let mut open = Key::write(ctx, key);
+            if !open.put(stored) {
+                return Err("the server did not take the value".to_string());
+            }
+            note(ctx, key, &open, entry);
+            Ok(())
+        }
     }
-    note(ctx, key, &open, entry);
-    Ok(())
 }
 
-/// A key's value after changes that happened elsewhere; None where it has them already. Changes that cannot be read or
-/// applied are kept behind the record, which is read-only from then on: a newer module can make up for it.
-fn after_changes(
-    ctx: Ctx,
-    key: &RedisString,
-    existing: Option<&Stored>,
-    payload: &[u8],
-) -> Result<Option<Stored>, String> {
-    let mut record = match existing {
-        None => Record::empty(),
-        Some(Stored::Record(record)) => record.clone(),
-        Some(Stored::Opaque { .. }) => return Ok(Some(Stored::with_change(existing, payload))),
+/// A key's value after changes that happened elsewhere.
+#[allow(clippy::large_enum_variant)]
+enum After {
+    /// It has them already.
+    Same,
+    /// The record that is there has them now.
+    InPlace,
+    /// Another value has to be put there.
+    Other(Stored),
+}
+
+/// Changes that cannot be read or applied are kept behind the record, which is read-only from then on: a newer module
+/// can make up for it.
+fn after_changes(ctx: Ctx, key: &RedisString, open: &mut Key, payload: &[u8]) -> Result<After, String> {
+    let existing = match open.slot() {
+        Slot::Empty => None,
+        Slot::Foreign => return Err("the key holds another type".to_string()),
+        Slot::Ours(stored @ Stored::Opaque { .. }) => return Ok(After::Other(Stored::with_change(Some(stored), payload))),
+        Slot::Ours(stored) => Some(stored),
     };
     let batch = match codec::decode_batch(payload) {
         Ok(batch) => batch,
         Err(error) => {
             let text = format!("record of key '{key}' is read-only from here on: a change of it cannot be read: {error}");
             ctx.log(LogLevel::Warning, &format!("deploy: {text}"));
-            return Ok(Some(Stored::with_change(existing, payload)));
+            return Ok(After::Other(Stored::with_change(existing, payload)));
         }
     };
+    let mut fresh = Record::empty();
+    let (record, is_new) = match open.record_mut() {
+        Some(record) => (record, false),
+        None => (&mut fresh, true),
+    };
     match first_revision(&batch) {
-        Some(first) if first <= record.revision => Ok(None),
+        Some(first) if first <= record.revision => return Ok(After::Same),
         Some(first) if first > record.revision.saturating_add(1) => {
-            Err(format!("it begins at revision {first}, and the record is at {}", record.revision))
+            return Err(format!("it begins at revision {first}, and the record is at {}", record.revision))
         }
-        _ => {
-            apply_batch(&mut record, &batch);
-            Ok(Some(Stored::Record(record)))
-        }
+        _ => apply_batch(record, &batch),
     }
+    Ok(if is_new { After::Other(Stored::Record(fresh)) } else { After::InPlace })
 }
 
 /// On a server that cannot write the timer looks at the index by itself.

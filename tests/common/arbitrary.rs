@@ -229,7 +229,7 @@ impl Tape<'_> {
             }
         }
         for i in 0..self.below(4) {
-            record.requests.push_back(Remembered { request: Arc::from(format!("r{i}")), receipt: self.receipt() });
+            Arc::make_mut(&mut record.requests).push_back(Remembered { request: Arc::from(format!("r{i}")), receipt: self.receipt() });
         }
         record
     }

@@ -191,7 +191,8 @@ pub fn record() -> Record {
             ..version(2, first)
         }),
         Arc::new(target_version(manifest("large"))),
-    ];
+    ]
+    .into();
     record.deployment = Some(Deployment {
         id: text("dep_agent-api_3"),
         status: Status::Paused,
@@ -226,7 +227,7 @@ pub fn record() -> Record {
         }),
         created_at: T + 3000,
         finished_at: None,
-    });
+    }.into());
     record.instances.insert(Instance {
         job_id: text("dep_agent-api_1"),
         role: Role::Retired,
@@ -297,7 +298,7 @@ pub fn record() -> Record {
     for (revision, body) in bodies {
         record.log.push_back(Arc::new(event(revision, body)));
     }
-    record.requests.push_back(Remembered { request: text("req-1"), receipt: receipt() });
+    Arc::make_mut(&mut record.requests).push_back(Remembered { request: text("req-1"), receipt: receipt() });
     record
 }
 

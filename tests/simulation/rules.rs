@@ -862,7 +862,7 @@ fn what_must_fail_has_failed(o: &Outcome) -> Said {
 
 /// SPEC 1: a version is never changed, except its `stable` flag and its tag (and what became of it).
 fn versions_never_change(o: &Outcome) -> Said {
-    for v in &o.after.versions {
+    for v in o.after.versions.iter() {
         let Some(told) = o.memory.versions.get(&v.number) else { return Err(format!("version {} came without an event", v.number)) };
         let was = &told.version;
         let same = was.content == v.content

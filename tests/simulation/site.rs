@@ -5,7 +5,7 @@ use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, E
 use redis_deploy::codec;
 use redis_deploy::engine::event::EventBody;
 use std::collections::BTreeMap;
-use redis_deploy::engine::{apply, decide, Batch, Change, Command, Context, Limits, Record, Rejection, Reply};
+use redis_deploy::engine::{apply, decide, transact, Batch, Change, Command, Context, Limits, Record, Rejection, Reply};
 
 /// One thing that was asked of a site, and when: what a history is made of.
 #[derive(Debug, Clone)]
@@ -66,6 +66,9 @@ impl Site {
                 self.second = self.second.as_ref().map(save_and_load).transpose()?;
                 self.record = Some(loaded);
             }
+        }
+        if input.at % 8 == 0 {
+            leaves_no_trace(self.record.as_ref(), input, &context)?;
         }
         let decision = match decide(self.record.as_ref(), &input.command, &context) {
             Ok(decision) => decision,
@@ -160,4 +163,15 @@ impl Site {
         self.record = Some(decision.record);
         Ok(Ok(decision.reply))
     }
+}
+
+/// A command that is refused, or whose changes are not committed, leaves the record as it was, its indexes as well.
+fn leaves_no_trace(record: Option<&Record>, input: &Input, context: &Context) -> Result<(), Broken> {
+    let before = record.cloned().unwrap_or_default();
+    let mut after = before.clone();
+    drop(transact(&mut after, &input.command, context));
+    if after == before {
+        return Ok(());
+    }
+    Err(Broken { rule: "what_is_not_committed_leaves_no_trace", words: "it differs".to_string() })
 }

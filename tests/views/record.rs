@@ -114,8 +114,9 @@ pub fn record() -> Record {
     record.versions = vec![
         Arc::new(Version { stable: true, outcome: Some(Outcome::Successful), ..version(1) }),
         Arc::new(Version { reason: Some(text("faster model")), ..version(2) }),
-    ];
-    record.deployment = Some(deployment());
+    ]
+    .into();
+    record.deployment = Some(deployment().into());
     record.instances.insert(instance("agent-3", 1, 4));
     record.instances.insert(instance("agent-2", 2, 8));
     record.instances.insert(Instance {
@@ -135,7 +136,7 @@ pub fn record_where(change: impl FnOnce(&mut Deployment)) -> Record {
     let mut record = record();
     let mut deployment = deployment();
     change(&mut deployment);
-    record.deployment = Some(deployment);
+    record.deployment = Some(deployment.into());
     record
 }
 

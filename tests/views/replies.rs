@@ -39,7 +39,8 @@ fn history_has_the_versions_newest_first() {
             job_type: JobType::System,
             ..version(3)
         }),
-    ];
+    ]
+    .into();
     assert_json(
         &view::history(&record),
         r#"[{"version":3,"deployment_id":"dep_agent-api_3","job_id":"dep_agent-api_1","job_type":"system",
@@ -55,7 +56,7 @@ fn history_has_the_versions_newest_first() {
 fn a_version_comes_with_its_manifest_as_given() {
     let given = "{ \"nodes\" : [ {\"node_id\":\"agent-1\"} ],\n  \"x\": \"\\u00e9\" }";
     let mut record = record();
-    record.versions[1] = Arc::new(Version {
+    Arc::make_mut(&mut record.versions)[1] = Arc::new(Version {
         content: Arc::new(Content::new(text(given))),
         agents: Some(texts(&["agent-1@a", "agent-1@b"])),
         ..version(2)

@@ -1,6 +1,7 @@
 //! Keys, and the value that hangs on one.
 
 use super::{api, Ctx};
+use crate::engine::Record;
 use crate::redis::data_type::{Stored, DEPLOYMENT};
 use redis_module::{raw, RedisString};
 use std::ffi::{c_int, c_void};
@@ -67,7 +68,19 @@ impl Key {
         }
     }
 
+    /// The record, to be changed in place. Nobody is told: see [`Ctx::signal_changed`].
+    pub fn record_mut(&mut self) -> Option<&mut Record> {
+        // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
+        match self.value().map(|value| unsafe { &mut *value }) {
+            Some(Stored::Record(record)) => Some(record),
+            _ => None,
+        }
+    }
+
     fn value(&self) -> Option<*mut Stored> {
+        if self.raw.is_null() {
+            return None;
+        }
         let (get_type, get_value) = (api!(RedisModule_ModuleTypeGetType)?, api!(RedisModule_ModuleTypeGetValue)?);
         // SAFETY: the handle is open; null is what a key without a module's value gives.
         let (kind, value) = unsafe { (get_type(self.raw), get_value(self.raw)) };

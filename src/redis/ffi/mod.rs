@@ -167,6 +167,13 @@ pub fn avoids_replica_traffic() -> bool {
     api!(RedisModule_AvoidReplicaTraffic).is_some_and(|avoid| unsafe { avoid() } != 0)
 }
 
+fn publish_through(ctx: Ctx, through: Option<Publish>, channel: &RedisString, message: &RedisString) {
+    if let Some(publish) = through {
+        // SAFETY: two strings that live through the call.
+        unsafe { publish(ctx.raw, channel.inner, message.inner) };
+    }
+}
+
 impl Ctx {
     pub fn of(context: &Context) -> Ctx {
         Ctx { raw: context.ctx }
@@ -289,21 +296,30 @@ impl Ctx {
         outcome
     }
 
-    /// Publishes on every node of a cluster.
-    pub fn publish_in_cluster(self, channel: &[u8], message: &[u8]) {
-        self.publish_through(api!(RedisModule_PublishMessage), channel, message);
+    /// Publishes to the subscribers of this server, and of every node where it is in a cluster.
+    pub fn publish(self, channel: &RedisString, message: &RedisString) {
+        publish_through(self, api!(RedisModule_PublishMessage), channel, message);
     }
 
-    /// Publishes to the shard that has the channel's slot.
-    pub fn publish_in_shard(self, channel: &[u8], message: &[u8]) {
-        self.publish_through(api!(RedisModule_PublishMessageShard), channel, message);
+    /// The same with sharded pub/sub; in a cluster, to the shard that has the channel's slot.
+    pub fn publish_in_shard(self, channel: &RedisString, message: &RedisString) {
+        publish_through(self, api!(RedisModule_PublishMessageShard), channel, message);
     }
 
-    fn publish_through(self, through: Option<Publish>, channel: &[u8], message: &[u8]) {
-        let Some(publish) = through else { return };
-        let (channel, message) = (self.string(channel), self.string(message));
-        // SAFETY: two strings that live through the call.
-        unsafe { publish(self.raw, channel.inner, message.inner) };
+    /// Has the replicas run a command of two arguments. It does not go into the AOF.
+    pub fn replicate_past_aof(self, command: &CStr, first: &RedisString, second: &RedisString) -> bool {
+        let Some(replicate) = api!(RedisModule_Replicate) else { return false };
+        // SAFETY: after the flag, the format names exactly the two strings that follow.
+        let status = unsafe { replicate(self.raw, command.as_ptr(), c"Ass".as_ptr(), first.inner, second.inner) };
+        status == raw::REDISMODULE_OK as c_int
+    }
+
+    /// Tells WATCH and the caches of clients that a key's value has changed.
+    pub fn signal_changed(self, key: &RedisString) {
+        if let Some(signal) = api!(RedisModule_SignalModifiedKey) {
+            // SAFETY: a string that lives through the call.
+            unsafe { signal(self.raw, key.inner) };
+        }
     }
 
     /// Sends a keyspace notification of the module class.

@@ -1,0 +1,113 @@
+//! One command's changes to a record, whole or not at all.
+//!
+//! They are made in place: a record of ten thousand agents must not be copied for one report. What was there before is
+//! kept beside, and comes back unless the changes are committed: where a command is refused, where the server does not
+//! take a change, and where a panic cuts one short.
+
+use super::deployment::{Deployment, Record, Remembered};
+use super::evolve::trim_log;
+use super::history::Version;
+use super::time::UnixMs;
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// A record that is being changed. Dropped without [`Transaction::commit`], it is as it was.
+#[derive(Debug)]
+pub struct Transaction<'r> {
+    record: &'r mut Record,
+    /// None once committed.
+    before: Option<Before>,
+}
+
+/// All of a record that does not keep a journal of its own. What is large is shared with the record until that changes it.
+#[derive(Debug)]
+struct Before {
+    revision: u64,
+    last_version: u64,
+    current_version: Option<u64>,
+    current_job_id: Option<Arc<str>>,
+    versions: Arc<Vec<Arc<Version>>>,
+    deployment: Option<Arc<Deployment>>,
+    requests: Arc<VecDeque<Remembered>>,
+    created_at: UnixMs,
+    updated_at: UnixMs,
+    log_len: usize,
+}
+
+impl<'r> Transaction<'r> {
+    pub fn begin(record: &'r mut Record) -> Transaction<'r> {
+        // Every field by its name: a new one has to be thought of here.
+        let Record {
+            revision,
+            last_version,
+            current_version,
+            current_job_id,
+            versions,
+            deployment,
+            instances,
+            services,
+            log,
+            requests,
+            created_at,
+            updated_at,
+        } = &mut *record;
+        instances.begin();
+        services.begin();
+        let before = Before {
+            revision: *revision,
+            last_version: *last_version,
+            current_version: *current_version,
+            current_job_id: current_job_id.clone(),
+            versions: versions.clone(),
+            deployment: deployment.clone(),
+            requests: requests.clone(),
+            created_at: *created_at,
+            updated_at: *updated_at,
+            log_len: log.len(),
+        };
+        Transaction { record, before: Some(before) }
+    }
+
+    /// Lets the changes stand. The log is cut to `log_max` events here and not before: what it lost could not come back.
+    pub fn commit(mut self, log_max: usize) {
+        if self.before.take().is_some() {
+            self.record.instances.commit();
+            self.record.services.commit();
+            trim_log(self.record, log_max);
+        }
+    }
+}
+
+impl Deref for Transaction<'_> {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        self.record
+    }
+}
+
+impl DerefMut for Transaction<'_> {
+    fn deref_mut(&mut self) -> &mut Record {
+        self.record
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        let Some(before) = self.before.take() else { return };
+        let record = &mut *self.record;
+        record.revision = before.revision;
+        record.last_version = before.last_version;
+        record.current_version = before.current_version;
+        record.current_job_id = before.current_job_id;
+        record.versions = before.versions;
+        record.deployment = before.deployment;
+        record.requests = before.requests;
+        record.created_at = before.created_at;
+        record.updated_at = before.updated_at;
+        record.log.truncate(before.log_len);
+        record.instances.roll_back();
+        record.services.roll_back();
+    }
+}
