@@ -109,7 +109,7 @@ pub fn split(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
 
 /// Puts the envelope around what `write` appends.
 fn seal(kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(512);
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&FORMAT.to_le_bytes());
     bytes.extend_from_slice(&[kind as u8, 0]);

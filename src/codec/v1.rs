@@ -36,7 +36,7 @@ const ENCODING: Encoding = bincode::config::standard().with_limit::<MAX_PAYLOAD_
 // ---- payloads --------------------------------------------------------------------------------------------------------
 
 pub(super) fn write_record(record: &deployment::Record, payload: &mut Vec<u8>) {
-    let mut writer = Writer::default();
+    let mut writer = Writer::new();
     writer.value::<Head, _>(record);
     writer.values::<Version, _>(record.versions.len(), record.versions.iter().map(|version| &**version));
     writer.values::<Instance, _>(record.instances.len(), record.instances.iter());
@@ -81,7 +81,7 @@ pub(super) fn read_record(payload: &[u8]) -> Result<deployment::Record, DecodeEr
 }
 
 pub(super) fn write_batch(batch: &event::Batch, payload: &mut Vec<u8>) {
-    let mut writer = Writer::default();
+    let mut writer = Writer::new();
     writer.value::<Number, _>(&batch.log_max);
     writer.values::<Change, _>(batch.changes.len(), batch.changes.iter());
     writer.finish(payload);
@@ -649,6 +649,7 @@ impl Shape<Arc<Content>> for Manifest {
 #[derive(Default)]
 struct TextsToWrite<'a> {
     texts: Vec<&'a str>,
+    /// Empty while there are few.
     places: HashMap<&'a str, u32>,
     /// Manifests are long: one that versions share is looked up by where it lies in memory, not by its text.
     manifests: HashMap<*const Content, u32>,
@@ -656,6 +657,18 @@ struct TextsToWrite<'a> {
 
 impl<'a> TextsToWrite<'a> {
     fn place(&mut self, text: &'a str) -> u32 {
+        /// So many are found faster by looking at each, and few batches have more.
+        const FEW: usize = 16;
+        if self.places.is_empty() {
+            if let Some(place) = self.texts.iter().position(|known| *known == text) {
+                return place as u32;
+            }
+            if self.texts.len() < FEW {
+                self.texts.push(text);
+                return self.texts.len() as u32 - 1;
+            }
+            self.places = self.texts.iter().zip(0..).map(|(text, place)| (*text, place)).collect();
+        }
         let next = self.texts.len() as u32;
         let place = *self.places.entry(text).or_insert(next);
         if place == next {
@@ -704,13 +717,16 @@ fn append(bytes: &mut Vec<u8>, shape: &impl Serialize) {
         .expect("a Vec takes any bytes, and no shape here is of a kind that bincode refuses to write");
 }
 
-#[derive(Default)]
 struct Writer<'a> {
     texts: TextsToWrite<'a>,
     shapes: Vec<u8>,
 }
 
 impl<'a> Writer<'a> {
+    fn new() -> Writer<'a> {
+        Writer { texts: TextsToWrite::default(), shapes: Vec::with_capacity(256) }
+    }
+
     fn value<S: Shape<Value> + Serialize, Value>(&mut self, value: &'a Value) {
         let shape = S::of(value, &mut self.texts);
         append(&mut self.shapes, &shape);

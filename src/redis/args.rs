@@ -7,6 +7,7 @@ use super::Refusal;
 use crate::engine::policy::{PolicyPatch, POLICY_FIELDS};
 use crate::engine::Rejection;
 use redis_module::RedisString;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The longest texts, in bytes, and the most of them: beyond is `LIMIT` (SPEC 8 "Services"). Everything here is kept
@@ -46,7 +47,7 @@ fn quoted(bytes: &[u8]) -> String {
 pub struct Args<'a> {
     rest: std::slice::Iter<'a, RedisString>,
     /// The options that were given already, in upper case.
-    given: Vec<String>,
+    given: Vec<Cow<'a, str>>,
 }
 
 impl<'a> Args<'a> {
@@ -92,7 +93,7 @@ impl<'a> Args<'a> {
     pub fn only_json(mut self) -> Result<bool, Refusal> {
         let mut json = false;
         while let Some(option) = self.option()? {
-            match option.as_str() {
+            match &*option {
                 "JSON" => json = self.last_json()?,
                 _ => return Err(unknown(&option)),
             }
@@ -103,9 +104,13 @@ impl<'a> Args<'a> {
     // ---- options
 
     /// The next option's name in upper case; an error where it was given before.
-    pub fn option(&mut self) -> Result<Option<String>, Refusal> {
+    pub fn option(&mut self) -> Result<Option<Cow<'a, str>>, Refusal> {
         let Some(word) = self.rest.next() else { return Ok(None) };
-        let name = quoted(word.as_slice()).to_ascii_uppercase();
+        let name = match std::str::from_utf8(word.as_slice()) {
+            // As most clients write it.
+            Ok(text) if text.len() <= QUOTED_CHARS && !text.bytes().any(|b| b.is_ascii_lowercase()) => Cow::Borrowed(text),
+            _ => Cow::Owned(quoted(word.as_slice()).to_ascii_uppercase()),
+        };
         if self.given.contains(&name) {
             return Err(syntax(format!("option {name} is given twice")));
         }

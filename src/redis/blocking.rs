@@ -202,7 +202,7 @@ pub fn wait(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let mut until = Statuses::default();
     let mut timeout_ms = 0;
     while let Some(option) = args.option()? {
-        match option.as_str() {
+        match &*option {
             "ID" => id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
             "UNTIL" => {
                 for word in args.value_names("UNTIL", 1, Status::ALL.len(), args::TAG_MAX)? {
@@ -231,7 +231,7 @@ pub fn events(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let key = args.key()?;
     let (mut after, mut count, mut block) = (None, None, None);
     while let Some(option) = args.option()? {
-        match option.as_str() {
+        match &*option {
             "AFTER" => after = Some(args.value_number("AFTER")?),
             "COUNT" => count = Some(usize::try_from(args.value_positive("COUNT")?).unwrap_or(usize::MAX)),
             "BLOCK" => block = Some(timeout("BLOCK", &mut args)?),

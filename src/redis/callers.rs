@@ -8,7 +8,7 @@ pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let key = args.key()?;
     let (mut service, mut tag, mut role, mut all, mut json) = (None, None, RoleFilter::default(), false, false);
     while let Some(option) = args.option()? {
-        match option.as_str() {
+        match &*option {
             "SERVICE" => service = args.value_name("SERVICE", args::SERVICE_MAX)?,
             "TAG" => tag = args.value_name("TAG", args::TAG_MAX)?,
             "ROLE" => role = args.value_word("ROLE", RoleFilter::parse, "primary, canary, candidate, any")?,

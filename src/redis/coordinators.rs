@@ -27,7 +27,7 @@ pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let state = args.word("state", Reported::parse, STATES)?;
     let mut report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
     while let Some(option) = args.option()? {
-        match option.as_str() {
+        match &*option {
             "VERSION" => report.version = Some(args.value_positive("VERSION")?),
             "JOB" => report.job = args.value_name("JOB", args::JOB_MAX)?,
             "ATTEMPT" => {
@@ -50,7 +50,7 @@ pub fn register(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let (mut version, mut job, mut ttl_ms, mut meta) = (None, None, None, None);
     let (mut status, mut tags) = (CheckStatus::Passing, Vec::new());
     while let Some(option) = args.option()? {
-        match option.as_str() {
+        match &*option {
             "INSTANCE" => instance = args.value_name("INSTANCE", args::INSTANCE_MAX)?,
             "ADDRESS" => address = args.value_name("ADDRESS", args::ADDRESS_MAX)?,
             "PORT" => port = u16::try_from(args.value_up_to("PORT", u64::from(u16::MAX))?).ok(),
@@ -86,7 +86,7 @@ pub fn check(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let status = args.word("status", CheckStatus::parse, STATUSES)?;
     let mut reason = None;
     while let Some(option) = args.option()? {
-        match option.as_str() {
+        match &*option {
             "REASON" => reason = args.value_text("REASON", args::REASON_MAX)?,
             _ => return Err(unknown(&option)),
         }

@@ -29,7 +29,7 @@ pub fn list(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let mut filter = Filter { status: None, glob: None };
     let (mut cursor, mut count) = (None, COUNT_DEFAULT);
     while let Some(option) = args.option()? {
-        match option.as_str() {
+        match &*option {
             "STATUS" => filter.status = Some(args.value_word("STATUS", Status::parse, STATUSES)?),
             "MATCH" => filter.glob = args.value_text("MATCH", args::GLOB_MAX)?,
             "CURSOR" => cursor = args.value_text("CURSOR", args::CURSOR_MAX)?,

@@ -40,7 +40,7 @@ fn deploy_options(args: &mut Args, takes_json: bool) -> Result<(Deploy, bool), R
     let mut manifest = None;
     let mut json = false;
     while let Some(option) = args.option()? {
-        match option.as_str() {
+        match &*option {
             // Its length, encoding and content are judged by the engine, all faults at once.
             "MANIFEST" => manifest = Some(args.value("MANIFEST")?.to_vec()),
             "BUNDLE" => deploy.bundle = args.value_text("BUNDLE", args::BUNDLE_MAX)?,
@@ -65,7 +65,7 @@ pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let (mut id, mut reason, mut request) = (None, None, None);
     let mut policy = PolicyPatch::default();
     while let Some(option) = args.option()? {
-        match option.as_str() {
+        match &*option {
             "VERSION" | "TAG" if to != RollbackTo::NewestStable => {
                 return Err(syntax("VERSION and TAG exclude each other"));
             }
@@ -90,7 +90,7 @@ fn operate(call: &Call, mut args: Args, command: fn(Operate) -> Command) -> Resu
     let key = args.key()?;
     let mut operate = Operate::default();
     while let Some(option) = args.option()? {
-        match option.as_str() {
+        match &*option {
             "ID" => operate.id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
             "REASON" => operate.reason = args.value_text("REASON", args::REASON_MAX)?,
             _ => return Err(unknown(&option)),
