@@ -713,3 +713,61 @@ fn ten_thousand_instances_of_one_key_resolve() {
         }
     });
 }
+
+/// From 500 entries on a reply is written on another thread.
+#[test]
+fn a_large_reply_says_what_was_so_when_it_was_asked_for() {
+    const COUNT: usize = 1_000;
+    let _alone = alone();
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        let connect = || {
+            redis::Client::open(format!("redis://127.0.0.1:{}/", server.port))
+                .and_then(|client| client.get_connection())
+                .expect("a connection")
+        };
+        let mut other = connect();
+        let fill = |client: &mut Client, connection: &mut redis::Connection| {
+            client.deploy(KEY, &manifest(&["agent-1"], "small"), &SLOW);
+            let mut pipe = redis::pipe();
+            for n in 0..COUNT {
+                pipe.cmd("DEPLOY.REGISTER").arg(&[KEY, "agent-1", "web", "INSTANCE", &format!("i-{n:04}")]);
+                pipe.arg(&["ADDRESS", "10.0.0.1", "PORT", "8080"]);
+            }
+            pipe.query::<Vec<i64>>(connection).expect("all are registered");
+        };
+        fill(&mut client, &mut other);
+
+        for form in [&["DEPLOY.RESOLVE", KEY][..], &["DEPLOY.RESOLVE", KEY, "JSON"], &["DEPLOY.STATUS", KEY, "JSON"]] {
+            let alone = client.call(form);
+            client.call(&["MULTI"]);
+            client.call(form);
+            assert_eq!(items(&client.call(&["EXEC"])), [alone], "nobody can wait in a transaction");
+        }
+
+        // What follows in the same breath is answered after it, and has no part in it.
+        let mut pipe = redis::pipe();
+        pipe.cmd("DEPLOY.RESOLVE").arg(KEY).cmd("DEL").arg(KEY).cmd("DEPLOY.RESOLVE").arg(KEY).ignore();
+        pipe.cmd("ECHO").arg("after");
+        use redis::ConnectionLike;
+        let replies = other.req_packed_commands(&pipe.get_packed_pipeline(), 0, 4).expect("four replies");
+        assert_eq!(replies.len(), 4);
+        assert_eq!(items(&replies[0]).len(), COUNT);
+        assert_eq!(int(&replies[1]), 1);
+        assert!(matches!(&replies[2], Value::ServerError(error) if error.code() == "NOTFOUND"), "{:?}", replies[2]);
+        assert_eq!(text(&replies[3]), "after");
+
+        // Callers that do not wait for the answer.
+        fill(&mut client, &mut other);
+        for n in 0..50 {
+            let mut hasty = connect();
+            hasty.send_packed_command(&redis::cmd("DEPLOY.RESOLVE").arg(KEY).get_packed_command()).expect("sent");
+            if n % 2 == 0 {
+                client.call(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            }
+        }
+        assert_eq!(items(&client.call(&["DEPLOY.RESOLVE", KEY])).len(), COUNT);
+        wait_until("nobody waits any more", || client.info("clients", "blocked_clients") == "0");
+    });
+}

@@ -1,7 +1,7 @@
 //! Commands for callers of the agents (SPEC 3): who answers where.
 
 use super::args::{self, unknown, Args};
-use super::{read, Answered, Call, Refusal};
+use super::{aside, read_at_length, Answered, Call, Refusal};
 use crate::view::{self, ResolveFilter, RoleFilter};
 
 pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
@@ -17,6 +17,13 @@ pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
             _ => return Err(unknown(&option)),
         }
     }
-    let filter = ResolveFilter { service: service.as_deref(), tag: tag.as_deref(), role, all };
-    read(call, key, json, |record, name| Ok(view::resolve(record, name, &filter)))
+    let filter = ResolveFilter { service, tag, role, all };
+    let admitted = filter.clone();
+    read_at_length(
+        call,
+        key,
+        json,
+        |record| view::count_resolved(record, &admitted, aside::LARGE),
+        move |record, name| Ok(view::resolve(record, name, &filter)),
+    )
 }

@@ -1,7 +1,7 @@
 //! Commands for coordinators (SPEC 3): what is to be done, and what became of it.
 
 use super::args::{self, syntax, unknown, Args};
-use super::{change, read, Answered, Call, Refusal};
+use super::{change, read_at_length, Answered, Call, Refusal};
 use crate::engine::command::{Check, CheckStatus, Command, Register, Report, Reported};
 use crate::engine::time::MAX_DURATION_MS;
 use crate::view;
@@ -18,7 +18,7 @@ fn decided(call: &Call, key: &RedisString, command: &Command) -> Result<Answered
 pub fn tasks(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let key = args.key()?;
     let json = args.only_json()?;
-    read(call, key, json, |record, _| Ok(view::tasks(record)))
+    read_at_length(call, key, json, |record| record.instances.open_tasks(), |record, _| Ok(view::tasks(record)))
 }
 
 pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {

@@ -13,6 +13,7 @@
 #![deny(unsafe_code)]
 
 pub mod args;
+pub mod aside;
 pub mod blocking;
 pub mod callers;
 pub mod clock;
@@ -40,7 +41,7 @@ use crate::engine::{self, Code, Command, Context, Record, Rejection, Reply};
 use crate::view::View;
 use args::Args;
 use data_type::Stored;
-use ffi::{Ctx, Key, LogLevel, Slot, Unavailable};
+use ffi::{Aside, Ctx, Key, LogLevel, Slot, Unavailable};
 use index::Entry;
 use publish::Announcement;
 use redis_module::{RedisResult, RedisString, RedisValue, Status};
@@ -87,11 +88,13 @@ impl Call {
 
     /// Replies a view, as one JSON string where that was asked for.
     pub fn reply_view(&self, view: &View, json: bool) -> Answered {
-        let text = json.then(|| view.to_json());
-        self.answered.set(true);
-        match text {
-            Some(text) => self.ctx.reply_bytes(text.as_bytes()),
-            None => reply::view(self.ctx, view),
+        if json {
+            let text = view.to_json();
+            self.answered.set(true);
+            self.ctx.reply_bytes(text.as_bytes());
+        } else {
+            self.answered.set(true);
+            reply::view(self.ctx, view);
         }
         Answered(())
     }
@@ -167,6 +170,27 @@ pub fn read(
 ) -> Result<Answered, Refusal> {
     let open = Key::read(call.ctx, key);
     let (Some(record), Some(name)) = (record_at(&open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
+    let view = shape(record, name)?;
+    Ok(call.reply_view(&view, json))
+}
+
+/// A reading command whose reply has as many entries as `extent` says: a large one is written beside.
+pub fn read_at_length(
+    call: &Call,
+    key: &RedisString,
+    json: bool,
+    extent: impl FnOnce(&Record) -> usize,
+    shape: impl for<'r> FnOnce(&'r Record, &'r str) -> Result<View<'r>, Rejection> + Send + 'static,
+) -> Result<Answered, Refusal> {
+    let open = Key::read(call.ctx, key);
+    let (Some(record), Some(name)) = (record_at(&open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
+    if extent(record) >= aside::LARGE {
+        if let Some(caller) = Aside::begin(call.ctx) {
+            call.answered.set(true);
+            aside::reply_aside(caller, record.clone(), name.to_string(), json, shape);
+            return Ok(Answered(()));
+        }
+    }
     let view = shape(record, name)?;
     Ok(call.reply_view(&view, json))
 }

@@ -1,10 +1,10 @@
 //! Commands for operators (SPEC 3): they begin, judge and end deployments.
 
 use super::args::{self, syntax, unknown, Args};
-use super::{ask, change, key_text, read, Answered, Call, Refusal};
+use super::{ask, change, key_text, read, read_at_length, Answered, Call, Refusal};
 use crate::engine::command::{Deploy, Operate, Rollback, RollbackTo};
 use crate::engine::policy::PolicyPatch;
-use crate::engine::{plan as plan_deploy, Command, Rejection};
+use crate::engine::{plan as plan_deploy, Command, Record, Rejection};
 use crate::view;
 use redis_module::RedisString;
 
@@ -140,7 +140,8 @@ pub fn status(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let key = args.key()?;
     let json = args.only_json()?;
     let now = super::clock::now(call.ctx());
-    read(call, key, json, |record, name| Ok(view::status(record, name, now)))
+    let extent = |record: &Record| record.instances.len() + record.services.len();
+    read_at_length(call, key, json, extent, move |record, name| Ok(view::status(record, name, now)))
 }
 
 pub fn history(call: &Call, mut args: Args) -> Result<Answered, Refusal> {

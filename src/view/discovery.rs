@@ -4,6 +4,7 @@ use super::View;
 use crate::engine::command::CheckStatus;
 use crate::engine::deployment::{Record, Role};
 use crate::engine::services::Service;
+use std::sync::Arc;
 
 /// Whose services are resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,32 +34,40 @@ impl RoleFilter {
 }
 
 /// What RESOLVE asks for. By default what a caller may use: `primary` and `passing`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ResolveFilter<'f> {
-    pub service: Option<&'f str>,
-    pub tag: Option<&'f str>,
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResolveFilter {
+    pub service: Option<Arc<str>>,
+    pub tag: Option<Arc<str>>,
     pub role: RoleFilter,
     /// Every status, not only `passing`.
     pub all: bool,
 }
 
-impl ResolveFilter<'_> {
+impl ResolveFilter {
     fn admits(&self, record: &Record, service: &Service) -> bool {
-        let Some(role) = record.role_of(&service.owner) else { return false };
-        let in_role = match self.role {
-            RoleFilter::Is(wanted) => role == wanted,
-            RoleFilter::Any => role != Role::Retired || self.all,
-        };
-        in_role
-            && (self.all || service.status == CheckStatus::Passing)
-            && self.service.is_none_or(|name| *service.service == *name)
-            && self.tag.is_none_or(|tag| service.tags.iter().any(|t| **t == *tag))
+        (self.all || service.status == CheckStatus::Passing)
+            && self.service.as_ref().is_none_or(|name| service.service == *name)
+            && self.tag.as_ref().is_none_or(|tag| service.tags.contains(tag))
+            && self.admits_role(record.role_of(&service.owner))
+    }
+
+    fn admits_role(&self, role: Option<Role>) -> bool {
+        match (self.role, role) {
+            (_, None) => false,
+            (RoleFilter::Is(wanted), Some(role)) => role == wanted,
+            (RoleFilter::Any, Some(role)) => role != Role::Retired || self.all,
+        }
     }
 }
 
 /// The service instances that `filter` admits, by their id.
 pub fn resolve<'a>(record: &'a Record, key: &'a str, filter: &ResolveFilter) -> View<'a> {
     View::list(record.services.iter().filter(|s| filter.admits(record, s)).map(|s| entry(record, key, s)))
+}
+
+/// How many service instances `filter` admits; beyond `most` nobody counts on.
+pub fn count_resolved(record: &Record, filter: &ResolveFilter, most: usize) -> usize {
+    record.services.iter().filter(|s| filter.admits(record, s)).take(most).count()
 }
 
 /// All service instances, whatever their role and status.

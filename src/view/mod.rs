@@ -18,7 +18,7 @@ mod status;
 mod tasks;
 
 pub use decision::{plan, receipt};
-pub use discovery::{resolve, ResolveFilter, RoleFilter};
+pub use discovery::{count_resolved, resolve, ResolveFilter, RoleFilter};
 pub use events::{event, event_json, events};
 pub use health::description;
 pub use history::{history, version};

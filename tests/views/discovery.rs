@@ -40,43 +40,41 @@ fn resolved(filter: ResolveFilter) -> Vec<String> {
 #[test]
 fn resolve_gives_primary_and_passing_instances_unless_asked_for_more() {
     let any = RoleFilter::Any;
-    let default = ResolveFilter::default();
-    assert_eq!(resolved(default), ["primary-admin", "primary-passing"]);
+    assert_eq!(resolved(ResolveFilter::default()), ["primary-admin", "primary-passing"]);
     assert_eq!(
-        resolved(ResolveFilter { all: true, ..default }),
+        resolved(ResolveFilter { all: true, ..ResolveFilter::default() }),
         ["primary-admin", "primary-critical", "primary-passing", "primary-warning"]
     );
-    assert_eq!(resolved(ResolveFilter { role: RoleFilter::Is(Role::Canary), ..default }), ["canary-passing"]);
+    assert_eq!(resolved(ResolveFilter { role: RoleFilter::Is(Role::Canary), ..ResolveFilter::default() }), ["canary-passing"]);
     assert_eq!(
-        resolved(ResolveFilter { role: RoleFilter::Is(Role::Candidate), all: true, ..default }),
+        resolved(ResolveFilter { role: RoleFilter::Is(Role::Candidate), all: true, ..ResolveFilter::default() }),
         ["candidate-critical", "candidate-passing", "candidate-warning"]
     );
     assert_eq!(
-        resolved(ResolveFilter { role: any, ..default }),
+        resolved(ResolveFilter { role: any, ..ResolveFilter::default() }),
         ["canary-passing", "candidate-passing", "primary-admin", "primary-passing"]
     );
-    let everything = resolved(ResolveFilter { role: any, all: true, ..default });
+    let everything = resolved(ResolveFilter { role: any, all: true, ..ResolveFilter::default() });
     assert_eq!(everything.len(), 13);
     assert!(everything.contains(&"retired-passing".to_string()));
 }
 
 #[test]
 fn resolve_filters_by_service_and_by_tag() {
-    let default = ResolveFilter::default();
-    assert_eq!(resolved(ResolveFilter { service: Some("admin"), ..default }), ["primary-admin"]);
-    assert_eq!(resolved(ResolveFilter { service: Some("web"), ..default }), ["primary-passing"]);
-    assert_eq!(resolved(ResolveFilter { tag: Some("green"), ..default }), ["primary-admin"]);
-    assert_eq!(resolved(ResolveFilter { tag: Some("http"), ..default }), ["primary-passing"]);
-    assert!(resolved(ResolveFilter { service: Some("web"), tag: Some("green"), ..default }).is_empty());
+    assert_eq!(resolved(ResolveFilter { service: Some("admin".into()), ..ResolveFilter::default() }), ["primary-admin"]);
+    assert_eq!(resolved(ResolveFilter { service: Some("web".into()), ..ResolveFilter::default() }), ["primary-passing"]);
+    assert_eq!(resolved(ResolveFilter { tag: Some("green".into()), ..ResolveFilter::default() }), ["primary-admin"]);
+    assert_eq!(resolved(ResolveFilter { tag: Some("http".into()), ..ResolveFilter::default() }), ["primary-passing"]);
+    assert!(resolved(ResolveFilter { service: Some("web".into()), tag: Some("green".into()), ..ResolveFilter::default() }).is_empty());
     // Names are exact: no prefix, no other case.
-    assert!(resolved(ResolveFilter { service: Some("WEB"), ..default }).is_empty());
-    assert!(resolved(ResolveFilter { tag: Some("htt"), ..default }).is_empty());
+    assert!(resolved(ResolveFilter { service: Some("WEB".into()), ..ResolveFilter::default() }).is_empty());
+    assert!(resolved(ResolveFilter { tag: Some("htt".into()), ..ResolveFilter::default() }).is_empty());
 }
 
 #[test]
 fn a_resolved_instance_names_its_deployment() {
     let record = discovered();
-    let filter = ResolveFilter { service: Some("admin"), ..ResolveFilter::default() };
+    let filter = ResolveFilter { service: Some("admin".into()), ..ResolveFilter::default() };
     assert_json(
         &view::resolve(&record, KEY, &filter),
         r#"[{"service":"admin","instance":"primary-admin","agent":"p","address":"10.0.0.7","port":8080,

@@ -1,6 +1,8 @@
 //! Blocked clients: the handle, its three callbacks, and work put off to the next turn of the event loop.
 //!
-//! A handle lives until it is given to `RM_UnblockClient`, exactly once: after a wake, after a timeout, or after the
+//! A client waits for a change ([`Blocked`]) or for a large reply ([`Aside`]).
+//!
+//! A handle of the first kind lives until it is given to `RM_UnblockClient`, exactly once: after a wake, after a timeout, or after the
 //! client has gone. All of it happens on the main thread, so that none can be given back twice or used after that.
 
 use super::{api, Ctx};
@@ -102,4 +104,49 @@ unsafe extern "C" fn look_again(_: *mut c_void) {
         // SAFETY: ours, and not used after this.
         unsafe { free(ctx) };
     });
+}
+
+/// A client that another thread answers. It waits until this is dropped.
+pub struct Aside {
+    client: *mut raw::RedisModuleBlockedClient,
+    ctx: *mut raw::RedisModuleCtx,
+}
+
+// SAFETY: the handle and its context belong to whoever holds this. Replies that are written through the context gather
+// in a place of their own, which the server looks at once the client was given back; it asks for no lock.
+unsafe impl Send for Aside {}
+
+impl Aside {
+    /// Has the caller wait. None where it cannot.
+    pub fn begin(ctx: Ctx) -> Option<Aside> {
+        let (block, get) = (api!(RedisModule_BlockClient)?, api!(RedisModule_GetThreadSafeContext)?);
+        if ctx.flags().denies_blocking() || api!(RedisModule_FreeThreadSafeContext).is_none() {
+            return None;
+        }
+        // SAFETY: the context is valid for this call; without callbacks and for as long as it takes.
+        let client = unsafe { block(ctx.raw, None, None, None, 0) };
+        if client.is_null() {
+            return None;
+        }
+        // SAFETY: the handle was given a moment ago. Asked for here, on the main thread, since it looks at the client.
+        let ctx = unsafe { get(client) };
+        Some(Aside { client, ctx })
+    }
+
+    /// For replies alone.
+    pub fn ctx(&self) -> Ctx {
+        Ctx { raw: self.ctx }
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if let (Some(free), Some(unblock)) = (api!(RedisModule_FreeThreadSafeContext), api!(RedisModule_UnblockClient)) {
+            // SAFETY: both are ours, given back here and nowhere else, the context first. Any thread may do so.
+            unsafe {
+                free(self.ctx);
+                unblock(self.client, ptr::null_mut());
+            }
+        }
+    }
 }

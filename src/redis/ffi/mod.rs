@@ -14,7 +14,7 @@ mod callbacks;
 mod key;
 mod register;
 
-pub use blocked::{block, look_again_soon, Blocked};
+pub use blocked::{block, look_again_soon, Aside, Blocked};
 pub use callbacks::METHODS;
 pub use key::{Key, Slot};
 pub use register::*;
