@@ -1,4 +1,4 @@
-//! Large replies are written beside the server's own thread: ten thousand service instances are some hundred and seventy
+//! Large replies are written, and large things freed, beside the server's own thread: ten thousand service instances are some hundred and seventy
 //! thousand values, and every other client would wait for them.
 //!
 //! The server's thread copies the record, whose texts are shared, and goes on; the caller waits, and gets what was so at
@@ -43,6 +43,12 @@ fn hand_over(work: Work) -> Result<(), Work> {
     let outcome = sender.send(work).map_err(|unsent| unsent.0);
     *writer = Some(sender);
     outcome
+}
+
+/// Frees something large on the other thread.
+pub fn drop_aside(what: impl Send + 'static) {
+    // Where there is no other thread, it is freed here.
+    drop(hand_over(Box::new(move || drop(what))));
 }
 
 /// Has a waiting client answered on the other thread, with what `shape` makes of a copy of the record.

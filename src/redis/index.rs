@@ -12,8 +12,8 @@
 //! Keys that are not UTF-8 are no deployment keys (SPEC 8), and are not in it.
 
 use super::data_type::Stored;
-use super::ffi::{Ctx, Key, Slot};
-use super::{home_db, timers};
+use super::ffi::{Ctx, Key, Slot as KeySlot};
+use super::{aside, home_db, timers};
 use crate::engine::deployment::Status;
 use crate::engine::next_deadline;
 use crate::engine::time::UnixMs;
@@ -64,13 +64,79 @@ pub struct Counts {
     pub tasks: u64,
 }
 
-#[derive(Debug, Default)]
+impl Counts {
+    fn count(&mut self, entry: &Entry, comes: bool) {
+        let step = |n: &mut u64, by: u64| *n = if comes { n.saturating_add(by) } else { n.saturating_sub(by) };
+        let place = entry.status.and_then(|status| Status::ALL.iter().position(|s| *s == status));
+        if let Some(count) = place.and_then(|place| self.by_status.get_mut(place)) {
+            step(count, 1);
+        }
+        step(&mut self.tasks, entry.tasks as u64);
+    }
+}
+
+/// What the index keeps of a key. The texts are compared once, to find the slot: what moves with every report, the times,
+/// names its slot by number.
+#[derive(Debug)]
+struct Slot {
+    place: Place,
+    entry: Entry,
+    /// When the timer should look at the key: its due time, or later where a tick has to be tried again.
+    wake: Option<UnixMs>,
+}
+
+type Id = u32;
+
+/// Grows by a chunk at a time: with a million keys, none of them waits while all are copied.
+#[derive(Debug)]
+struct Slots {
+    chunks: Vec<Vec<Option<Slot>>>,
+    free: Vec<Id>,
+}
+
+const CHUNK: usize = 4_096;
+
+impl Slots {
+    const fn new() -> Slots {
+        Slots { chunks: Vec::new(), free: Vec::new() }
+    }
+
+    fn get_mut(&mut self, id: Id) -> Option<&mut Slot> {
+        self.chunks.get_mut(id as usize / CHUNK)?.get_mut(id as usize % CHUNK)?.as_mut()
+    }
+
+    fn insert(&mut self, slot: Slot) -> Id {
+        if let Some(id) = self.free.pop() {
+            if let Some(place) = self.chunks.get_mut(id as usize / CHUNK).and_then(|c| c.get_mut(id as usize % CHUNK)) {
+                *place = Some(slot);
+                return id;
+            }
+        }
+        match self.chunks.last_mut() {
+            Some(chunk) if chunk.len() < CHUNK => chunk.push(Some(slot)),
+            _ => {
+                let mut chunk = Vec::with_capacity(CHUNK);
+                chunk.push(Some(slot));
+                self.chunks.push(chunk);
+            }
+        }
+        let last = self.chunks.last().map_or(0, Vec::len);
+        (self.chunks.len().saturating_sub(1) * CHUNK + last.saturating_sub(1)) as Id
+    }
+
+    fn remove(&mut self, id: Id) -> Option<Slot> {
+        let slot = self.chunks.get_mut(id as usize / CHUNK)?.get_mut(id as usize % CHUNK)?.take()?;
+        self.free.push(id);
+        Some(slot)
+    }
+}
+
+#[derive(Debug)]
 struct Index {
-    dbs: BTreeMap<i32, BTreeMap<Arc<str>, Entry>>,
-    /// When the timer should look at a key: its due time, or later where a tick has to be tried again.
-    wakes: BTreeSet<(UnixMs, Place)>,
-    /// The wake of each key that has one, to find it in `wakes`.
-    wake_of: BTreeMap<Place, UnixMs>,
+    /// In key order, for LIST.
+    dbs: BTreeMap<i32, BTreeMap<Arc<str>, Id>>,
+    slots: Slots,
+    wakes: BTreeSet<(UnixMs, Id)>,
     counts: Counts,
 }
 
@@ -78,78 +144,91 @@ impl Index {
     const fn new() -> Index {
         Index {
             dbs: BTreeMap::new(),
+            slots: Slots::new(),
             wakes: BTreeSet::new(),
-            wake_of: BTreeMap::new(),
             counts: Counts { by_status: [0; Status::ALL.len()], timers: 0, tasks: 0 },
         }
     }
 
-    fn set(&mut self, place: &Place, entry: Entry) {
-        let old = self.dbs.entry(place.db).or_default().insert(place.key.clone(), entry);
-        if let Some(old) = old {
-            self.count(&old, false);
-        }
-        self.count(&entry, true);
-        self.wake(place, entry.due);
+    fn is_large(&self) -> bool {
+        self.slots.chunks.len() > 1
     }
 
-    fn remove(&mut self, place: &Place) {
-        let Some(keys) = self.dbs.get_mut(&place.db) else { return };
-        if let Some(old) = keys.remove(&place.key) {
-            self.count(&old, false);
+    fn find(&self, db: i32, key: &str) -> Option<Id> {
+        self.dbs.get(&db)?.get(key).copied()
+    }
+
+    fn set(&mut self, db: i32, key: &str, entry: Entry) {
+        let id = match self.find(db, key) {
+            Some(id) => id,
+            None => {
+                let place = Place { db, key: Arc::from(key) };
+                let empty = Entry { due: None, status: None, tasks: 0 };
+                let id = self.slots.insert(Slot { place: place.clone(), entry: empty, wake: None });
+                self.dbs.entry(db).or_default().insert(place.key, id);
+                id
+            }
+        };
+        if let Some(slot) = self.slots.get_mut(id) {
+            let old = std::mem::replace(&mut slot.entry, entry);
+            self.counts.count(&old, false);
+            self.counts.count(&entry, true);
         }
-        self.wake(place, None);
+        self.wake(id, entry.due);
+    }
+
+    fn remove(&mut self, db: i32, key: &str) {
+        let Some(id) = self.dbs.get_mut(&db).and_then(|keys| keys.remove(key)) else { return };
+        self.wake(id, None);
+        if let Some(slot) = self.slots.remove(id) {
+            self.counts.count(&slot.entry, false);
+        }
     }
 
     /// Sets or takes away the time at which the timer looks at a key.
-    fn wake(&mut self, place: &Place, at: Option<UnixMs>) {
-        let old = match at {
-            Some(at) => self.wake_of.insert(place.clone(), at),
-            None => self.wake_of.remove(place),
-        };
-        if let Some(old) = old {
-            self.wakes.remove(&(old, place.clone()));
+    fn wake(&mut self, id: Id, at: Option<UnixMs>) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        if slot.wake != at {
+            if let Some(old) = slot.wake {
+                self.wakes.remove(&(old, id));
+            }
+            slot.wake = at;
+            if let Some(at) = at {
+                self.wakes.insert((at, id));
+            }
+            self.counts.timers = self.wakes.len() as u64;
         }
-        if let Some(at) = at {
-            self.wakes.insert((at, place.clone()));
-        }
-        self.counts.timers = self.wakes.len() as u64;
     }
 
-    fn count(&mut self, entry: &Entry, comes: bool) {
-        let step = |n: &mut u64, by: u64| *n = if comes { n.saturating_add(by) } else { n.saturating_sub(by) };
-        let place = entry.status.and_then(|status| Status::ALL.iter().position(|s| *s == status));
-        if let Some(count) = place.and_then(|place| self.counts.by_status.get_mut(place)) {
-            step(count, 1);
-        }
-        step(&mut self.counts.tasks, entry.tasks as u64);
+    /// The next key to look at, with the time.
+    fn next(&mut self) -> Option<(UnixMs, Id, Place)> {
+        let (at, id) = *self.wakes.first()?;
+        self.slots.get_mut(id).map(|slot| (at, id, slot.place.clone()))
     }
 
-    fn flush(&mut self, db: i32) {
-        if db < 0 {
-            *self = Index::new();
-            return;
+    fn flush(&mut self, db: i32) -> Option<Index> {
+        if db < 0 || self.dbs.keys().all(|known| *known == db) {
+            return Some(std::mem::replace(self, Index::new()));
         }
-        for (key, old) in self.dbs.remove(&db).unwrap_or_default() {
-            self.count(&old, false);
-            self.wake(&Place { db, key }, None);
+        for id in self.dbs.remove(&db).unwrap_or_default().into_values() {
+            self.wake(id, None);
+            if let Some(slot) = self.slots.remove(id) {
+                self.counts.count(&slot.entry, false);
+            }
         }
+        None
     }
 
     fn swap(&mut self, first: i32, second: i32) {
         let sides = [(first, second), (second, first)];
-        let sides = sides.map(|(from, to)| (from, to, self.dbs.remove(&from).unwrap_or_default()));
-        // All of both go before any comes, for a key may be in both.
-        for (from, _, keys) in &sides {
-            for (key, entry) in keys {
-                self.count(entry, false);
-                self.wake(&Place { db: *from, key: key.clone() }, None);
+        let sides = sides.map(|(from, to)| (to, self.dbs.remove(&from).unwrap_or_default()));
+        for (to, keys) in sides {
+            for id in keys.values() {
+                if let Some(slot) = self.slots.get_mut(*id) {
+                    slot.place.db = to;
+                }
             }
-        }
-        for (_, to, keys) in sides {
-            for (key, entry) in keys {
-                self.set(&Place { db: to, key }, entry);
-            }
+            self.dbs.insert(to, keys);
         }
     }
 }
@@ -167,24 +246,27 @@ fn shelf() -> MutexGuard<'static, Shelf> {
     SHELF.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn place(db: i32, name: &[u8]) -> Option<Place> {
-    std::str::from_utf8(name).ok().map(|key| Place { db, key: Arc::from(key) })
+fn text(name: &[u8]) -> Option<&str> {
+    std::str::from_utf8(name).ok()
 }
 
 /// A key has a record of this kind now.
 pub fn set(db: i32, key: &str, entry: Entry) {
-    shelf().live.set(&Place { db, key: Arc::from(key) }, entry);
+    shelf().live.set(db, key, entry);
 }
 
 pub fn remove(db: i32, name: &[u8]) {
-    if let Some(place) = place(db, name) {
-        shelf().live.remove(&place);
+    if let Some(key) = text(name) {
+        shelf().live.remove(db, key);
     }
 }
 
-/// All databases where `db` is negative.
+/// All databases where `db` is negative. What is thrown away whole is freed beside: with a million keys it takes a while.
 pub fn flush(db: i32) {
-    shelf().live.flush(db);
+    let old = shelf().live.flush(db);
+    if let Some(old) = old.filter(Index::is_large) {
+        aside::drop_aside(old);
+    }
 }
 
 pub fn swap(first: i32, second: i32) {
@@ -200,25 +282,32 @@ pub fn stage() {
 
 /// It ends: the new data set is served from here on, or was thrown away.
 pub fn unstage(completed: bool) {
-    let mut shelf = shelf();
-    if let Some(staged) = shelf.staged.take().filter(|_| completed) {
-        shelf.live = staged;
+    let old = {
+        let mut shelf = shelf();
+        match shelf.staged.take() {
+            Some(staged) if completed => Some(std::mem::replace(&mut shelf.live, staged)),
+            staged => staged,
+        }
+    };
+    if let Some(old) = old.filter(Index::is_large) {
+        aside::drop_aside(old);
     }
 }
 
 /// `rdb_load` read a record. It need not become a key, if it has expired: [`verify`] sorts that out.
 pub fn note_load(db: i32, name: &[u8], stored: &Stored) {
-    let Some(place) = place(db, name) else { return };
+    let Some(key) = text(name) else { return };
+    let entry = Entry::of(stored);
     let mut shelf = shelf();
     let Shelf { live, staged } = &mut *shelf;
-    staged.as_mut().unwrap_or(live).set(&place, Entry::of(stored));
+    staged.as_mut().unwrap_or(live).set(db, key, entry);
 }
 
 /// Looks at every key, after a load.
 pub fn verify(ctx: Ctx) {
     let places: Vec<Place> = {
         let shelf = shelf();
-        let of = |(db, keys): (&i32, &BTreeMap<Arc<str>, Entry>)| {
+        let of = |(db, keys): (&i32, &BTreeMap<Arc<str>, Id>)| {
             keys.keys().map(|key| Place { db: *db, key: key.clone() }).collect::<Vec<_>>()
         };
         shelf.live.dbs.iter().flat_map(of).collect()
@@ -245,14 +334,14 @@ pub fn on_keyspace_event(ctx: Ctx, event: &[u8], name: &[u8]) {
 
 /// Brings the entry of a key up to what is really there.
 pub fn look(ctx: Ctx, name: &[u8]) {
-    let Some(place) = place(ctx.selected_db(), name) else { return };
+    let (db, Some(key)) = (ctx.selected_db(), text(name)) else { return };
     let entry = match Key::peek(ctx, &ctx.string(name)).slot() {
-        Slot::Ours(stored) => Some(Entry::of(stored)),
-        Slot::Empty | Slot::Foreign => None,
+        KeySlot::Ours(stored) => Some(Entry::of(stored)),
+        KeySlot::Empty | KeySlot::Foreign => None,
     };
     match entry {
-        Some(entry) => shelf().live.set(&place, entry),
-        None => shelf().live.remove(&place),
+        Some(entry) => shelf().live.set(db, key, entry),
+        None => shelf().live.remove(db, key),
     }
 }
 
@@ -264,16 +353,17 @@ pub fn next_wake() -> Option<UnixMs> {
 /// A key whose time has come, with the time. It is put off to `until`, so that one that fails is not tried at once.
 pub fn take_due(now: UnixMs, until: UnixMs) -> Option<(UnixMs, Place)> {
     let mut shelf = shelf();
-    let (at, place) = shelf.live.wakes.first().filter(|(at, _)| *at <= now).cloned()?;
-    shelf.live.wake(&place, Some(until));
+    let (at, id, place) = shelf.live.next().filter(|(at, ..)| *at <= now)?;
+    shelf.live.wake(id, Some(until));
     Some((at, place))
 }
 
 /// Has the timer look at a key no earlier than at `until`.
-pub fn put_off(place: &Place, until: UnixMs) {
+pub fn put_off(db: i32, key: &str, until: UnixMs) {
     let mut shelf = shelf();
-    if shelf.live.wake_of.get(place).is_some_and(|at| *at < until) {
-        shelf.live.wake(place, Some(until));
+    let Some(id) = shelf.live.find(db, key) else { return };
+    if shelf.live.slots.get_mut(id).and_then(|slot| slot.wake).is_some_and(|at| at < until) {
+        shelf.live.wake(id, Some(until));
     }
 }
 
@@ -293,12 +383,15 @@ pub fn counts() -> Counts {
 mod tests {
     use super::*;
 
-    fn at(db: i32, key: &str) -> Place {
-        Place { db, key: Arc::from(key) }
-    }
-
     fn entry(due: Option<UnixMs>, status: Status, tasks: usize) -> Entry {
         Entry { due, status: Some(status), tasks }
+    }
+
+    /// All wakes, in order.
+    fn wakes(index: &mut Index) -> Vec<(UnixMs, i32, String)> {
+        let ids: Vec<(UnixMs, Id)> = index.wakes.iter().copied().collect();
+        let place = |(at, id)| index.slots.get_mut(id).map(|slot| (at, slot.place.db, slot.place.key.to_string()));
+        ids.into_iter().filter_map(place).collect()
     }
 
     fn running(index: &Index) -> u64 {
@@ -308,45 +401,68 @@ mod tests {
     #[test]
     fn counts_and_wakes_follow_every_change() {
         let mut index = Index::new();
-        index.set(&at(0, "a"), entry(Some(50), Status::Running, 2));
-        index.set(&at(0, "b"), entry(None, Status::Successful, 0));
-        index.set(&at(1, "a"), entry(Some(20), Status::Running, 1));
+        index.set(0, "a", entry(Some(50), Status::Running, 2));
+        index.set(0, "b", entry(None, Status::Successful, 0));
+        index.set(1, "a", entry(Some(20), Status::Running, 1));
         assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (2, 2, 3));
-        assert_eq!(index.wakes.first(), Some(&(20, at(1, "a"))));
+        assert_eq!(wakes(&mut index), [(20, 1, "a".to_string()), (50, 0, "a".to_string())]);
 
-        index.set(&at(1, "a"), entry(None, Status::Failed, 0));
+        index.set(1, "a", entry(None, Status::Failed, 0));
         assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (1, 1, 2));
 
-        index.remove(&at(0, "a"));
-        index.remove(&at(0, "a"));
+        index.remove(0, "a");
+        index.remove(0, "a");
         assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (0, 0, 0));
     }
 
     #[test]
     fn a_swap_exchanges_two_databases_that_have_the_same_key() {
         let mut index = Index::new();
-        index.set(&at(0, "a"), entry(Some(50), Status::Running, 2));
-        index.set(&at(1, "a"), entry(Some(20), Status::Successful, 1));
-        index.set(&at(1, "b"), entry(None, Status::Failed, 0));
+        index.set(0, "a", entry(Some(50), Status::Running, 2));
+        index.set(1, "a", entry(Some(20), Status::Successful, 1));
+        index.set(1, "b", entry(None, Status::Failed, 0));
         let counts = index.counts;
         index.swap(0, 1);
         assert_eq!(index.counts, counts);
-        assert_eq!(index.wakes.iter().cloned().collect::<Vec<_>>(), [(20, at(0, "a")), (50, at(1, "a"))]);
+        assert_eq!(wakes(&mut index), [(20, 0, "a".to_string()), (50, 1, "a".to_string())]);
         assert_eq!(index.dbs[&0].len(), 2);
         assert_eq!(index.dbs[&1].len(), 1);
         index.swap(1, 7);
-        assert_eq!(index.wakes.last(), Some(&(50, at(7, "a"))));
+        assert_eq!(wakes(&mut index).last(), Some(&(50, 7, "a".to_string())));
+        index.remove(7, "a");
+        index.remove(0, "a");
+        assert!(wakes(&mut index).is_empty());
     }
 
     #[test]
     fn a_flush_takes_one_database_or_all() {
         let mut index = Index::new();
-        index.set(&at(0, "a"), entry(Some(50), Status::Running, 2));
-        index.set(&at(3, "a"), entry(Some(20), Status::Running, 1));
+        index.set(0, "a", entry(Some(50), Status::Running, 2));
+        index.set(3, "a", entry(Some(20), Status::Running, 1));
         index.flush(3);
         assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (1, 1, 2));
         index.flush(-1);
         assert_eq!(index.counts, Counts::default());
-        assert!(index.dbs.is_empty() && index.wakes.is_empty() && index.wake_of.is_empty());
+        assert!(index.dbs.is_empty() && index.wakes.is_empty() && index.slots.chunks.is_empty());
+    }
+
+    #[test]
+    fn a_slot_that_is_free_again_is_taken_first() {
+        let mut index = Index::new();
+        let names: Vec<String> = (0..CHUNK + 10).map(|n| n.to_string()).collect();
+        for name in &names {
+            index.set(0, name, entry(Some(7), Status::Running, 1));
+        }
+        assert_eq!(index.slots.chunks.len(), 2);
+        for name in names.iter().rev().skip(5) {
+            index.remove(0, name);
+        }
+        assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (5, 5, 5));
+        for name in &names {
+            index.set(0, name, entry(Some(8), Status::Running, 2));
+        }
+        let all = names.len() as u64;
+        assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (all, all, 2 * all));
+        assert_eq!(index.slots.chunks.len(), 2);
     }
 }

@@ -188,8 +188,7 @@ fn tick(ctx: Ctx, due: UnixMs, place: &Place) {
 
 /// After a tick that changed nothing although something was due: not again at once.
 pub fn put_off(db: i32, key: &str) {
-    let place = Place { db, key: key.into() };
-    index::put_off(&place, clock::wall().saturating_add(RETRY_MS));
+    index::put_off(db, key, clock::wall().saturating_add(RETRY_MS));
 }
 
 // ---- how late it was -------------------------------------------------------------------------------------------------
