@@ -22,22 +22,20 @@ pub enum Due {
 /// The earliest thing that is due, and when.
 pub fn next_due(record: &Record) -> Option<(UnixMs, Due)> {
     let ttl = record.services.next_expiry().map(|(at, id)| (at, Due::Ttl(id.clone())));
-    let instance = record.instances.next_due().map(|(at, verdict, key)| {
-        (*at, match verdict {
-            Verdict::Healthy => Due::Healthy(key.clone()),
-            Verdict::Deadline => Due::HealthyDeadline(key.clone()),
-        })
+    let instance = record.instances.next_due().map(|(at, verdict, key)| match verdict {
+        Verdict::Healthy => (at, Due::Healthy(key)),
+        Verdict::Deadline => (at, Due::HealthyDeadline(key)),
     });
-    let progress = record
-        .deployment
-        .as_ref()
-        .filter(|d| d.status == Status::Running)
-        .and_then(|d| d.progress.at())
-        .map(|at| (at, Due::ProgressDeadline));
+    let progress = progress_deadline(record).map(|at| (at, Due::ProgressDeadline));
     ttl.into_iter().chain(instance).chain(progress).min()
 }
 
 /// When a `Tick` should be issued; None where nothing is due.
 pub fn next_deadline(record: &Record) -> Option<UnixMs> {
-    next_due(record).map(|(at, _)| at)
+    let ttl = record.services.next_expiry().map(|(at, _)| at);
+    ttl.into_iter().chain(record.instances.next_due_at()).chain(progress_deadline(record)).min()
+}
+
+fn progress_deadline(record: &Record) -> Option<UnixMs> {
+    record.deployment.as_ref().filter(|d| d.status == Status::Running).and_then(|d| d.progress.at())
 }

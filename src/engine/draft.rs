@@ -2,7 +2,7 @@
 //! once it has been judged: time that has passed, and what a deployment does next by itself.
 
 use super::command::{CheckStatus, Context};
-use super::deadline::{next_due, Due};
+use super::deadline::{next_deadline, next_due, Due};
 use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Role, Status, TaskKind, UnsafeReport};
 use super::event::{AgentReport, Change, Event, EventBody, Note, Subject};
 use super::evolve::evolve;
@@ -112,7 +112,10 @@ impl<'r, 'c> Draft<'r, 'c> {
     /// server gets long.
     pub fn settle(&mut self, most: usize) {
         for _ in 0..most {
-            let Some((_, due)) = next_due(&self.record).filter(|(at, _)| *at <= self.now()) else { return };
+            if next_deadline(&self.record).is_none_or(|at| at > self.now()) {
+                return;
+            }
+            let Some((_, due)) = next_due(&self.record) else { return };
             match due {
                 Due::Ttl(id) => self.expire(&id),
                 Due::Healthy(key) => self.judge_healthy(&key),

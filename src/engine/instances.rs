@@ -1,5 +1,7 @@
-//! All instances of a record, with what is asked of them often: counts, tasks, what is due. Every change goes
-//! through this container, so that the counts are the instances' own and can be told again from them.
+//! All instances of a record, with what is asked of them often: counts, tasks, what is due.
+//!
+//! Few of them, as nearly all records have, lie side by side, and each question looks at each. Many are found by indexes,
+//! which every change brings up to date, and which can be told again from the instances.
 
 use super::deployment::Instance;
 use super::health::Health;
@@ -31,16 +33,30 @@ pub enum Verdict {
     Deadline,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Up to so many lie side by side: looking at each is then faster than an index, and takes a fraction of its memory.
+const FEW: usize = 16;
+
+#[derive(Debug, Clone, Default)]
 pub struct Instances {
-    /// Each agent's instances, oldest first.
-    by_agent: BTreeMap<Arc<str>, Vec<Instance>>,
-    tally: Tally,
+    all: All,
     /// While a transaction is open: what was at the places that it changed, in order.
     journal: Option<Box<Vec<(InstanceKey, Option<Instance>)>>>,
 }
 
-/// What is asked often, kept in step with the instances.
+#[derive(Debug, Clone)]
+enum All {
+    /// By agent, and of one agent oldest first.
+    Few(Vec<Instance>),
+    Many(Box<Indexed>),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Indexed {
+    /// Each agent's instances, oldest first.
+    by_agent: BTreeMap<Arc<str>, Vec<Instance>>,
+    tally: Tally,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Tally {
     counts: BTreeMap<(u64, Arc<str>), Counts>,
@@ -50,34 +66,72 @@ struct Tally {
     len: usize,
 }
 
-fn dues(instance: &Instance) -> impl Iterator<Item = (UnixMs, Verdict, InstanceKey)> + '_ {
+impl Default for All {
+    fn default() -> All {
+        All::Few(Vec::new())
+    }
+}
+
+impl PartialEq for Instances {
+    fn eq(&self, other: &Instances) -> bool {
+        self.len() == other.len() && self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Instances {}
+
+fn dues(instance: &Instance) -> impl Iterator<Item = (UnixMs, Verdict)> {
     let healthy = instance.healthy_at.map(|at| (at, Verdict::Healthy));
     let deadline = instance.deadline.at().map(|at| (at, Verdict::Deadline));
-    healthy.into_iter().chain(deadline).map(|(at, verdict)| (at, verdict, instance.key()))
+    healthy.into_iter().chain(deadline)
+}
+
+/// Where an instance lies: by agent, and of one agent oldest first.
+fn place(instance: &Instance) -> (&str, u64) {
+    (&instance.agent, instance.created)
+}
+
+fn of_agent<'i>(few: &'i [Instance], agent: &str) -> &'i [Instance] {
+    let start = few.partition_point(|i| *i.agent < *agent);
+    let rest = few.get(start..).unwrap_or_default();
+    rest.get(..rest.partition_point(|i| *i.agent == *agent)).unwrap_or_default()
 }
 
 impl Instances {
     pub fn len(&self) -> usize {
-        self.tally.len
+        match &self.all {
+            All::Few(few) => few.len(),
+            All::Many(many) => many.tally.len,
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.tally.len == 0
+        self.len() == 0
     }
 
     /// How many count as running (SPEC 4.1).
     pub fn running(&self) -> usize {
-        self.tally.running
+        match &self.all {
+            All::Few(few) => few.iter().filter(|i| i.is_running()).count(),
+            All::Many(many) => many.tally.running,
+        }
     }
 
     /// By agent, and of one agent oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Instance> {
-        self.by_agent.values().flatten()
+        let (few, many) = match &self.all {
+            All::Few(few) => (few.as_slice(), None),
+            All::Many(many) => (&[][..], Some(many.by_agent.values().flatten())),
+        };
+        few.iter().chain(many.into_iter().flatten())
     }
 
     /// An agent's instances, oldest first.
     pub fn of_agent(&self, agent: &str) -> &[Instance] {
-        self.by_agent.get(agent).map(Vec::as_slice).unwrap_or_default()
+        match &self.all {
+            All::Few(few) => of_agent(few, agent),
+            All::Many(many) => many.by_agent.get(agent).map(Vec::as_slice).unwrap_or_default(),
+        }
     }
 
     pub fn get(&self, key: &InstanceKey) -> Option<&Instance> {
@@ -85,21 +139,54 @@ impl Instances {
     }
 
     pub fn counts(&self, version: u64, job_id: &Arc<str>) -> Counts {
-        self.tally.counts.get(&(version, job_id.clone())).copied().unwrap_or_default()
+        match &self.all {
+            All::Few(few) => {
+                let mut counts = Counts::default();
+                few.iter().filter(|i| i.version == version && i.job_id == *job_id).for_each(|i| counts.count(i.health, true));
+                counts
+            }
+            All::Many(many) => many.tally.counts.get(&(version, job_id.clone())).copied().unwrap_or_default(),
+        }
     }
 
     /// Open tasks, in the order in which they were issued.
     pub fn tasks(&self) -> impl Iterator<Item = &Instance> {
-        self.tally.tasks.values().filter_map(|key| self.get(key))
+        let (few, many) = match &self.all {
+            All::Few(few) => {
+                let mut open: Vec<&Instance> = few.iter().filter(|i| i.task.is_some()).collect();
+                open.sort_by_key(|i| i.task.as_ref().map(|task| task.revision));
+                (open, None)
+            }
+            All::Many(many) => (Vec::new(), Some(many.tally.tasks.values().filter_map(|key| self.get(key)))),
+        };
+        few.into_iter().chain(many.into_iter().flatten())
     }
 
     pub fn open_tasks(&self) -> usize {
-        self.tally.tasks.len()
+        match &self.all {
+            All::Few(few) => few.iter().filter(|i| i.task.is_some()).count(),
+            All::Many(many) => many.tally.tasks.len(),
+        }
     }
 
     /// What is due next, and when.
-    pub fn next_due(&self) -> Option<&(UnixMs, Verdict, InstanceKey)> {
-        self.tally.due.first()
+    pub fn next_due(&self) -> Option<(UnixMs, Verdict, InstanceKey)> {
+        match &self.all {
+            All::Few(few) => {
+                let all = few.iter().flat_map(|i| dues(i).map(move |(at, verdict)| (at, verdict, i)));
+                let next = all.min_by_key(|(at, verdict, i)| (*at, *verdict, &i.agent, i.version, &i.job_id));
+                next.map(|(at, verdict, instance)| (at, verdict, instance.key()))
+            }
+            All::Many(many) => many.tally.due.first().cloned(),
+        }
+    }
+
+    /// When something is due next.
+    pub fn next_due_at(&self) -> Option<UnixMs> {
+        match &self.all {
+            All::Few(few) => few.iter().flat_map(dues).map(|(at, _)| at).min(),
+            All::Many(many) => many.tally.due.first().map(|(at, ..)| *at),
+        }
     }
 
     pub fn insert(&mut self, instance: Instance) {
@@ -120,7 +207,13 @@ impl Instances {
 
     /// Changes one instance; false where there is none. Its key and its place among the agent's instances stay.
     pub fn update(&mut self, key: &InstanceKey, change: impl FnOnce(&mut Instance)) -> bool {
-        let list = self.by_agent.get_mut(&key.agent).map(Vec::as_mut_slice).unwrap_or_default();
+        let (list, tally) = match &mut self.all {
+            All::Few(few) => (few.as_mut_slice(), None),
+            All::Many(many) => {
+                let list = many.by_agent.get_mut(&key.agent).map(Vec::as_mut_slice).unwrap_or_default();
+                (list, Some(&mut many.tally))
+            }
+        };
         let Some(instance) = list.iter_mut().find(|i| i.is_at(key)) else { return false };
         let before = instance.clone();
         change(instance);
@@ -128,7 +221,9 @@ impl Instances {
         instance.version = before.version;
         instance.job_id = before.job_id.clone();
         instance.created = before.created;
-        self.tally.recount(&before, instance);
+        if let Some(tally) = tally {
+            tally.recount(&before, instance);
+        }
         self.note(key.clone(), Some(before));
         true
     }
@@ -141,13 +236,24 @@ impl Instances {
         }
     }
 
-    /// The indexes told again from the instances, for whoever doubts them.
-    pub fn recounted(&self) -> Instances {
-        let mut fresh = Instances::default();
-        for instance in self.iter() {
-            fresh.put(instance.clone());
+    /// For how many there is room side by side; None where indexes find them.
+    pub fn side_by_side(&self) -> Option<usize> {
+        match &self.all {
+            All::Few(few) => Some(few.capacity()),
+            All::Many(_) => None,
         }
-        fresh
+    }
+
+    /// Whether the order, and the indexes where there are any, are what the instances themselves tell.
+    pub fn are_in_order(&self) -> bool {
+        match &self.all {
+            All::Few(few) => few.len() <= FEW && few.is_sorted_by(|a, b| place(a) < place(b)),
+            All::Many(many) => {
+                let mut again = Indexed::default();
+                self.iter().for_each(|instance| again.put(instance.clone()));
+                **many == again
+            }
+        }
     }
 
     // ---- transactions ------------------------------------------------------------------------------------------------
@@ -176,20 +282,63 @@ impl Instances {
         }
     }
 
-    // ---- the indexes -------------------------------------------------------------------------------------------------
+    // ---- where they lie ----------------------------------------------------------------------------------------------
 
+    fn put(&mut self, instance: Instance) {
+        match &mut self.all {
+            All::Few(few) if few.len() < FEW => {
+                let at = few.partition_point(|i| place(i) <= place(&instance));
+                few.reserve_exact(1);
+                few.insert(at, instance);
+            }
+            All::Few(few) => {
+                let mut many = Box::<Indexed>::default();
+                few.drain(..).chain([instance]).for_each(|instance| many.put(instance));
+                self.all = All::Many(many);
+            }
+            All::Many(many) => many.put(instance),
+        }
+    }
+
+    fn take(&mut self, key: &InstanceKey) -> Option<Instance> {
+        match &mut self.all {
+            All::Few(few) => few.iter().position(|i| i.is_at(key)).map(|at| few.remove(at)),
+            All::Many(many) => {
+                let instance = many.take(key);
+                if many.tally.len == 0 {
+                    self.all = All::default();
+                }
+                instance
+            }
+        }
+    }
+}
+
+impl Counts {
+    fn count(&mut self, health: Health, comes: bool) {
+        let step = |n: &mut usize| if comes { *n += 1 } else { *n -= 1 };
+        step(&mut self.placed);
+        match health {
+            Health::Pending => step(&mut self.pending),
+            Health::Healthy => step(&mut self.healthy),
+            Health::Unhealthy => step(&mut self.unhealthy),
+        }
+    }
+}
+
+impl Indexed {
     fn put(&mut self, instance: Instance) {
         self.tally.count(&instance, true);
         // Nearly every agent has one instance: no room is kept for more.
         let list = self.by_agent.entry(instance.agent.clone()).or_insert_with(|| Vec::with_capacity(1));
-        let place = list.partition_point(|i| i.created <= instance.created);
-        list.insert(place, instance);
+        let at = list.partition_point(|i| i.created <= instance.created);
+        list.insert(at, instance);
     }
 
     fn take(&mut self, key: &InstanceKey) -> Option<Instance> {
         let list = self.by_agent.get_mut(&key.agent)?;
-        let place = list.iter().position(|i| i.is_at(key))?;
-        let instance = list.remove(place);
+        let at = list.iter().position(|i| i.is_at(key))?;
+        let instance = list.remove(at);
         if list.is_empty() {
             self.by_agent.remove(&key.agent);
         }
@@ -218,12 +367,7 @@ impl Tally {
         }
         let place = (instance.version, instance.job_id.clone());
         let counts = self.counts.entry(place.clone()).or_default();
-        step(&mut counts.placed);
-        match instance.health {
-            Health::Pending => step(&mut counts.pending),
-            Health::Healthy => step(&mut counts.healthy),
-            Health::Unhealthy => step(&mut counts.unhealthy),
-        }
+        counts.count(instance.health, comes);
         if counts.placed == 0 {
             self.counts.remove(&place);
         }
@@ -234,11 +378,11 @@ impl Tally {
                 self.tasks.remove(&task.revision);
             }
         }
-        for due in dues(instance) {
+        for (at, verdict) in dues(instance) {
             if comes {
-                self.due.insert(due);
+                self.due.insert((at, verdict, instance.key()));
             } else {
-                self.due.remove(&due);
+                self.due.remove(&(at, verdict, instance.key()));
             }
         }
     }

@@ -161,6 +161,9 @@ impl Meter {
             jobs.insert((instance.version, &*instance.job_id));
             dues += usize::from(instance.healthy_at.is_some()) + usize::from(instance.deadline.at().is_some());
         }
+        if let Some(room) = record.instances.side_by_side() {
+            return self.block(room * size_of::<Instance>());
+        }
         let entry = size_of::<Arc<str>>() + size_of::<Vec<Instance>>();
         self.tree(agents.len(), entry);
         for _ in 0..agents.len() {
