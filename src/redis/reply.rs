@@ -29,6 +29,23 @@ pub fn view(ctx: Ctx, view: &View) {
     }
 }
 
+/// Replies lines for a person's eyes: one verbatim string in RESP3. RESP2 has no text that redis-cli would print as it
+/// is on a terminal (of a string it shows `\n`, and only its own list of commands is excepted), so there it is an array
+/// with a status for each line, as the server's own HELP commands reply.
+pub fn page(ctx: Ctx, lines: &[String]) {
+    if ctx.flags().is_resp3() {
+        ctx.reply_verbatim(&lines.join("\n"));
+    } else {
+        self::lines(ctx, lines);
+    }
+}
+
+/// Replies an array with a status for each line.
+pub fn lines(ctx: Ctx, lines: &[String]) {
+    ctx.reply_array(lines.len());
+    lines.iter().for_each(|line| ctx.reply_status(line));
+}
+
 /// Replies a refusal, its code word first. The one place where a refusal becomes a text of the protocol.
 pub fn refusal(ctx: Ctx, refusal: &Refusal) {
     match refusal {

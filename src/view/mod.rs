@@ -3,6 +3,7 @@
 //! ```text
 //! record, event, plan, receipt ──► View ──► reply of the server (maps, arrays, strings, integers)
 //!                                       └─► JSON, one string
+//! record, key, now ─────────────► lines ──► a page for a person's eyes (`show`)
 //! ```
 //!
 //! Every shape is made here, once, as a [`View`]; its two writings cannot differ. Pure like the engine: a view depends
@@ -14,6 +15,7 @@ mod events;
 mod health;
 mod history;
 mod policy;
+mod show;
 mod status;
 mod tasks;
 
@@ -22,6 +24,7 @@ pub use discovery::{resolve, ResolveFilter, RoleFilter};
 pub use events::{event, event_json, events};
 pub use health::description;
 pub use history::{history, version};
+pub use show::{show, WIDTH};
 pub use status::{final_status, list_entry, status};
 pub use tasks::tasks;
 

@@ -86,6 +86,11 @@ impl Flags {
         self.has(raw::REDISMODULE_CTX_FLAGS_LUA | raw::REDISMODULE_CTX_FLAGS_MULTI)
     }
 
+    /// The caller speaks RESP3, where a text can be said to be one for the eyes.
+    pub fn is_resp3(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_RESP3)
+    }
+
     /// The caller cannot wait: a transaction, a script, or a client that says so.
     pub fn denies_blocking(self) -> bool {
         self.has(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING) || self.is_in_unit()
@@ -365,6 +370,23 @@ impl Ctx {
         if let Some(reply) = api!(RedisModule_ReplyWithMap) {
             // SAFETY: the context is valid for this call.
             unsafe { reply(self.raw, std::ffi::c_long::try_from(length).unwrap_or(0)) };
+        }
+    }
+
+    /// A status, such as `OK`: a text of one line, printable ASCII, that nobody quotes.
+    pub fn reply_status(self, text: &str) {
+        let text = c_text(text);
+        if let Some(reply) = api!(RedisModule_ReplyWithSimpleString) {
+            // SAFETY: a C string that lives through the call, without what would end a line of the protocol.
+            unsafe { reply(self.raw, text.as_ptr()) };
+        }
+    }
+
+    /// A text to be shown as it is: a verbatim string in RESP3.
+    pub fn reply_verbatim(self, text: &str) {
+        if let Some(reply) = api!(RedisModule_ReplyWithVerbatimString) {
+            // SAFETY: a buffer with its length, which is copied.
+            unsafe { reply(self.raw, text.as_ptr().cast::<c_char>(), text.len()) };
         }
     }
 
