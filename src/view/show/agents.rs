@@ -4,7 +4,7 @@
 use super::text::{cell, cut, fit, remaining, span, until, wrap};
 use super::{count, Page, NAME, REASON, WIDTH};
 use crate::engine::command::CheckStatus;
-use crate::engine::deployment::{Deployment, Instance, Record, Role, TaskKind};
+use crate::engine::deployment::{Deployment, Instance, Record, Role};
 use crate::engine::health::{Health, InstanceState};
 use crate::engine::history::BATCH_AGENT;
 use crate::engine::time::UnixMs;
@@ -114,13 +114,13 @@ const VERSION_MAX: usize = 15;
 
 impl Columns {
     fn note(&self) -> usize {
-        WIDTH - (self.agent + self.version + ROLE + STATE + HEALTH + FOR + 2 * 6)
+        WIDTH - (self.agent + self.version + ROLE + STATE + HEALTH + FOR + 3 * 2 + 3)
     }
 
     fn write(&self, page: &mut Page, cells: [&str; 6], note: &str) {
         let [agent, version, role, state, health, since] = cells;
         page.line(format!(
-            "{}  {}  {}  {}  {}  {}  {note}",
+            "{}  {}  {} {} {} {}  {note}",
             cell(agent, self.agent),
             cell(version, self.version),
             cell(role, ROLE),
@@ -138,11 +138,9 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, survey: &S
         rows.sort_by_key(|row| row.rank);
     }
     let (shown, more) = rows.split_at(rows.len().min(SHOWN));
-    // With many agents the ones shown change, and the column does not.
-    let agent = match more {
-        [] => shown.iter().map(|row| fit(row.agent, AGENT_MAX).len()).max().unwrap_or(0).max("AGENT".len()),
-        _ => AGENT_MAX,
-    };
+    // Of all agents, since the ones that are shown change, and the column must not.
+    let longest = survey.rows.iter().map(|row| fit(row.agent, AGENT_MAX).len()).max().unwrap_or(0);
+    let agent = longest.max("AGENT".len());
     let digits = record.last_version.to_string().len();
     let columns = Columns { agent, version: (2 * digits + 4).clamp("VERSION".len(), VERSION_MAX) };
     columns.write(page, ["AGENT", "VERSION", "ROLE", "STATE", "HEALTH", "FOR"], "");
@@ -180,7 +178,8 @@ fn word(rank: Rank, d: &Deployment) -> &'static str {
 fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, now: UnixMs) {
     let agent = fit(row.agent, columns.agent);
     let Some(main) = row.main else {
-        return columns.write(page, [&agent, "-", "-", "-", "-", "-"], "to go");
+        let note = if record.is_active() { "to go" } else { "no instance" };
+        return columns.write(page, [&agent, "-", "-", "-", "-", "-"], note);
     };
     let from = row.others.iter().map(|i| i.version).find(|version| *version != main.version);
     let version = match from {
@@ -190,7 +189,8 @@ fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, now: Uni
     let health = if row.agent == BATCH_AGENT { "-" } else { main.health.name() };
     let since = span(now.saturating_sub(main.since));
     let cells = [&agent, &version, main.role.name(), main.state.name(), health, &since];
-    let note = note(record, row, main, now);
+    let notes = notes(record, row, main, now);
+    let note = notes.join("; ");
     if note.len() <= columns.note() {
         columns.write(page, cells, &note);
     } else if is_in_trouble(record, row, main) {
@@ -200,8 +200,14 @@ fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, now: Uni
             page.line(format!("    {line}"));
         }
     } else {
-        columns.write(page, cells, &cut(&note, columns.note()));
+        columns.write(page, cells, &as_many_as_fit(&notes, columns.note()));
     }
+}
+
+/// The first notes, which say most; none by half where there is one that fits.
+fn as_many_as_fit(notes: &[String], width: usize) -> String {
+    let whole = (1..=notes.len()).rev().map(|n| notes[..n].join("; ")).find(|note| note.len() <= width);
+    whole.unwrap_or_else(|| cut(&notes.join("; "), width))
 }
 
 /// It is unhealthy, or it is ready and all the same not well.
@@ -218,7 +224,7 @@ fn ails(record: &Record, main: &Instance) -> Option<String> {
 }
 
 /// What is to be done about it, what will become of it, and why; then what else there is of the agent.
-fn note(record: &Record, row: &Row, main: &Instance, now: UnixMs) -> String {
+fn notes(record: &Record, row: &Row, main: &Instance, now: UnixMs) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     words.extend(task(main));
     if row.agent != BATCH_AGENT && !main.is_told_to_stop() {
@@ -236,20 +242,18 @@ fn note(record: &Record, row: &Row, main: &Instance, now: UnixMs) -> String {
         let passing = services.iter().filter(|status| **status == CheckStatus::Passing).count();
         words.push(format!("{passing} of {} passing", count(services.len(), "service")));
     }
-    words.join("; ")
+    words
 }
 
 fn task(main: &Instance) -> Option<String> {
-    let words = match (&main.task, main.state, main.from_version) {
-        (Some(task), _, Some(from)) if task.kind == TaskKind::Replace => format!("to replace {from}"),
-        (Some(task), _, _) => format!("to {}", task.kind.name()),
-        (None, InstanceState::Waiting, _) => "withdrawn".to_string(),
-        (None, _, _) => return None,
-    };
-    Some(words)
+    match (&main.task, main.state) {
+        (Some(task), _) => Some(format!("to {}", task.kind.name())),
+        (None, InstanceState::Waiting) => Some("withdrawn".to_string()),
+        (None, _) => None,
+    }
 }
 
-/// When it is healthy, or else unhealthy, if nothing happens.
+/// When it is healthy if nothing happens, or how much time it has left to get there.
 fn verdict(main: &Instance, now: UnixMs) -> Option<String> {
     if let Some(at) = main.healthy_at {
         return Some(format!("healthy {}", until(at, now)));
@@ -257,11 +261,7 @@ fn verdict(main: &Instance, now: UnixMs) -> Option<String> {
     if main.health != Health::Pending {
         return None;
     }
-    match (main.deadline.at(), remaining(main.deadline, now)) {
-        (Some(at), _) => Some(format!("unhealthy {}", until(at, now))),
-        (None, Some(left)) => Some(format!("{left} left")),
-        (None, None) => None,
-    }
+    remaining(main.deadline, now).map(|left| format!("{left} left"))
 }
 
 /// Another instance of the same agent.
@@ -269,7 +269,7 @@ fn beside(main: &Instance, other: &Instance) -> String {
     let role = if other.role == main.role || other.role == Role::Retired { "" } else { other.role.name() };
     let state = if other.is_told_to_stop() { "to stop" } else { other.state.name() };
     let version = other.version;
-    let words = format!("{version} {role} {state}").replace("  ", " ");
+    let words = format!("v{version} {role} {state}").replace("  ", " ");
     if other.version == main.version {
         format!("{words} in {}", fit(&other.job_id, NAME))
     } else {

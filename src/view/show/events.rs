@@ -34,10 +34,10 @@ fn words(event: &Event) -> String {
         }
         EventBody::RollbackStarted { from_version, rollback_of, cause, by: who, reason } => {
             let cause = cause.map(|cause| format!(" after {}", cause.name())).unwrap_or_default();
-            format!("from {from_version} to {rollback_of}{cause}, {}", by(who, reason.as_deref()))
+            format!("from v{from_version} to v{rollback_of}{cause}, {}", by(who, reason.as_deref()))
         }
         EventBody::TaskIssued { of, task, from_version, by: who, reason, .. } => {
-            let from = from_version.map(|from| format!(" instead of {from}")).unwrap_or_default();
+            let from = from_version.map(|from| format!(" instead of v{from}")).unwrap_or_default();
             let who = match (&**who, reason) {
                 ("auto", None) => String::new(),
                 _ => format!(", {}", by(who, reason.as_deref())),
@@ -56,22 +56,22 @@ fn words(event: &Event) -> String {
         EventBody::AgentUnhealthy { of, reason, .. } => {
             format!("{}{}", subject(of, version), because(Some(&**reason)))
         }
-        EventBody::AwaitingPromotion { healthy } => format!("version {version}, {healthy} healthy"),
+        EventBody::AwaitingPromotion { healthy } => format!("v{version}, {healthy} healthy"),
         EventBody::DeploymentPromoted { by: who, reason, .. }
         | EventBody::DeploymentPaused { by: who, reason }
         | EventBody::DeploymentResumed { by: who, reason, .. } => {
-            format!("version {version}, {}", by(who, reason.as_deref()))
+            format!("v{version}, {}", by(who, reason.as_deref()))
         }
         EventBody::DeploymentFailed { cause, description, by: who, .. }
         | EventBody::DeploymentCancelled { cause, description, by: who, .. } => {
-            format!("version {version}, {}, by {}{}", cause.name(), fit(who, NAME), because(Some(&**description)))
+            format!("v{version}, {}, by {}{}", cause.name(), fit(who, NAME), because(Some(&**description)))
         }
-        EventBody::DeploymentSuccessful { description } => format!("version {version}{}", because(Some(&**description))),
+        EventBody::DeploymentSuccessful { description } => format!("v{version}{}", because(Some(&**description))),
         EventBody::FallbackBlueGreen { agent, reason, .. } => {
-            format!("version {version}, for {}{}", fit(agent, NAME), because(Some(&**reason)))
+            format!("v{version}, for {}{}", fit(agent, NAME), because(Some(&**reason)))
         }
         EventBody::VersionTagged { tag, by: who, .. } | EventBody::VersionUntagged { tag, by: who } => {
-            format!("version {version}, {}, by {}", fit(tag, NAME), fit(who, NAME))
+            format!("v{version}, {}, by {}", fit(tag, NAME), fit(who, NAME))
         }
         EventBody::ServiceRegistered { service, .. } => format!(
             "{} of {} at {}:{} {}",
@@ -96,7 +96,7 @@ fn words(event: &Event) -> String {
 
 fn beginning(beginning: &Beginning, version: u64) -> String {
     format!(
-        "version {version} {}, {}, {}",
+        "v{version} {}, {}, {}",
         beginning.mode.name(),
         count(beginning.changed.len(), "agent"),
         by(&beginning.version.by, beginning.version.reason.as_deref())
@@ -104,7 +104,7 @@ fn beginning(beginning: &Beginning, version: u64) -> String {
 }
 
 fn subject(of: &Subject, version: u64) -> String {
-    format!("{} version {version}", fit(&of.agent, NAME))
+    format!("{} v{version}", fit(&of.agent, NAME))
 }
 
 fn because(reason: Option<&str>) -> String {

@@ -8,7 +8,7 @@ use crate::engine::history::Outcome;
 use crate::engine::time::UnixMs;
 use crate::view::health::{description, Summary};
 
-const BAR: usize = 30;
+const BAR: usize = 20;
 
 pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixMs) {
     page.paragraph("status", &status(record, d), 3);
@@ -25,7 +25,9 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixM
 
 fn status(record: &Record, d: &Deployment) -> String {
     let name = d.status.name().to_ascii_uppercase();
-    let cause = d.cause.map(|cause| format!(" ({})", cause.name())).unwrap_or_default();
+    // While it is active, a cause is that of the failure which it reverts.
+    let cause = d.cause.filter(|_| !d.status.is_active());
+    let cause = cause.map(|cause| format!(" ({})", cause.name())).unwrap_or_default();
     let words = description(record);
     let words = words.strip_prefix("paused: ").unwrap_or(&words);
     format!("{name}{cause}: {}", fit(words, REASON))
@@ -48,18 +50,18 @@ fn progress(record: &Record, d: &Deployment) -> String {
         return format!("{}  no agent changes", bar(1, 0, 0, 1));
     }
     let rest = desired.saturating_sub(own.placed);
-    let mut words = format!(
-        "{}  {} of {desired} healthy, {} pending, {} unhealthy, {rest} {}",
+    let rest = match (rest, d.status.is_active()) {
+        (n, true) => format!(", {n} to go"),
+        (0, false) => String::new(),
+        (n, false) => format!(", {n} not reached"),
+    };
+    format!(
+        "{}  {} of {desired} healthy, {} pending, {} unhealthy{rest}",
         bar(own.healthy, own.pending, own.unhealthy, desired),
         own.healthy,
         own.pending,
         own.unhealthy,
-        if d.status.is_active() { "to go" } else { "not reached" }
-    );
-    if summary.canaries_desired > 0 {
-        words.push_str(&format!("; canaries {} of {}", summary.canaries_healthy, summary.canaries_desired));
-    }
-    words
+    )
 }
 
 fn bar(healthy: usize, pending: usize, unhealthy: usize, desired: usize) -> String {
@@ -141,15 +143,9 @@ fn job(record: &Record, d: &Deployment) -> String {
 }
 
 fn tasks(record: &Record, now: UnixMs) -> String {
-    let mut of_kind = [TaskKind::Start, TaskKind::Replace, TaskKind::Stop, TaskKind::Run].map(|kind| (kind, 0));
-    let mut oldest = None;
-    for (instance, task) in record.instances.tasks().filter_map(|i| Some((i, i.task.as_ref()?))) {
-        oldest = oldest.or(Some((instance, task)));
-        of_kind.iter_mut().filter(|(kind, _)| *kind == task.kind).for_each(|(_, number)| *number += 1);
-    }
+    let oldest = record.instances.tasks().next().and_then(|instance| Some((instance, instance.task.as_ref()?)));
     let Some((instance, task)) = oldest else { return "none open".to_string() };
-    let kinds: Vec<String> =
-        of_kind.iter().filter(|(_, n)| *n > 0).map(|(kind, n)| format!("{n} {}", kind.name())).collect();
+    let kinds: Vec<String> = open_tasks(record).iter().map(|(kind, n)| format!("{n} {}", kind.name())).collect();
     format!(
         "{} open; the oldest for {}: {} {}",
         kinds.join(", "),
@@ -157,6 +153,15 @@ fn tasks(record: &Record, now: UnixMs) -> String {
         task.kind.name(),
         fit(&instance.agent, NAME)
     )
+}
+
+/// How many there are of each kind that there are any of.
+pub(super) fn open_tasks(record: &Record) -> Vec<(TaskKind, usize)> {
+    let mut of_kind = [TaskKind::Start, TaskKind::Replace, TaskKind::Stop, TaskKind::Run].map(|kind| (kind, 0));
+    for task in record.instances.iter().filter_map(|instance| instance.task.as_ref()) {
+        of_kind.iter_mut().filter(|(kind, _)| *kind == task.kind).for_each(|(_, number)| *number += 1);
+    }
+    of_kind.into_iter().filter(|(_, number)| *number > 0).collect()
 }
 
 fn services(record: &Record) -> String {

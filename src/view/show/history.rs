@@ -1,6 +1,6 @@
 //! What there is to go back to: the versions, newest first.
 
-use super::text::{ago, cell, fit};
+use super::text::{cell, fit, span};
 use super::{Page, NAME, REASON};
 use crate::engine::deployment::{Deployment, Record};
 use crate::engine::history::{Outcome, Version};
@@ -14,7 +14,7 @@ const VERSION: usize = 7;
 const MARKS: usize = 23;
 const OUTCOME: usize = 10;
 const BY: usize = 10;
-const AGE: usize = 13;
+const AGE: usize = 9;
 
 pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixMs) {
     let mut line = |cells: [&str; 5], rest: &str| {
@@ -28,7 +28,7 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixM
             cell(age, AGE)
         ));
     };
-    line(["VERSION", "IS", "OUTCOME", "BY", "BEGUN"], "WHAT");
+    line(["VERSION", "IS", "OUTCOME", "BY", "AGE"], "WHAT");
     let shown = shown(record, d);
     for version in &shown {
         line(
@@ -37,7 +37,7 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixM
                 &marks(record, d, version),
                 outcome(version),
                 &fit(&version.by, BY),
-                &ago(version.submitted_at, now),
+                &span(now.saturating_sub(version.submitted_at)),
             ],
             &what(version),
         );

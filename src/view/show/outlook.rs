@@ -1,6 +1,7 @@
 //! What comes next: what is waited for and until when, what follows, and what a failure would do.
 
 use super::agents::{Rank, Row, Survey};
+use super::header::open_tasks;
 use super::text::{fit, remaining, time_of_day, until};
 use super::{count, Page, NAME, REASON};
 use crate::engine::deployment::{Deployment, Mode, Record, Status, TaskKind};
@@ -43,11 +44,11 @@ fn waits_for(survey: &Survey, now: UnixMs) -> String {
     }
     let is_ill = |row: &&Row| row.rank == Rank::Unhealthy && row.main.is_some_and(|i| i.healthy_at.is_none());
     if let Some(row) = survey.unsettled().find(is_ill) {
-        words.push(format!("{} to get well", name(row)));
+        words.push(format!("{} is unhealthy and holds it up", name(row)));
     }
     let is_late = |row: &&Row| row.rank == Rank::Pending && row.main.is_some_and(|i| i.healthy_at.is_none());
     if let Some((row, main)) = survey.unsettled().find(is_late).and_then(|row| Some((row, row.main?))) {
-        let what = if main.state == InstanceState::Ready { "to be well" } else { "to be ready" };
+        let what = if main.state == InstanceState::Ready { "to pass its checks" } else { "to be ready" };
         words.push(format!("{} {what}", name(row)));
     }
     let mut untaken = survey.unsettled().filter(|row| row.rank == Rank::Waiting);
@@ -72,23 +73,13 @@ fn soonest<'s, 'r>(survey: &'s Survey<'r>) -> Option<(&'s Row<'r>, UnixMs)> {
 
 /// What is still to be done after the end.
 fn leftovers(record: &Record) -> String {
-    let of = |kind: TaskKind| {
-        record.instances.tasks().filter(|i| i.task.as_ref().is_some_and(|task| task.kind == kind)).count()
-    };
-    let mut words = Vec::new();
-    for (kind, one) in [
-        (TaskKind::Run, "run"),
-        (TaskKind::Start, "instance to start"),
-        (TaskKind::Replace, "instance to replace"),
-        (TaskKind::Stop, "instance to stop"),
-    ] {
-        match (of(kind), kind) {
-            (0, _) => {}
-            (n, TaskKind::Run) => words.push(format!("{} for a coordinator", count(n, one))),
-            (1, _) => words.push(format!("1 {one}")),
-            (n, _) => words.push(format!("{n} {}", one.replacen("instance", "instances", 1))),
-        }
-    }
+    let words: Vec<String> = open_tasks(record)
+        .into_iter()
+        .map(|(kind, number)| match kind {
+            TaskKind::Run => format!("{} for a coordinator", count(number, "run")),
+            kind => format!("{} to {}", count(number, "instance"), kind.name()),
+        })
+        .collect();
     match words.is_empty() {
         true => "nothing, it is over".to_string(),
         false => words.join(", "),
@@ -101,7 +92,7 @@ fn then(record: &Record, d: &Deployment) -> String {
     let to_go = d.changed.len().saturating_sub(own.placed);
     let parallel = d.policy.parallel(d.changed.len());
     let follow = match to_go {
-        0 => "it is successful".to_string(),
+        0 => "successful".to_string(),
         n => format!("{} follow, {parallel} at a time", count(n, "agent")).replacen("1 agent follow", "1 agent follows", 1),
     };
     let old = || record.instances.len().saturating_sub(own.placed);
@@ -110,11 +101,13 @@ fn then(record: &Record, d: &Deployment) -> String {
         (status, _) => status,
     };
     match (waits, d.mode) {
+        _ if d.doom.is_some() => NOTHING.to_string(),
+        _ if d.unsafe_report.is_some() => "all agents start in a second job".to_string(),
         (Status::AwaitingPromotion, Mode::BlueGreen) => {
             format!("{} become primary at once, {} to stop", count(own.placed, "candidate"), count(old(), "instance"))
         }
         (Status::AwaitingPromotion, _) => format!("{} primary, {follow}", canaries_are(d.canaries as usize)),
-        (Status::Running, Mode::BlueGreen) if d.promoted => "it is successful".to_string(),
+        (Status::Running, Mode::BlueGreen) if d.promoted => "successful".to_string(),
         (Status::Running, Mode::BlueGreen) if d.canaries > 0 && !d.policy.auto_promote => {
             "PROMOTE by a person, once all candidates are healthy".to_string()
         }
@@ -132,7 +125,7 @@ fn then(record: &Record, d: &Deployment) -> String {
                 n => format!("{agent} goes, and {} after it, {parallel} at a time", n - 1),
             }
         }
-        (Status::Running, _) => "it is successful".to_string(),
+        (Status::Running, _) => "successful".to_string(),
         (Status::Failed | Status::Cancelled, _) => match record.rollback_target() {
             Some(version) => format!("ROLLBACK to bring version {version} back, or DEPLOY another"),
             None => "DEPLOY another version".to_string(),
