@@ -110,9 +110,14 @@ fn mode(d: &Deployment) -> String {
         false => format!(" instead of {}", d.requested_strategy.name()),
     };
     let rollback = d.rollback_of.map(|version| format!(", rollback to version {version}")).unwrap_or_default();
+    let canaries = match (d.mode, d.canaries) {
+        (Mode::InPlace, 1) => " with 1 canary".to_string(),
+        (Mode::InPlace, n @ 2..) => format!(" with {n} canaries"),
+        _ => String::new(),
+    };
     let promoted = if d.promoted { ", promoted" } else { "" };
     format!(
-        "{}, {}{instead}{rollback}{promoted}: {}",
+        "{}, {}{canaries}{instead}{rollback}{promoted}: {}",
         d.mode.name(),
         d.strategy.name(),
         fit(&d.mode_reason, REASON)
