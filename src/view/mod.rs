@@ -8,6 +8,7 @@
 //!
 //! Every shape is made here, once, as a [`View`]; its two writings cannot differ. Pure like the engine: a view depends
 //! on the record alone, so that a replica and its primary, or a server before and after a restart, say the same.
+//! A page, which says how long ago and how soon, depends on the time that it is told as well.
 
 mod decision;
 mod discovery;

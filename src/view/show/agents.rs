@@ -12,6 +12,8 @@ use std::collections::HashMap;
 
 /// How many agents have a line.
 const SHOWN: usize = 20;
+/// How many lines all of them together may have beside.
+const MORE_LINES: usize = 10;
 
 /// What an agent is to the rollout; the first ones matter most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,8 +149,10 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, survey: &S
     if shown.is_empty() {
         page.line("no agent runs, and none is to be started".to_string());
     }
+    let mut room = MORE_LINES;
     for row in shown {
-        line(page, record, &columns, row, now);
+        let more_lines = line(page, record, &columns, row, room, now);
+        room = room.saturating_sub(more_lines);
     }
     if !more.is_empty() {
         let of_rank = |rank: &Rank| (*rank, more.iter().filter(|row| row.rank == *rank).count());
@@ -175,11 +179,14 @@ fn word(rank: Rank, d: &Deployment) -> &'static str {
     }
 }
 
-fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, now: UnixMs) {
+/// An agent's line, and why something does not go, which is worth lines that were not there before while there is `room`
+/// for them; how many those are.
+fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, room: usize, now: UnixMs) -> usize {
     let agent = fit(row.agent, columns.agent);
     let Some(main) = row.main else {
         let note = if record.is_active() { "to go" } else { "no instance" };
-        return columns.write(page, [&agent, "-", "-", "-", "-", "-"], note);
+        columns.write(page, [&agent, "-", "-", "-", "-", "-"], note);
+        return 0;
     };
     let from = row.others.iter().map(|i| i.version).find(|version| *version != main.version);
     let version = match from {
@@ -191,17 +198,16 @@ fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, now: Uni
     let cells = [&agent, &version, main.role.name(), main.state.name(), health, &since];
     let notes = notes(record, row, main, now);
     let note = notes.join("; ");
-    if note.len() <= columns.note() {
-        columns.write(page, cells, &note);
-    } else if is_in_trouble(record, row, main) {
-        // Why something does not go is worth lines that were not there before.
-        columns.write(page, cells, "");
-        for line in wrap(&note, WIDTH - 4, 2) {
-            page.line(format!("    {line}"));
-        }
-    } else {
+    if note.len() <= columns.note() || room == 0 || !is_in_trouble(record, row, main) {
         columns.write(page, cells, &as_many_as_fit(&notes, columns.note()));
+        return 0;
     }
+    columns.write(page, cells, "");
+    let lines = wrap(&note, WIDTH - 4, room.min(2));
+    for line in &lines {
+        page.line(format!("    {line}"));
+    }
+    lines.len()
 }
 
 /// The first notes, which say most; none by half where there is one that fits.

@@ -13,7 +13,7 @@
 //! say or not, a column is as wide as what may come to stand in it, and an agent keeps its line while its instances
 //! come and go. Only troubles take lines that were not there before.
 //!
-//! Pure, as all views; the time is an argument. However large the record is, the page has at most some 80 lines.
+//! Pure, as all views; the time is an argument. However large the record is, the page has at most 80 lines.
 
 mod agents;
 mod events;
