@@ -361,7 +361,7 @@ fn every_option_that_is_taken_is_documented() {
             let mut taken = BTreeSet::new();
             for word in &candidates {
                 // An option that needs a value complains about that, one that needs none is taken.
-                let reply = client.try_call(&[&first[..], &[word.clone()]].concat());
+                let reply = client.try_call(&[&first[..], std::slice::from_ref(word)].concat());
                 let unknown = reply.as_ref().is_err_and(|error| {
                     error.contains(&format!("unknown option '{word}'")) || error.contains("wrong number of arguments")
                 });
