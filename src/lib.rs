@@ -47,8 +47,9 @@ redis_module! {
         ["deploy.plan",       |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::plan),         "readonly",       1, 1, 1, ""],
         ["deploy.list",       |ctx, args: Vec<RedisString>| serve(ctx, &args, listing::list),           "readonly",       0, 0, 0, ""],
         ["deploy.status",     |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::status),       "readonly",       1, 1, 1, ""],
+        ["deploy.show",       |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::show),         "readonly",       1, 1, 1, ""],
         ["deploy.history",    |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::history),      "readonly",       1, 1, 1, ""],
-        ["deploy.version",    |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::version),      "readonly",       1, 1, 1, ""],
+        ["deploy.version",    |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::version),      "readonly fast",     1, 1, 1, ""],
         ["deploy.promote",    |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::promote),      "write deny-oom", 1, 1, 1, ""],
         ["deploy.rollback",   |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::rollback),     "write deny-oom", 1, 1, 1, ""],
         ["deploy.pause",      |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::pause),        "write",          1, 1, 1, ""],
@@ -65,6 +66,8 @@ redis_module! {
         ["deploy.check",      |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::check),     "write",          1, 1, 1, ""],
         ["deploy.deregister", |ctx, args: Vec<RedisString>| serve(ctx, &args, coordinators::deregister),"write",          1, 1, 1, ""],
         ["deploy.resolve",    |ctx, args: Vec<RedisString>| serve(ctx, &args, callers::resolve),        "readonly",       1, 1, 1, ""],
+        // It has no data to wait for, so it is there also while the server loads, and on a replica that is cut off.
+        ["deploy.help",       |ctx, args: Vec<RedisString>| serve(ctx, &args, operators::help),         "readonly fast allow-loading allow-stale", 0, 0, 0, ""],
         // Without `deny-script`, with which the server would not let the timer call it as a script would.
         ["deploy.apply",      |ctx, args: Vec<RedisString>| serve(ctx, &args, replication::apply),      "write deny-oom", 1, 1, 1, ""],
     ],

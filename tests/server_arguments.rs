@@ -13,9 +13,10 @@ use rollout::*;
 use std::collections::BTreeMap;
 use wire::*;
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "DEPLOY", "PLAN", "LIST", "STATUS", "SHOW", "HISTORY", "VERSION", "PROMOTE", "ROLLBACK", "PAUSE", "RESUME", "FAIL",
     "STOP", "TAG", "UNTAG", "WAIT", "EVENTS", "TASKS", "REPORT", "REGISTER", "CHECK", "DEREGISTER", "RESOLVE",
+    "HELP",
 ];
 
 const KEYS: [&str; 6] = ["agent-api", "a-string", "nothing", "", "\u{7f}", "ключ"];

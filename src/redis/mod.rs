@@ -99,6 +99,20 @@ impl Call {
         Answered(())
     }
 
+    /// Replies a page for a person's eyes, line by line.
+    pub fn reply_page(&self, lines: &[String]) -> Answered {
+        self.answered.set(true);
+        reply::page(self.ctx, lines);
+        Answered(())
+    }
+
+    /// Replies an array of lines.
+    pub fn reply_lines(&self, lines: &[String]) -> Answered {
+        self.answered.set(true);
+        reply::lines(self.ctx, lines);
+        Answered(())
+    }
+
     pub fn reply_int(&self, number: i64) -> Answered {
         self.answered.set(true);
         self.ctx.reply_int(number);
@@ -193,6 +207,17 @@ pub fn read_at_length(
     }
     let view = shape(record, name)?;
     Ok(call.reply_view(&view, json))
+}
+
+/// The same for a person's eyes.
+pub fn read_page(
+    call: &Call,
+    key: &RedisString,
+    page: impl FnOnce(&Record, &str) -> Vec<String>,
+) -> Result<Answered, Refusal> {
+    let open = Key::read(call.ctx, key);
+    let (Some(record), Some(name)) = (record_at(&open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
+    Ok(call.reply_page(&page(record, name)))
 }
 
 /// Asks the engine something about a key and the present time, without changing anything.

@@ -1,7 +1,7 @@
 //! Commands for operators (SPEC 3): they begin, judge and end deployments.
 
 use super::args::{self, syntax, unknown, Args};
-use super::{ask, change, key_text, read, read_at_length, Answered, Call, Refusal};
+use super::{ask, change, key_text, menu, read, read_at_length, read_page, Answered, Call, Refusal};
 use crate::engine::command::{Deploy, Operate, Rollback, RollbackTo};
 use crate::engine::policy::PolicyPatch;
 use crate::engine::{plan as plan_deploy, Command, Record, Rejection};
@@ -142,6 +142,18 @@ pub fn status(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let now = super::clock::now(call.ctx());
     let extent = |record: &Record| record.instances.len() + record.services.len();
     read_at_length(call, key, json, extent, move |record, name| Ok(view::status(record, name, now)))
+}
+
+pub fn show(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+    let key = args.key()?;
+    args.end()?;
+    let now = super::clock::now(call.ctx());
+    read_page(call, key, |record, name| view::show(record, name, now))
+}
+
+pub fn help(call: &Call, args: Args) -> Result<Answered, Refusal> {
+    args.end()?;
+    Ok(call.reply_lines(&menu::help()))
 }
 
 pub fn history(call: &Call, mut args: Args) -> Result<Answered, Refusal> {

@@ -29,6 +29,17 @@ pub fn view(ctx: Ctx, view: &View) {
     }
 }
 
+/// Replies lines for a person's eyes, as INFO does: a verbatim string in RESP3, a bulk string in RESP2.
+pub fn page(ctx: Ctx, lines: &[String]) {
+    ctx.reply_verbatim(&lines.join("\n"));
+}
+
+/// Replies an array with a status for each line.
+pub fn lines(ctx: Ctx, lines: &[String]) {
+    ctx.reply_array(lines.len());
+    lines.iter().for_each(|line| ctx.reply_status(line));
+}
+
 /// Replies a refusal, its code word first. The one place where a refusal becomes a text of the protocol.
 pub fn refusal(ctx: Ctx, refusal: &Refusal) {
     match refusal {

@@ -3,10 +3,12 @@
 //! ```text
 //! record, event, plan, receipt ──► View ──► reply of the server (maps, arrays, strings, integers)
 //!                                       └─► JSON, one string
+//! record, key, now ─────────────► lines ──► a page for a person's eyes (`show`)
 //! ```
 //!
 //! Every shape is made here, once, as a [`View`]; its two writings cannot differ. Pure like the engine: a view depends
 //! on the record alone, so that a replica and its primary, or a server before and after a restart, say the same.
+//! A page, which says how long ago and how soon, depends on the time that it is told as well.
 
 mod decision;
 mod discovery;
@@ -14,6 +16,7 @@ mod events;
 mod health;
 mod history;
 mod policy;
+mod show;
 mod status;
 mod tasks;
 
@@ -22,6 +25,7 @@ pub use discovery::{count_resolved, resolve, ResolveFilter, RoleFilter};
 pub use events::{event, event_json, events};
 pub use health::description;
 pub use history::{history, version};
+pub use show::{show, WIDTH};
 pub use status::{final_status, list_entry, status};
 pub use tasks::tasks;
 

@@ -34,6 +34,7 @@ use redis_deploy::engine::{
     Rejection, Reply,
 };
 use std::collections::BTreeMap;
+use redis_deploy::view;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -159,6 +160,7 @@ impl World {
             "TASKS" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), tasks)),
             "HISTORY" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), history)),
             "SERVICES" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), services)),
+            "SHOW" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), |record| page(record, &self.key, now))),
             "NEXT" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), next)),
             "PLAN" => {
                 let asked = self.deploy(operands)?;
@@ -661,6 +663,16 @@ fn instance_line(i: &Instance) -> String {
         write!(text, ", deadline {}", clock(&i.deadline)).expect("a string");
     }
     text + &because(&i.reason) + "\n"
+}
+
+/// Each line behind a bar, so that empty ones are seen.
+fn page(record: &Record, key: &str, now: u64) -> String {
+    let mut text = String::new();
+    for line in view::show(record, key, now) {
+        let bar = if line.is_empty() { "|" } else { "| " };
+        writeln!(text, "{bar}{line}").expect("a string");
+    }
+    text
 }
 
 fn tasks(record: &Record) -> String {

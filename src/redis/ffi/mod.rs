@@ -384,6 +384,23 @@ impl Ctx {
         }
     }
 
+    /// A status, such as `OK`: a text of one line, printable ASCII, that nobody quotes.
+    pub fn reply_status(self, text: &str) {
+        let text = c_text(text);
+        if let Some(reply) = api!(RedisModule_ReplyWithSimpleString) {
+            // SAFETY: a C string that lives through the call, without what would end a line of the protocol.
+            unsafe { reply(self.raw, text.as_ptr()) };
+        }
+    }
+
+    /// A text to be shown as it is: a verbatim string in RESP3.
+    pub fn reply_verbatim(self, text: &str) {
+        if let Some(reply) = api!(RedisModule_ReplyWithVerbatimString) {
+            // SAFETY: a buffer with its length, which is copied.
+            unsafe { reply(self.raw, text.as_ptr().cast::<c_char>(), text.len()) };
+        }
+    }
+
     /// An error whose text starts with its code word.
     pub fn reply_error(self, text: &str) {
         let text = c_text(text);

@@ -228,8 +228,11 @@ pub fn set_command_info(ctx: Ctx, info: &CommandInfo) -> bool {
     let flags = match info.access {
         Access::None => 0,
         Access::Read => raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
-        Access::Update => {
-            raw::REDISMODULE_CMD_KEY_RW | raw::REDISMODULE_CMD_KEY_ACCESS | raw::REDISMODULE_CMD_KEY_UPDATE
+        Access::Write { replies, deletes } => {
+            let access = if replies { raw::REDISMODULE_CMD_KEY_ACCESS } else { 0 };
+            let effect =
+                if deletes { raw::REDISMODULE_CMD_KEY_DELETE } else { raw::REDISMODULE_CMD_KEY_UPDATE };
+            raw::REDISMODULE_CMD_KEY_RW | access | effect
         }
     };
     // SAFETY: an all-zero specification is the one that ends the list (null pointers, INVALID).
@@ -299,7 +302,10 @@ impl Arguments {
                 flags: flags as c_int,
                 deprecated_since: ptr::null(),
                 subargs: of.list(),
-                display_text: ptr::null(),
+                display_text: match argument.display.as_str() {
+                    "" => ptr::null(),
+                    text => texts.keep(text),
+                },
             });
             parts.push(of);
         }

@@ -1,0 +1,233 @@
+//! Arguments as COMMAND DOCS tells them, read from the syntax that the table of commands writes.
+
+use super::CommandInfo;
+use crate::engine::command::{CheckStatus, Reported};
+use crate::engine::deployment::Status;
+use crate::engine::policy::POLICY_FIELDS;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    Key,
+    #[default]
+    Text,
+    Integer,
+    Pattern,
+    /// A word that stands for itself.
+    Token,
+    OneOf,
+    /// Several arguments behind one another.
+    Block,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Argument {
+    /// Unique among its siblings.
+    pub name: String,
+    /// What a hint shows in its place; empty where that is its token or its parts.
+    pub display: String,
+    pub kind: Kind,
+    pub token: Option<String>,
+    pub optional: bool,
+    pub multiple: bool,
+    pub parts: Vec<Argument>,
+}
+
+impl CommandInfo {
+    /// The arguments that `syntax` writes.
+    pub fn arguments(&self) -> Vec<Argument> {
+        let syntax = self.written().replace('[', " [ ").replace(']', " ] ");
+        let mut arguments = sequence(&mut syntax.split_whitespace().peekable());
+        name_by_value(&mut arguments);
+        arguments
+    }
+
+    /// The syntax with all that stands for something written out.
+    fn written(&self) -> String {
+        let policy: Vec<String> = policy_fields().map(|field| format!("[{field}]")).collect();
+        expanded(&self.syntax.replace("{policy}", &policy.join(" ")))
+    }
+}
+
+/// Closed sets of words, from where the parser has them.
+pub(super) fn expanded(syntax: &str) -> String {
+    let checks = [CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical].map(CheckStatus::name);
+    syntax
+        .replace("{status}", &format!("status:{}", Status::ALL.map(Status::name).join("|")))
+        .replace("{state}", &format!("state:{}", Reported::ALL.map(Reported::name).join("|")))
+        .replace("{check}", &format!("status:{}", checks.join("|")))
+}
+
+/// The policy's options, each with its value.
+pub(super) fn policy_fields() -> impl Iterator<Item = String> {
+    POLICY_FIELDS.iter().map(|field| {
+        let value = match *field {
+            "strategy" => "strategy:rolling|canary|blue-green",
+            "health_check" => "health-check:checks|agent_states",
+            "auto_promote" | "auto_revert" => "flag:true|false",
+            "max_parallel" | "canary" => "count-or-percentage",
+            _ => "ms",
+        };
+        format!("{} {value}", field.to_ascii_uppercase())
+    })
+}
+
+type Words<'s> = std::iter::Peekable<std::str::SplitWhitespace<'s>>;
+
+/// Reads up to a closing bracket, or a bar, or the end.
+fn sequence(words: &mut Words) -> Vec<Argument> {
+    let mut arguments: Vec<Argument> = Vec::new();
+    while let Some(word) = words.next_if(|word| *word != "]" && *word != "|") {
+        if word == "[" {
+            arguments.push(optional(words));
+            continue;
+        }
+        let is_token = word.chars().all(|c| !c.is_ascii_lowercase());
+        arguments.push(if is_token { keyword(word, words) } else { plain(word) });
+    }
+    arguments
+}
+
+/// Older hints show an argument's name, so it is what its value is called. Siblings have names of their own: where
+/// several values are called the same, each keeps the name of its keyword.
+fn name_by_value(arguments: &mut [Argument]) {
+    for place in 0..arguments.len() {
+        let word = arguments[place].display.clone();
+        let is_shared = arguments.iter().enumerate().any(|(other, a)| other != place && (a.name == word || a.display == word));
+        if !word.is_empty() && !is_shared {
+            arguments[place].name = word;
+        }
+        name_by_value(&mut arguments[place].parts);
+    }
+}
+
+fn optional(words: &mut Words) -> Argument {
+    let mut choices = vec![sequence(words)];
+    while words.next_if_eq(&"|").is_some() {
+        choices.push(sequence(words));
+    }
+    words.next_if_eq(&"]");
+    let mut choices: Vec<Argument> = choices.into_iter().map(|arguments| block(None, arguments)).collect();
+    let argument = if choices.len() == 1 { choices.pop() } else { None };
+    let argument = argument.unwrap_or_else(|| Argument {
+        name: choices.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join("-or-"),
+        kind: Kind::OneOf,
+        parts: choices,
+        ..Argument::default()
+    });
+    Argument { optional: true, ..argument }
+}
+
+/// A keyword with the values that follow it.
+fn keyword(word: &str, words: &mut Words) -> Argument {
+    let is_value = |next: &&str| next.starts_with(|c: char| c.is_ascii_lowercase());
+    let mut values = Vec::new();
+    while let Some(value) = words.next_if(is_value) {
+        values.push(plain(value));
+    }
+    match values.len() {
+        0 => Argument {
+            name: word.to_ascii_lowercase(),
+            kind: Kind::Token,
+            token: Some(word.to_string()),
+            ..Argument::default()
+        },
+        _ => block(Some(word), values),
+    }
+}
+
+/// One argument as it is, several as a block.
+fn block(token: Option<&str>, mut arguments: Vec<Argument>) -> Argument {
+    let name = token.map(str::to_ascii_lowercase);
+    if arguments.len() == 1 {
+        if let Some(only) = arguments.pop() {
+            let token = token.map(str::to_string).or(only.token.clone());
+            return Argument { name: name.unwrap_or(only.name.clone()), token, ..only };
+        }
+    }
+    Argument {
+        name: name.or_else(|| arguments.first().map(|a| a.name.clone())).unwrap_or_default(),
+        kind: Kind::Block,
+        token: token.map(str::to_string),
+        parts: arguments,
+        ..Argument::default()
+    }
+}
+
+fn plain(word: &str) -> Argument {
+    let bare = word.trim_end_matches("...");
+    let (name, words) = bare.split_once(':').unwrap_or((bare, ""));
+    let kind = match name {
+        _ if !words.is_empty() => Kind::OneOf,
+        "key" => Kind::Key,
+        "n" | "port" | "ms" | "count" | "revision" => Kind::Integer,
+        "glob" => Kind::Pattern,
+        _ => Kind::Text,
+    };
+    let choice = |word: &str| Argument {
+        name: word.to_string(),
+        kind: Kind::Token,
+        token: Some(word.to_string()),
+        ..Argument::default()
+    };
+    Argument {
+        name: name.to_string(),
+        // What is shown in its place: its name may become that of its keyword, to be the only one of it.
+        display: name.to_string(),
+        kind,
+        multiple: bare.len() < word.len(),
+        parts: words.split('|').filter(|word| !word.is_empty()).map(choice).collect(),
+        ..Argument::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Access, COMMANDS};
+    use super::*;
+    use std::ffi::CStr;
+
+    fn written(arguments: &[Argument]) -> String {
+        let one = |a: &Argument| {
+            let many = if a.multiple { "..." } else { "" };
+            let inner = match a.kind {
+                Kind::Token => a.token.clone().unwrap_or_default(),
+                Kind::Block => [a.token.clone().unwrap_or_default(), written(&a.parts)].join(" ").trim().to_string(),
+                Kind::OneOf => {
+                    let parts: Vec<String> = a.parts.iter().map(|p| written(std::slice::from_ref(p))).collect();
+                    [a.token.clone().unwrap_or_default(), parts.join(" | ")].join(" ").trim().to_string() + many
+                }
+                _ => match &a.token {
+                    Some(token) => format!("{token} <{}>", a.name),
+                    None => format!("{}{many}", a.name),
+                },
+            };
+            if a.optional { format!("[{inner}]") } else { inner }
+        };
+        arguments.iter().map(one).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn arguments_are_read_from_the_syntax() {
+        let of = |syntax| written(&super::super::row(c"x", Access::Read, 1, "", "", syntax).arguments());
+        assert_eq!(of("key n [JSON]"), "key n [JSON]");
+        assert_eq!(of("key INSTANCE id [TAGS n tag...]"), "key INSTANCE <id> [TAGS n tag...]");
+        assert_eq!(of("key [VERSION n | TAG tag] [ALL]"), "key [VERSION <n> | TAG <tag>] [ALL]");
+        assert_eq!(of("key JOB id ID id [TTL ms]"), "key JOB <job> ID <id> [TTL <ms>]");
+        assert_eq!(of("key state:on|off [ROLE role:a|b] word:c|d..."), "key on | off [ROLE a | b] c | d...");
+        assert!(of("key {policy}").starts_with(
+            "key [STRATEGY rolling | canary | blue-green] [MAX_PARALLEL <max_parallel>]"
+        ));
+    }
+
+    #[test]
+    fn siblings_have_names_of_their_own() {
+        fn judge(command: &CStr, arguments: &[Argument]) {
+            let mut names: Vec<&str> = arguments.iter().map(|a| a.name.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), arguments.len(), "{command:?}: {arguments:?}");
+            arguments.iter().for_each(|argument| judge(command, &argument.parts));
+        }
+        COMMANDS.iter().for_each(|info| judge(info.name, &info.arguments()));
+    }
+}

@@ -1,0 +1,284 @@
+//! Who is what version in which role and state, and for how long: a line for each agent, the ones that matter where
+//! there are too many.
+
+use super::text::{cell, cut, fit, remaining, span, until, wrap};
+use super::{count, Page, NAME, REASON, WIDTH};
+use crate::engine::command::CheckStatus;
+use crate::engine::deployment::{Deployment, Instance, Record, Role};
+use crate::engine::health::{Health, InstanceState};
+use crate::engine::history::BATCH_AGENT;
+use crate::engine::time::UnixMs;
+use std::collections::HashMap;
+
+/// How many agents have a line.
+const SHOWN: usize = 20;
+/// How many lines all of them together may have beside.
+const MORE_LINES: usize = 10;
+
+/// What an agent is to the rollout; the first ones matter most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    Unhealthy,
+    Pending,
+    /// Nobody has taken its task up yet.
+    Waiting,
+    Stopping,
+    ToGo,
+    Healthy,
+    Unchanged,
+}
+
+const RANKS: [Rank; 7] = [
+    Rank::Unhealthy,
+    Rank::Pending,
+    Rank::Waiting,
+    Rank::Stopping,
+    Rank::ToGo,
+    Rank::Healthy,
+    Rank::Unchanged,
+];
+
+/// One agent with its instances: `main` is the deployment's own where there is one, else what the agent runs.
+pub(super) struct Row<'r> {
+    pub agent: &'r str,
+    pub main: Option<&'r Instance>,
+    others: Vec<&'r Instance>,
+    pub rank: Rank,
+    /// Its place among the agents that the deployment changes.
+    place: usize,
+}
+
+/// All agents of a record, those that the deployment changes first, in the order in which they go.
+pub(super) struct Survey<'r> {
+    pub rows: Vec<Row<'r>>,
+}
+
+impl<'r> Survey<'r> {
+    pub fn of(record: &'r Record, d: &'r Deployment) -> Survey<'r> {
+        let mut places: HashMap<&str, usize> = d.changed.iter().enumerate().map(|(place, a)| (&**a, place)).collect();
+        let mut rows: Vec<Row> = Vec::new();
+        let mut instances = record.instances.iter().peekable();
+        while let Some(first) = instances.next() {
+            let agent: &str = &first.agent;
+            let mut all = vec![first];
+            // A batch job's runs are one another's equals: each has a line of its own.
+            while agent != BATCH_AGENT && instances.peek().is_some_and(|next| *next.agent == *agent) {
+                all.extend(instances.next());
+            }
+            let place = places.remove(agent);
+            rows.push(Row::of(record, d, agent, all, place));
+        }
+        rows.extend(places.into_iter().map(|(agent, place)| Row::of(record, d, agent, Vec::new(), Some(place))));
+        rows.sort_by(|a, b| (a.place, a.agent).cmp(&(b.place, b.agent)));
+        Survey { rows }
+    }
+
+    /// The deployment's own instances that have no healthy verdict.
+    pub fn unsettled(&self) -> impl Iterator<Item = &Row<'r>> {
+        self.rows.iter().filter(|row| row.place < usize::MAX && row.rank <= Rank::Waiting)
+    }
+}
+
+impl<'r> Row<'r> {
+    fn of(record: &'r Record, d: &Deployment, agent: &'r str, all: Vec<&'r Instance>, place: Option<usize>) -> Row<'r> {
+        let own = all.iter().copied().rev().find(|i| record.is_own(i));
+        let runs = || all.iter().copied().rev().find(|i| !i.is_told_to_stop() && i.state != InstanceState::Waiting);
+        let main = own.or_else(runs).or(all.last().copied());
+        let others = all.into_iter().filter(|i| main.is_some_and(|main| !std::ptr::eq(main, *i))).collect();
+        let rank = match main {
+            None => Rank::ToGo,
+            Some(i) if i.is_told_to_stop() => Rank::Stopping,
+            Some(i) if i.health == Health::Unhealthy || !i.state.is_running() => Rank::Unhealthy,
+            Some(i) if i.state == InstanceState::Waiting => Rank::Waiting,
+            Some(i) if i.health == Health::Pending => Rank::Pending,
+            Some(_) if own.is_some() => Rank::Healthy,
+            Some(_) if place.is_some() && d.finished_at.is_none() => Rank::ToGo,
+            Some(_) => Rank::Unchanged,
+        };
+        Row { agent, main, others, rank, place: place.unwrap_or(usize::MAX) }
+    }
+}
+
+// ---- the table -------------------------------------------------------------------------------------------------------
+
+/// The columns' widths. None depends on what an instance is at the moment.
+struct Columns {
+    agent: usize,
+    version: usize,
+}
+
+const ROLE: usize = 9;
+const STATE: usize = 8;
+const HEALTH: usize = 9;
+const FOR: usize = 9;
+const AGENT_MAX: usize = 24;
+const VERSION_MAX: usize = 15;
+
+impl Columns {
+    fn note(&self) -> usize {
+        WIDTH - (self.agent + self.version + ROLE + STATE + HEALTH + FOR + 3 * 2 + 3)
+    }
+
+    fn write(&self, page: &mut Page, cells: [&str; 6], note: &str) {
+        let [agent, version, role, state, health, since] = cells;
+        page.line(format!(
+            "{}  {}  {} {} {} {}  {note}",
+            cell(agent, self.agent),
+            cell(version, self.version),
+            cell(role, ROLE),
+            cell(state, STATE),
+            cell(health, HEALTH),
+            cell(since, FOR),
+        ));
+    }
+}
+
+pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, survey: &Survey, now: UnixMs) {
+    let mut rows: Vec<&Row> = survey.rows.iter().collect();
+    if rows.len() > SHOWN {
+        // Within a rank they stay in the order in which they go.
+        rows.sort_by_key(|row| row.rank);
+    }
+    let (shown, more) = rows.split_at(rows.len().min(SHOWN));
+    // Of all agents, since the ones that are shown change, and the column must not.
+    let longest = survey.rows.iter().map(|row| fit(row.agent, AGENT_MAX).len()).max().unwrap_or(0);
+    let agent = longest.max("AGENT".len());
+    let digits = record.last_version.to_string().len();
+    let columns = Columns { agent, version: (2 * digits + 4).clamp("VERSION".len(), VERSION_MAX) };
+    columns.write(page, ["AGENT", "VERSION", "ROLE", "STATE", "HEALTH", "FOR"], "");
+    if shown.is_empty() {
+        page.line("no agent runs, and none is to be started".to_string());
+    }
+    let mut room = MORE_LINES;
+    for row in shown {
+        let more_lines = line(page, record, &columns, row, room, now);
+        room = room.saturating_sub(more_lines);
+    }
+    if !more.is_empty() {
+        let of_rank = |rank: &Rank| (*rank, more.iter().filter(|row| row.rank == *rank).count());
+        let words: Vec<String> = RANKS
+            .iter()
+            .map(of_rank)
+            .filter(|(_, number)| *number > 0)
+            .map(|(rank, number)| format!("{number} {}", word(rank, d)))
+            .collect();
+        page.line(format!("and {} more: {}", more.len(), words.join(", ")));
+    }
+}
+
+fn word(rank: Rank, d: &Deployment) -> &'static str {
+    match rank {
+        Rank::Unhealthy => "unhealthy",
+        Rank::Pending => "pending",
+        Rank::Waiting => "waiting",
+        Rank::Stopping => "told to stop",
+        Rank::ToGo if d.status.is_active() => "to go",
+        Rank::ToGo => "not reached",
+        Rank::Healthy => "healthy",
+        Rank::Unchanged => "unchanged",
+    }
+}
+
+/// An agent's line, and why something does not go, which is worth lines that were not there before while there is `room`
+/// for them; how many those are.
+fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, room: usize, now: UnixMs) -> usize {
+    let agent = fit(row.agent, columns.agent);
+    let Some(main) = row.main else {
+        let note = if record.is_active() { "to go" } else { "no instance" };
+        columns.write(page, [&agent, "-", "-", "-", "-", "-"], note);
+        return 0;
+    };
+    let from = row.others.iter().map(|i| i.version).find(|version| *version != main.version);
+    let version = match from {
+        Some(from) => format!("{from} -> {}", main.version),
+        None => main.version.to_string(),
+    };
+    let health = if row.agent == BATCH_AGENT { "-" } else { main.health.name() };
+    let since = span(now.saturating_sub(main.since));
+    let cells = [&agent, &version, main.role.name(), main.state.name(), health, &since];
+    let notes = notes(record, row, main, now);
+    let note = notes.join("; ");
+    if note.len() <= columns.note() || room == 0 || !is_in_trouble(record, row, main) {
+        columns.write(page, cells, &as_many_as_fit(&notes, columns.note()));
+        return 0;
+    }
+    columns.write(page, cells, "");
+    let lines = wrap(&note, WIDTH - 4, room.min(2));
+    for line in &lines {
+        page.line(format!("    {line}"));
+    }
+    lines.len()
+}
+
+/// The first notes, which say most; none by half where there is one that fits.
+fn as_many_as_fit(notes: &[String], width: usize) -> String {
+    let whole = (1..=notes.len()).rev().map(|n| notes[..n].join("; ")).find(|note| note.len() <= width);
+    whole.unwrap_or_else(|| cut(&notes.join("; "), width))
+}
+
+/// It is unhealthy, or it is ready and all the same not well.
+fn is_in_trouble(record: &Record, row: &Row, main: &Instance) -> bool {
+    row.rank == Rank::Unhealthy || (row.rank == Rank::Pending && ails(record, main).is_some())
+}
+
+/// What keeps an instance that is ready from being well.
+fn ails(record: &Record, main: &Instance) -> Option<String> {
+    match main.state {
+        InstanceState::Ready => record.wellness(main).err(),
+        _ => None,
+    }
+}
+
+/// What is to be done about it, what will become of it, and why; then what else there is of the agent.
+fn notes(record: &Record, row: &Row, main: &Instance, now: UnixMs) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    words.extend(task(main));
+    if row.agent != BATCH_AGENT && !main.is_told_to_stop() {
+        words.extend(verdict(main, now));
+        words.extend(ails(record, main).map(|why| fit(&why, REASON)));
+    }
+    words.extend(main.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| fit(reason, REASON)));
+    words.dedup();
+    if main.attempt > 1 {
+        words.push(format!("attempt {}", main.attempt));
+    }
+    words.extend(row.others.iter().map(|other| beside(main, other)));
+    let services: Vec<CheckStatus> = record.services.of_owner(&main.key()).map(|service| service.status).collect();
+    if !services.is_empty() {
+        let passing = services.iter().filter(|status| **status == CheckStatus::Passing).count();
+        words.push(format!("{passing} of {} passing", count(services.len(), "service")));
+    }
+    words
+}
+
+fn task(main: &Instance) -> Option<String> {
+    match (&main.task, main.state) {
+        (Some(task), _) => Some(format!("to {}", task.kind.name())),
+        (None, InstanceState::Waiting) => Some("withdrawn".to_string()),
+        (None, _) => None,
+    }
+}
+
+/// When it is healthy if nothing happens, or how much time it has left to get there.
+fn verdict(main: &Instance, now: UnixMs) -> Option<String> {
+    if let Some(at) = main.healthy_at {
+        return Some(format!("healthy {}", until(at, now)));
+    }
+    if main.health != Health::Pending {
+        return None;
+    }
+    remaining(main.deadline, now).map(|left| format!("{left} left"))
+}
+
+/// Another instance of the same agent.
+fn beside(main: &Instance, other: &Instance) -> String {
+    let role = if other.role == main.role || other.role == Role::Retired { "" } else { other.role.name() };
+    let state = if other.is_told_to_stop() { "to stop" } else { other.state.name() };
+    let version = other.version;
+    let words = format!("v{version} {role} {state}").replace("  ", " ");
+    if other.version == main.version {
+        format!("{words} in {}", fit(&other.job_id, NAME))
+    } else {
+        words
+    }
+}

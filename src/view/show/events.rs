@@ -1,0 +1,115 @@
+//! What happened last: when, what, to whom, by whom and why.
+
+use super::text::{cell, fit, time_of_day};
+use super::{by, count, Page, NAME, REASON};
+use crate::engine::deployment::Record;
+use crate::engine::event::{Beginning, Event, EventBody, Subject};
+use crate::engine::time::UnixMs;
+
+/// How many have a line.
+const SHOWN: usize = 8;
+
+const TYPE: usize = 21;
+
+pub(super) fn write(page: &mut Page, record: &Record, now: UnixMs) {
+    let last = record.log.range(record.log.len().saturating_sub(SHOWN)..);
+    let times: Vec<String> = last.clone().map(|event| time_of_day(event.at, now)).collect();
+    let time = times.iter().map(String::len).max().unwrap_or(0).max("UTC".len());
+    let revision = record.revision.to_string().len().max("REV".len());
+    page.line(format!("{}  {:>revision$}  {}  WHO AND WHY", cell("UTC", time), "REV", cell("EVENT", TYPE)));
+    if times.is_empty() {
+        page.line("the log keeps none".to_string());
+    }
+    for (event, at) in last.zip(&times) {
+        let (number, name, words) = (event.revision, event.body.name(), words(event));
+        page.line(format!("{}  {number:>revision$}  {}  {words}", cell(at, time), cell(name, TYPE)));
+    }
+}
+
+fn words(event: &Event) -> String {
+    let version = event.version;
+    match &event.body {
+        EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => {
+            beginning(b, version)
+        }
+        EventBody::RollbackStarted { from_version, rollback_of, cause, by: who, reason } => {
+            let cause = cause.map(|cause| format!(" after {}", cause.name())).unwrap_or_default();
+            format!("from v{from_version} to v{rollback_of}{cause}, {}", by(who, reason.as_deref()))
+        }
+        EventBody::TaskIssued { of, task, from_version, by: who, reason, .. } => {
+            let from = from_version.map(|from| format!(" instead of v{from}")).unwrap_or_default();
+            let who = match (&**who, reason) {
+                ("auto", None) => String::new(),
+                _ => format!(", {}", by(who, reason.as_deref())),
+            };
+            format!("{} {}{from}{who}", task.name(), subject(of, version))
+        }
+        EventBody::TaskDone { of, task, withdrawn, .. } => {
+            let how = if *withdrawn { ", withdrawn" } else { "" };
+            format!("{} {}{how}", task.name(), subject(of, version))
+        }
+        EventBody::AgentState { of, state, attempt, reason, .. } => {
+            let attempt = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
+            format!("{} {}{attempt}{}", subject(of, version), state.name(), because(reason.as_deref()))
+        }
+        EventBody::AgentHealthy { of, .. } => subject(of, version),
+        EventBody::AgentUnhealthy { of, reason, .. } => {
+            format!("{}{}", subject(of, version), because(Some(&**reason)))
+        }
+        EventBody::AwaitingPromotion { healthy } => format!("v{version}, {healthy} healthy"),
+        EventBody::DeploymentPromoted { by: who, reason, .. }
+        | EventBody::DeploymentPaused { by: who, reason }
+        | EventBody::DeploymentResumed { by: who, reason, .. } => {
+            format!("v{version}, {}", by(who, reason.as_deref()))
+        }
+        EventBody::DeploymentFailed { cause, description, by: who, .. }
+        | EventBody::DeploymentCancelled { cause, description, by: who, .. } => {
+            format!("v{version}, {}, by {}{}", cause.name(), fit(who, NAME), because(Some(&**description)))
+        }
+        EventBody::DeploymentSuccessful { description } => format!("v{version}{}", because(Some(&**description))),
+        EventBody::FallbackBlueGreen { agent, reason, .. } => {
+            format!("v{version}, for {}{}", fit(agent, NAME), because(Some(&**reason)))
+        }
+        EventBody::VersionTagged { tag, by: who, .. } | EventBody::VersionUntagged { tag, by: who } => {
+            format!("v{version}, {}, by {}", fit(tag, NAME), fit(who, NAME))
+        }
+        EventBody::ServiceRegistered { service, .. } => format!(
+            "{} of {} at {}:{} {}",
+            fit(&service.instance, NAME),
+            fit(&service.owner.agent, NAME),
+            fit(&service.address, NAME),
+            service.port,
+            service.status.name()
+        ),
+        EventBody::ServiceStatus { instance, agent, status, reason, .. } => format!(
+            "{} of {} {}{}",
+            fit(instance, NAME),
+            fit(agent, NAME),
+            status.name(),
+            because(reason.as_deref())
+        ),
+        EventBody::ServiceDeregistered { instance, agent, reason, .. } => {
+            format!("{} of {}{}", fit(instance, NAME), fit(agent, NAME), because(Some(&**reason)))
+        }
+    }
+}
+
+fn beginning(beginning: &Beginning, version: u64) -> String {
+    format!(
+        "v{version} {}, {}, {}",
+        beginning.mode.name(),
+        count(beginning.changed.len(), "agent"),
+        by(&beginning.version.by, beginning.version.reason.as_deref())
+    )
+}
+
+fn subject(of: &Subject, version: u64) -> String {
+    format!("{} v{version}", fit(&of.agent, NAME))
+}
+
+fn because(reason: Option<&str>) -> String {
+    match reason.filter(|reason| !reason.is_empty()) {
+        Some(reason) => format!(": {}", fit(reason, REASON)),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,91 @@
+//! What there is to go back to: the versions, newest first.
+
+use super::text::{cell, fit, span};
+use super::{Page, NAME, REASON};
+use crate::engine::deployment::{Deployment, Record};
+use crate::engine::history::{Outcome, Version};
+use crate::engine::time::UnixMs;
+use std::sync::Arc;
+
+/// How many have a line. Those that somebody is about to need have one in any case.
+const SHOWN: usize = 5;
+
+const VERSION: usize = 7;
+const MARKS: usize = 23;
+const OUTCOME: usize = 10;
+const BY: usize = 10;
+const AGE: usize = 9;
+
+pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixMs) {
+    let mut line = |cells: [&str; 5], rest: &str| {
+        let [version, marks, outcome, by, age] = cells;
+        page.line(format!(
+            "{}  {}  {}  {}  {}  {rest}",
+            cell(version, VERSION),
+            cell(marks, MARKS),
+            cell(outcome, OUTCOME),
+            cell(by, BY),
+            cell(age, AGE)
+        ));
+    };
+    line(["VERSION", "IS", "OUTCOME", "BY", "AGE"], "WHAT");
+    let shown = shown(record, d);
+    for version in &shown {
+        line(
+            [
+                &version.number.to_string(),
+                &marks(record, d, version),
+                outcome(version),
+                &fit(&version.by, BY),
+                &span(now.saturating_sub(version.submitted_at)),
+            ],
+            &what(version),
+        );
+    }
+    let more = record.versions.len().saturating_sub(shown.len());
+    if more > 0 {
+        page.line(format!("and {more} more"));
+    }
+}
+
+fn shown<'r>(record: &'r Record, d: &Deployment) -> Vec<&'r Arc<Version>> {
+    let needed = [Some(d.target_version), record.current_version, record.stable_version(), record.rollback_target()];
+    let is_needed = |version: &Version| needed.contains(&Some(version.number));
+    let mut room = SHOWN.saturating_sub(record.versions.iter().filter(|version| is_needed(version)).count());
+    let mut shown = Vec::new();
+    for version in record.versions.iter().rev() {
+        if is_needed(version) {
+            shown.push(version);
+        } else if room > 0 {
+            room -= 1;
+            shown.push(version);
+        }
+    }
+    shown
+}
+
+fn marks(record: &Record, d: &Deployment, version: &Version) -> String {
+    let number = Some(version.number);
+    let marks = [
+        (d.status.is_active() && number == Some(d.target_version), "target"),
+        (number == record.current_version, "current"),
+        (version.stable, "stable"),
+        (number == record.rollback_target(), "rollback"),
+    ];
+    marks.into_iter().filter(|(is, _)| *is).map(|(_, word)| word).collect::<Vec<_>>().join(" ")
+}
+
+fn outcome(version: &Version) -> &'static str {
+    match version.outcome {
+        None => "-",
+        Some(Outcome::VersionRecorded) => "recorded",
+        Some(outcome) => outcome.name(),
+    }
+}
+
+fn what(version: &Version) -> String {
+    let tag = version.tag.as_ref().map(|tag| format!("tag {}", fit(tag, NAME)));
+    let rollback = version.rollback_of.map(|of| format!("rollback to {of}"));
+    let reason = version.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| fit(reason, REASON));
+    [tag, rollback, reason].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}

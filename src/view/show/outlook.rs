@@ -1,0 +1,176 @@
+//! What comes next: what is waited for and until when, what follows, and what a failure would do.
+
+use super::agents::{Rank, Row, Survey};
+use super::header::open_tasks;
+use super::text::{fit, remaining, time_of_day, until};
+use super::{count, Page, NAME, REASON};
+use crate::engine::deployment::{Deployment, Mode, Record, Status, TaskKind};
+use crate::engine::health::InstanceState;
+use crate::engine::time::{Clock, UnixMs};
+
+const NOTHING: &str = "-";
+
+pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, survey: &Survey, now: UnixMs) {
+    page.entry("next", &next(record, d, survey, now));
+    page.entry("then", &then(record, d));
+    page.entry("deadline", &deadline(d, now));
+    page.entry("on failure", &on_failure(record, d));
+}
+
+fn next(record: &Record, d: &Deployment, survey: &Survey, now: UnixMs) -> String {
+    match d.status {
+        Status::Running => waits_for(survey, now),
+        Status::AwaitingPromotion => "PROMOTE by a person".to_string(),
+        Status::Paused => match (&d.doom, &d.unsafe_report) {
+            (Some(doom), _) => format!("RESUME, which fails it: {}", fit(&doom.words, REASON)),
+            (None, Some(report)) => format!("RESUME, which falls back to blue-green: {}", fit(&report.words, REASON)),
+            (None, None) if d.paused_from == Some(Status::AwaitingPromotion) => "RESUME, and then PROMOTE".to_string(),
+            // Verdicts go on.
+            (None, None) => match soonest(survey) {
+                Some((row, at)) => format!("RESUME by a person; {} healthy {}", fit(row.agent, NAME), until(at, now)),
+                None => "RESUME by a person".to_string(),
+            },
+        },
+        Status::Successful | Status::Failed | Status::Cancelled | Status::VersionRecorded => leftovers(record),
+    }
+}
+
+/// Whom a running deployment waits for: who is nearest to a verdict, and who holds it up.
+fn waits_for(survey: &Survey, now: UnixMs) -> String {
+    let name = |row: &Row| fit(row.agent, NAME);
+    let mut words = Vec::new();
+    if let Some((row, at)) = soonest(survey) {
+        words.push(format!("{} healthy {}", name(row), until(at, now)));
+    }
+    let is_ill = |row: &&Row| row.rank == Rank::Unhealthy && row.main.is_some_and(|i| i.healthy_at.is_none());
+    if let Some(row) = survey.unsettled().find(is_ill) {
+        words.push(format!("{} is unhealthy and holds it up", name(row)));
+    }
+    let is_late = |row: &&Row| row.rank == Rank::Pending && row.main.is_some_and(|i| i.healthy_at.is_none());
+    if let Some((row, main)) = survey.unsettled().find(is_late).and_then(|row| Some((row, row.main?))) {
+        let what = if main.state == InstanceState::Ready { "to pass its checks" } else { "to be ready" };
+        words.push(format!("{} {what}", name(row)));
+    }
+    let mut untaken = survey.unsettled().filter(|row| row.rank == Rank::Waiting);
+    if let Some((row, task)) = untaken.next().and_then(|row| Some((row, row.main?.task.as_ref()?))) {
+        let more = match untaken.count() {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        words.push(format!("a coordinator to {} {}{more}", task.kind.name(), name(row)));
+    }
+    words.truncate(2);
+    if words.is_empty() {
+        return NOTHING.to_string();
+    }
+    words.join("; ")
+}
+
+/// Who is healthy next, and when.
+fn soonest<'s, 'r>(survey: &'s Survey<'r>) -> Option<(&'s Row<'r>, UnixMs)> {
+    survey.unsettled().filter_map(|row| Some((row, row.main?.healthy_at?))).min_by_key(|(_, at)| *at)
+}
+
+/// What is still to be done after the end.
+fn leftovers(record: &Record) -> String {
+    let words: Vec<String> = open_tasks(record)
+        .into_iter()
+        .map(|(kind, number)| match kind {
+            TaskKind::Run => format!("{} for a coordinator", count(number, "run")),
+            kind => format!("{} to {}", count(number, "instance"), kind.name()),
+        })
+        .collect();
+    match words.is_empty() {
+        true => "nothing, it is over".to_string(),
+        false => words.join(", "),
+    }
+}
+
+/// What follows once that has come.
+fn then(record: &Record, d: &Deployment) -> String {
+    let own = record.instances.counts(d.target_version, &d.target_job_id);
+    let to_go = d.changed.len().saturating_sub(own.placed);
+    let parallel = d.policy.parallel(d.changed.len());
+    let follow = match to_go {
+        0 => "successful".to_string(),
+        n => format!("{} follow, {parallel} at a time", count(n, "agent")).replacen("1 agent follow", "1 agent follows", 1),
+    };
+    let old = || record.instances.len().saturating_sub(own.placed);
+    let waits = match (d.status, d.paused_from) {
+        (Status::Paused, Some(from)) => from,
+        (status, _) => status,
+    };
+    match (waits, d.mode) {
+        _ if d.doom.is_some() => NOTHING.to_string(),
+        _ if d.unsafe_report.is_some() => "all agents start in a second job".to_string(),
+        (Status::AwaitingPromotion, Mode::BlueGreen) => {
+            format!("{} become primary at once, {} to stop", count(own.placed, "candidate"), count(old(), "instance"))
+        }
+        (Status::AwaitingPromotion, _) => format!("{} primary, {follow}", canaries_are(d.canaries as usize)),
+        (Status::Running, Mode::BlueGreen) if d.promoted => "successful".to_string(),
+        (Status::Running, Mode::BlueGreen) if d.canaries > 0 && !d.policy.auto_promote => {
+            "PROMOTE by a person, once all candidates are healthy".to_string()
+        }
+        (Status::Running, Mode::BlueGreen) => {
+            format!("all candidates healthy, they become primary at once, {} to stop", count(old(), "instance"))
+        }
+        (Status::Running, Mode::InPlace) if d.canaries > 0 && !d.promoted => match d.policy.auto_promote {
+            true => format!("once healthy, {} primary by itself (auto_promote), {follow}", canaries_are(d.canaries as usize)),
+            false => format!("PROMOTE by a person, then {follow}"),
+        },
+        (Status::Running, Mode::InPlace) if to_go > 0 => {
+            let agent = d.changed.get(own.placed).map(|agent| fit(agent, NAME)).unwrap_or_default();
+            match to_go {
+                1 => format!("{agent} goes, the last one"),
+                n => format!("{agent} goes, and {} after it, {parallel} at a time", n - 1),
+            }
+        }
+        (Status::Running, _) => "successful".to_string(),
+        (Status::Failed | Status::Cancelled, _) => match record.rollback_target() {
+            Some(version) => format!("ROLLBACK to bring version {version} back, or DEPLOY another"),
+            None => "DEPLOY another version".to_string(),
+        },
+        _ => NOTHING.to_string(),
+    }
+}
+
+fn canaries_are(canaries: usize) -> String {
+    match canaries {
+        1 => "the canary is".to_string(),
+        n => format!("{n} canaries are"),
+    }
+}
+
+/// Until when something must have come.
+fn deadline(d: &Deployment, now: UnixMs) -> String {
+    match (d.status, d.progress) {
+        (Status::Running, Clock::Running { at }) => {
+            format!("fails at {} UTC without progress, {}", time_of_day(at, now), until(at, now))
+        }
+        (Status::Running, _) if d.policy.progress_deadline_ms == 0 => "fails with the first unhealthy agent".to_string(),
+        (Status::AwaitingPromotion, _) => "none runs while a promotion is awaited".to_string(),
+        (Status::Paused, clock) => match remaining(clock, now) {
+            Some(left) => format!("held, with {left} left for progress"),
+            None => "none runs while it is paused".to_string(),
+        },
+        _ => NOTHING.to_string(),
+    }
+}
+
+/// What would become of it.
+fn on_failure(record: &Record, d: &Deployment) -> String {
+    if !d.status.is_active() {
+        return NOTHING.to_string();
+    }
+    if d.policy.auto_revert {
+        return match record.stable_version() {
+            _ if d.rollback_of.is_some() => "it ends; a rollback never reverts".to_string(),
+            Some(version) => format!("auto_revert brings version {version} back"),
+            None => "it ends; auto_revert has no stable version to bring back".to_string(),
+        };
+    }
+    match d.mode {
+        Mode::BlueGreen if !d.promoted => "it ends, and the candidates are told to stop".to_string(),
+        _ => "it ends, and agents stay as they are".to_string(),
+    }
+}

@@ -1,0 +1,185 @@
+//! Letters, lines and times of a page: printable ASCII, bounded, each width known.
+//!
+//! Keys, agents and reasons are strangers' texts, and a page goes to a terminal. What could move the cursor, or take
+//! another width than it seems to, is written as an escape; so a text fills the place it was given and no other.
+
+use crate::engine::time::{Clock, UnixMs};
+use time::{Date, OffsetDateTime};
+
+const CUT: &str = "...";
+
+/// A stranger's text in at most `width` columns.
+pub(super) fn fit(text: &str, width: usize) -> String {
+    let mut out = String::new();
+    // Where the text would be cut: as much of it as leaves room for the dots.
+    let mut keep = 0;
+    for c in text.chars() {
+        let before = out.len();
+        match c {
+            '\\' => out.push_str("\\\\"),
+            ' '..='~' => out.push(c),
+            _ => out.extend(c.escape_default()),
+        }
+        if out.len() + CUT.len() <= width {
+            keep = out.len();
+        }
+        if out.len() > width {
+            out.truncate(keep.min(before));
+            out.push_str(&CUT[..CUT.len().min(width)]);
+            break;
+        }
+    }
+    out
+}
+
+/// A text of our own making, whose strangers' parts are escaped already, in at most `width` columns.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    let clean: String = text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
+    if clean.len() <= width {
+        return clean.trim_end().to_string();
+    }
+    let keep = width.saturating_sub(CUT.len());
+    format!("{}{}", clean[..keep].trim_end(), &CUT[..CUT.len().min(width)])
+}
+
+/// The text in exactly `width` columns, blanks behind it.
+pub(super) fn cell(text: &str, width: usize) -> String {
+    format!("{:<width$}", cut(text, width))
+}
+
+/// At most `most` lines of at most `width` columns, broken at blanks where there are some.
+pub(super) fn wrap(text: &str, width: usize, most: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut rest = text.trim_end();
+    while lines.len() + 1 < most && rest.len() > width {
+        let head = rest.get(..width + 1).unwrap_or(rest);
+        let end = head.rfind(' ').filter(|place| *place > width / 2).unwrap_or(width);
+        let (line, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        lines.push(cut(line, width));
+        rest = tail.trim_start();
+    }
+    lines.push(cut(rest, width));
+    lines
+}
+
+// ---- times -----------------------------------------------------------------------------------------------------------
+
+/// How long something has taken, in two units at most; what has not filled a unit does not count.
+pub(super) fn span(ms: u64) -> String {
+    seconds(ms / 1000)
+}
+
+fn seconds(s: u64) -> String {
+    match s {
+        0..60 => format!("{s} s"),
+        60..3_600 => format!("{} m {} s", s / 60, s % 60),
+        3_600..86_400 => format!("{} h {} m", s / 3_600, s / 60 % 60),
+        86_400..8_640_000 => format!("{} d {} h", s / 86_400, s / 3_600 % 24),
+        _ => format!("{} d", s / 86_400),
+    }
+}
+
+/// How long ago: a clock that was set back makes nothing of it.
+pub(super) fn ago(at: UnixMs, now: UnixMs) -> String {
+    format!("{} ago", span(now.saturating_sub(at)))
+}
+
+/// How long until. A begun second counts, so that it says 0 to nobody who still has to wait.
+pub(super) fn left(ms: u64) -> String {
+    seconds(ms.div_ceil(1000))
+}
+
+/// `in 4 s`; what is due waits for the server's timer alone.
+pub(super) fn until(at: UnixMs, now: UnixMs) -> String {
+    match at.checked_sub(now) {
+        None | Some(0) => "now".to_string(),
+        Some(ms) => format!("in {}", left(ms)),
+    }
+}
+
+/// What a clock has left, running or held.
+pub(super) fn remaining(clock: Clock, now: UnixMs) -> Option<String> {
+    match clock {
+        Clock::Off => None,
+        Clock::Running { at } => Some(left(at.saturating_sub(now))),
+        Clock::Held { left_ms } => Some(left(left_ms)),
+    }
+}
+
+fn date_time(at: UnixMs) -> Option<OffsetDateTime> {
+    i64::try_from(at / 1000).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok())
+}
+
+fn date(date: Date) -> String {
+    format!("{:04}-{:02}-{:02}", date.year(), u8::from(date.month()), date.day())
+}
+
+fn hours(time: OffsetDateTime) -> String {
+    format!("{:02}:{:02}:{:02}", time.hour(), time.minute(), time.second())
+}
+
+/// A moment in UTC with its date.
+pub(super) fn moment(at: UnixMs) -> String {
+    match date_time(at) {
+        Some(time) => format!("{} {}", date(time.date()), hours(time)),
+        None => "beyond the year 9999".to_string(),
+    }
+}
+
+/// A time of day in UTC; with its date where that is not today's.
+pub(super) fn time_of_day(at: UnixMs, now: UnixMs) -> String {
+    match (date_time(at), date_time(now)) {
+        (Some(time), Some(today)) if time.date() == today.date() => hours(time),
+        _ => moment(at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stranger_fills_his_place_and_no_other() {
+        assert_eq!(fit("agent-1", 10), "agent-1");
+        assert_eq!(fit("agent-12345", 10), "agent-1...");
+        assert_eq!(fit("agent-1234", 10), "agent-1234");
+        assert_eq!(fit("a\x1b[2Jb\r\nc", 40), "a\\u{1b}[2Jb\\r\\nc");
+        assert_eq!(fit("größer", 40), "gr\\u{f6}\\u{df}er");
+        // No half of an escape is left.
+        assert_eq!(fit("abc\u{202e}defgh", 10), "abc...");
+        assert_eq!(fit("\\n is no new line", 40), "\\\\n is no new line");
+        assert_eq!(fit("abcdef", 2), "..");
+        assert_eq!(fit("abcdef", 0), "");
+    }
+
+    #[test]
+    fn lines_break_at_blanks_and_end_in_dots() {
+        assert_eq!(wrap("one two three", 8, 3), ["one two", "three"]);
+        assert_eq!(wrap("one two three four", 8, 2), ["one two", "three..."]);
+        assert_eq!(wrap("abcdefghijkl", 5, 9), ["abcde", "fghij", "kl"]);
+        assert_eq!(wrap("short", 8, 1), ["short"]);
+        assert_eq!(wrap("", 8, 3), [""]);
+    }
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!(span(999), "0 s");
+        assert_eq!(span(61_500), "1 m 1 s");
+        assert_eq!(span(7_380_000), "2 h 3 m");
+        assert_eq!(span(99 * 86_400_000 + 86_399_999), "99 d 23 h");
+        assert_eq!(span(100 * 86_400_000), "100 d");
+        assert_eq!(until(5_001, 2_000), "in 4 s");
+        assert_eq!(until(2_001, 2_000), "in 1 s");
+        assert_eq!(until(2_000, 2_000), "now");
+        assert_eq!(ago(5_000, 2_000), "0 s ago");
+    }
+
+    #[test]
+    fn times_of_day_are_utc_and_have_a_date_where_it_is_another() {
+        assert_eq!(moment(0), "1970-01-01 00:00:00");
+        assert_eq!(moment(1_790_000_000_000), "2026-09-21 14:13:20");
+        assert_eq!(time_of_day(1_790_000_009_000, 1_790_000_000_000), "14:13:29");
+        assert_eq!(time_of_day(1_790_086_400_000, 1_790_000_000_000), "2026-09-22 14:13:20");
+        assert_eq!(moment(u64::MAX), "beyond the year 9999");
+    }
+}
