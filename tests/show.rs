@@ -136,7 +136,7 @@ fn spoilt(mut record: Record, hostile: &str, number: u64) -> Record {
         version.reason = Some(text.clone());
         version.bundle = Some(text.clone());
     }
-    if let Some(d) = &mut record.deployment {
+    if let Some(d) = record.deployment.as_mut().map(std::sync::Arc::make_mut) {
         d.id = text.clone();
         d.by = text.clone();
         d.reason = Some(text.clone());
