@@ -180,7 +180,7 @@ proptest! {
 /// As many instances as fit, each in as few bytes as it takes, with all that is indexed about it.
 fn instances(count: u64, of_one_agent: u64) -> Record {
     let mut record = Record { revision: count, instances: Default::default(), ..golden::record() };
-    record.log.clear();
+    record.log = Default::default();
     record.services = Default::default();
     for i in 0..count {
         record.instances.insert(Instance {
@@ -230,7 +230,7 @@ fn many_events_take_a_multiple_of_their_bytes() {
     let events: Vec<Arc<Event>> = (1..=100_000).map(event).collect();
     let changes = events.iter().cloned().map(Change::Event).collect();
     let batch = codec::encode_batch(&Batch { changes, log_max: 0 });
-    let record = codec::encode_record(&Record { revision: 100_000, log: events.into(), ..golden::record() });
+    let record = codec::encode_record(&Record { revision: 100_000, log: events.into_iter().collect(), ..golden::record() });
     frugal(&batch);
     frugal(&record);
 }

@@ -14,7 +14,8 @@ use redis_deploy::engine::command::{
     Check, CheckStatus, Deploy, Operate, Register, Report, Reported, Rollback, RollbackTo,
 };
 use redis_deploy::engine::deployment::{Cause, Deployment, Instance, Mode, Role, Status, TaskKind};
-use redis_deploy::engine::event::Batch;
+use redis_deploy::codec;
+use redis_deploy::engine::event::{Batch, Subject};
 use redis_deploy::engine::health::{Health, InstanceState};
 use redis_deploy::engine::instances::InstanceKey;
 use redis_deploy::engine::policy::{Amount, HealthCheck, PolicyPatch, Strategy as Rollout};
@@ -835,5 +836,49 @@ proptest! {
             world.ask(now, &Command::Tick);
         }
         invariants::check(world.seen()).expect("the record is sound");
+    }
+}
+
+// ---- the log ---------------------------------------------------------------------------------------------------------
+
+fn logged(revision: u64) -> Arc<Event> {
+    let of = Subject {
+        agent: Arc::from(format!("agent-{}", revision % 7)),
+        node: Arc::from("node"),
+        job_id: Arc::from("dep_app_1"),
+        role: Role::Primary,
+    };
+    let body = match revision % 3 {
+        0 => EventBody::AwaitingPromotion { healthy: revision as u32 },
+        1 => EventBody::TaskDone { of, task: TaskKind::Start, withdrawn: revision % 2 == 0, leaves: false },
+        _ => EventBody::AgentHealthy { of, progress: Clock::Running { at: revision } },
+    };
+    Arc::new(Event { revision, at: revision * 10, deployment_id: Arc::from("dep_app_1"), version: 1, body })
+}
+
+proptest! {
+    /// However much of it is folded, a log answers as one that keeps its events as they are.
+    #[test]
+    fn a_folded_log_is_the_log(steps in prop::collection::vec((1u64..20, 0usize..80), 1..20), asked in 0u64..200) {
+        let (mut folded, mut plain) = (codec::empty_record(), Record::empty());
+        let mut revision = 0;
+        for (more, max) in steps {
+            for record in [&mut folded, &mut plain] {
+                let changes = (1..=more).map(|n| Change::Event(logged(revision + n))).collect();
+                apply(record, &Batch { changes, log_max: max });
+            }
+            revision += more;
+            prop_assert!(folded.log.in_memory().1.count() < 26);
+            prop_assert_eq!(&folded.log, &plain.log);
+            prop_assert_eq!(folded.log.len(), plain.log.len());
+            prop_assert_eq!(folded.log.first_revision(), plain.log.first_revision());
+            for after in [0, asked, revision.saturating_sub(1), revision] {
+                let expected: Vec<_> = plain.log.iter().filter(|event| event.revision > after).collect();
+                prop_assert_eq!(folded.log.after(after).collect::<Vec<_>>(), expected);
+            }
+            let newest: Vec<_> = plain.log.iter().skip(plain.log.len().saturating_sub(asked as usize)).collect();
+            prop_assert_eq!(folded.log.newest(asked as usize).collect::<Vec<_>>(), newest);
+            folded = codec::decode_record(&codec::encode_record(&folded)).unwrap_or(folded);
+        }
     }
 }

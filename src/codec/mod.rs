@@ -16,7 +16,9 @@
 mod v1;
 mod validation;
 
-use crate::engine::{Batch, Record};
+use crate::engine::event_log::{Fold, Log};
+use crate::engine::{Batch, Event, Record};
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Two bytes that start all that this module writes.
@@ -74,13 +76,39 @@ enum Kind {
     Batch = 2,
 }
 
+/// Folds the older events of a record's log, in the shapes of the present format.
+struct Folding;
+
+impl Fold for Folding {
+    fn fold(&self, events: &[Arc<Event>]) -> Arc<[u8]> {
+        let mut bytes = Vec::with_capacity(1024);
+        v1::write_events(events, &mut bytes);
+        Arc::from(bytes)
+    }
+
+    fn unfold(&self, bytes: &[u8]) -> Vec<Arc<Event>> {
+        // Nobody but `fold` made them, so they are read. Were they not, the log would be short, and nothing else.
+        v1::read_events(bytes).unwrap_or_default()
+    }
+}
+
+fn empty_log() -> Log {
+    Log::folding(&Folding)
+}
+
+/// A record before its first event, as a server keeps it: with a log that folds.
+pub fn empty_record() -> Record {
+    Record { log: empty_log(), ..Record::empty() }
+}
+
 pub fn encode_record(record: &Record) -> Vec<u8> {
     seal(Kind::Record, |payload| v1::write_record(record, payload))
 }
 
 pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
-    let record = v1::read_record(open(Kind::Record, bytes)?)?;
+    let mut record = v1::read_record(open(Kind::Record, bytes)?)?;
     validation::judge_record(&record)?;
+    record.log.settle(usize::MAX);
     Ok(record)
 }
 

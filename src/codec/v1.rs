@@ -36,19 +36,21 @@ const ENCODING: Encoding = bincode::config::standard().with_limit::<MAX_PAYLOAD_
 // ---- payloads --------------------------------------------------------------------------------------------------------
 
 pub(super) fn write_record(record: &deployment::Record, payload: &mut Vec<u8>) {
+    let log: Vec<Arc<event::Event>> = record.log.iter().collect();
     let mut writer = Writer::new();
     writer.value::<Head, _>(record);
     writer.values::<Version, _>(record.versions.len(), record.versions.iter().map(|version| &**version));
     writer.values::<Instance, _>(record.instances.len(), record.instances.iter());
     writer.values::<Service, _>(record.services.len(), record.services.iter().map(|service| &**service));
-    writer.values::<Event, _>(record.log.len(), record.log.iter());
+    writer.values::<Event, _>(log.len(), log.iter());
     writer.values::<Remembered, _>(record.requests.len(), record.requests.iter());
     writer.finish(payload);
 }
 
 pub(super) fn read_record(payload: &[u8]) -> Result<deployment::Record, DecodeError> {
     let mut reader = Reader::open(payload)?;
-    let mut record: deployment::Record = reader.value::<Head, _>()?;
+    let head: deployment::Record = reader.value::<Head, _>()?;
+    let mut record = deployment::Record { log: super::empty_log(), ..head };
     for _ in 0..reader.count()? {
         Arc::make_mut(&mut record.versions).push(Arc::new(reader.value::<Version, _>()?));
     }
@@ -70,14 +72,32 @@ pub(super) fn read_record(payload: &[u8]) -> Result<deployment::Record, DecodeEr
     if record.services.len() != services {
         return Err(DecodeError::Invalid("a service instance comes twice".to_string()));
     }
-    for _ in 0..reader.count()? {
-        record.log.push_back(reader.value::<Event, _>()?);
+    let events = reader.count()?;
+    for _ in 0..events {
+        record.log.push(reader.value::<Event, _>()?);
     }
     for _ in 0..reader.count()? {
         Arc::make_mut(&mut record.requests).push_back(reader.value::<Remembered, _>()?);
     }
     reader.finish()?;
     Ok(record)
+}
+
+/// Events by themselves, for the memory of this process alone.
+pub(super) fn write_events(events: &[Arc<event::Event>], payload: &mut Vec<u8>) {
+    let mut writer = Writer::new();
+    writer.values::<Event, _>(events.len(), events.iter());
+    writer.finish(payload);
+}
+
+pub(super) fn read_events(payload: &[u8]) -> Result<Vec<Arc<event::Event>>, DecodeError> {
+    let mut reader = Reader::open(payload)?;
+    let mut events = Vec::new();
+    for _ in 0..reader.count()? {
+        events.push(reader.value::<Event, _>()?);
+    }
+    reader.finish()?;
+    Ok(events)
 }
 
 pub(super) fn write_batch(batch: &event::Batch, payload: &mut Vec<u8>) {

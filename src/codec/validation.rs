@@ -141,10 +141,11 @@ fn judge_instances(record: &Record) -> Judged {
 }
 
 fn judge_log(record: &Record) -> Judged {
-    must(ascends(record.log.iter().map(|event| event.revision)), "its log is not in order")?;
-    let newest = record.log.back().map_or(0, |event| event.revision);
+    let log: Vec<Arc<Event>> = record.log.iter().collect();
+    must(ascends(log.iter().map(|event| event.revision)), "its log is not in order")?;
+    let newest = log.last().map_or(0, |event| event.revision);
     must(newest <= record.revision, "its log is newer than the record")?;
-    for beginning in record.log.iter().filter_map(|event| beginning(event)) {
+    for beginning in log.iter().filter_map(|event| beginning(event)) {
         judge_beginning(beginning)?;
         must(beginning.version.content.text().is_empty(), "its log has a manifest")?;
     }

@@ -2,7 +2,7 @@
 //! what may change it is in `decide`, how it changes in `evolve`.
 
 use super::command::CheckStatus;
-use super::event::Event;
+use super::event_log::Log;
 use super::health::{Health, InstanceState};
 use super::history::Version;
 use super::instances::{Instances, InstanceKey};
@@ -306,7 +306,7 @@ pub struct Record {
     pub instances: Instances,
     pub services: Services,
     /// Oldest first.
-    pub log: VecDeque<Arc<Event>>,
+    pub log: Log,
     /// Oldest first.
     pub requests: Arc<VecDeque<Remembered>>,
     pub created_at: UnixMs,
@@ -330,7 +330,7 @@ impl Record {
             deployment: None,
             instances: Instances::default(),
             services: Services::default(),
-            log: VecDeque::new(),
+            log: Log::default(),
             requests: Arc::default(),
             created_at: 0,
             updated_at: 0,

@@ -25,12 +25,6 @@ pub fn apply(record: &mut Record, batch: &Batch) {
     transaction.commit(batch.log_max);
 }
 
-pub(super) fn trim_log(record: &mut Record, log_max: usize) {
-    while record.log.len() > log_max {
-        record.log.pop_front();
-    }
-}
-
 pub(super) fn evolve(record: &mut Record, change: &Change) {
     match change {
         Change::Event(event) => happened(record, event),
@@ -273,7 +267,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
     }
     record.revision = event.revision;
     record.updated_at = at;
-    record.log.push_back(for_the_log(event));
+    record.log.push(for_the_log(event));
 }
 
 fn key(of: &Subject, version: u64) -> InstanceKey {

@@ -19,6 +19,7 @@ pub mod decide;
 pub mod deployment;
 mod draft;
 pub mod event;
+pub mod event_log;
 pub mod evolve;
 pub mod health;
 pub mod history;

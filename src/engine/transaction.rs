@@ -5,7 +5,6 @@
 //! take a change, and where a panic cuts one short.
 
 use super::deployment::{Deployment, Record, Remembered};
-use super::evolve::trim_log;
 use super::history::Version;
 use super::time::UnixMs;
 use std::collections::VecDeque;
@@ -74,7 +73,7 @@ impl<'r> Transaction<'r> {
         if self.before.take().is_some() {
             self.record.instances.commit();
             self.record.services.commit();
-            trim_log(self.record, log_max);
+            self.record.log.settle(log_max);
         }
     }
 }

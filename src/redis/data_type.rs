@@ -81,7 +81,7 @@ fn with_changes(bytes: &[u8]) -> Option<Record> {
     let (mut record, changes) = match codec::decode_record(first) {
         Ok(record) => (record, rest),
         // A key that began with what could not be read.
-        Err(_) => (Record::empty(), payloads.as_slice()),
+        Err(_) => (codec::empty_record(), payloads.as_slice()),
     };
     for payload in changes {
         let batch = codec::decode_batch(payload).ok()?;

@@ -105,8 +105,13 @@ impl Meter {
         });
         self.instances(record);
         self.services(record);
-        self.block(record.log.capacity() * size_of::<Arc<Event>>());
-        record.log.iter().for_each(|event| {
+        let (blocks, open, (of_blocks, of_open)) = record.log.in_memory();
+        self.block(of_blocks);
+        self.block(of_open);
+        blocks.for_each(|bytes| {
+            self.shared(bytes.as_ptr(), bytes.len());
+        });
+        open.for_each(|event| {
             if self.shared(Arc::as_ptr(event).cast(), size_of::<Event>()) {
                 self.event(event);
             }

@@ -258,7 +258,7 @@ pub fn change(ctx: Ctx, key: &RedisString, command: &Command) -> Result<Outcome,
     let by = if command.has_author() { caller(ctx) } else { String::new() };
     let context = Context { key: name, now_ms: clock::now(ctx), by: &by, limits: config::limits() };
 
-    let mut fresh = Record::empty();
+    let mut fresh = codec::empty_record();
     let (record, is_new) = match open.record_mut() {
         Some(record) => (record, false),
         None => (&mut fresh, true),

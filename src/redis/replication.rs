@@ -16,7 +16,7 @@ use super::ffi::{Ctx, Key, LogLevel, Slot};
 use super::index::{self, Entry};
 use super::{blocking, change, timers, Answered, Call, Refusal};
 use crate::codec;
-use crate::engine::{apply as apply_batch, Command, Record};
+use crate::engine::{apply as apply_batch, Command};
 use redis_module::RedisString;
 use std::ffi::CStr;
 
@@ -136,7 +136,7 @@ fn after_changes(ctx: Ctx, key: &RedisString, open: &mut Key, payload: &[u8]) ->
             return Ok(After::Other(Stored::with_change(existing, payload)));
         }
     };
-    let mut fresh = Record::empty();
+    let mut fresh = codec::empty_record();
     let (record, is_new) = match open.record_mut() {
         Some(record) => (record, false),
         None => (&mut fresh, true),

@@ -78,6 +78,8 @@ pub fn start(ctx: Ctx) {
 /// Arms the timer for `at`, unless it fires before. Never from the callback of the timer that would be stopped: the
 /// turn begins by forgetting its own.
 fn arm_at(ctx: Ctx, now: UnixMs, at: UnixMs) {
+    // What is overdue is not earlier than the next ms: a timer for then is not to be put off by each change until then.
+    let at = at.max(now.saturating_add(1));
     let armed = timer().armed;
     if let Some(armed) = armed {
         if armed.at <= at {

@@ -34,19 +34,18 @@ pub fn event<'a>(event: &'a Event, key: &'a str) -> View<'a> {
 /// `[first-kept-revision, last-revision, [event …]]`, oldest first: those after `after`, at most `count`. An empty
 /// log starts at last + 1: whoever is up to date is never told to start over.
 pub fn events<'a>(record: &'a Record, key: &str, after: Option<u64>, count: Option<usize>) -> View<'a> {
-    let first = record.log.front().map_or(record.revision.saturating_add(1), |event| event.revision);
-    let start = after.map_or(0, |after| record.log.partition_point(|event| event.revision <= after));
-    let wanted = record.log.range(start..).take(count.unwrap_or(usize::MAX));
+    let first = record.log.first_revision().unwrap_or(record.revision.saturating_add(1));
+    let wanted = record.log.after(after.unwrap_or(0)).take(count.unwrap_or(usize::MAX));
     View::List(vec![first.into(), record.revision.into(), json_texts(wanted, key)])
 }
 
 /// The newest `count` events, oldest first.
 pub(super) fn last_events<'a>(record: &'a Record, key: &str, count: usize) -> View<'a> {
-    json_texts(record.log.range(record.log.len().saturating_sub(count)..), key)
+    json_texts(record.log.newest(count), key)
 }
 
-fn json_texts<'a>(events: impl Iterator<Item = &'a Arc<Event>>, key: &str) -> View<'a> {
-    View::List(events.map(|event| View::Raw(Cow::Owned(event_json(event, key)))).collect())
+fn json_texts<'a>(events: impl Iterator<Item = Arc<Event>>, key: &str) -> View<'a> {
+    View::List(events.map(|event| View::Raw(Cow::Owned(event_json(&event, key)))).collect())
 }
 
 fn body(event: &Event) -> Vec<Field<'_>> {

@@ -222,12 +222,14 @@ impl Tape<'_> {
     fn record(&mut self) -> Record {
         let mut record = self.history().pop().expect("the first DEPLOY is not refused").record;
         let omitted = Arc::new(Content::omitted());
-        for event in &mut record.log {
+        let mut log: Vec<_> = record.log.iter().collect();
+        for event in &mut log {
             if self.flag() {
                 let kind = self.below(EVENT_KINDS);
                 *event = Arc::new(self.event(event.revision, kind, &omitted));
             }
         }
+        record.log = log.into_iter().collect();
         for i in 0..self.below(4) {
             Arc::make_mut(&mut record.requests).push_back(Remembered { request: Arc::from(format!("r{i}")), receipt: self.receipt() });
         }

@@ -48,11 +48,12 @@ fn an_empty_log_starts_after_the_last_revision() {
 fn an_event_of_the_log_is_its_published_text() {
     let mut record = record();
     logged(&mut record, 5..=5);
-    let published = view::event_json(&record.log[0], KEY);
+    let first = record.log.iter().next().expect("it was logged");
+    let published = view::event_json(&first, KEY);
     let view = view::events(&record, KEY, None, None);
     let View::List(parts) = &view else { panic!("a page is a list") };
     assert_eq!(parts[2], View::List(vec![View::Raw(Cow::Borrowed(&published))]));
-    assert_eq!(published, view::event(&record.log[0], KEY).to_json());
+    assert_eq!(published, view::event(&first, KEY).to_json());
 }
 
 fn subject() -> Subject {

@@ -5,6 +5,7 @@ use super::{by, count, Page, NAME, REASON};
 use crate::engine::deployment::Record;
 use crate::engine::event::{Beginning, Event, EventBody, Subject};
 use crate::engine::time::UnixMs;
+use std::sync::Arc;
 
 /// How many have a line.
 const SHOWN: usize = 8;
@@ -12,15 +13,15 @@ const SHOWN: usize = 8;
 const TYPE: usize = 21;
 
 pub(super) fn write(page: &mut Page, record: &Record, now: UnixMs) {
-    let last = record.log.range(record.log.len().saturating_sub(SHOWN)..);
-    let times: Vec<String> = last.clone().map(|event| time_of_day(event.at, now)).collect();
+    let last: Vec<Arc<Event>> = record.log.newest(SHOWN).collect();
+    let times: Vec<String> = last.iter().map(|event| time_of_day(event.at, now)).collect();
     let time = times.iter().map(String::len).max().unwrap_or(0).max("UTC".len());
     let revision = record.revision.to_string().len().max("REV".len());
     page.line(format!("{}  {:>revision$}  {}  WHO AND WHY", cell("UTC", time), "REV", cell("EVENT", TYPE)));
     if times.is_empty() {
         page.line("the log keeps none".to_string());
     }
-    for (event, at) in last.zip(&times) {
+    for (event, at) in last.iter().zip(&times) {
         let (number, name, words) = (event.revision, event.body.name(), words(event));
         page.line(format!("{}  {number:>revision$}  {}  {words}", cell(at, time), cell(name, TYPE)));
     }
