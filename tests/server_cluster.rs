@@ -327,7 +327,13 @@ fn sharded_events_reach_the_replicas_of_a_server_without_cluster_too() {
         let (primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
         replica.replicate_from(&primary);
         let mut client = primary.client();
-        client.call(&["CONFIG", "SET", "deploy.publish", "sharded"]);
+        // Each server publishes to its own subscribers, as it is configured itself.
+        let publish = |how: &str| {
+            for server in [&primary, &replica] {
+                server.client().call(&["CONFIG", "SET", "deploy.publish", how]);
+            }
+        };
+        publish("sharded");
         let channel = "deploy:events:{agent-api}";
         let (here, there) = (Subscriber::start_sharded(&primary, channel), Subscriber::start_sharded(&replica, channel));
         client.deploy("agent-api", &manifest(&AGENTS, "small"), &QUICK);
@@ -336,7 +342,7 @@ fn sharded_events_reach_the_replicas_of_a_server_without_cluster_too() {
         assert_eq!(here.events_until_now(&mut client, channel), log);
         assert_eq!(there.events_until_now(&mut client, channel), log);
         // And back, while it runs.
-        client.call(&["CONFIG", "SET", "deploy.publish", "classic"]);
+        publish("classic");
         let classic = Subscriber::start(&replica, "deploy:events:*");
         client.call(&["DEPLOY.TAG", "agent-api", "1", "good"]);
         let event = classic.wait_for_event("the tag", |event| event["type"] == "version_tagged");

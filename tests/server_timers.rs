@@ -226,3 +226,27 @@ fn an_idle_deployment_costs_nothing() {
     wait_until("many ticks to pass", || unix_ms() > since + 300);
     assert_eq!(client.replication_offset(), offset, "nothing due, nothing written");
 }
+
+#[test]
+fn a_busy_client_does_not_keep_the_timer_from_its_turn() {
+    const COUNT: usize = 3_000;
+    let _alone = alone();
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut connection = redis::Client::open(format!("redis://127.0.0.1:{}/", server.port))
+            .and_then(|client| client.get_connection())
+            .expect("a connection");
+        // Each of them is due at once, and all of them are sent in one breath.
+        let mut pipe = redis::pipe();
+        for n in 0..COUNT {
+            let key = format!("due-{n}");
+            pipe.cmd("DEPLOY.DEPLOY").arg(&[&key, "MANIFEST", &manifest(&["a"], "small"), "MIN_HEALTHY_MS", "0"]).ignore();
+            pipe.cmd("DEPLOY.REPORT").arg(&[&key, "a", "ready"]).ignore();
+        }
+        pipe.cmd("INFO").arg("deploy");
+        let (info,): (String,) = pipe.query(&mut connection).expect("all are taken");
+        let fired = info.lines().find_map(|line| line.strip_prefix("deploy_timers_fired:")).expect("a field of INFO");
+        let fired: usize = fired.parse().expect("a number");
+        assert!(fired >= COUNT / 10, "{fired} of {COUNT} while the client was busy");
+    });
+}

@@ -1,11 +1,11 @@
 //! Publishing: each event's JSON on the key's channel, so that coordinators need not ask.
 //!
-//! A plain publish of the module API reaches the other nodes of a cluster, but not the replicas of a single server. So
-//! those are sent PUBLISH, in the same unit as the change; the AOF, as with the command, is not. Replicas never publish
-//! by themselves: their subscribers would hear everything twice.
+//! A publish of the module API reaches the subscribers of this server and, in a cluster, of every node. The replicas of
+//! a single server hear nothing of it, and need not be sent it either: they have the events in what they are sent to
+//! apply, and publish them to their own subscribers, once.
 
 use super::config::{self, Publish};
-use super::ffi::{Ctx, LogLevel};
+use super::ffi::Ctx;
 use crate::engine::{Batch, Change};
 use crate::view;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,26 +42,24 @@ impl Announcement {
         if self.messages.is_empty() {
             return;
         }
-        let to_replicas = !ctx.flags().is_cluster();
         let channel = ctx.string(self.channel.as_bytes());
         for message in &self.messages {
             let message = ctx.string(message.as_bytes());
-            let command = match self.mode {
-                Publish::Classic => {
-                    ctx.publish(&channel, &message);
-                    c"PUBLISH"
-                }
-                Publish::Sharded => {
-                    ctx.publish_in_shard(&channel, &message);
-                    c"SPUBLISH"
-                }
-            };
-            if to_replicas && !ctx.replicate_past_aof(command, &channel, &message) {
-                // The record is the truth, and has the event in its log.
-                ctx.log(LogLevel::Warning, &format!("deploy: event not sent to replicas: {command:?} was renamed or removed"));
+            match self.mode {
+                Publish::Classic => ctx.publish(&channel, &message),
+                Publish::Sharded => ctx.publish_in_shard(&channel, &message),
             }
             PUBLISHED.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// On a replica, what its primary has done: for the subscribers that it has itself. In a cluster they have heard it
+/// already, and while a file is loaded nobody listens.
+pub fn hand_on(ctx: Ctx, key: &str, batch: &Batch) {
+    let flags = ctx.flags();
+    if flags.is_replica() && !flags.is_loading() && !flags.is_cluster() {
+        Announcement::of(key, batch).publish(ctx);
     }
 }
 

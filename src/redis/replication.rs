@@ -7,16 +7,16 @@
 //! DEPLOY.APPLY key TICK            from this module's timer: decide what time has brought about
 //! ```
 //!
-//! The first two hand on what was decided elsewhere: nothing is judged, no clock is read, nothing is published. They are
-//! taken from the primary, the AOF and a slot migration, and from nobody else.
+//! The first two hand on what was decided elsewhere: nothing is judged, no clock is read, and only the subscribers of a
+//! replica are told. They are taken from the primary, the AOF and a slot migration, and from nobody else.
 
 use super::args::Args;
 use super::data_type::{self, first_revision, Stored};
 use super::ffi::{Ctx, Key, LogLevel, Slot};
 use super::index::{self, Entry};
-use super::{blocking, change, timers, Answered, Call, Refusal};
+use super::{blocking, change, publish, timers, Answered, Call, Refusal};
 use crate::codec;
-use crate::engine::{apply as apply_batch, Command};
+use crate::engine::{apply as apply_batch, Batch, Command};
 use redis_module::RedisString;
 use std::ffi::CStr;
 
@@ -86,16 +86,17 @@ fn apply_changes(ctx: Ctx, key: &RedisString, payload: &[u8]) -> Result<(), Stri
     let mut open = Key::peek(ctx, key);
     match after_changes(ctx, key, &mut open, payload)? {
         After::Same => Ok(()),
-        After::InPlace => {
+        After::InPlace(batch) => {
             if let Slot::Ours(stored) = open.slot() {
                 let entry = Entry::of(stored);
                 note(ctx, key, &open, entry);
             }
             drop(open);
             ctx.signal_changed(key);
+            hand_on(ctx, key, &batch);
             Ok(())
         }
-        After::Other(stored) => {
+        After::Other(stored, batch) => {
             drop(open);
             let entry = Entry::of(&stored);
             let mut open = Key::write(ctx, key);
@@ -103,8 +104,16 @@ fn apply_changes(ctx: Ctx, key: &RedisString, payload: &[u8]) -> Result<(), Stri
                 return Err("the server did not take the value".to_string());
             }
             note(ctx, key, &open, entry);
+            drop(open);
+            batch.iter().for_each(|batch| hand_on(ctx, key, batch));
             Ok(())
         }
+    }
+}
+
+fn hand_on(ctx: Ctx, key: &RedisString, batch: &Batch) {
+    if let Ok(name) = std::str::from_utf8(key.as_slice()) {
+        publish::hand_on(ctx, name, batch);
     }
 }
 
@@ -114,9 +123,9 @@ enum After {
     /// It has them already.
     Same,
     /// The record that is there has them now.
-    InPlace,
-    /// Another value has to be put there.
-    Other(Stored),
+    InPlace(Batch),
+    /// Another value has to be put there; with the changes, where they could be read.
+    Other(Stored, Option<Batch>),
 }
 
 /// Changes that cannot be read or applied are kept behind the record, which is read-only from then on: a newer module
@@ -125,7 +134,7 @@ fn after_changes(ctx: Ctx, key: &RedisString, open: &mut Key, payload: &[u8]) ->
     let existing = match open.slot() {
         Slot::Empty => None,
         Slot::Foreign => return Err("the key holds another type".to_string()),
-        Slot::Ours(stored @ Stored::Opaque { .. }) => return Ok(After::Other(Stored::with_change(Some(stored), payload))),
+        Slot::Ours(stored @ Stored::Opaque { .. }) => return Ok(After::Other(Stored::with_change(Some(stored), payload), None)),
         Slot::Ours(stored) => Some(stored),
     };
     let batch = match codec::decode_batch(payload) {
@@ -133,7 +142,7 @@ fn after_changes(ctx: Ctx, key: &RedisString, open: &mut Key, payload: &[u8]) ->
         Err(error) => {
             let text = format!("record of key '{key}' is read-only from here on: a change of it cannot be read: {error}");
             ctx.log(LogLevel::Warning, &format!("deploy: {text}"));
-            return Ok(After::Other(Stored::with_change(existing, payload)));
+            return Ok(After::Other(Stored::with_change(existing, payload), None));
         }
     };
     let mut fresh = codec::empty_record();
@@ -148,7 +157,7 @@ fn after_changes(ctx: Ctx, key: &RedisString, open: &mut Key, payload: &[u8]) ->
         }
         _ => apply_batch(record, &batch),
     }
-    Ok(if is_new { After::Other(Stored::Record(fresh)) } else { After::InPlace })
+    Ok(if is_new { After::Other(Stored::Record(fresh), Some(batch)) } else { After::InPlace(batch) })
 }
 
 /// On a server that cannot write the timer looks at the index by itself.

@@ -306,14 +306,6 @@ impl Ctx {
         publish_through(self, api!(RedisModule_PublishMessageShard), channel, message);
     }
 
-    /// Has the replicas run a command of two arguments. It does not go into the AOF.
-    pub fn replicate_past_aof(self, command: &CStr, first: &RedisString, second: &RedisString) -> bool {
-        let Some(replicate) = api!(RedisModule_Replicate) else { return false };
-        // SAFETY: after the flag, the format names exactly the two strings that follow.
-        let status = unsafe { replicate(self.raw, command.as_ptr(), c"Ass".as_ptr(), first.inner, second.inner) };
-        status == raw::REDISMODULE_OK as c_int
-    }
-
     /// Tells WATCH and the caches of clients that a key's value has changed.
     pub fn signal_changed(self, key: &RedisString) {
         if let Some(signal) = api!(RedisModule_SignalModifiedKey) {
