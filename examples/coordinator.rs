@@ -82,6 +82,11 @@ fn run(options: options::Options) -> Result<(), String> {
         }
     });
 
+    if options.end_with_parent {
+        let set = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+        set.map_err(|error| format!("--end-with-parent: {error}"))?;
+    }
+
     let mut host = Host::new(options.clone(), store, failpoint, to_link.clone(), to_host.clone());
     let tell = move |told| {
         let _ = to_host.send(Happening::Told(told)); // the host has ended, and this thread goes with it

@@ -156,7 +156,8 @@ impl Host {
             Happening::Checked { place, token, check, outcome } => {
                 let life = self.places.get_mut(&place).and_then(|place| place.life.as_mut());
                 if let Some(life) = life.filter(|life| life.token == token) {
-                    if life.checked(check, outcome) {
+                    // While it starts up, that it does not answer yet is no news.
+                    if life.checked(check, outcome) && life.was_ready {
                         let check = &life.checks[check];
                         eprintln!("coordinator: {}: check {} is {:?}", life.id, check.spec.name, check.state);
                     }
@@ -206,11 +207,10 @@ impl Host {
     // ---- what a record wants -------------------------------------------------------------------------------------
 
     fn absorb(&mut self, key: &str, snapshot: Snapshot, now: Instant) {
-        let record = snapshot.status.created_at;
         let mut wanted: BTreeMap<PlaceId, (Id, &Instance)> = BTreeMap::new();
         let mut unread = BTreeSet::new();
         for instance in snapshot.status.instances.iter().filter(|i| self.options.owns(&i.agent) && i.agent != BATCH) {
-            let id = id_of(key, record, instance);
+            let id = id_of(key, instance, &snapshot);
             let place = id.place();
             let kept = self.places.get(&place).is_some_and(|place| place.keeps(&id));
             let task = snapshot.task_of(instance);
@@ -443,8 +443,7 @@ impl Host {
                 eprintln!("coordinator: {}: attempt {} runs as pid {}", life.id, life.attempt, process.group.pid);
                 self.watch(&process.group);
                 life.process = Some(process);
-                let unchecked = CheckState::Critical("it was not checked yet".to_string());
-                self.look_after(place_id, life, &node, unchecked);
+                self.look_after(place_id, life, &node, CheckState::Pending);
                 self.failpoint.reach(Step::StartNoted);
                 None
             }
@@ -616,7 +615,7 @@ impl Host {
         now: Instant,
         complaints: &mut Vec<String>,
     ) -> Vec<Statement> {
-        let id = id_of(key, snapshot.status.created_at, instance);
+        let id = id_of(key, instance, snapshot);
         let place = self.places.get_mut(&id.place());
         let report = |state, attempt, reason| Statement::Report {
             agent: instance.agent.clone(),
@@ -659,13 +658,13 @@ impl Host {
     }
 }
 
-fn id_of(key: &str, record: u64, instance: &Instance) -> Id {
+fn id_of(key: &str, instance: &Instance, snapshot: &Snapshot) -> Id {
     Id {
         key: key.to_string(),
-        record,
         agent: instance.agent.clone(),
         job: instance.job_id.clone(),
         version: instance.version,
+        submitted_at: snapshot.status.submitted_at(instance.version),
     }
 }
 

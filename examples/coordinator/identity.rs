@@ -11,15 +11,15 @@ pub struct PlaceId {
     pub job: String,
 }
 
-/// An instance: an agent at one version in one job of one record.
+/// An instance: an agent at one version in one job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Id {
     pub key: String,
-    /// When the record was made, unix ms: a key that was deleted and deployed anew uses the same versions and jobs again.
-    pub record: u64,
     pub agent: String,
     pub job: String,
     pub version: u64,
+    /// When the version was submitted, unix ms: a key that was deleted and deployed anew uses the same numbers again.
+    pub submitted_at: u64,
 }
 
 impl Id {

@@ -39,6 +39,8 @@ impl Process {
 pub enum CheckState {
     /// Of a process that was found running: nothing yet.
     Unknown,
+    /// Of a process that has just started: it has neither passed nor failed often enough.
+    Pending,
     Passing,
     Warning(String),
     Critical(String),
@@ -170,8 +172,8 @@ impl Life {
         let mut set = |name: &str, value: String| ours.insert(name.to_string(), value);
         set(process::COORDINATOR, state_dir.to_string());
         set("DEPLOY_KEY", self.id.key.clone());
-        set("DEPLOY_RECORD", self.id.record.to_string());
         set("DEPLOY_VERSION", self.id.version.to_string());
+        set("DEPLOY_SUBMITTED_AT", self.id.submitted_at.to_string());
         set("DEPLOY_JOB", self.id.job.clone());
         set("DEPLOY_AGENT", self.id.agent.clone());
         set("DEPLOY_NODE", node.to_string());
@@ -259,8 +261,7 @@ impl Life {
             Outcome::Warning(why) => (check.state, check.failures) = (CheckState::Warning(why), 0),
             Outcome::Failing(why) => {
                 check.failures = check.failures.saturating_add(1);
-                let already = matches!(check.state, CheckState::Critical(_));
-                if already || check.failures >= check.spec.failures_before_critical {
+                if check.failures >= check.spec.failures_before_critical {
                     check.state = CheckState::Critical(format!("check {}: {why}", check.spec.name));
                 }
             }
@@ -282,7 +283,7 @@ impl Life {
         if self.required().any(|check| check.state == CheckState::Unknown) {
             return None;
         }
-        Some(!self.required().any(|check| matches!(check.state, CheckState::Critical(_))))
+        Some(!self.required().any(|check| matches!(check.state, CheckState::Pending | CheckState::Critical(_))))
     }
 
     fn first_fault(&self) -> Option<String> {
@@ -298,6 +299,9 @@ impl Life {
             if let CheckState::Critical(why) = &check.state {
                 return ("critical", Some(why.clone()));
             }
+        }
+        if of_it().any(|check| check.state == CheckState::Pending) {
+            return ("critical", Some("not checked yet".to_string()));
         }
         for check in of_it() {
             if let CheckState::Warning(why) = &check.state {
@@ -363,7 +367,8 @@ impl Life {
     fn about_itself(&self, recorded: &Instance) -> Option<Statement> {
         let (mut state, mut reason) = match (&self.process, self.is_up()?) {
             (Some(_), true) => ("ready", None),
-            (Some(_), false) if self.was_ready => ("unready", self.first_fault()),
+            // A check that has failed often enough says why it is not ready, also where it never was.
+            (Some(_), false) if self.was_ready || self.first_fault().is_some() => ("unready", self.first_fault()),
             (Some(_), false) => ("starting", None),
             (None, _) => match (&self.next, &self.last_end) {
                 (Next::Never(reason), _) => ("failed", Some(reason.clone())),

@@ -53,7 +53,7 @@ const LISTENER_TURN: Duration = Duration::from_millis(250);
 struct Session {
     connection: Connection,
     keys: BTreeSet<String>,
-    /// What each version's manifest says, by key, creation of the record and version: a version never changes.
+    /// What each version's manifest says, by key, version and time of submission: a version never changes.
     specs: BTreeMap<(String, u64, u64), manifest::Specs>,
     listening: Arc<AtomicBool>,
     number: u64,
@@ -250,19 +250,18 @@ impl<T: Fn(Told)> Link<T> {
         };
         let status: Status = parsed(status, "DEPLOY.STATUS")?;
         let mut snapshot = Snapshot { tasks: parsed(tasks, "DEPLOY.TASKS")?, specs: BTreeMap::new(), status };
-        let of_record = |version| (key.to_string(), snapshot.status.created_at, version);
-        let wanted: BTreeSet<u64> = snapshot.status.instances.iter().map(|instance| instance.version).collect();
-        session.specs.retain(|(of, created_at, version), _| {
-            of != key || *created_at == snapshot.status.created_at && wanted.contains(version)
-        });
-        for version in wanted {
-            if !session.specs.contains_key(&of_record(version)) {
+        let named = |version| (key.to_string(), version, snapshot.status.submitted_at(version));
+        let versions: BTreeSet<u64> = snapshot.status.instances.iter().map(|instance| instance.version).collect();
+        let wanted: BTreeSet<_> = versions.iter().map(|version| named(*version)).collect();
+        session.specs.retain(|name, _| name.0 != key || wanted.contains(name));
+        for version in versions {
+            if !session.specs.contains_key(&named(version)) {
                 let mut command = redis::cmd("DEPLOY.VERSION");
                 command.arg(key).arg(version).arg("JSON");
                 match command.query::<Value>(&mut session.connection) {
                     Ok(reply) => {
                         let version_json: Json = parsed(reply, "DEPLOY.VERSION")?;
-                        session.specs.insert(of_record(version), manifest::specs(&version_json["manifest"]));
+                        session.specs.insert(named(version), manifest::specs(&version_json["manifest"]));
                     }
                     Err(error) if error.code() == Some("NOTFOUND") => continue, // it has just gone
                     Err(error) => return Err(error),
@@ -270,7 +269,7 @@ impl<T: Fn(Told)> Link<T> {
             }
         }
         let known = |instance: &crate::record::Instance| {
-            let spec = session.specs.get(&of_record(instance.version))?.get(&instance.node).cloned();
+            let spec = session.specs.get(&named(instance.version))?.get(&instance.node).cloned();
             Some(((instance.version, instance.node.clone()), spec.unwrap_or(Ok(None))))
         };
         snapshot.specs = snapshot.status.instances.iter().filter_map(known).collect();

@@ -67,9 +67,13 @@ pub struct Options {
     #[arg(long, value_name = "MS")]
     pub stop_deleted_ms: Option<u64>,
 
-    /// Stop all agents when this coordinator is told to end
+    /// Stop all agents when this coordinator is told to end; told twice, without waiting for them
     #[arg(long)]
     pub stop_on_exit: bool,
+
+    /// End, as by SIGTERM, when the process that started this one ends
+    #[arg(long)]
+    pub end_with_parent: bool,
 }
 
 const EXIT_CODES: &str = "\

@@ -80,10 +80,10 @@ fn id_in(environment: &BTreeMap<String, String>) -> Option<(Id, u32)> {
     let get = |name: &str| environment.get(name).cloned();
     let id = Id {
         key: get("DEPLOY_KEY")?,
-        record: get("DEPLOY_RECORD")?.parse().ok()?,
         agent: get("DEPLOY_AGENT")?,
         job: get("DEPLOY_JOB")?,
         version: get("DEPLOY_VERSION")?.parse().ok()?,
+        submitted_at: get("DEPLOY_SUBMITTED_AT")?.parse().ok()?,
     };
     Some((id, get("DEPLOY_ATTEMPT")?.parse().ok()?))
 }

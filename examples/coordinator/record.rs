@@ -18,12 +18,17 @@ pub struct Snapshot {
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Status {
-    /// When the key was made, unix ms. A key that is deleted and deployed anew counts its versions and deployments from 1
-    /// again; by this one tells the two apart.
-    pub created_at: u64,
     pub revision: u64,
     pub instances: Vec<Instance>,
     pub services: Vec<Service>,
+    pub versions: Vec<Version>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Version {
+    pub version: u64,
+    /// Unix ms. A key that is deleted and deployed anew counts versions from 1 again; by this one tells them apart.
+    pub submitted_at: u64,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -64,6 +69,13 @@ impl Instance {
     /// Somebody has said of it that it runs.
     pub fn is_said_to_run(&self) -> bool {
         ["starting", "ready", "unready"].contains(&self.state.as_str())
+    }
+}
+
+impl Status {
+    /// When the version of an instance was submitted: the record keeps every version that runs.
+    pub fn submitted_at(&self, version: u64) -> u64 {
+        self.versions.iter().find(|known| known.version == version).map_or(0, |known| known.submitted_at)
     }
 }
 
