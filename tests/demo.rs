@@ -70,9 +70,11 @@ fn no_call_fails_while_versions_come_and_go() {
 fn interrupted_it_leaves_nothing() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let url = format!("redis://127.0.0.1:{}/", server.port);
+    let folder = new_folder(); // killed, it cannot tidy up
     for how in ["INT", "KILL"] {
         let mut demo = Command::new(example("demo"))
             .args(["--redis", &url, "--pace-ms", "60000"])
+            .env("TMPDIR", &folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -80,8 +82,8 @@ fn interrupted_it_leaves_nothing() {
             .expect("the demo");
         let mut client = server.client();
         wait_until("its agents to run", || {
-            let status = client.try_call(&["DEPLOY.STATUS", "hello", "JSON"]);
-            status.is_ok_and(|status| text(&status).matches("\"state\":\"ready\"").count() == 3)
+            let services = client.try_call(&["DEPLOY.RESOLVE", "hello", "JSON"]);
+            services.is_ok_and(|services| text(&services).matches("\"instance\":").count() == 3)
         });
         let services = client.json(&["DEPLOY.RESOLVE", "hello", "JSON"]);
         let ports: Vec<u16> = array(&services).iter().map(|service| number(&service["port"]) as u16).collect();
@@ -94,4 +96,5 @@ fn interrupted_it_leaves_nothing() {
         }
         client.call(&["DEL", "hello"]);
     }
+    std::fs::remove_dir_all(folder).expect("a folder of our own");
 }
