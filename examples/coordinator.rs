@@ -54,6 +54,7 @@ use clap::Parser;
 use host::{Happening, Host};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::cell::RefCell;
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -91,7 +92,11 @@ fn run(options: options::Options) -> Result<(), String> {
     let tell = move |told| {
         let _ = to_host.send(Happening::Told(told)); // the host has ended, and this thread goes with it
     };
-    let link = link::Link { options, asks, to_itself: to_link, tell };
+    // With --match, a key that was deleted while no coordinator was there is not listed, and its agents may be here.
+    let matching = options.matching.as_deref().and_then(|matching| glob::Pattern::new(matching).ok());
+    let left_over = host.keys().into_iter().filter(|key| matching.as_ref().is_some_and(|glob| glob.matches(key)));
+    let keys = RefCell::new(left_over.collect());
+    let link = link::Link { options, asks, to_itself: to_link, tell, keys };
     thread::spawn(move || link.run());
     host.run(&inbox);
     Ok(())

@@ -150,6 +150,12 @@ fn an_agent_that_ignores_sigterm_is_killed_before_its_successor_starts() {
     let record = client.wait_for_status(KEY, "successful");
     site.assert_true_to(&record);
     assert_eq!(coordinator.log().matches("SIGKILL").count(), 2, "{}", coordinator.log());
+    // Who is told to stop is taken out of the callers' sight before it goes, however long it takes to go.
+    client.deploy(KEY, &App::new(&site, &PAIR, "deaf").manifest("third"), &BRISK);
+    client.wait_for_status(KEY, "successful");
+    client.call(&["DEPLOY.STOP", KEY]);
+    wait_until("nobody to be resolved", || array(&client.json(&["DEPLOY.RESOLVE", KEY, "JSON"])).is_empty());
+    assert_eq!(site.agents().len(), 2);
     site.stop(&mut client, KEY);
 }
 
@@ -167,11 +173,20 @@ fn what_an_agent_has_started_ends_with_it() {
     assert_eq!(of_first.collect::<Vec<_>>(), []);
     // And where nobody was there when it died.
     coordinator.kill();
+    let well = site.agent("web-1");
     site.agent("web-2").signal("KILL");
+    // What an agent has started is not taken for the agent, with a note of it or without.
+    for entry in std::fs::read_dir(site.state("one").join("agents")).expect("notes").flatten() {
+        if entry.file_name().to_string_lossy().contains("web-1") {
+            std::fs::remove_file(entry.path()).expect("a note");
+        }
+    }
     let _next = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
     wait_until("web-2 to run again", || site.agents().get("web-2").is_some_and(|all| all[0].attempt == 2));
     let of_first = site.processes().into_iter().filter(|process| process.agent == "web-2" && process.attempt == 1);
     assert_eq!(of_first.collect::<Vec<_>>(), []);
+    wait_until("its services", || array(&client.json(&["DEPLOY.RESOLVE", KEY, "JSON"])).len() == 2);
+    assert_eq!(site.agent("web-1"), well);
     site.stop(&mut client, KEY);
 }
 
@@ -445,6 +460,37 @@ fn its_death_leaves_agents_alone_and_its_return_finds_them() {
 }
 
 #[test]
+fn what_ended_with_the_whole_system_has_not_failed() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let site = Site::new();
+    let mut coordinator = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    let mut client = server.client();
+    let app = App { attempts: 0, ..App::new(&site, &PAIR, "good") };
+    client.deploy(KEY, &app.manifest("first"), &BRISK);
+    client.wait_for_status(KEY, "successful");
+    coordinator.kill();
+    for agent in PAIR {
+        site.agent(agent).signal("KILL");
+    }
+    // One note is of another start of the system; by the other, its agent just died.
+    for entry in std::fs::read_dir(site.state("one").join("agents")).expect("notes").flatten() {
+        if entry.file_name().to_string_lossy().contains("web-1") {
+            let text = std::fs::read_to_string(entry.path()).expect("a note");
+            let mut note: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            note["boot"] = "another".into();
+            std::fs::write(entry.path(), note.to_string()).expect("a note");
+        }
+    }
+    let _next = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    wait_until("the one to be ready and the other to have failed", || {
+        let record = client.status(KEY);
+        record["instances"][0]["state"] == "ready" && record["instances"][1]["state"] == "failed"
+    });
+    assert_eq!(site.agent("web-1").attempt, 2);
+    site.stop(&mut client, KEY);
+}
+
+#[test]
 fn told_to_end_it_leaves_its_agents_or_stops_them_as_it_was_asked() {
     let (server, site, mut coordinator) = begun("good", &[]);
     let mut client = server.client();
@@ -489,10 +535,10 @@ fn a_deleted_key_keeps_its_agents_until_it_is_deployed_anew() {
         assert_ne!(site.agent(agent).pid, before[agent][0].pid);
         assert_eq!(site.agent(agent).variable("LABEL").as_deref(), Some("anew"));
     }
-    // With --stop-deleted-ms they are stopped.
+    // With --stop-deleted-ms they are stopped, also where nobody was there when the key went.
     coordinator.kill();
-    let _next = Coordinator::start(&site, "one", &[url(&server)], &[KEY, "--stop-deleted-ms", "100"]);
     client.call(&["DEL", KEY]);
+    let _next = Coordinator::start(&site, "one", &[url(&server)], &["--match", "agent-*", "--stop-deleted-ms", "100"]);
     wait_until("all to be stopped", || site.processes().is_empty());
     site.assert_nothing_ran_twice();
 }

@@ -17,7 +17,7 @@ use crate::link::{Ask, Told};
 use crate::manifest::Spec;
 use crate::options::Options;
 use crate::place::{Leaving, Place};
-use crate::process::{self, Group};
+use crate::process::{self, FoundAgent, Group};
 use crate::record::{Instance, Snapshot, Statement};
 use crate::store::Store;
 use rustix::process::Signal;
@@ -44,7 +44,7 @@ const BATCH: &str = "*";
 
 #[derive(Default)]
 struct Deployment {
-    snapshot: Option<Snapshot>,
+    snapshot: Option<Arc<Snapshot>>,
     gone_since: Option<Instant>,
     /// Something is said, and the reading after it has not come yet.
     waiting: bool,
@@ -66,6 +66,8 @@ pub struct Host {
     tokens: u64,
     /// How often it was asked to end.
     shutdowns: u32,
+    /// When it no longer waits for Redis to hear of its end.
+    leaves_at: Instant,
 }
 
 fn unix_ms() -> u64 {
@@ -73,6 +75,11 @@ fn unix_ms() -> u64 {
 }
 
 impl Host {
+    /// The keys of what an earlier coordinator has left here.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.places.keys().map(|place| place.key.clone()).collect()
+    }
+
     pub fn new(
         options: Options,
         store: Store,
@@ -92,6 +99,7 @@ impl Host {
             connected: false,
             tokens: 0,
             shutdowns: 0,
+            leaves_at: Instant::now(),
         };
         host.find_what_runs();
         host
@@ -100,7 +108,8 @@ impl Host {
     /// Processes that an earlier coordinator on this state directory has left. They are not touched before their record
     /// has been read.
     fn find_what_runs(&mut self) {
-        let mut found = process::find(&self.store.folder);
+        let noted = |id: &Id| self.store.note_of(id).and_then(|note| Some((note.attempt, note.process?)));
+        let mut found = process::find(&self.store.folder, noted);
         for pid in found.checks {
             process::kill(pid, Signal::KILL);
         }
@@ -108,17 +117,17 @@ impl Host {
         for note in self.store.notes() {
             let Some((pid, start)) = note.process else { continue };
             let group = Group { id: note.id, attempt: note.attempt, pid, start };
-            if !found.groups.iter().any(|(known, _)| known.pid == pid) && group.leader_runs() {
-                found.groups.push((group, BTreeMap::new()));
+            if !found.agents.iter().any(|known| known.group.pid == pid) && group.leader_runs() {
+                found.agents.push(FoundAgent { group, environment: BTreeMap::new() });
             }
         }
-        for (group, environment) in found.groups {
+        for FoundAgent { group, environment } in found.agents {
             eprintln!("coordinator: {} runs already (pid {}, attempt {})", group.id, group.pid, group.attempt);
             if self.options.matching.is_none() && !self.options.keys.contains(&group.id.key) {
                 eprintln!("coordinator: key {} is not followed: its agents are left as they are", group.id.key);
             }
             self.watch(&group);
-            self.places.entry(group.id.place()).or_default().found.push((group, environment));
+            self.places.entry(group.id.place()).or_default().found.push(FoundAgent { group, environment });
         }
     }
 
@@ -134,7 +143,7 @@ impl Host {
         loop {
             let now = Instant::now();
             let next = self.turn(now);
-            if self.shutdowns > 0 && (!self.options.stop_on_exit || self.places.values().all(Place::is_empty)) {
+            if self.shutdowns > 0 && self.may_go(now) {
                 return;
             }
             let first = match inbox.recv_timeout(next.saturating_duration_since(now)) {
@@ -147,6 +156,13 @@ impl Host {
                 self.take_in(happening, now);
             }
         }
+    }
+
+    /// Its agents have ended, where that was asked for, and Redis has heard of it, where it listens.
+    fn may_go(&self, now: Instant) -> bool {
+        let heard = !self.connected || !self.deployments.values().any(|deployment| deployment.waiting);
+        let all_ended = self.places.values().all(Place::is_empty);
+        !self.options.stop_on_exit || all_ended && (heard || self.shutdowns > 1 || now > self.leaves_at)
     }
 
     fn take_in(&mut self, happening: Happening, now: Instant) {
@@ -184,7 +200,11 @@ impl Host {
                 self.connected = false;
             }
             Told::Seen { key, snapshot } if self.shutdowns == 0 => self.absorb(&key, *snapshot, now),
-            Told::Seen { .. } => {}
+            Told::Seen { key, .. } => {
+                if let Some(deployment) = self.deployments.get_mut(&key) {
+                    deployment.waiting = false; // it has heard our farewell
+                }
+            }
             Told::Gone { key } => {
                 let deployment = self.deployments.entry(key.clone()).or_default();
                 (deployment.snapshot, deployment.waiting, deployment.said) = (None, false, None);
@@ -241,7 +261,7 @@ impl Host {
         }
         let deployment = self.deployments.entry(key.to_string()).or_default();
         (deployment.gone_since, deployment.waiting) = (None, false);
-        if deployment.snapshot.replace(snapshot).is_none() {
+        if deployment.snapshot.replace(Arc::new(snapshot)).is_none() {
             self.tidy(key);
         }
     }
@@ -278,12 +298,12 @@ impl Host {
         retire(place, &self.options, &self.store, now);
         let mut life = Life::new(id.clone(), spec, note.clone(), now);
         // Of several, which there should not be, the newest goes on.
-        place.found.sort_by_key(|(group, _)| group.attempt);
-        let wanted = place.found.iter().rposition(|(group, _)| group.id == *id && group.leader_runs());
+        place.found.sort_by_key(|found| found.group.attempt);
+        let wanted = place.found.iter().rposition(|found| found.group.id == *id && found.group.leader_runs());
         let found = wanted.map(|at| place.found.remove(at));
         dismiss_found(place, &self.options, now);
         match found {
-            Some((group, environment)) => self.adopt(place_id, life, group, environment, instance, now),
+            Some(found) => self.adopt(place_id, life, found, instance, now),
             None => {
                 if note.is_some_and(|note| note.process.is_some()) {
                     // It ran when the last coordinator was there, and ended since.
@@ -308,11 +328,11 @@ impl Host {
         &mut self,
         place_id: &PlaceId,
         mut life: Life,
-        group: Group,
-        environment: BTreeMap<String, String>,
+        found: FoundAgent,
         recorded: &Instance,
         now: Instant,
     ) {
+        let FoundAgent { group, environment } = found;
         if life.attempt != group.attempt || life.ports.is_empty() {
             let port = |label: &String| environment.get(&crate::manifest::variable_of_port(label))?.parse().ok();
             let labels = life.spec.ports.iter().map(|port| port.label.clone());
@@ -373,7 +393,7 @@ impl Host {
         }
         self.places.retain(|_, place| !place.is_empty());
         if self.shutdowns > 0 {
-            return next;
+            return next.min(self.leaves_at.max(now + TRY_AGAIN));
         }
         for key in self.deployments.keys().cloned().collect::<Vec<_>>() {
             self.stop_what_is_deleted(&key, now, &mut next);
@@ -522,6 +542,7 @@ impl Host {
 
     fn shut_down(&mut self, now: Instant) {
         self.shutdowns += 1;
+        self.leaves_at = now + self.options.redis_timeout();
         if !self.options.stop_on_exit {
             return;
         }
@@ -549,7 +570,9 @@ impl Host {
             }
         }
         for (key, statements) in farewells {
-            let _ = self.to_link.send(Ask::Say { key, statements }); // without Redis nobody can be told
+            if let Some(deployment) = self.deployments.get_mut(&key).filter(|_| self.connected) {
+                deployment.waiting = self.to_link.send(Ask::Say { key, statements }).is_ok();
+            }
         }
         for place in self.places.keys().cloned().collect::<Vec<_>>() {
             self.want_nothing(&place, now);
@@ -686,7 +709,7 @@ fn retire(place: &mut Place, options: &Options, store: &Store, now: Instant) {
 
 /// Lets go what an earlier coordinator left, and nobody wants.
 fn dismiss_found(place: &mut Place, options: &Options, now: Instant) {
-    for (group, _) in place.found.drain(..) {
+    for FoundAgent { group, .. } in place.found.drain(..) {
         eprintln!("coordinator: {} is not wanted any more", group.id);
         let process = Process { group, child: None };
         place.leaving.push(Leaving::new(process, options.shutdown_delay(), options.kill_timeout(), now));

@@ -9,6 +9,7 @@ use crate::options::Options;
 use crate::record::{Snapshot, Statement, Status};
 use redis::{Client, Connection, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use serde_json::Value as Json;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
@@ -43,6 +44,8 @@ pub struct Link<T: Fn(Told)> {
     /// For the listener, which talks to the link.
     pub to_itself: Sender<Ask>,
     pub tell: T,
+    /// Keys that are looked at though DEPLOY.LIST may have them no longer.
+    pub keys: RefCell<BTreeSet<String>>,
 }
 
 /// How long between two attempts to connect.
@@ -52,7 +55,6 @@ const LISTENER_TURN: Duration = Duration::from_millis(250);
 
 struct Session {
     connection: Connection,
-    keys: BTreeSet<String>,
     /// What each version's manifest says, by key, version and time of submission: a version never changes.
     specs: BTreeMap<(String, u64, u64), manifest::Specs>,
     listening: Arc<AtomicBool>,
@@ -66,7 +68,7 @@ impl Drop for Session {
 }
 
 impl<T: Fn(Told)> Link<T> {
-    /// Ends when nobody asks any more.
+    /// Goes on for as long as the coordinator does.
     pub fn run(self) {
         let (mut number, mut complained) = (0, String::new());
         loop {
@@ -120,7 +122,7 @@ impl<T: Fn(Told)> Link<T> {
         require_primary(&redis::cmd("ROLE").query(&mut connection)?)?;
         let listening = Arc::new(AtomicBool::new(true));
         self.listen(open()?, number, listening.clone())?;
-        Ok(Session { connection, keys: BTreeSet::new(), specs: BTreeMap::new(), listening, number })
+        Ok(Session { connection, specs: BTreeMap::new(), listening, number })
     }
 
     /// Is subscribed when this returns.
@@ -163,7 +165,7 @@ impl<T: Fn(Told)> Link<T> {
             let mut look = BTreeSet::new();
             if Instant::now() >= next_poll {
                 self.list_keys(&mut session)?;
-                look.extend(session.keys.iter().cloned());
+                look.extend(self.keys.borrow().iter().cloned());
                 next_poll = Instant::now() + self.options.poll();
             } else {
                 let rest = next_poll.saturating_duration_since(Instant::now());
@@ -176,7 +178,7 @@ impl<T: Fn(Told)> Link<T> {
                 for ask in std::iter::once(first).chain(self.asks.try_iter()) {
                     match ask {
                         Ask::Heard(key) => {
-                            session.keys.insert(key.clone());
+                            self.keys.borrow_mut().insert(key.clone());
                             look.insert(key);
                         }
                         Ask::Say { key, statements } => {
@@ -200,7 +202,7 @@ impl<T: Fn(Told)> Link<T> {
     }
 
     fn list_keys(&self, session: &mut Session) -> RedisResult<()> {
-        session.keys.extend(self.options.keys.iter().cloned());
+        self.keys.borrow_mut().extend(self.options.keys.iter().cloned());
         let Some(glob) = &self.options.matching else { return Ok(()) };
         let mut cursor = "0".to_string();
         loop {
@@ -209,7 +211,7 @@ impl<T: Fn(Told)> Link<T> {
             let (next, entries): (String, Vec<BTreeMap<String, Value>>) = command.query(&mut session.connection)?;
             for entry in entries {
                 if let Some(Value::BulkString(key)) = entry.get("deployment_key") {
-                    session.keys.insert(String::from_utf8_lossy(key).into_owned());
+                    self.keys.borrow_mut().insert(String::from_utf8_lossy(key).into_owned());
                 }
             }
             if next == "0" {

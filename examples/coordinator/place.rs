@@ -4,10 +4,9 @@
 use crate::failpoint::{Failpoint, Step};
 use crate::identity::Id;
 use crate::life::{Life, Process};
-use crate::process::Group;
+use crate::process::{FoundAgent, Group};
 use crate::store::Store;
 use rustix::process::Signal;
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How often what has been told to end is looked at.
@@ -20,7 +19,7 @@ pub struct Place {
     /// The instance that the record wants here.
     pub life: Option<Life>,
     /// Processes that an earlier coordinator left, of which it is not known yet whether they are wanted.
-    pub found: Vec<(Group, BTreeMap<String, String>)>,
+    pub found: Vec<FoundAgent>,
     pub leaving: Vec<Leaving>,
     /// Said once, that a process which nobody can find has the place's lock.
     pub complained: bool,
@@ -89,13 +88,13 @@ impl Place {
     /// Whether anything of this instance is here: running, to be started, or on its way out.
     pub fn has(&self, id: &Id) -> bool {
         self.life.as_ref().is_some_and(|life| life.id == *id)
-            || self.found.iter().any(|(group, _)| group.id == *id)
+            || self.found.iter().any(|found| found.group.id == *id)
             || self.leaving.iter().any(|leaving| leaving.process.group.id == *id)
     }
 
     /// Whether it runs here, as far as this place was asked for it, and is not on its way out.
     pub fn keeps(&self, id: &Id) -> bool {
-        self.life.as_ref().is_some_and(|life| life.id == *id) || self.found.iter().any(|(group, _)| group.id == *id)
+        self.life.as_ref().is_some_and(|life| life.id == *id) || self.found.iter().any(|found| found.group.id == *id)
     }
 
     pub fn is_empty(&self) -> bool {

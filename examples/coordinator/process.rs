@@ -8,7 +8,7 @@
 use crate::identity::Id;
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::process::{kill_process, kill_process_group, pidfd_open, Pid, PidfdFlags, Signal};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -38,6 +38,7 @@ pub struct Group {
 struct Stat {
     pid: i32,
     pgrp: i32,
+    session: i32,
     start: u64,
     ended: bool,
 }
@@ -49,6 +50,7 @@ fn stat(pid: i32) -> Option<Stat> {
     Some(Stat {
         pid,
         pgrp: fields.get(2)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
         start: fields.get(19)?.parse().ok()?,
         ended: matches!(*fields.first()?, "Z" | "X"),
     })
@@ -71,7 +73,7 @@ pub fn start_of(pid: i32) -> Option<u64> {
     stat(pid).filter(|stat| !stat.ended).map(|stat| stat.start)
 }
 
-/// When a process started; also where it has ended and was not reaped yet.
+/// The same, also where it has ended and was not reaped yet.
 pub fn start_of_any(pid: i32) -> Option<u64> {
     stat(pid).map(|stat| stat.start)
 }
@@ -90,14 +92,21 @@ fn id_in(environment: &BTreeMap<String, String>) -> Option<(Id, u32)> {
 
 /// What runs here on behalf of a state directory, whoever started it.
 pub struct Found {
-    pub groups: Vec<(Group, BTreeMap<String, String>)>,
+    pub agents: Vec<FoundAgent>,
     /// Script checks that their coordinator has left behind.
     pub checks: Vec<i32>,
 }
 
-pub fn find(state_dir: &Path) -> Found {
-    let mut found = Found { groups: Vec::new(), checks: Vec::new() };
-    let mut known = BTreeSet::new();
+/// An attempt of an instance of which at least one process runs, with the environment that it was given.
+pub struct FoundAgent {
+    pub group: Group,
+    pub environment: BTreeMap<String, String>,
+}
+
+/// `noted` is what is known of the process of an instance: its attempt, process id and start.
+pub fn find(state_dir: &Path, noted: impl Fn(&Id) -> Option<(u32, (i32, u64))>) -> Found {
+    let mut found = Found { agents: Vec::new(), checks: Vec::new() };
+    let mut by_attempt: Vec<((Id, u32), Vec<(Stat, BTreeMap<String, String>)>)> = Vec::new();
     let ours = std::process::id() as i32;
     for pid in all_pids().filter(|pid| *pid != ours) {
         let environment = environment(pid);
@@ -107,10 +116,26 @@ pub fn find(state_dir: &Path) -> Found {
         let Some(stat) = stat(pid).filter(|stat| !stat.ended) else { continue };
         if environment.contains_key(CHECK) {
             found.checks.push(pid);
-        } else if let Some((id, attempt)) = id_in(&environment).filter(|_| known.insert(stat.pgrp)) {
-            let start = start_of_any(stat.pgrp).unwrap_or(0);
-            found.groups.push((Group { id, attempt, pid: stat.pgrp, start }, environment));
+        } else if let Some(attempt) = id_in(&environment) {
+            match by_attempt.iter_mut().find(|(known, _)| *known == attempt) {
+                Some((_, processes)) => processes.push((stat, environment)),
+                None => by_attempt.push((attempt, vec![(stat, environment)])),
+            }
         }
+    }
+    for ((id, attempt), mut processes) in by_attempt {
+        processes.sort_by_key(|(stat, _)| stat.start);
+        let known = noted(&id).filter(|(of, _)| *of == attempt).map(|(_, process)| process);
+        // Without a note: what the agent has started has the same environment, started later, and either is in its group
+        // or has taken a session of its own, which the agent did not.
+        let leads = |(stat, _): &&(Stat, _)| stat.pid == stat.pgrp && stat.pid != stat.session;
+        let (pid, start) = known.unwrap_or_else(|| match processes.iter().find(leads) {
+            Some((agent, _)) => (agent.pid, agent.start),
+            None => (processes[0].0.pgrp, 0), // it has ended, and this is what it left
+        });
+        let at = processes.iter().position(|(stat, _)| stat.pid == pid).unwrap_or(0);
+        let environment = processes.swap_remove(at).1;
+        found.agents.push(FoundAgent { group: Group { id, attempt, pid, start }, environment });
     }
     found
 }
@@ -130,31 +155,32 @@ impl Group {
         all_pids().filter_map(stat).filter(of_group).map(|stat| stat.pid).collect()
     }
 
-    /// Processes of this instance that have left its group: they still carry its environment.
-    fn astray(&self, state_dir: &Path) -> Vec<i32> {
+    /// Processes that carry the environment of this attempt, in its group or out of it.
+    fn marked(&self, state_dir: &Path) -> Vec<i32> {
         let ours = std::process::id() as i32;
         let is_its = |pid: &i32| {
             let environment = environment(*pid);
             environment.get(COORDINATOR).map(String::as_str) == state_dir.to_str()
                 && !environment.contains_key(CHECK)
                 && id_in(&environment).is_some_and(|(id, attempt)| id == self.id && attempt == self.attempt)
-                && stat(*pid).is_some_and(|stat| !stat.ended && stat.pgrp != self.pid)
+                && stat(*pid).is_some_and(|stat| !stat.ended)
         };
         all_pids().filter(|pid| *pid != ours).filter(is_its).collect()
     }
 
     /// Nothing of it runs any more, in its group or out of it.
     pub fn is_gone(&self, state_dir: &Path) -> bool {
-        self.in_group().is_empty() && self.astray(state_dir).is_empty()
+        self.in_group().is_empty() && self.marked(state_dir).is_empty()
     }
 
     pub fn signal(&self, signal: Signal, state_dir: &Path) {
-        if !self.in_group().is_empty() {
+        let in_group = self.in_group();
+        if !in_group.is_empty() {
             if let Some(group) = Pid::from_raw(self.pid) {
                 let _ = kill_process_group(group, signal); // it may just have ended
             }
         }
-        for pid in self.astray(state_dir) {
+        for pid in self.marked(state_dir).into_iter().filter(|pid| !in_group.contains(pid)) {
             kill(pid, signal);
         }
     }

@@ -22,7 +22,18 @@ use std::path::{Path, PathBuf};
 
 pub struct Store {
     pub folder: PathBuf,
+    /// Which start of the system this is.
+    boot: String,
     _lock: File,
+}
+
+/// A note as it is written.
+#[derive(Serialize, Deserialize)]
+struct Sheet {
+    /// The start of the system at which it was written: process ids of another one mean nothing.
+    boot: String,
+    #[serde(flatten)]
+    note: Note,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,7 +70,10 @@ impl Store {
             return Err(format!("{shown}: its path must be UTF-8"));
         }
         match lock(&folder.join("lock")) {
-            Ok(Some(lock)) => Ok(Store { folder, _lock: lock }),
+            Ok(Some(lock)) => {
+                let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+                Ok(Store { folder, boot: boot.trim().to_string(), _lock: lock })
+            }
             Ok(None) => Err(format!("{shown} is in use by another coordinator")),
             Err(error) => Err(format!("{shown}/lock: {error}")),
         }
@@ -73,7 +87,8 @@ impl Store {
     pub fn write(&self, note: &Note) -> io::Result<()> {
         let path = self.note_path(&note.id);
         let new = path.with_extension("new");
-        fs::write(&new, serde_json::to_vec_pretty(note)?)?;
+        let sheet = Sheet { boot: self.boot.clone(), note: note.clone() };
+        fs::write(&new, serde_json::to_vec_pretty(&sheet)?)?;
         fs::rename(&new, &path)
     }
 
@@ -89,7 +104,11 @@ impl Store {
     }
 
     fn read(&self, path: &Path) -> Option<Note> {
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        let Sheet { boot, mut note } = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        if boot != self.boot {
+            note.process = None; // it ended with the system, which is no fault of its own
+        }
+        Some(note)
     }
 
     pub fn notes(&self) -> Vec<Note> {
