@@ -17,8 +17,8 @@
 //! | `record`, `identity` | what is read and said; who is who |
 //! | `failpoint` | where a test lets it die |
 //!
-//! What it promises: an agent never runs twice at once in its job; no process is lost sight of, wherever the coordinator
-//! is killed; healthy agents are not touched by the death of the coordinator or of Redis.
+//! What it promises: an agent never runs twice at once in its job; no process is lost sight of, wherever the
+//! coordinator is killed; healthy agents are not touched by the death of the coordinator or of Redis.
 //!
 //! What it does not do: run batch jobs, follow a Redis Cluster's slots, listen to sharded pub/sub (it reads the records
 //! every `--poll-ms` all the same), rotate the agents' logs.

@@ -1,5 +1,5 @@
-//! A rollout to watch, with real processes: an operator, who deploys and promotes; `examples/coordinator.rs`, which runs
-//! the agents; and a caller, who asks DEPLOY.RESOLVE for an agent, calls it, and counts the calls that fail.
+//! A rollout to watch, with real processes: an operator, who deploys and promotes; `examples/coordinator.rs`, which
+//! runs the agents; and callers, who ask DEPLOY.RESOLVE for an agent, call it, and count the calls that fail.
 //!
 //! `scripts/demo` runs it against a server of its own; for another one, give its URL, and build the examples before:
 //!
@@ -10,7 +10,7 @@
 //! It ends with 0 where the story went as it is told and no call failed. Whatever ends it, no process is left over.
 
 use clap::Parser;
-use redis::{Client, Connection, RedisResult};
+use redis::{Client, Connection};
 use rustix::process::{kill_process, Pid, Signal};
 use serde_json::{json, Value as Json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -113,10 +113,14 @@ impl Demo {
         println!("  {}", self.callers.summary());
         self.operator.rest(self.pace / 2)?;
 
-        heading("Version 3 is broken: its health check never passes. Its first agent fails it, and version 2 comes back by itself.");
+        heading("Version 3 is broken: its check never passes. Its first agent fails it, and version 2 comes back by itself.");
         let deadline = (self.pace * 3 / 2).max(self.pace + Duration::from_millis(500)).as_millis().to_string();
         let limits = ["HEALTHY_DEADLINE_MS", &deadline, "PROGRESS_DEADLINE_MS", "0"];
-        self.operator.deploy("worse than it looks", self.manifest("sick", "v3")?, &[&limits[..], &["AUTO_REVERT", "true"]].concat())?;
+        self.operator.deploy(
+            "worse than it looks",
+            self.manifest("sick", "v3")?,
+            &[&limits[..], &["AUTO_REVERT", "true"]].concat(),
+        )?;
         self.operator.watch_until_version("successful", 4)?;
         self.operator.rest(self.pace / 2)?;
 
@@ -430,7 +434,12 @@ impl Callers {
     fn summary(&self) -> String {
         let tally = self.tally();
         let shares = tally.answers.iter().map(|(version, answers)| format!("{answers} by version {version}"));
-        format!("{} calls so far, {} failed; answered {}", tally.calls(), tally.failed, shares.collect::<Vec<_>>().join(", "))
+        format!(
+            "{} calls so far, {} failed; answered {}",
+            tally.calls(),
+            tally.failed,
+            shares.collect::<Vec<_>>().join(", ")
+        )
     }
 }
 
@@ -469,12 +478,13 @@ fn show_events(client: &Client) -> Outcome<()> {
     thread::spawn(move || {
         let mut channel = connection.as_pubsub();
         let subscribed = channel.subscribe(format!("deploy:events:{KEY}"));
-        let go_on = subscribed.is_ok();
-        let _: Result<(), _> = ready.send(subscribed); // nobody waits any more
-        while go_on {
-            let event = || -> RedisResult<String> { channel.get_message()?.get_payload() };
-            let mut event = event;
-            let Ok(payload) = event() else { return };
+        let failed = subscribed.is_err();
+        let _ = ready.send(subscribed); // nobody waits any more
+        if failed {
+            return;
+        }
+        while let Ok(message) = channel.get_message() {
+            let payload: String = message.get_payload().unwrap_or_default();
             if let Some(line) = serde_json::from_str(&payload).ok().and_then(|event| event_line(&event)) {
                 println!("{line}");
             }

@@ -1,5 +1,5 @@
-//! An agent to be run by `examples/coordinator.rs`: a small HTTP service that says which version of it answers. The demo
-//! runs it, and the tests of the coordinator, for which it can also behave badly.
+//! An agent to be run by `examples/coordinator.rs`: a small HTTP service that says which version of it answers. The
+//! demo runs it, and the tests of the coordinator, for which it can also behave badly.
 //!
 //! ```text
 //! GET /         {"version":2,"agent":"web-1","attempt":1}
@@ -79,6 +79,7 @@ fn main() {
     }
     if behaviour == Behaviour::Parent {
         // The shells, and so the sleeps that take their place, have our environment and our process group.
+        #[allow(clippy::zombie_processes)] // they outlive it, which is what they are for
         for program in [&["sh"][..], &["setsid", "sh"]] {
             let mut command = Command::new(program[0]);
             command.args(&program[1..]).args(["-c", "trap '' TERM; exec sleep 600"]);

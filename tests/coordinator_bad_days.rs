@@ -113,7 +113,10 @@ fn an_agent_that_exits_at_once_is_restarted_by_its_policy_and_fails_the_deployme
     });
     assert_eq!(record["cause"], "agent_failed");
     let reason = string(&record["reason"]);
-    assert!(reason.contains("agent web-1 failed: exited with 3; the restart policy is exhausted (2 restarts in 1m)"), "{reason}");
+    assert!(
+        reason.contains("agent web-1 failed: exited with 3; the restart policy is exhausted (2 restarts in 1m)"),
+        "{reason}"
+    );
     // One start and two restarts, each told.
     let log = client.log_without_repetition(KEY);
     let starts = log.iter().filter(|e| e["type"] == "agent_state" && e["version"] == 2 && e["state"] == "starting");
@@ -211,7 +214,10 @@ fn an_agent_that_dies_later_is_restarted_and_healthy_again() {
     // Whether or not its check was first to notice, and the restart quicker than the word about the end.
     let restart = log.iter().find(|e| e["state"] == "starting" && e["attempt"] == 2).expect("its restart was told");
     assert_eq!(restart["reason"], "exited with 4");
-    assert_eq!(client.json(&["DEPLOY.RESOLVE", KEY, "JSON"])[0]["port"].to_string(), site.agent("web-1").variable("PORT").unwrap());
+    assert_eq!(
+        client.json(&["DEPLOY.RESOLVE", KEY, "JSON"])[0]["port"].to_string(),
+        site.agent("web-1").variable("PORT").unwrap()
+    );
     site.stop(&mut client, KEY);
 }
 
@@ -304,7 +310,8 @@ fn redis_comes_back_without_the_latest() {
     assert_eq!(client.status(KEY)["current_version"], 1);
     wait_until("version 1 to run again", || {
         let record = client.status(KEY);
-        let back = array(&record["instances"]).iter().all(|i| i["version"] == 1 && i["state"] == "ready" && i["attempt"] == 2);
+        let back =
+            array(&record["instances"]).iter().all(|i| i["version"] == 1 && i["state"] == "ready" && i["attempt"] == 2);
         back && site.agents().values().flatten().all(|process| process.version == 1)
     });
     site.stop(&mut client, KEY);
@@ -428,9 +435,18 @@ fn two_coordinators_with_different_globs_share_a_deployment() {
     let agents = ["web-1", "web-2", "api-1", "db"];
     client.deploy(KEY, &App::new(&site, &agents, "good").manifest("first"), &BRISK);
     client.wait_for_status(KEY, "successful");
-    client.deploy(KEY, &App::new(&site, &agents, "good").manifest("second"), &[&BRISK[..], &["MAX_PARALLEL", "2"]].concat());
+    client.deploy(
+        KEY,
+        &App::new(&site, &agents, "good").manifest("second"),
+        &[&BRISK[..], &["MAX_PARALLEL", "2"]].concat(),
+    );
     // One of them dies meanwhile, and is replaced.
-    wait_until("web-2 to be taken up", || client.events_after(KEY, 0).iter().any(|e| e["version"] == 2 && e["agent"] == "web-2" && e["type"] == "agent_state"));
+    wait_until("web-2 to be taken up", || {
+        client
+            .events_after(KEY, 0)
+            .iter()
+            .any(|e| e["version"] == 2 && e["agent"] == "web-2" && e["type"] == "agent_state")
+    });
     two.kill();
     let _two = start("two", ["web-[2-9]", "db"]);
     let record = client.wait_for_status(KEY, "successful");
@@ -588,9 +604,17 @@ fn a_newer_version_in_the_middle_wins_wherever_the_older_one_was() {
     let (server, site, _coordinator) = begun("deaf", &[]); // slow to go, so that there is a middle
     let mut client = server.client();
     for (label, next) in [("second", "third"), ("fourth", "fifth")] {
-        client.deploy(KEY, &App::new(&site, &PAIR, "deaf").manifest(label), &[&BRISK[..], &["MAX_PARALLEL", "2"]].concat());
+        client.deploy(
+            KEY,
+            &App::new(&site, &PAIR, "deaf").manifest(label),
+            &[&BRISK[..], &["MAX_PARALLEL", "2"]].concat(),
+        );
         wait_until("the first to be taken up", || client.tasks(KEY).len() < 2);
-        client.deploy(KEY, &App::new(&site, &PAIR, "deaf").manifest(next), &[&BRISK[..], &["MAX_PARALLEL", "2"]].concat());
+        client.deploy(
+            KEY,
+            &App::new(&site, &PAIR, "deaf").manifest(next),
+            &[&BRISK[..], &["MAX_PARALLEL", "2"]].concat(),
+        );
         let record = client.wait_for_status(KEY, "successful");
         site.assert_true_to(&record);
         for agent in PAIR {
@@ -628,7 +652,8 @@ fn only_the_canary_is_touched_before_the_promotion_and_old_jobs_go_after_a_blue_
 fn services_checks_ports_and_variables_are_as_the_manifest_says() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let site = Site::new();
-    let _coordinator = Coordinator::start(&site, "one", &[url(&server)], &["--match", "app:*", "--address", "127.0.0.9"]);
+    let _coordinator =
+        Coordinator::start(&site, "one", &[url(&server)], &["--match", "app:*", "--address", "127.0.0.9"]);
     let mut client = server.client();
     let fixed = next_port();
     let gate = site.folder.join("gate");
@@ -638,7 +663,7 @@ fn services_checks_ports_and_variables_are_as_the_manifest_says() {
         { "name": "web", "port": fixed, "address": "0.0.0.0", "tags": ["a", "b"], "meta": { "at": "${service.port}" },
           "checks": [{ "type": "tcp", "port": "${service.port}", "interval": "40ms", "timeout": "1s" },
                      { "type": "http", "path": "/health", "expected_status": 200, "interval_ms": 40 },
-                     { "type": "script", "command": ["sh", "-c", "test -e \"$1\"", "sh"], "args": [gate], "interval_ms": 40 }] },
+                     { "type": "script", "command": "test", "args": ["-e", gate], "interval_ms": 40 }] },
         { "name": "side", "port": "${env.DEPLOY_PORT_SIDE_DOOR}", "address": "127.0.0.1",
           "checks": [{ "name": "not required", "type": "tcp", "interval_ms": 40, "required": false }] },
     ]);
@@ -658,7 +683,8 @@ fn services_checks_ports_and_variables_are_as_the_manifest_says() {
     assert_eq!(of("web")["meta"], serde_json::json!({ "at": fixed.to_string() }));
     assert_eq!(of("side")["address"], "127.0.0.1");
     let agent = site.agent("web-1");
-    let variables = ["DEPLOY_KEY", "DEPLOY_NODE", "DEPLOY_JOB", "PORT", "LABEL", "DEPLOY_PORT_WEB", "MN_PORT_SIDE_DOOR"];
+    let variables =
+        ["DEPLOY_KEY", "DEPLOY_NODE", "DEPLOY_JOB", "PORT", "LABEL", "DEPLOY_PORT_WEB", "MN_PORT_SIDE_DOOR"];
     let [key, node, job, port, label, web, side] = variables.map(|name| agent.variable(name).unwrap_or_default());
     let fixed = fixed.to_string();
     assert_eq!([key, node, job], ["app:x", "web-1", "dep_app-x_1"]);
@@ -681,7 +707,12 @@ fn what_cannot_be_started_fails_with_the_reason() {
     for (key, field, value, words) in [
         ("missing", "command", serde_json::json!(["/no/such/program"]), "cannot start: /no/such/program: No such file"),
         ("shape", "command", serde_json::json!("a line for a shell"), "config.command must be an array"),
-        ("variable", "command", serde_json::json!(["sleep", "${env.NOBODY}"]), "cannot start: ${env.NOBODY} is not set"),
+        (
+            "variable",
+            "command",
+            serde_json::json!(["sleep", "${env.NOBODY}"]),
+            "cannot start: ${env.NOBODY} is not set",
+        ),
     ] {
         app["nodes"][0]["config"][field] = value;
         client.deploy(key, &app.to_string(), &BRISK);

@@ -58,12 +58,15 @@ fn coworker() -> Json {
                 "resources": { "ports": [{ "label": "web_ui", "port": 61000, "protocol": "http" }] },
                 "services": [{
                     "address": "0.0.0.0", "name": "cctv-operator-web-ui", "port": 61000,
-                    "checks": [{ "interval": "2s", "name": "http-ready", "path": "/healthz", "timeout": "1s", "type": "http" }],
+                    "checks": [{
+                        "interval": "2s", "name": "http-ready", "path": "/healthz", "timeout": "1s", "type": "http",
+                    }],
                 }],
             }],
         },
         "policies": { "restart": {
-            "attempts": 2, "delay_function": "constant", "delay_ms": 100, "interval_ms": 60000, "max_delay_ms": 100, "mode": "fail",
+            "attempts": 2, "delay_function": "constant", "delay_ms": 100, "interval_ms": 60000, "max_delay_ms": 100,
+            "mode": "fail",
         } },
     })
 }
@@ -114,14 +117,18 @@ fn a_manifest_that_cannot_be_run_says_why() {
         (service(json!({ "port": 1 })), "a service has no name"),
         (service(json!({ "name": "web", "port": 70000 })), "service web: bad port 70000"),
         (check(json!({ "name": "up" })), "service web: a check has no type"),
-        (check(json!({ "name": "up", "type": "grpc" })), "service web: check up: type grpc is not one of http, tcp, script"),
+        (
+            check(json!({ "name": "up", "type": "grpc" })),
+            "service web: check up: type grpc is not one of http, tcp, script",
+        ),
         (check(json!({ "type": "script" })), "service web: check script: a script needs a command"),
         (check(json!({ "type": "tcp", "interval": "soon" })), "service web: check tcp: interval:"),
     ] {
         assert!(fault.contains(words), "{fault:?} does not say {words:?}");
     }
     let restart = |restart: Json| {
-        let manifest = json!({ "nodes": [{ "node_id": "a", "config": { "command": ["x"] } }], "policies": { "restart": restart } });
+        let node = json!({ "node_id": "a", "config": { "command": ["x"] } });
+        let manifest = json!({ "nodes": [node], "policies": { "restart": restart } });
         spec_of(&manifest, "a").expect_err("it is refused")
     };
     assert_eq!(restart(json!({ "mode": "panic" })), "policies.restart: mode panic is neither fail nor delay");
@@ -162,13 +169,16 @@ fn restarts_are_counted_within_an_interval() {
     use Verdict::{After, Exhausted};
     let twice = policy(2, Mode::Fail);
     assert_eq!(verdicts(&twice, &[5_000, 5_100, 5_200]), [After(ms(10)), After(ms(10)), Exhausted]);
-    assert_eq!(verdicts(&twice, &[5_000, 5_900, 6_001, 6_500, 7_000]), [
-        After(ms(10)),
-        After(ms(10)),
-        After(ms(10)), // a new interval began with it
-        After(ms(10)),
-        Exhausted,
-    ]);
+    assert_eq!(
+        verdicts(&twice, &[5_000, 5_900, 6_001, 6_500, 7_000]),
+        [
+            After(ms(10)),
+            After(ms(10)),
+            After(ms(10)), // a new interval began with it
+            After(ms(10)),
+            Exhausted,
+        ]
+    );
     assert_eq!(verdicts(&policy(0, Mode::Fail), &[5_000]), [Exhausted]);
 }
 

@@ -4,10 +4,10 @@
 //! Seeded: `REDIS_DEPLOY_SEED=n` repeats a storm, as far as real processes let themselves be repeated.
 
 mod common;
-#[path = "common/site.rs"]
-mod site;
 #[path = "common/rollout.rs"]
 mod rollout;
+#[path = "common/site.rs"]
+mod site;
 
 use common::*;
 use rollout::{long_run, Dice};
@@ -19,7 +19,14 @@ const KEY: &str = "agent-api";
 const AGENTS: [&str; 3] = ["web-1", "web-2", "db"];
 /// The steps at which a coordinator can be told to die.
 const STEPS: [&str; 9] = [
-    "task-seen", "taken-up", "old-told-to-stop", "old-gone", "note-written", "started", "start-noted", "before-ready",
+    "task-seen",
+    "taken-up",
+    "old-told-to-stop",
+    "old-gone",
+    "note-written",
+    "started",
+    "start-noted",
+    "before-ready",
     "before-stopped",
 ];
 
@@ -48,7 +55,8 @@ impl Storm {
         let behaviours = ["good", "good", "deaf", "parent", "exits", "dies-once 300", "hangs"];
         let behaviour = behaviours[self.dice.below(behaviours.len() as u64) as usize];
         let manifest = App::new(&self.site, &AGENTS, behaviour).manifest(&format!("storm {}", self.versions));
-        let options: [&[&str]; 4] = [&[], &["CANARY", "1"], &["STRATEGY", "blue-green"], &["MAX_PARALLEL", "3", "AUTO_REVERT", "true"]];
+        let options: [&[&str]; 4] =
+            [&[], &["CANARY", "1"], &["STRATEGY", "blue-green"], &["MAX_PARALLEL", "3", "AUTO_REVERT", "true"]];
         let limits = ["MIN_HEALTHY_MS", "100", "HEALTHY_DEADLINE_MS", "2000", "PROGRESS_DEADLINE_MS", "3000"];
         let options = [&limits[..], options[self.dice.below(4) as usize]].concat();
         self.server.client().deploy(KEY, &manifest, &options);
@@ -88,10 +96,12 @@ impl Storm {
                 }
             }
             10 => {
-                let _ = self.server.client().try_call(&["DEPLOY.ROLLBACK", KEY]); // where there is nothing to go back to
+                let _ = self.server.client().try_call(&["DEPLOY.ROLLBACK", KEY]);
+                // where there is nothing to go back to
             }
             _ => {
-                let _ = self.server.client().try_call(&["DEPLOY.PROMOTE", KEY]); // where nothing waits for it
+                let _ = self.server.client().try_call(&["DEPLOY.PROMOTE", KEY]);
+                // where nothing waits for it
             }
         }
         thread::sleep(Duration::from_millis(self.dice.below(200)));

@@ -49,7 +49,12 @@ fn no_call_fails_while_versions_come_and_go() {
     let shares: BTreeMap<u64, u64> = told
         .lines()
         .filter(|line| line.starts_with("version ") && line.contains(" answers "))
-        .map(|line| (line["version ".len()..].split(':').next().expect("a version").parse().expect("a number"), before("answers", line)))
+        .map(|line| {
+            (
+                line["version ".len()..].split(':').next().expect("a version").parse().expect("a number"),
+                before("answers", line),
+            )
+        })
         .collect();
     assert_eq!(shares.keys().collect::<Vec<_>>(), [&1, &2, &3, &4], "{told}");
     assert_eq!(shares[&3], 0, "the broken version is never called\n{told}");

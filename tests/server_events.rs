@@ -202,7 +202,7 @@ fn every_waiting_client_has_a_time_of_its_own() {
         let mut client = server.client();
         let record = client.begin_rollout(KEY, 200_000);
         let after = record["revision"].to_string();
-        let (server, after) = (&server, &after);
+        let server = &server;
         let wait_ms = |limit: &str| {
             let began = std::time::Instant::now();
             let reply = server.client().call(&["DEPLOY.WAIT", KEY, "TIMEOUT", limit]);
@@ -222,7 +222,8 @@ fn every_waiting_client_has_a_time_of_its_own() {
             });
             let id = wait_for("its id", || {
                 let list = text(&client.call(&["CLIENT", "LIST"]));
-                let line = list.lines().find(|line| line.contains("name=unblocked ") && line.contains("cmd=deploy.events"))?;
+                let waits = |line: &&str| line.contains("name=unblocked ") && line.contains("cmd=deploy.events");
+                let line = list.lines().find(waits)?;
                 Some(line.split_once("id=")?.1.split(' ').next()?.to_string())
             });
             assert_eq!(int(&client.call(&["CLIENT", "UNBLOCK", &id, "TIMEOUT"])), 1);

@@ -3,8 +3,8 @@
 //! Nothing here follows a script of steps. Each turn compares what is with what should be, and does what is missing, so
 //! that it does not matter where an earlier coordinator was killed, or which answers were lost:
 //!
-//! - a task `start` or `replace` that nobody has taken up is taken up by reporting `starting`. From that moment the record
-//!   wants the new instance, and callers are no longer sent to the old one; before it, nothing is touched;
+//! - a task `start` or `replace` that nobody has taken up is taken up by reporting `starting`. From that moment the
+//!   record wants the new instance, and callers are no longer sent to the old one; before it, nothing is touched;
 //! - what runs in a place and is not what the record wants there is ended; once nothing runs there any more, what is
 //!   wanted is started;
 //! - where the record says something else of an instance than is true, the truth is reported.
@@ -14,7 +14,7 @@ use crate::failpoint::{Failpoint, Step};
 use crate::identity::{Id, PlaceId};
 use crate::life::{CheckState, Life, Next, Process};
 use crate::link::{Ask, Told};
-use crate::manifest::Spec;
+use crate::manifest::Reading;
 use crate::options::Options;
 use crate::place::{Leaving, Place};
 use crate::process::{self, FoundAgent, Group};
@@ -30,7 +30,12 @@ pub enum Happening {
     Told(Told),
     /// The leader of a process group has ended.
     Ended(Group),
-    Checked { place: PlaceId, token: u64, check: usize, outcome: Outcome },
+    Checked {
+        place: PlaceId,
+        token: u64,
+        check: usize,
+        outcome: Outcome,
+    },
     /// A signal asks to end.
     Shutdown,
 }
@@ -211,7 +216,11 @@ impl Host {
                 if deployment.gone_since.is_none() {
                     deployment.gone_since = Some(now);
                     if self.places.keys().any(|place| place.key == key) {
-                        eprintln!("coordinator: key {key} is gone; its agents run on until it is back, or are stopped as --stop-deleted-ms says");
+                        let then = match self.options.stop_deleted_ms {
+                            Some(ms) => format!("its agents are stopped in {ms} ms if it is not back"),
+                            None => "its agents run on".to_string(),
+                        };
+                        eprintln!("coordinator: key {key} is gone; {then}");
                     }
                 }
             }
@@ -280,7 +289,7 @@ impl Host {
         place_id: &PlaceId,
         id: &Id,
         instance: &Instance,
-        spec: Option<Result<Option<Arc<Spec>>, String>>,
+        spec: Option<Reading>,
         now: Instant,
     ) {
         let place = self.places.entry(place_id.clone()).or_default();
@@ -324,14 +333,7 @@ impl Host {
     }
 
     /// Goes on with a process that an earlier coordinator started.
-    fn adopt(
-        &mut self,
-        place_id: &PlaceId,
-        mut life: Life,
-        found: FoundAgent,
-        recorded: &Instance,
-        now: Instant,
-    ) {
+    fn adopt(&mut self, place_id: &PlaceId, mut life: Life, found: FoundAgent, recorded: &Instance, now: Instant) {
         let FoundAgent { group, environment } = found;
         if life.attempt != group.attempt || life.ports.is_empty() {
             let port = |label: &String| environment.get(&crate::manifest::variable_of_port(label))?.parse().ok();
@@ -665,7 +667,10 @@ impl Host {
         let task = snapshot.task_of(instance);
         match (spec, task) {
             (Ok(None), _) => {
-                complaints.push(format!("node {} of v{} has no config.command: left to others", instance.node, instance.version));
+                complaints.push(format!(
+                    "node {} of v{} has no config.command: left to others",
+                    instance.node, instance.version
+                ));
                 Vec::new()
             }
             (Err(fault), _) if task.is_some() || instance.is_said_to_run() => {

@@ -61,7 +61,8 @@ fn shortened(text: String, max: usize) -> String {
         return text;
     }
     // FNV-1a: the same in every build, which the standard library's hash is not.
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let hash =
+        text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let end = (0..=max - 17).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     format!("{}~{hash:016x}", &text[..end])
 }

@@ -155,8 +155,10 @@ impl Life {
             let number = match port.fixed {
                 Some(number) => number,
                 None => {
-                    let drawn = TcpListener::bind(("0.0.0.0", 0)).and_then(|listener| Ok((listener.local_addr()?, listener)));
-                    let (address, listener) = drawn.map_err(|error| format!("no free port for {}: {error}", port.label))?;
+                    let drawn =
+                        TcpListener::bind(("0.0.0.0", 0)).and_then(|listener| Ok((listener.local_addr()?, listener)));
+                    let (address, listener) =
+                        drawn.map_err(|error| format!("no free port for {}: {error}", port.label))?;
                     held.push(listener);
                     address.port()
                 }
@@ -204,7 +206,11 @@ impl Life {
     }
 
     /// Where its services answer.
-    pub fn find_endpoints(&self, environment: &BTreeMap<String, String>, advertised: &str) -> Result<Vec<Endpoint>, String> {
+    pub fn find_endpoints(
+        &self,
+        environment: &BTreeMap<String, String>,
+        advertised: &str,
+    ) -> Result<Vec<Endpoint>, String> {
         let of_service = |service: &crate::manifest::ServiceSpec| {
             let of = |fault: String| format!("service {}: {fault}", service.name);
             let port = filled(&service.port, environment, None).map_err(of)?;
@@ -229,8 +235,10 @@ impl Life {
     /// The checks of its services, none of them carried out yet.
     pub fn new_checks(&self, first: CheckState) -> Vec<CheckRun> {
         let of_services = self.spec.services.iter().enumerate();
-        let each = of_services.flat_map(|(service, spec)| spec.checks.iter().map(move |check| (service, check.clone())));
-        each.map(|(service, spec)| CheckRun { service, spec, state: first.clone(), failures: 0, running: None }).collect()
+        let each =
+            of_services.flat_map(|(service, spec)| spec.checks.iter().map(move |check| (service, check.clone())));
+        each.map(|(service, spec)| CheckRun { service, spec, state: first.clone(), failures: 0, running: None })
+            .collect()
     }
 
     /// Takes note of the end of its process, or of its not having started. `now_ms` is unix time.
@@ -314,7 +322,13 @@ impl Life {
     // ---- what is to be said --------------------------------------------------------------------------------------
 
     /// What its record should say and does not: of its services first, so that a verdict names the check that failed.
-    pub fn statements(&mut self, recorded: &Instance, services: &[Service], ttl_ms: u64, now: Instant) -> Vec<Statement> {
+    pub fn statements(
+        &mut self,
+        recorded: &Instance,
+        services: &[Service],
+        ttl_ms: u64,
+        now: Instant,
+    ) -> Vec<Statement> {
         if self.process.is_some() && self.is_up().is_none() {
             return Vec::new();
         }
@@ -341,7 +355,8 @@ impl Life {
             };
             let (status, reason) = self.status_of_service(index);
             let is_here = |service: &&Service| {
-                (service.address.as_str(), service.port, service.ttl_ms) == (&endpoint.address, endpoint.port, Some(ttl_ms))
+                (service.address.as_str(), service.port, service.ttl_ms)
+                    == (&endpoint.address, endpoint.port, Some(ttl_ms))
             };
             match recorded.filter(is_here) {
                 Some(service) if service.status == status && !(refresh && status != "critical") => {}
@@ -380,7 +395,10 @@ impl Life {
         };
         let attempt = self.attempt.max(recorded.attempt);
         // `starting` is what a new attempt says; of this one more is known already.
-        if state == "starting" && attempt == recorded.attempt && !["waiting", "starting"].contains(&recorded.state.as_str()) {
+        if state == "starting"
+            && attempt == recorded.attempt
+            && !["waiting", "starting"].contains(&recorded.state.as_str())
+        {
             (state, reason) = ("unready", self.first_fault());
         }
         if recorded.state == state && recorded.attempt == attempt {

@@ -31,11 +31,20 @@ pub enum Ask {
 pub enum Told {
     Connected(String),
     Lost(String),
-    Seen { key: String, snapshot: Box<Snapshot> },
+    Seen {
+        key: String,
+        snapshot: Box<Snapshot>,
+    },
     /// There is no deployment under this key.
-    Gone { key: String },
+    Gone {
+        key: String,
+    },
     /// A statement that was refused.
-    Refused { key: String, statement: Statement, error: String },
+    Refused {
+        key: String,
+        statement: Statement,
+        error: String,
+    },
 }
 
 pub struct Link<T: Fn(Told)> {

@@ -10,7 +10,8 @@
 //!                            "failures_before_critical": 2}]}]}
 //! ```
 //!
-//! and, for all nodes, `"policies": {"restart": {"attempts": 2, "interval_ms": 60000, "delay_ms": 100, "mode": "fail"}}`.
+//! and, for all nodes,
+//! `"policies": {"restart": {"attempts": 2, "interval_ms": 60000, "delay_ms": 100, "mode": "fail"}}`.
 //! A duration is a number of ms under a name that ends in `_ms`, or a text such as `"2s"` under the name without it.
 
 use crate::restart::{Growth, Mode, RestartPolicy};
@@ -78,9 +79,12 @@ pub enum CheckKind {
     Script { command: Vec<String> },
 }
 
-pub type Specs = BTreeMap<String, Result<Option<Arc<Spec>>, String>>;
+/// What a manifest says of a node: how it runs, None where there is nothing to run, or why it cannot be run.
+pub type Reading = Result<Option<Arc<Spec>>, String>;
+/// By node id.
+pub type Specs = BTreeMap<String, Reading>;
 
-/// Every node of a manifest, by its id.
+/// Every node of a manifest.
 pub fn specs(manifest: &Json) -> Specs {
     let restart = restart_policy(&manifest["policies"]["restart"]);
     let mut all = Specs::new();
@@ -98,7 +102,7 @@ pub fn specs(manifest: &Json) -> Specs {
     all
 }
 
-fn spec(node: &Json, restart: &Result<RestartPolicy, String>) -> Result<Option<Arc<Spec>>, String> {
+fn spec(node: &Json, restart: &Result<RestartPolicy, String>) -> Reading {
     let config = &node["config"];
     if config["command"].is_null() {
         return Ok(None);
@@ -149,7 +153,11 @@ fn service(service: &Json, ports: &mut Vec<PortSpec>) -> Result<ServiceSpec, Str
         Json::String(text) if text.contains("${") => text.clone(),
         given => {
             let any = given.is_null() || given.as_str() == Some("auto");
-            let fixed = if any { None } else { port_number(given).ok_or_else(|| format!("service {name}: bad port {given}"))? };
+            let fixed = if any {
+                None
+            } else {
+                port_number(given).ok_or_else(|| format!("service {name}: bad port {given}"))?
+            };
             if !ports.iter().any(|port| port.label == name) {
                 ports.push(PortSpec { label: name.clone(), fixed });
             }
@@ -225,7 +233,9 @@ fn restart_policy(given: &Json) -> Result<RestartPolicy, String> {
     let of = |fault: String| format!("policies.restart: {fault}");
     let attempts = match &given["attempts"] {
         Json::Null => default.attempts,
-        n => n.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| of("attempts must be a number".to_string()))?,
+        n => {
+            n.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| of("attempts must be a number".to_string()))?
+        }
     };
     let growth = match given["delay_function"].as_str() {
         None | Some("constant") => Growth::Constant,
@@ -265,7 +275,7 @@ fn in_capitals(label: &str) -> String {
     label.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
 }
 
-/// Puts values in the place of `${env.NAME}`, and of `${service.port}` where there is one. Anything else stays as it is.
+/// Puts values in the place of `${env.NAME}`, and of `${service.port}` where there is one. All else stays as it is.
 pub fn filled(text: &str, variables: &BTreeMap<String, String>, service_port: Option<u16>) -> Result<String, String> {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(start) = rest.find("${") {

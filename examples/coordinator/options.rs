@@ -21,8 +21,14 @@ pub struct Options {
     pub matching: Option<String>,
 
     /// Where the primary may be; give it again for each address, and the one that says it is a primary is used
-    #[arg(long, value_name = "URL", env = "REDIS_URL", value_delimiter = ',', hide_env_values = true,
-          default_value = "redis://127.0.0.1:6379/")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "REDIS_URL",
+        value_delimiter = ',',
+        hide_env_values = true,
+        default_value = "redis://127.0.0.1:6379/"
+    )]
     pub redis: Vec<String>,
 
     /// The agents that are this coordinator's, by name; may be given again. No agent may belong to two coordinators

@@ -125,6 +125,8 @@ impl Place {
 
     pub fn child_of(&mut self, group: &Group) -> Option<&mut Process> {
         let of_leaving = self.leaving.iter_mut().map(|leaving| &mut leaving.process);
-        of_leaving.chain(self.life.as_mut().and_then(|life| life.process.as_mut())).find(|process| process.group == *group)
+        of_leaving
+            .chain(self.life.as_mut().and_then(|life| life.process.as_mut()))
+            .find(|process| process.group == *group)
     }
 }

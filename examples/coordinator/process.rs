@@ -1,9 +1,9 @@
 //! Agents as processes: how they are started, found again, watched and ended.
 //!
-//! An agent is the leader of a process group of its own, and carries in its environment who it is. So a coordinator that
-//! was killed at any moment finds it again: by the file that it wrote (`store`), by that environment, or, in the moment
-//! between fork and exec in which there is neither, by the lock of its place. The agent's standard input is that lock: an
-//! empty file, locked for as long as a process has it open.
+//! An agent is the leader of a process group of its own, and carries in its environment who it is. So a coordinator
+//! that was killed at any moment finds it again: by the file that it wrote (`store`), by that environment, or, in the
+//! moment between fork and exec in which there is neither, by the lock of its place. The agent's standard input is that
+//! lock: an empty file, locked for as long as a process has it open.
 
 use crate::identity::Id;
 use rustix::event::{poll, PollFd, PollFlags};
@@ -29,8 +29,8 @@ pub struct Group {
     pub attempt: u32,
     /// The leader's process id, and the group's.
     pub pid: i32,
-    /// When the leader started, in ticks since boot: a process id alone may be somebody else's by now. 0 where the leader
-    /// had gone already when the group was found.
+    /// When the leader started, in ticks since boot: a process id alone may be somebody else's by now. 0 where the
+    /// leader had gone already when the group was found.
     pub start: u64,
 }
 
@@ -97,6 +97,9 @@ pub struct Found {
     pub checks: Vec<i32>,
 }
 
+/// A process with the environment that it was given.
+type Marked = (Stat, BTreeMap<String, String>);
+
 /// An attempt of an instance of which at least one process runs, with the environment that it was given.
 pub struct FoundAgent {
     pub group: Group,
@@ -106,7 +109,7 @@ pub struct FoundAgent {
 /// `noted` is what is known of the process of an instance: its attempt, process id and start.
 pub fn find(state_dir: &Path, noted: impl Fn(&Id) -> Option<(u32, (i32, u64))>) -> Found {
     let mut found = Found { agents: Vec::new(), checks: Vec::new() };
-    let mut by_attempt: Vec<((Id, u32), Vec<(Stat, BTreeMap<String, String>)>)> = Vec::new();
+    let mut by_attempt: Vec<((Id, u32), Vec<Marked>)> = Vec::new();
     let ours = std::process::id() as i32;
     for pid in all_pids().filter(|pid| *pid != ours) {
         let environment = environment(pid);
@@ -126,9 +129,9 @@ pub fn find(state_dir: &Path, noted: impl Fn(&Id) -> Option<(u32, (i32, u64))>) 
     for ((id, attempt), mut processes) in by_attempt {
         processes.sort_by_key(|(stat, _)| stat.start);
         let known = noted(&id).filter(|(of, _)| *of == attempt).map(|(_, process)| process);
-        // Without a note: what the agent has started has the same environment, started later, and either is in its group
-        // or has taken a session of its own, which the agent did not.
-        let leads = |(stat, _): &&(Stat, _)| stat.pid == stat.pgrp && stat.pid != stat.session;
+        // Without a note: what the agent has started has the same environment, started later, and either is in its
+        // group or has taken a session of its own, which the agent did not.
+        let leads = |(stat, _): &&Marked| stat.pid == stat.pgrp && stat.pid != stat.session;
         let (pid, start) = known.unwrap_or_else(|| match processes.iter().find(leads) {
             Some((agent, _)) => (agent.pid, agent.start),
             None => (processes[0].0.pgrp, 0), // it has ended, and this is what it left

@@ -1,19 +1,18 @@
 //! What a coordinator reads of a deployment's record, and what it says to it.
 
-use crate::manifest::Spec;
+use crate::manifest::Reading;
 use redis::Cmd;
 use serde::Deserialize;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-/// One reading of a key, taken in one transaction: DEPLOY.STATUS and DEPLOY.TASKS, and what the manifests of the versions
-/// in them say of each node (None: the node has no command, so it is nothing that runs here).
+/// One reading of a key, taken in one transaction: DEPLOY.STATUS and DEPLOY.TASKS, and what the manifests of the
+/// versions in them say of each node.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub status: Status,
     pub tasks: Vec<Task>,
-    pub specs: BTreeMap<(u64, String), Result<Option<Arc<Spec>>, String>>,
+    pub specs: BTreeMap<(u64, String), Reading>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -89,8 +88,8 @@ impl Snapshot {
     }
 }
 
-/// What a coordinator says. Each may be said again without harm, and names version, job and attempt, so that it can never
-/// be taken for something about another instance.
+/// What a coordinator says. Each may be said again without harm, and names version, job and attempt, so that it can
+/// never be taken for something about another instance.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Statement {
     Report { agent: String, state: &'static str, version: u64, job: String, attempt: u32, reason: Option<String> },

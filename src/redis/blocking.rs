@@ -5,8 +5,8 @@
 //! wakes, and at no others: clients that wait for the same stand together, and statuses are looked at only where one
 //! changed. What is replied is what was so at that change, whatever has happened since.
 //!
-//! How long a client waits is measured here too, by one timer for the next of them: with a time limit of the server's own,
-//! Redis 7.0 never answers a client whose time is up in the same turn of the event loop in which it is woken.
+//! How long a client waits is measured here too, by one timer for the next of them: with a time limit of the server's
+//! own, Redis 7.0 never answers a client whose time is up in the same turn of the event loop in which it is woken.
 //!
 //! A key that goes, or becomes another, is only known to have changed (`doubt`): what is there then is looked at in the
 //! next turn of the event loop, when the command that did it is over.
@@ -157,8 +157,8 @@ impl Registry {
 
     /// Those whose time is up forget what they waited for.
     fn leave_by(&mut self, now: Instant) -> Vec<(Blocked, Place, Wish)> {
-        let due: Vec<Blocked> = self.limits.iter().take_while(|(limit, _)| *limit <= now).map(|(_, who)| *who).collect();
-        due.into_iter().filter_map(|who| self.leave(who).map(|(place, wish)| (who, place, wish))).collect()
+        let due = self.limits.iter().take_while(|(limit, _)| *limit <= now).map(|(_, who)| *who);
+        due.collect::<Vec<_>>().into_iter().filter_map(|who| self.leave(who).map(|(place, wish)| (who, place, wish))).collect()
     }
 
     /// Who is woken by this record, and with what.

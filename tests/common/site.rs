@@ -302,5 +302,4 @@ impl<'a> App<'a> {
 }
 
 /// Verdicts soon; deadlines that a busy machine does not reach by itself.
-pub const BRISK: [&str; 6] =
-    ["MIN_HEALTHY_MS", "150", "HEALTHY_DEADLINE_MS", "15000", "PROGRESS_DEADLINE_MS", "16000"];
+pub const BRISK: [&str; 6] = ["MIN_HEALTHY_MS", "150", "HEALTHY_DEADLINE_MS", "15000", "PROGRESS_DEADLINE_MS", "16000"];
