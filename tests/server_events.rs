@@ -166,3 +166,77 @@ fn two_coordinators_that_both_report_change_it_once() {
         .collect();
     assert_eq!(about.len(), 2, "{about:?}");
 }
+
+#[test]
+fn a_waiting_client_is_answered_where_its_time_is_up_in_the_moment_of_the_change() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        let record = client.begin_rollout(KEY, 200_000);
+        let after = record["revision"].to_string();
+        let waits: [&[&str]; 2] = [
+            &["DEPLOY.EVENTS", KEY, "AFTER", &after, "BLOCK", "300"],
+            &["DEPLOY.WAIT", KEY, "UNTIL", "1", "paused", "TIMEOUT", "300"],
+        ];
+        for words in waits {
+            let waits = std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| server.client().try_call(words));
+                wait_until("the client to wait", || client.info("clients", "blocked_clients") == "1");
+                // In one turn of the server's loop the time passes, and then comes the change.
+                client.call(&["MULTI"]);
+                client.call(&["DEBUG", "SLEEP", "0.6"]);
+                client.call(&["DEPLOY.PAUSE", KEY]);
+                client.call(&["EXEC"]);
+                waiting.join().expect("no panic")
+            });
+            assert!(waits.is_ok(), "{words:?}: {waits:?}");
+            client.call(&["DEPLOY.RESUME", KEY]);
+        }
+    });
+}
+
+#[test]
+fn every_waiting_client_has_a_time_of_its_own() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        let record = client.begin_rollout(KEY, 200_000);
+        let after = record["revision"].to_string();
+        let server = &server;
+        let wait_ms = |limit: &str| {
+            let began = std::time::Instant::now();
+            let reply = server.client().call(&["DEPLOY.WAIT", KEY, "TIMEOUT", limit]);
+            (reply, began.elapsed().as_millis() as u64)
+        };
+        std::thread::scope(|scope| {
+            // One that waits for longer than all others, and is woken by a change in the end.
+            let longest = scope.spawn(|| wait_ms("60000"));
+            wait_until("it to wait", || client.info("clients", "blocked_clients") == "1");
+            let limits = ["700", "300", "500", "200", "400", "200"];
+            let waiting = limits.map(|limit| (limit, scope.spawn(move || wait_ms(limit))));
+            // One that is told to stop waiting.
+            let unblocked = scope.spawn(|| {
+                let mut waiting = server.client();
+                waiting.call(&["CLIENT", "SETNAME", "unblocked"]);
+                waiting.call(&["DEPLOY.EVENTS", KEY, "AFTER", &after, "BLOCK", "60000"])
+            });
+            let id = wait_for("its id", || {
+                let list = text(&client.call(&["CLIENT", "LIST"]));
+                let waits = |line: &&str| line.contains("name=unblocked ") && line.contains("cmd=deploy.events");
+                let line = list.lines().find(waits)?;
+                Some(line.split_once("id=")?.1.split(' ').next()?.to_string())
+            });
+            assert_eq!(int(&client.call(&["CLIENT", "UNBLOCK", &id, "TIMEOUT"])), 1);
+            let reply = unblocked.join().expect("no panic");
+            assert_eq!(items(&items(&reply)[2]).len(), 0, "nothing new");
+            for (limit, waiting) in waiting {
+                let (reply, took_ms) = waiting.join().expect("no panic");
+                assert_eq!(reply, Value::Nil, "{limit}");
+                assert!(took_ms >= limit.parse().expect("ms"), "{limit} was over after {took_ms}");
+            }
+            assert_eq!(client.info("clients", "blocked_clients"), "1");
+            client.call(&["DEPLOY.FAIL", KEY]);
+            assert_eq!(Fields::of(&longest.join().expect("no panic").0).text("status"), "failed");
+        });
+    });
+}

@@ -5,11 +5,14 @@
 //! wakes, and at no others: clients that wait for the same stand together, and statuses are looked at only where one
 //! changed. What is replied is what was so at that change, whatever has happened since.
 //!
+//! How long a client waits is measured here too, by one timer for the next of them: with a time limit of the server's
+//! own, Redis 7.0 never answers a client whose time is up in the same turn of the event loop in which it is woken.
+//!
 //! A key that goes, or becomes another, is only known to have changed (`doubt`): what is there then is looked at in the
 //! next turn of the event loop, when the command that did it is over.
 
 use super::args::{self, syntax, unknown, Args};
-use super::ffi::{self, Blocked, Ctx, Key, Slot};
+use super::ffi::{self, Blocked, Ctx, Key, Slot, TimerId};
 use super::index::Place;
 use super::reply;
 use super::{key_text, no_such_key, record_at, Answered, Call, Refusal};
@@ -19,6 +22,7 @@ use crate::engine::{Record, Rejection};
 use crate::view::{self, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What a woken client is told. Shared by all that were woken by the same.
 #[derive(Debug, Clone)]
@@ -74,10 +78,22 @@ impl Room {
     }
 }
 
+#[derive(Debug)]
+struct Waiting {
+    place: Place,
+    wish: Wish,
+    /// None: for ever.
+    limit: Option<Instant>,
+}
+
 #[derive(Default)]
 struct Registry {
     rooms: BTreeMap<Place, Room>,
-    waiting: BTreeMap<Blocked, (Place, Wish)>,
+    waiting: BTreeMap<Blocked, Waiting>,
+    /// Those that do not wait for ever, by when their time is up.
+    limits: BTreeSet<(Instant, Blocked)>,
+    /// The timer for the first of them, and when it is due: not later than that.
+    timer: Option<(Instant, TimerId)>,
     doubtful: BTreeSet<Place>,
     /// A look at the doubtful is already asked for.
     asked: bool,
@@ -92,9 +108,9 @@ fn registry<T>(work: impl FnOnce(&mut Registry) -> T) -> T {
 }
 
 impl Registry {
-    fn enter(&mut self, who: Blocked, place: Place, wish: Wish, seen: Option<(Arc<str>, Status)>) {
-        let room = self.rooms.entry(place.clone()).or_default();
-        match &wish {
+    fn enter(&mut self, who: Blocked, waiting: Waiting, seen: Option<(Arc<str>, Status)>) {
+        let room = self.rooms.entry(waiting.place.clone()).or_default();
+        match &waiting.wish {
             Wish::Status { deployment_id, until } => {
                 room.by_status.entry((deployment_id.clone(), *until)).or_default().insert(who);
                 room.seen = seen;
@@ -103,12 +119,16 @@ impl Registry {
                 room.by_revision.entry(*after).or_default().entry(*count).or_default().insert(who);
             }
         }
-        self.waiting.insert(who, (place, wish));
+        self.limits.extend(waiting.limit.map(|limit| (limit, who)));
+        self.waiting.insert(who, waiting);
     }
 
     /// Forgets a client; None where it was forgotten before.
-    fn leave(&mut self, who: Blocked) -> Option<Wish> {
-        let (place, wish) = self.waiting.remove(&who)?;
+    fn leave(&mut self, who: Blocked) -> Option<(Place, Wish)> {
+        let Waiting { place, wish, limit } = self.waiting.remove(&who)?;
+        if let Some(limit) = limit {
+            self.limits.remove(&(limit, who));
+        }
         if let Some(room) = self.rooms.get_mut(&place) {
             match &wish {
                 Wish::Status { deployment_id, until } => {
@@ -132,7 +152,13 @@ impl Registry {
                 self.rooms.remove(&place);
             }
         }
-        Some(wish)
+        Some((place, wish))
+    }
+
+    /// Those whose time is up forget what they waited for.
+    fn leave_by(&mut self, now: Instant) -> Vec<(Blocked, Place, Wish)> {
+        let due = self.limits.iter().take_while(|(limit, _)| *limit <= now).map(|(_, who)| *who);
+        due.collect::<Vec<_>>().into_iter().filter_map(|who| self.leave(who).map(|(place, wish)| (who, place, wish))).collect()
     }
 
     /// Who is woken by this record, and with what.
@@ -264,11 +290,14 @@ fn wait_for(
     if ctx.flags().denies_blocking() {
         return Ok(call.reply_view(at_timeout, false));
     }
-    let Some(who) = ffi::block(ctx, timeout_ms) else {
+    let Some(who) = ffi::block(ctx) else {
         return Err(Refusal::Internal("the server cannot block this client".to_string()));
     };
     let place = Place { db: ctx.selected_db(), key: Arc::from(key) };
-    registry(|registry| registry.enter(who, place, wish, seen));
+    let timeout = u64::try_from(timeout_ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
+    let limit = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    registry(|registry| registry.enter(who, Waiting { place, wish, limit }, seen));
+    arm(ctx);
     call.answered.set(true);
     Ok(Answered(()))
 }
@@ -344,25 +373,56 @@ pub fn look_again(ctx: Ctx) {
     }
 }
 
-/// A client's time is up: WAIT replies nil, EVENTS what is there, which is nothing new.
-pub fn time_is_up(ctx: Ctx, who: Blocked) {
-    let left = registry(|registry| {
-        let place = registry.waiting.get(&who).map(|(place, _)| place.clone());
-        place.zip(registry.leave(who))
-    });
-    let Some((place, wish)) = left else { return };
-    match wish {
-        Wish::Status { .. } => ctx.reply_null(),
-        Wish::Events { after, .. } => {
-            let name = ctx.string(place.key.as_bytes());
-            let open = Key::peek(ctx, &name);
-            match record_at(&open) {
-                Ok(Some(record)) => reply::view(ctx, &view::events(record, &place.key, Some(after), None)),
-                Ok(None) => reply::refusal(ctx, &no_such_key(&name).into()),
-                Err(rejection) => reply::refusal(ctx, &rejection.into()),
-            }
-        }
+/// Sees to it that the timer comes when the first client's time is up.
+fn arm(ctx: Ctx) {
+    let (first, timer) = registry(|registry| (registry.limits.first().map(|(limit, _)| *limit), registry.timer));
+    let Some(first) = first else { return };
+    if timer.is_some_and(|(due, _)| due <= first) {
+        return;
     }
+    if let Some((_, later)) = timer {
+        ctx.stop_timer(later);
+    }
+    // Whole ms, rounded up: nobody's time is up before its time.
+    let rest = first.saturating_duration_since(Instant::now());
+    let after_ms = u64::try_from(rest.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX);
+    let timer = ctx.create_timer_for_waiting(after_ms).map(|timer| (first, timer));
+    registry(|registry| registry.timer = timer);
+}
+
+/// The timer has come: whose time is up is answered.
+pub fn limits_reached(ctx: Ctx) {
+    let left = registry(|registry| {
+        registry.timer = None;
+        registry.leave_by(Instant::now())
+    });
+    for (who, place, wish) in left {
+        who.wake(at_timeout(ctx, &place, &wish));
+    }
+    arm(ctx);
+}
+
+/// What a client is told whose time is up: WAIT nil, EVENTS what is there, which is nothing new.
+fn at_timeout(ctx: Ctx, place: &Place, wish: &Wish) -> Option<Answer> {
+    let Wish::Events { after, .. } = wish else { return None };
+    if !ctx.select_db(place.db) {
+        return None;
+    }
+    let name = ctx.string(place.key.as_bytes());
+    let open = Key::peek(ctx, &name);
+    Some(match record_at(&open) {
+        Ok(Some(record)) => {
+            Answer::Shown(Arc::new(view::events(record, &place.key, Some(*after), None).into_owned()))
+        }
+        Ok(None) => Answer::Refused(Rejection::NoSuchKey(place.key.to_string())),
+        Err(rejection) => Answer::Refused(rejection),
+    })
+}
+
+/// CLIENT UNBLOCK lets a client's time be up at once.
+pub fn time_is_up(ctx: Ctx, who: Blocked) {
+    let Some((place, wish)) = registry(|registry| registry.leave(who)) else { return };
+    reply(ctx, at_timeout(ctx, &place, &wish).as_ref());
     who.wake(None);
 }
 

@@ -9,7 +9,7 @@ use super::{api, Ctx};
 use crate::redis::blocking::{self, Answer};
 use crate::redis::guard::or_else;
 use redis_module::raw;
-use std::ffi::{c_int, c_longlong, c_void};
+use std::ffi::{c_int, c_void};
 use std::ptr;
 
 /// A client that waits. Only a name for it: what it points at is touched by the server alone.
@@ -35,11 +35,11 @@ impl Blocked {
     }
 }
 
-/// Blocks the caller for `timeout_ms`, 0 for ever. None where the server refuses.
-pub fn block(ctx: Ctx, timeout_ms: i64) -> Option<Blocked> {
+/// Blocks the caller, for ever as far as the server knows: `blocking` measures the time. None where the server refuses.
+pub fn block(ctx: Ctx) -> Option<Blocked> {
     let (block, watch) = (api!(RedisModule_BlockClient)?, api!(RedisModule_SetDisconnectCallback)?);
     // SAFETY: extern "C" functions of this library, which is never unloaded; the context is valid for this call.
-    let handle = unsafe { block(ctx.raw, Some(answered), Some(timed_out), Some(free_answer), timeout_ms as c_longlong) };
+    let handle = unsafe { block(ctx.raw, Some(answered), Some(timed_out), Some(free_answer), 0) };
     if handle.is_null() {
         return None;
     }
@@ -59,6 +59,7 @@ unsafe extern "C" fn answered(ctx: *mut raw::RedisModuleCtx, _: *mut *mut raw::R
     raw::REDISMODULE_OK as c_int
 }
 
+/// CLIENT UNBLOCK, which the server lets only those be told that have such a callback.
 unsafe extern "C" fn timed_out(ctx: *mut raw::RedisModuleCtx, _: *mut *mut raw::RedisModuleString, _: c_int) -> c_int {
     or_else("a client whose time is up", (), || {
         // SAFETY: the context is that of a blocked client.
@@ -82,6 +83,11 @@ unsafe extern "C" fn free_answer(_: *mut raw::RedisModuleCtx, data: *mut c_void)
             drop(unsafe { Box::from_raw(data.cast::<Answer>()) });
         }
     });
+}
+
+/// The timer of those who do not wait for ever.
+pub(super) unsafe extern "C" fn limit_reached(ctx: *mut raw::RedisModuleCtx, _data: *mut c_void) {
+    or_else("clients whose time is up", (), || blocking::limits_reached(Ctx { raw: ctx }));
 }
 
 /// Asks for `blocking::look_again` once, in the next turn of the event loop. False where the server cannot.

@@ -324,10 +324,23 @@ impl Ctx {
 
     /// Asks for a call of the timer callback in `after_ms`.
     pub fn create_timer(self, after_ms: u64) -> Option<TimerId> {
+        self.create_timer_of(after_ms, callbacks::timer)
+    }
+
+    /// The same, of the callback for clients that wait.
+    pub fn create_timer_for_waiting(self, after_ms: u64) -> Option<TimerId> {
+        self.create_timer_of(after_ms, blocked::limit_reached)
+    }
+
+    fn create_timer_of(
+        self,
+        after_ms: u64,
+        callback: unsafe extern "C" fn(*mut raw::RedisModuleCtx, *mut c_void),
+    ) -> Option<TimerId> {
         let create = api!(RedisModule_CreateTimer)?;
         let period = i64::try_from(after_ms).unwrap_or(i64::MAX);
         // SAFETY: the callback is an extern "C" function of this library, which is never unloaded; no data is handed over.
-        Some(TimerId(unsafe { create(self.raw, period, Some(callbacks::timer), ptr::null_mut()) }))
+        Some(TimerId(unsafe { create(self.raw, period, Some(callback), ptr::null_mut()) }))
     }
 
     /// Takes a timer back. It must not be the one whose callback is running: the server would free it twice.

@@ -1,0 +1,120 @@
+//! The checks of an agent's services: each on a thread of its own, until the agent's process ends.
+
+use crate::manifest::{CheckKind, CheckSpec};
+use crate::process;
+use rustix::process::{kill_process_group, Pid, Signal};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::process::Stdio;
+use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How one run of a check went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Passing,
+    Warning(String),
+    Failing(String),
+}
+
+/// A check with all its blanks filled in.
+pub struct Check {
+    pub spec: CheckSpec,
+    pub host: String,
+    pub port: u16,
+    /// For scripts: the agent's environment, where it works, and where its output goes.
+    pub environment: BTreeMap<String, String>,
+    pub workdir: Option<String>,
+    pub output: Option<File>,
+}
+
+/// Carries a check out again and again until the sender that it gives is dropped.
+pub fn begin(check: Check, tell: impl Fn(Outcome) -> bool + Send + 'static) -> Sender<()> {
+    let (running, ended) = channel();
+    thread::spawn(move || loop {
+        let next = Instant::now() + check.spec.interval;
+        if !tell(check.run()) {
+            return;
+        }
+        let rest = next.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match ended.recv_timeout(rest) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => return,
+        }
+    });
+    running
+}
+
+impl Check {
+    fn run(&self) -> Outcome {
+        match &self.spec.kind {
+            CheckKind::Http { path, expected_status } => self.http(path, *expected_status),
+            CheckKind::Tcp => self.tcp(),
+            CheckKind::Script { command } => {
+                self.script(command).unwrap_or_else(|error| Outcome::Failing(format!("{}: {error}", command[0])))
+            }
+        }
+    }
+
+    fn http(&self, path: &str, expected: Option<u16>) -> Outcome {
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let url = format!("http://{host}:{}{slash}{path}", self.port);
+        // Without proxies: the agent is on this host, and its state is not what a proxy says.
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(self.spec.timeout))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .build();
+        match ureq::Agent::new_with_config(config).get(&url).call() {
+            Ok(response) => match (response.status().as_u16(), expected) {
+                (status, Some(expected)) if status == expected => Outcome::Passing,
+                (status, Some(expected)) => Outcome::Failing(format!("{url}: status {status}, expected {expected}")),
+                (200..=299, None) => Outcome::Passing,
+                (429, None) => Outcome::Warning(format!("{url}: status 429")),
+                (status, None) => Outcome::Failing(format!("{url}: status {status}")),
+            },
+            Err(error) => Outcome::Failing(format!("{url}: {error}")),
+        }
+    }
+
+    fn tcp(&self) -> Outcome {
+        let mut last = format!("{}: no address", self.host);
+        for address in (self.host.as_str(), self.port).to_socket_addrs().into_iter().flatten() {
+            match TcpStream::connect_timeout(&address, self.spec.timeout.max(Duration::from_millis(1))) {
+                Ok(_) => return Outcome::Passing,
+                Err(error) => last = format!("{address}: {error}"),
+            }
+        }
+        Outcome::Failing(last)
+    }
+
+    fn script(&self, words: &[String]) -> io::Result<Outcome> {
+        let mut environment = self.environment.clone();
+        environment.insert(process::CHECK.to_string(), self.spec.name.clone());
+        let mut command = process::command(words, &environment, self.workdir.as_deref())?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(output) = &self.output {
+            command.stdout(output.try_clone()?).stderr(output.try_clone()?);
+        }
+        let mut child = command.spawn()?;
+        let pid = child.id() as i32;
+        let in_time = process::wait_for_end(pid, Some(self.spec.timeout));
+        // Whatever it has left behind in its group goes with it.
+        if let Some(group) = Pid::from_raw(pid) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let status = child.wait()?;
+        Ok(match status.code() {
+            _ if !in_time => Outcome::Failing(format!("{} took longer than {:?}", words[0], self.spec.timeout)),
+            Some(0) => Outcome::Passing,
+            Some(1) => Outcome::Warning(format!("{} exited with 1", words[0])),
+            _ => Outcome::Failing(format!("{}: {status}", words[0])),
+        })
+    }
+}

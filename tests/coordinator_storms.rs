@@ -1,0 +1,148 @@
+//! Promise: after any number of deaths of coordinators, agents and Redis, and of new versions in between, in any order,
+//! all comes to rest where the record says; nothing is left over, and at no time an agent ran twice.
+//!
+//! Seeded: `REDIS_DEPLOY_SEED=n` repeats a storm, as far as real processes let themselves be repeated.
+
+mod common;
+#[path = "common/rollout.rs"]
+mod rollout;
+#[path = "common/site.rs"]
+mod site;
+
+use common::*;
+use rollout::{long_run, Dice};
+use site::*;
+use std::thread;
+use std::time::Duration;
+
+const KEY: &str = "agent-api";
+const AGENTS: [&str; 3] = ["web-1", "web-2", "db"];
+/// The steps at which a coordinator can be told to die.
+const STEPS: [&str; 9] = [
+    "task-seen",
+    "taken-up",
+    "old-told-to-stop",
+    "old-gone",
+    "note-written",
+    "started",
+    "start-noted",
+    "before-ready",
+    "before-stopped",
+];
+
+struct Storm {
+    server: Server,
+    site: Site,
+    coordinators: [Option<Coordinator>; 2],
+    dice: Dice,
+    versions: u64,
+}
+
+impl Storm {
+    fn begin(seed: u64) -> Storm {
+        let server = Server::start(ServerKind::Redis70, &["--appendonly", "yes", "--appendfsync", "always"]);
+        let mut storm = Storm { server, site: Site::new(), coordinators: [None, None], dice: Dice(seed), versions: 0 };
+        storm.deploy();
+        storm
+    }
+
+    fn arguments(which: usize) -> (&'static str, [&'static str; 3]) {
+        [("one", [KEY, "--agents", "web-*"]), ("two", [KEY, "--agents", "db"])][which]
+    }
+
+    fn deploy(&mut self) {
+        self.versions += 1;
+        let behaviours = ["good", "good", "deaf", "parent", "exits", "dies-once 300", "hangs"];
+        let behaviour = behaviours[self.dice.below(behaviours.len() as u64) as usize];
+        let manifest = App::new(&self.site, &AGENTS, behaviour).manifest(&format!("storm {}", self.versions));
+        let options: [&[&str]; 4] =
+            [&[], &["CANARY", "1"], &["STRATEGY", "blue-green"], &["MAX_PARALLEL", "3", "AUTO_REVERT", "true"]];
+        let limits = ["MIN_HEALTHY_MS", "100", "HEALTHY_DEADLINE_MS", "2000", "PROGRESS_DEADLINE_MS", "3000"];
+        let options = [&limits[..], options[self.dice.below(4) as usize]].concat();
+        self.server.client().deploy(KEY, &manifest, &options);
+    }
+
+    fn start(&mut self, which: usize, dying: bool) {
+        let (name, arguments) = Storm::arguments(which);
+        let urls = [url(&self.server)];
+        self.coordinators[which] = None; // killed, where it is there still
+        self.coordinators[which] = Some(match dying {
+            true => {
+                let step = STEPS[self.dice.below(STEPS.len() as u64) as usize];
+                Coordinator::start_to_die(&self.site, name, &urls, &arguments, step)
+            }
+            false => Coordinator::start(&self.site, name, &urls, &arguments),
+        });
+    }
+
+    fn blow(&mut self) {
+        match self.dice.below(12) {
+            0 | 1 => self.deploy(),
+            2..=5 => {
+                let (which, dying) = (self.dice.below(2) as usize, self.dice.below(2) == 0);
+                self.start(which, dying);
+            }
+            6 | 7 => {
+                let agents: Vec<Running> = self.site.agents().into_values().flatten().collect();
+                if !agents.is_empty() {
+                    agents[self.dice.below(agents.len() as u64) as usize].signal("KILL");
+                }
+            }
+            8 => self.server.restart(End::Kill),
+            9 => {
+                let mut client = self.server.client();
+                for kind in ["normal", "pubsub"] {
+                    client.call(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
+                }
+            }
+            10 => {
+                let _ = self.server.client().try_call(&["DEPLOY.ROLLBACK", KEY]);
+                // where there is nothing to go back to
+            }
+            _ => {
+                let _ = self.server.client().try_call(&["DEPLOY.PROMOTE", KEY]);
+                // where nothing waits for it
+            }
+        }
+        thread::sleep(Duration::from_millis(self.dice.below(200)));
+    }
+
+    /// The weather clears: a good version is deployed, and two coordinators that nobody kills look after it.
+    fn end(mut self) {
+        self.start(0, false);
+        self.start(1, false);
+        let mut client = self.server.client();
+        let manifest = App { attempts: 9, ..App::new(&self.site, &AGENTS, "good") }.manifest("the last");
+        client.deploy(KEY, &manifest, &BRISK);
+        let record = wait_for("the last version to run", || {
+            let record = client.status(KEY);
+            let well = record["status"] == "successful" && client.tasks(KEY).is_empty();
+            well.then_some(record)
+        });
+        self.site.assert_true_to(&record);
+        let labels = self.site.agents().into_values().flatten().map(|agent| agent.variable("LABEL"));
+        assert!(labels.into_iter().all(|label| label.as_deref() == Some("the last")));
+        self.site.stop(&mut client, KEY);
+    }
+}
+
+#[test]
+fn after_every_storm_all_is_where_the_record_says() {
+    let asked = std::env::var("REDIS_DEPLOY_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
+    let (seeds, blows) = if long_run() { (1..=40, 120) } else { (1..=2, 40) };
+    let seeds: Vec<u64> = asked.map_or(seeds.collect(), |seed| vec![seed]);
+    for pair in seeds.chunks(2) {
+        thread::scope(|scope| {
+            for seed in pair {
+                scope.spawn(move || {
+                    eprintln!("REDIS_DEPLOY_SEED={seed}");
+                    let mut storm = Storm::begin(*seed);
+                    for _ in 0..blows {
+                        storm.blow();
+                    }
+                    storm.end();
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,105 @@
+//! Promise: the demo's story goes as it is told: canary, promotion, a broken version that reverts by itself, with real
+//! processes; no call of the callers fails meanwhile, and nothing is left over.
+
+mod common;
+#[path = "common/site.rs"]
+mod site;
+
+use common::*;
+use site::example;
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+
+/// The number before a word.
+fn before(word: &str, line: &str) -> u64 {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let at = words.iter().position(|w| w.trim_end_matches(',') == word).unwrap_or_else(|| panic!("no {word}: {line}"));
+    words[at - 1].parse().unwrap_or_else(|_| panic!("no number before {word}: {line}"))
+}
+
+fn example_processes(server: &Server) -> Vec<u32> {
+    let url = format!("127.0.0.1:{}", server.port);
+    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let of_demo = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains("/coordinator\0") && line.contains(&url)
+    };
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(of_demo).collect()
+}
+
+#[test]
+fn no_call_fails_while_versions_come_and_go() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    for name in ["coordinator", "http_agent"] {
+        example(name); // the demo runs these
+    }
+    let url = format!("redis://127.0.0.1:{}/", server.port);
+    let demo = Command::new(example("demo"))
+        .args(["--redis", &url, "--pace-ms", "300"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("the demo");
+    let told = String::from_utf8_lossy(&demo.stdout).into_owned();
+    let faults = String::from_utf8_lossy(&demo.stderr).into_owned();
+    assert!(demo.status.success(), "{}\n{told}\n{faults}", demo.status);
+
+    let total = told.lines().find(|line| line.contains(" calls, ") && line.ends_with(" failed")).expect("the total");
+    assert_eq!(before("failed", total), 0, "{told}");
+    let shares: BTreeMap<u64, u64> = told
+        .lines()
+        .filter(|line| line.starts_with("version ") && line.contains(" answers "))
+        .map(|line| {
+            (
+                line["version ".len()..].split(':').next().expect("a version").parse().expect("a number"),
+                before("answers", line),
+            )
+        })
+        .collect();
+    assert_eq!(shares.keys().collect::<Vec<_>>(), [&1, &2, &3, &4], "{told}");
+    assert_eq!(shares[&3], 0, "the broken version is never called\n{told}");
+    for version in [1, 2, 4] {
+        assert!(shares[&version] > 0, "version {version} has answered nobody\n{told}");
+    }
+    assert_eq!(shares.values().sum::<u64>(), before("calls", &total.replace("calls,", "calls")), "{told}");
+
+    let mut client = server.client();
+    let versions = client.json(&["DEPLOY.HISTORY", "hello", "JSON"]);
+    let outcomes: Vec<&str> = array(&versions).iter().map(|version| string(&version["outcome"])).collect();
+    assert_eq!(outcomes, ["successful", "failed", "successful", "successful"]);
+    assert_eq!(array(&client.status("hello")["instances"]).len(), 0);
+    assert_eq!(example_processes(&server), Vec::<u32>::new());
+}
+
+#[test]
+fn interrupted_it_leaves_nothing() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let url = format!("redis://127.0.0.1:{}/", server.port);
+    let folder = new_folder(); // killed, it cannot tidy up
+    for how in ["INT", "KILL"] {
+        let mut demo = Command::new(example("demo"))
+            .args(["--redis", &url, "--pace-ms", "60000"])
+            .env("TMPDIR", &folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the demo");
+        let mut client = server.client();
+        wait_until("its agents to run", || {
+            let services = client.try_call(&["DEPLOY.RESOLVE", "hello", "JSON"]);
+            services.is_ok_and(|services| text(&services).matches("\"instance\":").count() == 3)
+        });
+        let services = client.json(&["DEPLOY.RESOLVE", "hello", "JSON"]);
+        let ports: Vec<u16> = array(&services).iter().map(|service| number(&service["port"]) as u16).collect();
+        assert_eq!(ports.len(), 3);
+        site::signal(demo.id(), how);
+        wait_until("the demo to end", || demo.try_wait().expect("our own child").is_some());
+        wait_until("its coordinator to end", || example_processes(&server).is_empty());
+        for port in ports {
+            assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "{how}: an agent is still there");
+        }
+        client.call(&["DEL", "hello"]);
+    }
+    std::fs::remove_dir_all(folder).expect("a folder of our own");
+}
