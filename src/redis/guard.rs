@@ -1,10 +1,12 @@
 //! The guard at every door: a panic inside the module becomes a log line and a plain answer, never the server's end.
 
-use super::ffi::{self, LogLevel};
+use super::ffi::LogLevel;
+use super::log::Sparing;
 use std::cell::RefCell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+static LINES: Sparing = Sparing::new();
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
@@ -36,7 +38,7 @@ pub fn guard<T>(place: &str, work: impl FnOnce() -> T) -> Result<T, Panicked> {
         std::mem::forget(payload);
         PANICS.fetch_add(1, Ordering::Relaxed);
         let what = LAST.try_with(|last| last.take()).unwrap_or_default();
-        ffi::log(LogLevel::Warning, &format!("deploy: internal error in {place}: {what}"));
+        LINES.say(LogLevel::Warning, &format!("internal error in {place}: {what}"));
         Panicked
     })
 }

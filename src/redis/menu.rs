@@ -94,7 +94,7 @@ pub fn describe(ctx: Ctx) -> Result<(), Unavailable> {
     let own = ffi::add_acl_category(ctx, c"deploy");
     for info in COMMANDS {
         if !ffi::set_command_info(ctx, info) {
-            ctx.log(LogLevel::Warning, &format!("deploy: {} cannot be described", info.name.to_string_lossy()));
+            ctx.log(LogLevel::Warning, &format!("{} cannot be described", info.name.to_string_lossy()));
             return Err(Unavailable);
         }
         let access = match info.access {
@@ -102,8 +102,9 @@ pub fn describe(ctx: Ctx) -> Result<(), Unavailable> {
             Access::Update => "write",
         };
         let own = if own { "deploy " } else { "" };
-        if !ffi::set_acl_categories(ctx, info.name, &format!("{own}{access} slow")) {
-            ctx.log(LogLevel::Warning, &format!("deploy: {} gets no ACL categories", info.name.to_string_lossy()));
+        let waits = if info.waits() { " blocking" } else { "" };
+        if !ffi::set_acl_categories(ctx, info.name, &format!("{own}{access} slow{waits}")) {
+            ctx.log(LogLevel::Warning, &format!("{} gets no ACL categories", info.name.to_string_lossy()));
             return Err(Unavailable);
         }
     }
@@ -136,6 +137,11 @@ pub struct Argument {
 }
 
 impl CommandInfo {
+    /// Whether it may keep its caller waiting, which is an ACL category of its own.
+    fn waits(&self) -> bool {
+        ["TIMEOUT ms", "BLOCK ms"].iter().any(|option| self.syntax.contains(option))
+    }
+
     /// The arguments that `syntax` writes.
     pub fn arguments(&self) -> Vec<Argument> {
         let policy: Vec<String> = POLICY_FIELDS.iter().map(|f| format!("[{} {f}]", f.to_ascii_uppercase())).collect();

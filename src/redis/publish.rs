@@ -6,10 +6,12 @@
 
 use super::config::{self, Publish};
 use super::ffi::{Ctx, LogLevel};
+use super::log::Sparing;
 use crate::engine::{Batch, Change};
 use crate::view;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+static UNPUBLISHED: Sparing = Sparing::new();
 static PUBLISHED: AtomicU64 = AtomicU64::new(0);
 
 /// How many events were published since the module was loaded.
@@ -59,7 +61,7 @@ impl Announcement {
                     PUBLISHED.fetch_add(1, Ordering::Relaxed);
                 }
                 // The record is the truth, and has the event in its log.
-                Err(why) => ctx.log(LogLevel::Warning, &format!("deploy: event not published: {why}")),
+                Err(why) => UNPUBLISHED.say(LogLevel::Warning, &format!("event not published: {why}")),
             }
         }
     }
