@@ -102,7 +102,7 @@ fn info_tells_every_number_and_they_are_true() {
 }
 
 #[test]
-fn info_costs_the_same_with_ten_thousand_deployments() {
+fn info_costs_the_same_however_many_deployments_there_are() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     // The least of several rounds: what else the machine does only adds to it.
@@ -117,12 +117,12 @@ fn info_costs_the_same_with_ten_thousand_deployments() {
         (0..10).map(round).fold(f64::MAX, f64::min)
     };
     let of_none = cost();
-    let fill = "for i = 1, 10000 do redis.call('DEPLOY.DEPLOY', 'agent-' .. i, 'MANIFEST', ARGV[1]) end";
+    let fill = "for i = 1, 40000 do redis.call('DEPLOY.DEPLOY', 'agent-' .. i, 'MANIFEST', ARGV[1]) end";
     server.client().call(&["EVAL", fill, "0", &manifest(&["a"], "small")]);
     let of_many = cost();
-    assert_eq!(server.client().info("deploy", "deploy_deployments_running"), "10000");
-    // Looking at each would be a thousand times the cost.
-    assert!(of_many < of_none * 4.0 + 20.0, "{of_none} µs with none, {of_many} µs with ten thousand");
+    assert_eq!(server.client().info("deploy", "deploy_deployments_running"), "40000");
+    // Looking at each would take some hundreds of µs more.
+    assert!(of_many < of_none * 2.0 + 20.0, "{of_none} µs with none, {of_many} µs with forty thousand");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn what_a_client_can_repeat_does_not_fill_the_log() {
         }
         let refused: Vec<String> = server.log().lines().filter(|l| l.contains("' refused: ")).map(str::to_string).collect();
         // Five in ten seconds; a slow machine may take more than one such time.
-        assert!((1..=20).contains(&refused.len()), "{} lines: {refused:?}", refused.len());
+        assert!((1..=20).contains(&refused.len()), "{} lines: {:?}", refused.len(), refused.first());
         assert!(refused.iter().all(|line| line.contains(" * ")), "a client was refused, which is no warning: {refused:?}");
         assert!(refused[4].contains("further lines like this are left out"), "{refused:?}");
     });
