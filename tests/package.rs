@@ -69,7 +69,7 @@ fn the_tarball_starts_a_server_and_its_users_do_their_work() {
     assert_eq!(std::fs::read(package(&folder)).expect("the tarball"), first, "packed again it is the same, byte for byte");
 
     let unpacked = unpack(&tarball, &folder);
-    for file in ["libredis_deploy.so", "redis-deploy.conf", "README.md", "LICENSE", "CHANGELOG.md", "examples/coordinator.py"] {
+    for file in ["libredis_deploy.so", "redis-deploy.conf", "prometheus.lua", "README.md", "LICENSE", "CHANGELOG.md", "examples/coordinator.py"] {
         assert!(unpacked.join(file).metadata().is_ok_and(|file| file.len() > 0), "{file}");
     }
     on_each_server(|kind| {
@@ -86,6 +86,11 @@ fn the_tarball_starts_a_server_and_its_users_do_their_work() {
         assert_eq!(log_in(port, "reader").status("agent-api")["by"], "operator");
         let mut monitoring = log_in(port, "monitoring");
         assert_eq!(monitoring.info("deploy", "deploy_deployments_successful"), "1");
+        // As redis_exporter calls it: names and numbers in turn, one pair for each of INFO's.
+        let script = std::fs::read_to_string(unpacked.join("prometheus.lua")).expect("packed");
+        let numbers = Fields::of(&monitoring.call(&["EVAL", &script, "0", "0"]));
+        assert_eq!(numbers.text("deploy_deployments_successful"), "1");
+        assert_eq!(numbers.0.len(), text(&monitoring.call(&["INFO", "deploy"])).matches("deploy_").count() - 1, "but for the heading");
         let values = Fields::of(&monitoring.call(&["CONFIG", "GET", "deploy.*"])).0;
         let values: BTreeMap<String, String> = values.into_iter().map(|(name, value)| (name, text(&value))).collect();
         // "All at their defaults", as the sample says: a server without it has the same.
