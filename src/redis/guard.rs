@@ -52,3 +52,24 @@ pub fn or_else<T>(place: &str, otherwise: T, work: impl FnOnce() -> T) -> T {
 pub fn caught() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_caught_counted_and_said_where_it_was() {
+        let before = caught();
+        assert_eq!(guard("a test", || 7), Ok(7));
+        assert_eq!(caught(), before);
+        // Not `install`, which would take the other tests' panics as well.
+        LAST.with(|last| *last.borrow_mut() = "panicked at src/lib.rs:1".to_string());
+        let silent = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let outcome = guard("a test", || -> u8 { panic!("nobody saw it coming") });
+        std::panic::set_hook(silent);
+        assert_eq!((outcome, caught()), (Err(Panicked), before + 1));
+        assert_eq!(LAST.with(|last| last.borrow().clone()), "", "it is told once");
+        assert_eq!(or_else("a test", 5, || -> u8 { panic!("again") }), 5);
+    }
+}
