@@ -27,6 +27,23 @@ impl NumberConfig {
         self.value.load(Ordering::Relaxed)
     }
 
+    /// A number as the configuration file may have it: of memory, also with a unit.
+    fn parse(&self, text: &str) -> Option<i64> {
+        let text = text.to_ascii_lowercase();
+        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let unit: i64 = match &text[digits.len()..] {
+            "" => 1,
+            _ if !self.is_memory => return None,
+            "b" => 1,
+            "k" => 1_000,
+            "kb" => 1 << 10,
+            "m" => 1_000_000,
+            "mb" => 1 << 20,
+            _ => return None,
+        };
+        digits.parse::<i64>().ok()?.checked_mul(unit)
+    }
+
     /// The server has judged the range.
     pub fn set(&self, value: i64) {
         self.value.store(value, Ordering::Relaxed);
@@ -140,17 +157,24 @@ impl Initial {
 
     fn take(&mut self, name: &str, value: &str) -> Result<(), String> {
         let is = |known: &CStr| known.to_bytes().eq_ignore_ascii_case(name.as_bytes());
+        let once = |is_given: bool| match is_given {
+            true => Err(format!("{name} is given twice")),
+            false => Ok(()),
+        };
         if let Some(config) = NUMBERS.iter().find(|config| is(config.name)) {
-            let number = value.parse().ok().filter(|n| (config.min..=config.max).contains(n)).ok_or_else(|| {
-                format!("{name} must be an integer from {} to {}", config.min, config.max)
+            let number = config.parse(value).filter(|n| (config.min..=config.max).contains(n)).ok_or_else(|| {
+                format!("{name} must be an integer from {} to {}, and is {value}", config.min, config.max)
             })?;
+            once(self.numbers.iter().any(|(known, _)| *known == config.name))?;
             self.numbers.push((config.name, number));
         } else if is(CHANNEL_PREFIX) {
+            once(self.channel_prefix.is_some())?;
             set_channel_prefix(value.as_bytes())?;
             self.channel_prefix = Some(value.to_string());
         } else if is(PUBLISH) {
             let known = PUBLISH_NAMES.iter().find(|(known, _)| known.to_bytes().eq_ignore_ascii_case(value.as_bytes()));
-            self.publish = Some(known.ok_or("publish must be classic or sharded")?.1);
+            once(self.publish.is_some())?;
+            self.publish = Some(known.ok_or_else(|| format!("publish must be classic or sharded, and is {value}"))?.1);
         } else {
             return Err(format!("there is no configuration deploy.{name}"));
         }
@@ -158,13 +182,22 @@ impl Initial {
     }
 }
 
+/// All of it in one line, as the configuration file would have it.
+pub fn summary() -> String {
+    let numbers = NUMBERS.iter().map(|config| format!("{} {}", config.name.to_string_lossy(), config.get()));
+    let publish = PUBLISH_NAMES.iter().find(|(_, mode)| *mode == publish_mode());
+    let publish = publish.map_or_else(String::new, |(name, _)| format!("publish {}", name.to_string_lossy()));
+    let prefix = format!("channel-prefix {}", channel_prefix());
+    numbers.chain([publish, prefix]).collect::<Vec<_>>().join(", ")
+}
+
 /// Registers the configuration and takes over what the configuration file says. The error stops the load.
 pub fn register(ctx: Ctx, args: &[RedisString]) -> Result<(), Unavailable> {
     let complain = |text: &str| {
-        ctx.log(LogLevel::Warning, &format!("deploy: not loaded: {text}"));
+        ctx.log(LogLevel::Warning, &format!("not loaded: {text}"));
         Unavailable
     };
     let initial = Initial::parse(args).map_err(|text| complain(&text))?;
     ffi::register_configs(ctx, &initial).map_err(|name| complain(&format!("deploy.{name} cannot be registered")))?;
-    ffi::load_configs(ctx).map_err(|Unavailable| complain("a value in the configuration is not allowed"))
+    ffi::load_configs(ctx).map_err(|Unavailable| complain("a value in the configuration file is not allowed; the line above says which"))
 }

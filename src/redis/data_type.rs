@@ -2,6 +2,7 @@
 
 use super::ffi::{self, LogLevel};
 use super::guard::guard;
+use super::log::Sparing;
 use crate::codec::{self, DecodeError};
 use crate::engine::{apply, Batch, Change, Record};
 use redis_module::native_types::RedisType;
@@ -44,6 +45,9 @@ impl Stored {
     }
 }
 
+static KEPT: Sparing = Sparing::new();
+static REFUSED: Sparing = Sparing::new();
+
 /// Reads a payload. `keep` where it cannot be refused: it is then kept as it is. None refuses it.
 pub fn load(encver: i32, bytes: Vec<u8>, keep: bool, key: &str) -> Option<Stored> {
     // Decoding is guarded by itself: a panic in it must not be taken for a refusal, which would end a loading server.
@@ -53,8 +57,11 @@ pub fn load(encver: i32, bytes: Vec<u8>, keep: bool, key: &str) -> Option<Stored
         Ok(Err(error)) => error.to_string(),
         Err(_) => "reading it failed".to_string(),
     };
-    let outcome = if keep { "kept as it is, read-only" } else { "refused" };
-    ffi::log(LogLevel::Warning, &format!("deploy: record of key '{key}' {outcome}: {why}"));
+    // Kept, it is something for the operator to see to; refused, the client was told.
+    match keep {
+        true => KEPT.say(LogLevel::Warning, &format!("record of key '{key}' kept as it is, read-only: {why}")),
+        false => REFUSED.say(LogLevel::Notice, &format!("record of key '{key}' refused: {why}")),
+    }
     keep.then_some(Stored::Opaque { encver, bytes })
 }
 

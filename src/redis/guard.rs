@@ -1,10 +1,12 @@
 //! The guard at every door: a panic inside the module becomes a log line and a plain answer, never the server's end.
 
-use super::ffi::{self, LogLevel};
+use super::ffi::LogLevel;
+use super::log::Sparing;
 use std::cell::RefCell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+static LINES: Sparing = Sparing::new();
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
@@ -36,7 +38,7 @@ pub fn guard<T>(place: &str, work: impl FnOnce() -> T) -> Result<T, Panicked> {
         std::mem::forget(payload);
         PANICS.fetch_add(1, Ordering::Relaxed);
         let what = LAST.try_with(|last| last.take()).unwrap_or_default();
-        ffi::log(LogLevel::Warning, &format!("deploy: internal error in {place}: {what}"));
+        LINES.say(LogLevel::Warning, &format!("internal error in {place}: {what}"));
         Panicked
     })
 }
@@ -49,4 +51,25 @@ pub fn or_else<T>(place: &str, otherwise: T, work: impl FnOnce() -> T) -> T {
 /// How many panics were caught since the module was loaded.
 pub fn caught() -> u64 {
     PANICS.load(Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_caught_counted_and_said_where_it_was() {
+        let before = caught();
+        assert_eq!(guard("a test", || 7), Ok(7));
+        assert_eq!(caught(), before);
+        // Not `install`, which would take the other tests' panics as well.
+        LAST.with(|last| *last.borrow_mut() = "panicked at src/lib.rs:1".to_string());
+        let silent = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let outcome = guard("a test", || -> u8 { panic!("nobody saw it coming") });
+        std::panic::set_hook(silent);
+        assert_eq!((outcome, caught()), (Err(Panicked), before + 1));
+        assert_eq!(LAST.with(|last| last.borrow().clone()), "", "it is told once");
+        assert_eq!(or_else("a test", 5, || -> u8 { panic!("again") }), 5);
+    }
 }

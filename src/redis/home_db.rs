@@ -58,7 +58,7 @@ pub fn listen_late(ctx: Ctx) {
         return;
     }
     if ffi::subscribe_to_keys(ctx).is_err() {
-        let text = "deploy: no keyspace notifications: a renamed or moved deployment waits for a restart";
+        let text = "no keyspace notifications: a renamed or moved deployment waits for a restart";
         ctx.log(LogLevel::Warning, text);
     }
     if !HAS_LOST.load(Ordering::Relaxed) {

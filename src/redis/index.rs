@@ -12,7 +12,7 @@
 //! Keys that are not UTF-8 are no deployment keys (SPEC 8), and are not in it.
 
 use super::data_type::Stored;
-use super::ffi::{Ctx, Key, Slot as KeySlot};
+use super::ffi::{Ctx, Key, LogLevel, Slot as KeySlot};
 use super::{aside, home_db, timers};
 use crate::engine::deployment::Status;
 use crate::engine::next_deadline;
@@ -319,6 +319,16 @@ pub fn verify(ctx: Ctx) {
         }
     }
     ctx.select_db(home);
+}
+
+/// Says in the log what a load has brought.
+pub fn tell_loaded(ctx: Ctx) {
+    let counts = counts();
+    let all: u64 = counts.by_status.iter().sum();
+    if all > 0 {
+        let Counts { timers, tasks, .. } = counts;
+        ctx.log(LogLevel::Notice, &format!("{all} deployments loaded, {timers} wait for a time, {tasks} tasks are open"));
+    }
 }
 
 /// A generic command made a key out of another one. Nothing is written here: that is forbidden inside a notification.

@@ -133,7 +133,7 @@ pub fn describe(ctx: Ctx) -> Result<(), Unavailable> {
     let own = ffi::add_acl_category(ctx, c"deploy");
     for info in COMMANDS {
         if !ffi::set_command_info(ctx, info) {
-            ctx.log(LogLevel::Warning, &format!("deploy: {} cannot be described", info.name.to_string_lossy()));
+            ctx.log(LogLevel::Warning, &format!("{} cannot be described", info.name.to_string_lossy()));
             return Err(Unavailable);
         }
         let access = match info.access {
@@ -142,7 +142,7 @@ pub fn describe(ctx: Ctx) -> Result<(), Unavailable> {
         };
         let own = if own { "deploy " } else { "" };
         if !ffi::set_acl_categories(ctx, info.name, &format!("{own}{access} {}", info.categories)) {
-            ctx.log(LogLevel::Warning, &format!("deploy: {} gets no ACL categories", info.name.to_string_lossy()));
+            ctx.log(LogLevel::Warning, &format!("{} gets no ACL categories", info.name.to_string_lossy()));
             return Err(Unavailable);
         }
     }

@@ -28,6 +28,7 @@ pub mod home_db;
 pub mod index;
 pub mod info;
 pub mod listing;
+pub mod log;
 pub mod memory;
 pub mod menu;
 pub mod operators;
@@ -280,7 +281,7 @@ pub fn change(ctx: Ctx, key: &RedisString, command: &Command) -> Result<Outcome,
         drop(open);
         open = Key::write(ctx, key);
         if !open.put(Stored::Record(fresh)) {
-            ctx.log(LogLevel::Warning, &format!("deploy: the server did not store the record of key '{name}'"));
+            ctx.log(LogLevel::Warning, &format!("the server did not store the record of key '{name}'"));
             return Err(Refusal::Internal("the server did not store the record".to_string()));
         }
     }
@@ -322,5 +323,6 @@ fn set_up(ctx: Ctx, args: &[RedisString]) -> Result<(), Unavailable> {
     home_db::listen(ctx)?;
     // Last: a timer of a module that did not load would fire into nothing.
     timers::start(ctx);
+    ctx.log(LogLevel::Notice, &format!("version {}: {}", env!("CARGO_PKG_VERSION"), config::summary()));
     Ok(())
 }

@@ -14,6 +14,7 @@ use super::args::Args;
 use super::data_type::{self, first_revision, Stored};
 use super::ffi::{Ctx, Key, LogLevel, Slot};
 use super::index::{self, Entry};
+use super::log::Sparing;
 use super::{blocking, change, publish, timers, Answered, Call, Refusal};
 use crate::codec;
 use crate::engine::{apply as apply_batch, Batch, Command};
@@ -23,6 +24,9 @@ use std::ffi::CStr;
 pub const APPLY: &CStr = c"DEPLOY.APPLY";
 pub const RECORD: &CStr = c"RECORD";
 pub const TICK: &[u8] = b"TICK";
+
+static NOT_APPLIED: Sparing = Sparing::new();
+static FROZEN: Sparing = Sparing::new();
 
 /// The command's handler.
 pub fn apply(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
@@ -47,7 +51,7 @@ pub fn apply(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     }
     .map_err(|why| {
         // An error reply to a primary is the server's "== CRITICAL =="; to the AOF, nothing. So it is said here as well.
-        ctx.log(LogLevel::Warning, &format!("deploy: change of key '{key}' not applied: {why}"));
+        NOT_APPLIED.say(LogLevel::Warning, &format!("change of key '{key}' not applied: {why}"));
         Refusal::Internal(why)
     })?;
     // To this server's own AOF, and to whoever replicates from it.
@@ -84,7 +88,7 @@ fn apply_record(ctx: Ctx, key: &RedisString, bytes: &[u8]) -> Result<(), String>
 
 fn apply_changes(ctx: Ctx, key: &RedisString, payload: &[u8]) -> Result<(), String> {
     let mut open = Key::peek(ctx, key);
-    match after_changes(ctx, key, &mut open, payload)? {
+    match after_changes(key, &mut open, payload)? {
         After::Same => Ok(()),
         After::InPlace(batch) => {
             if let Slot::Ours(stored) = open.slot() {
@@ -130,7 +134,7 @@ enum After {
 
 /// Changes that cannot be read or applied are kept behind the record, which is read-only from then on: a newer module
 /// can make up for it.
-fn after_changes(ctx: Ctx, key: &RedisString, open: &mut Key, payload: &[u8]) -> Result<After, String> {
+fn after_changes(key: &RedisString, open: &mut Key, payload: &[u8]) -> Result<After, String> {
     let existing = match open.slot() {
         Slot::Empty => None,
         Slot::Foreign => return Err("the key holds another type".to_string()),
@@ -141,7 +145,7 @@ fn after_changes(ctx: Ctx, key: &RedisString, open: &mut Key, payload: &[u8]) ->
         Ok(batch) => batch,
         Err(error) => {
             let text = format!("record of key '{key}' is read-only from here on: a change of it cannot be read: {error}");
-            ctx.log(LogLevel::Warning, &format!("deploy: {text}"));
+            FROZEN.say(LogLevel::Warning, &text);
             return Ok(After::Other(Stored::with_change(existing, payload), None));
         }
     };

@@ -9,13 +9,14 @@
 
 use super::clock;
 use super::config;
-use super::ffi::{avoids_replica_traffic, Ctx, Key, Slot, TimerId};
+use super::ffi::{avoids_replica_traffic, Ctx, Key, LogLevel, Slot, TimerId};
 use super::guard::guard;
 use super::home_db;
 use super::index::{self, Place};
+use super::log::Sparing;
 use super::replication;
 use crate::engine::time::UnixMs;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ const LONGEST_WAIT_MS: u64 = 100;
 const GATED_WAIT_MS: u64 = 20;
 /// A turn that comes so much later than it was asked for: the process stood still, or something held it up.
 const STOOD_STILL_MS: u64 = 500;
+/// A delay beyond what a busy server explains, which is worth a line in its log.
+const FAR_BEHIND_MS: u64 = 1_000;
 /// How long a key is left alone after a tick that failed, or that changed nothing.
 const RETRY_MS: u64 = 100;
 
@@ -47,6 +50,11 @@ static TIMER: Mutex<Timer> = Mutex::new(Timer { armed: None, in_turn: false, has
 
 /// Set around the call of a tick, and known to this process alone: nobody else can issue one.
 static TICKING: AtomicBool = AtomicBool::new(false);
+
+/// Since when nothing but the server's being busy keeps the timer: what fell due before had to wait.
+static FREE_SINCE: AtomicU64 = AtomicU64::new(0);
+
+static FAR_BEHIND: Sparing = Sparing::new();
 
 static LAGS: Mutex<Lags> = Mutex::new(Lags::new());
 
@@ -72,7 +80,14 @@ pub fn arm(ctx: Ctx) {
 /// Arms the timer for the first time: for as soon as the server has loaded its data.
 pub fn start(ctx: Ctx) {
     let now = clock::wall();
+    FREE_SINCE.store(now, Ordering::Relaxed);
     arm_at(ctx, now, now);
+}
+
+/// After what held the timer back: loading, or another role.
+pub fn go_on(ctx: Ctx) {
+    FREE_SINCE.store(clock::wall(), Ordering::Relaxed);
+    arm(ctx);
 }
 
 /// Arms the timer for `at`, unless it fires before. Never from the callback of the timer that would be stopped: the
@@ -105,6 +120,9 @@ pub fn turn(ctx: Ctx) {
     let outcome = guard("a turn of the timer", || {
         home_db::listen_late(ctx);
         if is_to_listen_first(asked_for, now) {
+            if let (Some(armed), true) = (asked_for, may_write(ctx)) {
+                note_delay(armed.at, now, "the server stood still, and all timers with it");
+            }
             return Turn::Gated;
         }
         work(ctx)
@@ -113,6 +131,7 @@ pub fn turn(ctx: Ctx) {
     match outcome {
         Ok(Turn::Gated) => {
             let now = clock::wall();
+            FREE_SINCE.store(now, Ordering::Relaxed);
             arm_at(ctx, now, now.saturating_add(GATED_WAIT_MS));
         }
         Ok(Turn::Done) => arm(ctx),
@@ -176,7 +195,10 @@ fn tick(ctx: Ctx, due: UnixMs, place: &Place) {
     let outcome = ctx.call(replication::APPLY, c"!ESMbb", place.key.as_bytes(), replication::TICK);
     TICKING.store(false, Ordering::Relaxed);
     match outcome {
-        Ok(()) => LAGS.lock().unwrap_or_else(PoisonError::into_inner).record(lag),
+        Ok(()) => {
+            LAGS.lock().unwrap_or_else(PoisonError::into_inner).record(lag);
+            note_delay(due, clock::wall(), "timers are behind");
+        }
         // READONLY, OOM, NOREPLICAS, MISCONF, another node's key: later. But a key that is gone, or is no deployment any
         // more, is forgotten: nobody told the index.
         Err(_) => {
@@ -185,6 +207,14 @@ fn tick(ctx: Ctx, due: UnixMs, place: &Place) {
                 index::remove(place.db, place.key.as_bytes());
             }
         }
+    }
+}
+
+/// A line in the log where something came late that nothing but the server's being busy explains.
+fn note_delay(due: UnixMs, now: UnixMs, what: &str) {
+    let late_ms = now.saturating_sub(due.max(FREE_SINCE.load(Ordering::Relaxed)));
+    if late_ms >= FAR_BEHIND_MS {
+        FAR_BEHIND.say(LogLevel::Warning, &format!("{what}: {late_ms} ms late"));
     }
 }
 

@@ -252,9 +252,10 @@ pub(super) unsafe extern "C" fn server_event(
             }
             (raw::REDISMODULE_EVENT_LOADING, raw::REDISMODULE_SUBEVENT_LOADING_ENDED) => {
                 index::verify(ctx);
-                timers::arm(ctx);
+                index::tell_loaded(ctx);
+                timers::go_on(ctx);
             }
-            (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, _) => timers::arm(ctx),
+            (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, _) => timers::go_on(ctx),
             _ => {}
         }
     });

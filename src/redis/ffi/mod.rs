@@ -117,9 +117,9 @@ fn log_line(ctx: *mut raw::RedisModuleCtx, level: LogLevel, text: &str) {
     unsafe { log(ctx, level.as_ptr(), c"%s".as_ptr(), text.as_ptr()) }
 }
 
-/// Logs where no context is at hand.
+/// Logs where no context is at hand: the server then does not know whose line it is.
 pub fn log(level: LogLevel, text: &str) {
-    log_line(ptr::null_mut(), level, text);
+    log_line(ptr::null_mut(), level, &format!("deploy: {text}"));
 }
 
 /// A text as C wants it. What C, or a line of the protocol, would end at becomes a blank.

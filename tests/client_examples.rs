@@ -1,0 +1,216 @@
+//! Promise: a coordinator is a short program in any language. Each client in `examples/` is the only coordinator of a
+//! deployment, and takes it through everything that one can be asked to do, its connections cut again and again.
+//!
+//! They need what `scripts/test` installs: redis-py in `.clients`, node-redis in `examples/node_modules`.
+
+mod common;
+
+use common::*;
+use serde_json::{json, Value as Json};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+const KEY: &str = "agent-api";
+/// The TTL that all the clients give their services.
+const TTL_MS: u64 = 3000;
+
+/// How a client is started; whatever it misses is a failure, and says where it comes from.
+fn python() -> Command {
+    let mut python = Command::new("python3");
+    assert!(root().join(".clients/redis").is_dir(), "redis-py is missing: scripts/test installs it into .clients");
+    python.env("PYTHONPATH", root().join(".clients")).arg(root().join("examples/coordinator.py"));
+    python
+}
+
+fn node() -> Command {
+    let modules = root().join("examples/node_modules/redis");
+    assert!(modules.is_dir(), "node-redis is missing: scripts/test installs it, or `npm ci` in examples/");
+    let mut node = Command::new("node");
+    node.arg(root().join("examples/coordinator.mjs"));
+    node
+}
+
+/// Cargo builds the examples with the tests, unless it is asked for one test alone.
+fn rust() -> Command {
+    let tests = std::env::current_exe().expect("a test is a file");
+    let example = tests.parent().and_then(Path::parent).expect("target/debug/deps").join("examples/mini_coordinator");
+    let changed = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
+    let source = changed(&root().join("examples/mini_coordinator.rs"));
+    let hint = "is not there or old: `cargo build --example mini_coordinator`";
+    assert!(changed(&example).is_some_and(|built| Some(built) >= source), "{} {hint}", example.display());
+    Command::new(example)
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A client at work. It ends with this value.
+struct Coordinator {
+    process: Child,
+    output: PathBuf,
+}
+
+impl Coordinator {
+    fn start(mut command: Command, server: &Server) -> Coordinator {
+        let output = server.folder.join("coordinator.log");
+        let log = File::options().create(true).append(true).open(&output).expect("a file in our own folder");
+        let errors = log.try_clone().expect("a file");
+        command.arg(format!("redis://127.0.0.1:{}/", server.port)).arg(KEY);
+        let process = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
+        let process = process.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+        Coordinator { process, output }
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("-- the coordinator said:\n{}", std::fs::read_to_string(&self.output).unwrap_or_default());
+        }
+    }
+}
+
+/// Agents that each offer a service.
+fn manifest_of(kind: &str, agents: &[&str], model: &str) -> String {
+    let nodes: Vec<Json> = agents
+        .iter()
+        .map(|agent| json!({ "node_id": agent, "config": { "model": model }, "services": [{ "name": "web" }] }))
+        .collect();
+    json!({ "type": kind, "nodes": nodes, "entrypoints": [agents[0]] }).to_string()
+}
+
+/// Everybody's connections but our own, as an unkind operator, a proxy or a failover would.
+fn cut_connections(client: &mut Client) {
+    client.call(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    client.call(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+}
+
+/// What answers where RESOLVE says that agents are: its caller's view of it all.
+fn answers(client: &mut Client) -> Vec<String> {
+    let resolved = client.json(&["DEPLOY.RESOLVE", KEY, "SERVICE", "web", "JSON"]);
+    let mut all: Vec<String> = array(&resolved).iter().filter_map(|entry| get(number(&entry["port"]) as u16)).collect();
+    all.sort();
+    all
+}
+
+fn get(port: u16) -> Option<String> {
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    connection.set_read_timeout(Some(PATIENCE)).ok()?;
+    connection.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+    let mut all = String::new();
+    connection.read_to_string(&mut all).ok()?;
+    Some(all.split("\r\n\r\n").nth(1)?.trim().to_string())
+}
+
+fn attempts(record: &Json) -> Vec<u64> {
+    array(&record["instances"]).iter().map(|instance| number(&instance["attempt"])).collect()
+}
+
+fn goes_through_everything(coordinator: fn() -> Command) {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+    let mut running = Coordinator::start(coordinator(), &server);
+
+    // A first version: it may be deployed before the coordinator listens, or after.
+    client.deploy(KEY, &manifest_of("service", &AGENTS, "small"), &QUICK);
+    client.wait_for_status(KEY, "successful");
+    assert_eq!(answers(&mut client), ["agent-1 v1", "agent-2 v1", "agent-3 v1"]);
+
+    // An update in place, with a canary, cut off wherever one can be.
+    client.deploy(KEY, &manifest_of("service", &AGENTS, "large"), &[&QUICK[..], &["CANARY", "1"]].concat());
+    cut_connections(&mut client);
+    client.wait_for_status(KEY, "awaiting_promotion");
+    assert_eq!(answers(&mut client), ["agent-2 v1", "agent-3 v1"], "a canary is not resolved");
+    cut_connections(&mut client);
+    client.call(&["DEPLOY.PROMOTE", KEY]);
+    let mut cut_at = 0;
+    let record = wait_for("version 2 to be successful", || {
+        let record = client.status(KEY);
+        if number(&record["revision"]) > cut_at {
+            cut_at = number(&record["revision"]);
+            cut_connections(&mut client);
+        }
+        (record["status"] == "successful").then_some(record)
+    });
+    assert_eq!((&record["current_version"], attempts(&record)), (&json!(2), vec![1, 1, 1]), "started once each");
+    wait_until("version 2 to answer", || answers(&mut client) == ["agent-1 v2", "agent-2 v2", "agent-3 v2"]);
+
+    // Nothing but its refreshing keeps them resolved, also beyond the TTL of them all.
+    let newest = array(&record["services"]).iter().map(|service| number(&service["since"])).max();
+    wait_past(newest.expect("three services") + TTL_MS + 500);
+    assert_eq!(answers(&mut client).len(), 3);
+    let status_changes = client.events_after(KEY, 0).iter().filter(|event| event["type"] == "service_status").count();
+    assert_eq!(status_changes, 0, "no TTL has run out");
+
+    // Killed and started again: its agents have gone with it, and it begins them anew.
+    let before = number(&client.status(KEY)["revision"]);
+    drop(running);
+    running = Coordinator::start(coordinator(), &server);
+    wait_until("a second attempt of all", || {
+        let record = client.status(KEY);
+        attempts(&record) == [2, 2, 2] && record["health"]["healthy"] == 3
+    });
+    assert!(client.events_after(KEY, before).iter().all(|event| event["type"] != "task_issued"), "of itself");
+    assert_eq!(answers(&mut client), ["agent-1 v2", "agent-2 v2", "agent-3 v2"]);
+
+    // Another topology: a second job beside the first, and the first is stopped.
+    client.deploy(KEY, &manifest_of("service", &AGENTS[..2], "huge"), &QUICK);
+    client.wait_for_status(KEY, "successful");
+    cut_connections(&mut client);
+    wait_until("the old job to stop", || client.tasks(KEY).is_empty());
+    assert_eq!(answers(&mut client), ["agent-1 v3", "agent-2 v3"]);
+
+    // The end of it all; and a batch job.
+    let resolved = client.json(&["DEPLOY.RESOLVE", KEY, "JSON"]);
+    client.call(&["DEPLOY.STOP", KEY]);
+    wait_until("everything to stop", || client.tasks(KEY).is_empty());
+    for entry in array(&resolved) {
+        assert_eq!(get(number(&entry["port"]) as u16), None, "{entry} has stopped");
+    }
+    client.deploy(KEY, &manifest_of("batch", &["nightly"], "small"), &[]);
+    let outcome = |client: &mut Client| client.json(&["DEPLOY.VERSION", KEY, "4", "JSON"])["outcome"].clone();
+    wait_until("the batch job to be done", || outcome(&mut client) == "completed");
+    assert!(running.process.try_wait().expect("our own child").is_none(), "it still runs");
+}
+
+#[test]
+fn the_python_coordinator_does_all_that_is_asked() {
+    goes_through_everything(python);
+}
+
+#[test]
+fn the_javascript_coordinator_does_all_that_is_asked() {
+    goes_through_everything(node);
+}
+
+#[test]
+fn the_rust_coordinator_does_all_that_is_asked() {
+    goes_through_everything(rust);
+}
+
+/// While a coordinator is cut off, its task is withdrawn: it must not act on what it read before.
+#[test]
+fn a_claim_that_comes_too_late_stops_nothing() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+    let first = client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
+    client.carry_out_until(KEY, "successful");
+    client.deploy(KEY, &manifest(&AGENTS, "large"), &QUICK);
+    let task = client.tasks(KEY).remove(0);
+    assert_eq!((&task["task"], &task["agent"], &task["attempt"]), (&json!("replace"), &json!("agent-1"), &json!(1)));
+    client.call(&["DEPLOY.ROLLBACK", KEY]);
+    let late = ["DEPLOY.REPORT", KEY, "agent-1", "starting", "VERSION", "2", "JOB", string(&task["job_id"])];
+    assert_eq!(int(&client.call(&[&late[..], &["ATTEMPT", "1"]].concat())), 0);
+    // Who stopped the old one before asking says so, and is given it to start by the next version.
+    let of = ["VERSION", "1", "JOB", &first.text("job_id"), "ATTEMPT", "1"];
+    assert_eq!(int(&client.call(&[&["DEPLOY.REPORT", KEY, "agent-1", "stopped"], &of[..]].concat())), 1);
+    let record = client.status(KEY);
+    let instance = array(&record["instances"]).iter().find(|instance| instance["agent"] == "agent-1").cloned();
+    assert_eq!(instance.expect("it is on the record")["state"], "stopped");
+}

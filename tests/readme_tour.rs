@@ -1,0 +1,155 @@
+//! Promise: the README is true. Its tour is typed into a real `redis-cli` at a real server, and what comes back is what the
+//! page shows; its reference names everything that there is to name.
+
+mod common;
+
+use common::*;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+const README: &str = include_str!("../README.md");
+
+fn section(title: &str) -> &'static str {
+    let start = README.find(&format!("\n{title}\n")).unwrap_or_else(|| panic!("no section {title}"));
+    let rest = &README[start + 1..];
+    let level = title.split(' ').next().expect("a heading");
+    // Up to the next heading of its own level.
+    let end = rest[level.len()..].find(&format!("\n{level} ")).map_or(rest.len(), |end| end + level.len());
+    &rest[..end]
+}
+
+/// The commands of the tour, each with the lines that it is shown to reply.
+fn tour() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut steps: Vec<(&str, Vec<&str>)> = Vec::new();
+    for block in section("## A five-minute tour").split("```text\n").skip(1) {
+        let block = block.split("\n```").next().expect("a block ends");
+        for line in block.lines() {
+            match (line.strip_prefix("> "), steps.last_mut()) {
+                (Some(command), _) => steps.push((command, Vec::new())),
+                (None, Some((_, lines))) => lines.push(line),
+                (None, None) => panic!("a block begins with a command: {line}"),
+            }
+        }
+    }
+    steps
+}
+
+/// What redis-cli shows at its prompt.
+fn typed(port: u16, command: &str) -> Vec<String> {
+    let mut cli = Command::new("redis-cli");
+    cli.args(["-3", "--no-raw", "-p", &port.to_string()]);
+    let mut cli = cli.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("redis-cli");
+    writeln!(cli.stdin.take().expect("a pipe"), "{command}").expect("written");
+    let output = cli.wait_with_output().expect("its end");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).expect("text");
+    // How long it took is not part of the reply.
+    let is_timing = |line: &str| line.starts_with('(') && line.ends_with("s)");
+    lines.lines().map(masked).filter(|line| !line.is_empty() && !is_timing(line)).collect()
+}
+
+/// Without times (unix ms) and trailing blanks.
+fn masked(line: &str) -> String {
+    let mut masked = String::new();
+    for part in line.split_inclusive(|c: char| !c.is_ascii_digit()) {
+        let digits = part.trim_end_matches(|c: char| !c.is_ascii_digit());
+        masked.push_str(if digits.len() == 13 { "<time>" } else { digits });
+        masked.push_str(&part[digits.len()..]);
+    }
+    masked.trim_end().to_string()
+}
+
+/// Whether the lines are those shown, where `…` stands for any number of them.
+fn is_as_shown(shown: &[String], lines: &[String]) -> bool {
+    match (shown.split_first(), lines.split_first()) {
+        (None, None) => true,
+        (Some((first, rest)), _) if first == "…" => {
+            is_as_shown(rest, lines) || lines.split_first().is_some_and(|(_, lines)| is_as_shown(shown, lines))
+        }
+        (Some((first, shown)), Some((line, lines))) => first == line && is_as_shown(shown, lines),
+        _ => false,
+    }
+}
+
+#[test]
+fn the_tour_is_as_shown() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let steps = tour();
+    assert!(steps.len() > 15, "{} steps", steps.len());
+    for (command, shown) in steps {
+        let lines = typed(server.port, command);
+        let shown: Vec<String> = shown.into_iter().map(masked).collect();
+        assert!(shown.iter().any(|line| line != "…"), "{command}: nothing is shown");
+        assert!(
+            is_as_shown(&shown, &lines),
+            "\n> {command}\n-- shown:\n{}\n-- replied:\n{}",
+            shown.join("\n"),
+            lines.join("\n")
+        );
+    }
+}
+
+#[test]
+fn what_is_shown_is_compared() {
+    let lines = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
+    assert!(is_as_shown(&lines("a … d"), &lines("a b c d")));
+    assert!(is_as_shown(&lines("a … b …"), &lines("a b")));
+    assert!(!is_as_shown(&lines("a … d"), &lines("a b c")));
+    assert!(!is_as_shown(&lines("a b"), &lines("a b c")));
+    assert!(!is_as_shown(&lines("a b c"), &lines("a b")));
+    assert_eq!(masked("10# \"since\" => (integer) 1795530593663  "), "10# \"since\" => (integer) <time>");
+    assert_eq!(masked("3# \"version\" => (integer) 12"), "3# \"version\" => (integer) 12");
+}
+
+/// Whether the page has a word, by itself or as the end of a list such as `deploy_refused_err`, `…_limit`.
+fn names(text: &str, word: &str, prefixes: &[&str]) -> bool {
+    let short = |prefix: &&str| word.strip_prefix(*prefix).is_some_and(|rest| text.contains(&format!("`…_{rest}`")));
+    text.contains(&format!("`{word}`")) || prefixes.iter().any(short)
+}
+
+#[test]
+fn the_reference_leaves_nothing_out() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+
+    let commands = client.call(&["COMMAND", "LIST", "FILTERBY", "MODULE", "deploy"]);
+    for command in items(&commands).iter().map(|name| text(name).to_uppercase()) {
+        assert!(README.contains(&format!("`{command}")), "{command}");
+    }
+    for (name, _) in Fields::of(&client.call(&["CONFIG", "GET", "deploy.*"])).0 {
+        let name = name.strip_prefix("deploy.").expect("the module's prefix");
+        assert!(section("## Limits and configuration").contains(&format!("| `{name}` |")), "{name}");
+    }
+    let info = text(&client.call(&["INFO", "deploy"]));
+    let fields = info.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name);
+    let numbers = section("### Numbers");
+    for field in fields {
+        let prefixes = ["deploy_deployments_", "deploy_refused_", "deploy_timer_lag_"].map(|p| p.trim_end_matches('_'));
+        let prefixes = prefixes.map(|prefix| format!("{prefix}_"));
+        assert!(names(numbers, field, &prefixes.each_ref().map(String::as_str)), "{field} in {numbers}");
+    }
+    for event in [
+        "deployment_started", "task_issued", "task_done", "agent_state", "agent_healthy", "agent_unhealthy",
+        "awaiting_promotion", "deployment_promoted", "deployment_paused", "deployment_resumed", "deployment_failed",
+        "deployment_cancelled", "deployment_successful", "deployment_noop", "version_recorded", "fallback_blue_green",
+        "rollback_started", "version_tagged", "version_untagged", "service_registered", "service_status",
+        "service_deregistered",
+    ] {
+        assert!(names(section("## Events"), event, &[]), "{event}");
+    }
+    for code in ["ERR", "WRONGTYPE", "NOTFOUND", "INVALID", "BADSTATE", "UNHEALTHY", "CONFLICT", "LIMIT"] {
+        assert!(section("### Errors").contains(&format!("| `{code}` |")), "{code}");
+    }
+}
+
+/// Files that the page speaks of are there.
+#[test]
+fn links_and_paths_lead_somewhere() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let links = README.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
+    let quoted = README.split('`').skip(1).step_by(2);
+    let is_path = |text: &&str| ["scripts/", "tests/", "packaging/", "src/"].iter().any(|folder| text.starts_with(folder));
+    for path in links.chain(quoted.filter(is_path)).filter(|path| !path.contains([' ', '{', '*'])) {
+        assert!(path.starts_with("http") || root.join(path).exists(), "{path}");
+    }
+}

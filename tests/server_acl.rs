@@ -1,0 +1,299 @@
+//! Promise: who may do what is the server's ACL, as for its own commands: by command, by category where there is one, by
+//! key, for reading alone. Who may not is refused before anything has happened.
+//!
+//! The users are those of the sample configuration (`packaging/redis-deploy.conf`), and some that show single rights.
+
+mod common;
+
+use common::*;
+use serde_json::Value as Json;
+use std::collections::BTreeSet;
+
+const KEY: &str = "agent-api";
+const SAMPLE: &str = include_str!("../packaging/redis-deploy.conf");
+
+/// A user of the sample configuration: its rules, password included.
+fn sample_user(name: &str) -> Vec<&'static str> {
+    let line = SAMPLE.lines().find(|line| line.starts_with(&format!("user {name} "))).expect("a user of the sample");
+    line.split(' ').skip(1).collect()
+}
+
+fn log_in(server: &Server, name: &str, password: &str) -> Client {
+    let mut client = server.client();
+    client.call(&["AUTH", name, password]);
+    client
+}
+
+fn make_users(client: &mut Client) {
+    for name in ["operator", "coordinator", "caller", "reader", "monitoring"] {
+        client.call(&[&["ACL", "SETUSER"][..], &sample_user(name)].concat());
+    }
+    for (name, rights) in [
+        ("promoter", "~* +deploy.status +deploy.promote"),
+        ("rescuer", "~* +deploy.status +deploy.rollback +deploy.fail"),
+        ("elsewhere", "~other-* +@all"),
+        ("reads-keys", "%R~* +@all"),
+    ] {
+        let rules = format!("{name} on >change-me-{name} resetchannels -@all {rights}");
+        client.call(&[&["ACL", "SETUSER"][..], &rules.split(' ').collect::<Vec<_>>()].concat());
+    }
+}
+
+/// Every command, called well.
+fn calls() -> Vec<(&'static str, Vec<String>)> {
+    let manifest = manifest(&AGENTS, "other");
+    let words = |text: &str| text.split(' ').map(|word| word.replace("MANIFEST-TEXT", &manifest)).collect();
+    [
+        ("DEPLOY", "DEPLOY.DEPLOY agent-api MANIFEST MANIFEST-TEXT"),
+        ("PLAN", "DEPLOY.PLAN agent-api MANIFEST MANIFEST-TEXT"),
+        ("LIST", "DEPLOY.LIST"),
+        ("STATUS", "DEPLOY.STATUS agent-api"),
+        ("HISTORY", "DEPLOY.HISTORY agent-api"),
+        ("VERSION", "DEPLOY.VERSION agent-api 1"),
+        ("PROMOTE", "DEPLOY.PROMOTE agent-api"),
+        ("ROLLBACK", "DEPLOY.ROLLBACK agent-api"),
+        ("PAUSE", "DEPLOY.PAUSE agent-api"),
+        ("RESUME", "DEPLOY.RESUME agent-api"),
+        ("FAIL", "DEPLOY.FAIL agent-api"),
+        ("STOP", "DEPLOY.STOP agent-api"),
+        ("TAG", "DEPLOY.TAG agent-api 1 one"),
+        ("UNTAG", "DEPLOY.UNTAG agent-api first"),
+        ("WAIT", "DEPLOY.WAIT agent-api UNTIL 1 awaiting_promotion"),
+        ("EVENTS", "DEPLOY.EVENTS agent-api"),
+        ("TASKS", "DEPLOY.TASKS agent-api"),
+        ("REPORT", "DEPLOY.REPORT agent-api agent-1 unready"),
+        ("REGISTER", "DEPLOY.REGISTER agent-api agent-1 web INSTANCE i-2 ADDRESS h PORT 1"),
+        ("CHECK", "DEPLOY.CHECK agent-api i-1 critical"),
+        ("DEREGISTER", "DEPLOY.DEREGISTER agent-api i-1"),
+        ("RESOLVE", "DEPLOY.RESOLVE agent-api"),
+    ]
+    .map(|(name, text)| (name, words(text)))
+    .into()
+}
+
+const READS: &str = "PLAN LIST STATUS HISTORY VERSION WAIT EVENTS TASKS RESOLVE";
+const OPERATES: &str = "DEPLOY PROMOTE ROLLBACK PAUSE RESUME FAIL STOP TAG UNTAG";
+
+/// What each user may do, and nobody anything else.
+fn allowed(user: &str) -> String {
+    match user {
+        "operator" => format!("{READS} {OPERATES}"),
+        "coordinator" => "STATUS VERSION EVENTS TASKS RESOLVE REPORT REGISTER CHECK DEREGISTER".into(),
+        "caller" => "RESOLVE".into(),
+        "reader" | "reads-keys" => READS.into(),
+        "monitoring" => String::new(),
+        "promoter" => "STATUS PROMOTE".into(),
+        "rescuer" => "STATUS ROLLBACK FAIL".into(),
+        // It has no key, and one that does not show is no secret.
+        "elsewhere" => "LIST".into(),
+        other => panic!("an unknown user {other}"),
+    }
+}
+
+const USERS: [&str; 9] = [
+    "operator", "coordinator", "caller", "reader", "monitoring", "promoter", "rescuer", "elsewhere", "reads-keys",
+];
+
+/// A record at which every command has something to do: a canary that awaits its promotion, a tag, a service.
+fn prepare(client: &mut Client) {
+    client.call(&["DEL", KEY]);
+    client.deploy(KEY, &manifest(&AGENTS, "small"), &["MIN_HEALTHY_MS", "0", "TAG", "first"]);
+    client.carry_out_until(KEY, "successful");
+    client.deploy(KEY, &manifest(&AGENTS, "large"), &["MIN_HEALTHY_MS", "0", "CANARY", "1"]);
+    client.call(&["DEPLOY.REGISTER", KEY, "agent-2", "web", "INSTANCE", "i-1", "ADDRESS", "h", "PORT", "1"]);
+    client.carry_out_until(KEY, "awaiting_promotion");
+}
+
+#[test]
+fn every_user_may_do_what_he_may_and_nothing_else() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut root = server.client();
+        make_users(&mut root);
+        prepare(&mut root);
+        let published = Subscriber::start(&server, "*");
+        for user in USERS {
+            let allowed: BTreeSet<String> = allowed(user).split(' ').map(str::to_string).collect();
+            for (name, words) in calls() {
+                let mut client = log_in(&server, user, &format!("change-me-{user}"));
+                let before = (root.status(KEY), root.call(&["DUMP", KEY]), root.info("replication", "master_repl_offset"));
+                match (client.try_call(&words), allowed.contains(name)) {
+                    (Ok(_), true) => {}
+                    // One that is allowed may still be refused by the state; not by the server.
+                    (Err(error), true) => assert!(!error.starts_with("NOPERM"), "{user} {name}: {error}"),
+                    (Ok(reply), false) => panic!("{user} may {name}: {reply:?}"),
+                    (Err(error), false) => {
+                        assert!(error.starts_with("NOPERM"), "{user} {name}: {error}");
+                        let after = (root.status(KEY), root.call(&["DUMP", KEY]), root.info("replication", "master_repl_offset"));
+                        assert_eq!(after, before, "{user} was refused {name}, and something has happened");
+                    }
+                }
+                if root.status(KEY)["revision"] != before.0["revision"] {
+                    prepare(&mut root);
+                }
+            }
+        }
+        let events = published.events_until_now(&mut root, "deploy:events:marks");
+        let by: BTreeSet<&str> = events.iter().filter_map(|event| event["by"].as_str()).collect();
+        assert_eq!(by, BTreeSet::from(["auto", "default", "operator", "promoter", "rescuer"]), "who has done something");
+    });
+}
+
+/// A command that is new is to be given to somebody in the sample, or to be left out knowingly, here.
+#[test]
+fn the_sample_gives_every_command_to_somebody() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+    let commands = client.call(&["COMMAND", "LIST", "FILTERBY", "MODULE", "deploy"]);
+    let given: BTreeSet<&str> = SAMPLE.split_whitespace().filter_map(|word| word.strip_prefix("+deploy.")).collect();
+    for command in items(&commands).iter().map(text) {
+        let name = command.strip_prefix("deploy.").expect("the module's prefix");
+        assert_eq!(given.contains(name), name != "apply", "{command} in packaging/redis-deploy.conf");
+    }
+}
+
+#[test]
+fn a_list_leaves_out_what_its_caller_may_not_read() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut root = server.client();
+        for key in ["agent-a", "agent-b", "other-a"] {
+            root.deploy(key, &manifest(&AGENTS, "small"), &SLOW);
+        }
+        for (rules, listed) in [
+            ("~agent-*", &["agent-a", "agent-b"][..]),
+            ("%R~other-*", &["other-a"]),
+            ("%W~agent-* %R~agent-b", &["agent-b"]),
+            ("%W~*", &[]),
+            ("resetkeys", &[]),
+            ("~*", &["agent-a", "agent-b", "other-a"]),
+        ] {
+            let rules = format!("somebody reset on >p +deploy.list {rules}");
+            root.call(&[&["ACL", "SETUSER"][..], &rules.split(' ').collect::<Vec<_>>()].concat());
+            let mut client = log_in(&server, "somebody", "p");
+            let page = client.call(&["DEPLOY.LIST", "COUNT", "2"]);
+            let mut keys: Vec<String> =
+                items(&items(&page)[1]).iter().map(|entry| Fields::of(entry).text("deployment_key")).collect();
+            let cursor = text(&items(&page)[0]);
+            if cursor != "0" {
+                let page = client.call(&["DEPLOY.LIST", "CURSOR", &cursor]);
+                keys.extend(items(&items(&page)[1]).iter().map(|entry| Fields::of(entry).text("deployment_key")));
+            }
+            assert_eq!(keys, listed, "{rules}");
+        }
+    });
+}
+
+/// `@deploy` where a module may add a category (Redis 7.4, Valkey 8.1), `@read` and `@write` since 7.2; Redis 7.0 has
+/// neither for modules, and gives their commands by name alone.
+#[test]
+fn the_categories_are_there_where_the_server_has_them() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut root = server.client();
+        let has_categories = kind != ServerKind::Redis70;
+        let ours = |root: &mut Client, category: &str| -> BTreeSet<String> {
+            match root.try_call(&["ACL", "CAT", category]) {
+                Ok(commands) => items(&commands).iter().map(|c| text(c).to_lowercase()).filter(|c| c.starts_with("deploy.")).collect(),
+                Err(_) => BTreeSet::new(),
+            }
+        };
+        let (all, read, write, waits) =
+            (ours(&mut root, "deploy"), ours(&mut root, "read"), ours(&mut root, "write"), ours(&mut root, "blocking"));
+        if !has_categories {
+            assert!(all.is_empty() && read.is_empty() && write.is_empty() && waits.is_empty());
+            return;
+        }
+        let commands = root.call(&["COMMAND", "LIST", "FILTERBY", "MODULE", "deploy"]);
+        assert_eq!(all, items(&commands).iter().map(|c| text(c).to_lowercase()).collect());
+        assert!(read.is_disjoint(&write));
+        for name in READS.split(' ') {
+            assert!(read.contains(&format!("deploy.{}", name.to_lowercase())), "{name}");
+        }
+        for name in format!("{OPERATES} REPORT REGISTER CHECK DEREGISTER APPLY").split(' ') {
+            assert!(write.contains(&format!("deploy.{}", name.to_lowercase())), "{name}");
+        }
+        assert_eq!(waits, BTreeSet::from(["deploy.events".into(), "deploy.wait".into()]));
+
+        prepare(&mut root);
+        root.call(&["ACL", "SETUSER", "looker", "on", ">p", "%R~*", "+@read"]);
+        root.call(&["ACL", "SETUSER", "doer", "on", ">p", "~*", "+@deploy"]);
+        let mut looker = log_in(&server, "looker", "p");
+        looker.call(&["DEPLOY.STATUS", KEY]);
+        assert!(looker.refused(&["DEPLOY.PAUSE", KEY]).starts_with("NOPERM"));
+        let mut doer = log_in(&server, "doer", "p");
+        doer.call(&["DEPLOY.PAUSE", KEY]);
+        assert!(doer.refused(&["GET", "x"]).starts_with("NOPERM"));
+    });
+}
+
+/// The internal command may be denied to everybody: neither the timer nor a replica comes as a user.
+#[test]
+fn the_internal_command_can_be_denied_to_all() {
+    on_each_server(|kind| {
+        let (server, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
+        replica.replicate_from(&server);
+        let mut client = server.client();
+        client.call(&["ACL", "SETUSER", "default", "-deploy.apply"]);
+        replica.client().call(&["ACL", "SETUSER", "default", "-deploy.apply"]);
+        assert!(client.refused(&["DEPLOY.APPLY", KEY, "x"]).starts_with("NOPERM"));
+        client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
+        client.carry_out_until(KEY, "successful");
+        replica.assert_equal_to(&server);
+    });
+}
+
+/// Who (the ACL user), when and why: on the record, in the history, and in the event.
+#[test]
+fn every_operators_action_says_who_when_and_why() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut root = server.client();
+        root.call(&["ACL", "SETUSER", "ada", "on", ">p", "~*", "+@all"]);
+        let mut ada = log_in(&server, "ada", "p");
+        let published = Subscriber::start(&server, "deploy:events:*");
+        let canary = [&QUICK[..], &["CANARY", "1"]].concat();
+        let mut acts = |key: &str, words: &[&str], kind: &str| {
+            let before = unix_ms();
+            let revision = root.try_call(&["DEPLOY.STATUS", key]).map_or(0, |status| Fields::of(&status).int("revision"));
+            let why = format!("because of {kind}");
+            let takes_reason = !["DEPLOY.TAG", "DEPLOY.UNTAG"].contains(&words[0]);
+            let reason = ["REASON", why.as_str()];
+            ada.call(&[words, if takes_reason { &reason } else { &[] }].concat());
+            let events = root.events_after(key, revision as u64);
+            let event = events.iter().find(|event| event["type"] == kind);
+            let event = event.unwrap_or_else(|| panic!("{words:?} leaves {kind} in {events:?}")).clone();
+            assert_eq!(event["by"], "ada", "{event}");
+            assert_eq!(event["reason"], if takes_reason { why.clone().into() } else { Json::Null }, "{event}");
+            assert!((before - 1..=unix_ms()).contains(&number(&event["at"])), "{event}");
+            published.wait_for_event("the same event", |heard| *heard == event);
+            let record = root.status(key);
+            if ["deployment_started", "rollback_started"].contains(&kind) {
+                assert_eq!((&record["by"], &record["reason"]), (&"ada".into(), &why.clone().into()));
+                let newest = &root.json(&["DEPLOY.HISTORY", key, "JSON"])[0];
+                assert_eq!((&newest["by"], &newest["reason"]), (&"ada".into(), &why.into()));
+                assert_eq!(newest["submitted_at"], event["at"]);
+            }
+            // The record tells it by its last events as well.
+            let shown = array(&record["events"]).iter().any(|shown| *shown == event || shown.as_str() == Some(&event.to_string()));
+            assert!(shown || events.len() > 10, "{kind} in {}", record["events"]);
+        };
+        let mut coordinator = server.client();
+        let (small, large) = (manifest(&AGENTS, "small"), manifest(&AGENTS, "large"));
+        acts(KEY, &[&["DEPLOY.DEPLOY", KEY, "MANIFEST", &small], &QUICK[..]].concat(), "deployment_started");
+        coordinator.carry_out_until(KEY, "successful");
+        acts(KEY, &[&["DEPLOY.DEPLOY", KEY, "MANIFEST", &large], &canary[..]].concat(), "deployment_started");
+        coordinator.carry_out_until(KEY, "awaiting_promotion");
+        acts(KEY, &["DEPLOY.PROMOTE", KEY], "deployment_promoted");
+        acts(KEY, &["DEPLOY.PAUSE", KEY], "deployment_paused");
+        acts(KEY, &["DEPLOY.RESUME", KEY], "deployment_resumed");
+        acts(KEY, &["DEPLOY.FAIL", KEY], "deployment_failed");
+        acts(KEY, &["DEPLOY.ROLLBACK", KEY], "rollback_started");
+        acts(KEY, &["DEPLOY.TAG", KEY, "1", "one"], "version_tagged");
+        acts(KEY, &["DEPLOY.UNTAG", KEY, "one"], "version_untagged");
+        acts(KEY, &["DEPLOY.STOP", KEY], "deployment_cancelled");
+        let mut batch: Json = serde_json::from_str(&small).expect("JSON");
+        batch["type"] = "batch".into();
+        acts("nightly", &["DEPLOY.DEPLOY", "nightly", "MANIFEST", &batch.to_string()], "version_recorded");
+    });
+}
