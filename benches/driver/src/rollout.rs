@@ -36,6 +36,12 @@ pub fn deploy(conn: &mut Conn, key: &str, manifest: &str, options: &[&str]) {
     conn.call(&[&["DEPLOY.DEPLOY", key, "MANIFEST", manifest], options].concat());
 }
 
+/// Waits until a deployment has come to its end, which the server's timer brings about.
+pub fn await_end(conn: &mut Conn, key: &str) {
+    let reply = conn.call(&["DEPLOY.WAIT", key, "TIMEOUT", "60000"]);
+    assert!(reply != crate::resp::Reply::Nil, "{key} does not come to its end");
+}
+
 /// A rollout on its way: version 1 ran on all agents, version 2 has replaced all of them, all are ready and none is
 /// healthy yet. The log is full.
 pub struct Rollout {
@@ -48,11 +54,13 @@ impl Rollout {
         let rollout = Rollout { key: key.to_string(), agents };
         deploy(conn, key, &manifest(agents, 1), &AT_ONCE);
         conn.many(agents, |n, out| put(out, &["DEPLOY.REPORT", key, &agent(n), "ready"]));
+        await_end(conn, key);
         deploy(conn, key, &manifest(agents, 2), &[&SLOW[..], &["MAX_PARALLEL", "100%"]].concat());
         conn.many(agents, |n, out| put(out, &["DEPLOY.REPORT", key, &agent(n), "ready"]));
-        // Two events for each report so far that ended a task, one for each of these.
+        // The log has the kind of event that the measurement adds; and all are ready again at the end.
         let mut reports = rollout.reports();
-        conn.many(200, |n, out| reports(None, n as u64, out));
+        let turns = (2 * agents) * 100usize.div_ceil(2 * agents);
+        conn.many(turns, |n, out| reports(None, n as u64, out));
         rollout
     }
 

@@ -6,7 +6,7 @@ use crate::contest::{contest, median, percentile, Contestant, Expected, OneComma
 use crate::contestants::AGENTS;
 use crate::resp::{put, Conn, Reply};
 use crate::rollout::{agent, bare_manifest, Rollout, AT_ONCE};
-use crate::server::Server;
+use crate::server::{wait_for, Server};
 use crate::table::{digits, Goal};
 use crate::{Bench, PIPELINED};
 use serde_json::json;
@@ -22,6 +22,9 @@ pub fn finished(conn: &mut Conn, prefix: &str, count: usize) {
             0 => put(out, &[&["DEPLOY.DEPLOY", &key, "MANIFEST", &manifest], &AT_ONCE[..]].concat()),
             _ => put(out, &["DEPLOY.REPORT", &key, &agent(0), "ready"]),
         }
+    });
+    wait_for("all of them to be finished", || {
+        (conn.info("deploy", "deploy_deployments_successful") as usize >= count).then_some(())
     });
 }
 
@@ -42,7 +45,6 @@ impl Crowd {
         finished(&mut conn, "app", count);
         let took = start.elapsed().as_secs_f64();
         let each = (used(&mut conn) - before) / count as f64;
-        assert_eq!(conn.info("deploy", "deploy_deployments_successful") as usize, count, "all are finished");
         let told = conn.run("MEMORY USAGE app-0000001 SAMPLES 0").int();
         let note = format!(
             "used_memory; one agent, six events, the index included; MEMORY USAGE says {told}; made in {took:.0} s, {} a second",

@@ -1,7 +1,7 @@
 //! Point 4: what a record takes, against the same content as JSON in Redis's own types.
 
 use crate::resp::{put, Conn};
-use crate::rollout::{agent, bare_manifest, deploy, events, status, AT_ONCE, SLOW};
+use crate::rollout::{agent, await_end, bare_manifest, deploy, events, status, AT_ONCE, SLOW};
 use crate::server::Server;
 use crate::table::{digits, Goal};
 use crate::Bench;
@@ -20,6 +20,9 @@ pub fn full_record(conn: &mut Conn, key: &str) {
         let pace = if version == VERSIONS { &SLOW[..] } else { &AT_ONCE[..] };
         deploy(conn, key, &manifest, &[&["BUNDLE", &bundle, "MAX_PARALLEL", "100%"], pace].concat());
         conn.many(AGENTS, |n, out| put(out, &["DEPLOY.REPORT", key, &agent(n), "ready"]));
+        if version < VERSIONS {
+            await_end(conn, key);
+        }
     }
     // So many that the log begins within the first deployment: it has events of all kinds.
     conn.many(9 * AGENTS, |n, out| {

@@ -2,7 +2,8 @@
 
 use crate::contest::{median, percentile};
 use crate::resp::{command, put, Conn};
-use crate::rollout::{agent, bare_manifest, deploy, now_ms, status, SLOW};
+use crate::contestants::AGENTS;
+use crate::rollout::{agent, bare_manifest, deploy, now_ms, status, Rollout, SLOW};
 use crate::server::{wait_for, Server, Target};
 use crate::table::{digits, Goal};
 use crate::Bench;
@@ -33,51 +34,95 @@ fn report(out: &mut Vec<u8>, key: &str) {
 
 // ---- from a verdict's time to its event ------------------------------------------------------------------------------
 
+/// So long an agent of a watched rollout is ready before it is healthy.
+const WATCHED_MS: &str = "3000";
+
 pub fn due(bench: &mut Bench) {
-    const MIN_HEALTHY_MS: &str = "4000";
     let (active, watched) = if bench.quick { (5_000, 300) } else { (100_000, 2_000) };
     let server = Server::start(&[]);
     let mut conn = server.conn();
     begin(&mut conn, "active", active, &SLOW);
     conn.many(active, |n, out| report(out, &format!("active-{n:07}")));
-    begin(&mut conn, "watched", watched, &["MIN_HEALTHY_MS", MIN_HEALTHY_MS]);
-    assert_eq!(conn.info("deploy", "deploy_timers_armed") as usize, active + watched);
+    assert_eq!(conn.info("deploy", "deploy_timers_armed") as usize, active);
 
-    let watch = watch(server.target, watched);
-    // One by one, so that each falls due at a moment of its own.
-    for n in 0..watched {
-        conn.send(&{
-            let mut out = Vec::new();
-            report(&mut out, &format!("watched-{n:07}"));
-            out
-        });
+    let late = lateness(&mut conn, server.target, "quiet", watched);
+    let own = |conn: &mut Conn, field: &str| digits(conn.info("deploy", field) / 1e3);
+    let (own_p50, own_p99) = (own(&mut conn, "deploy_timer_lag_p50_us"), own(&mut conn, "deploy_timer_lag_p99_us"));
+    let note = format!("{}; by INFO p50 {own_p50} ms, p99 {own_p99} ms", percentiles(&late));
+    let what = format!("a verdict's event after its time, p99, among {active} active rollouts");
+    bench.results.add(3, &what, percentile(&late, 99.0) / 1e3, "ms", Goal::AtMost(2.0), note);
+    bench.results.detail("due_us", json!(late));
+
+    let rollout = Rollout::begin(&mut conn, "busy", AGENTS);
+    let busy = Busy::start(server.target, rollout.reports());
+    let late = lateness(&mut conn, server.target, "loud", watched / 4);
+    let reports = busy.stop();
+    let note = format!("{}, beside {} reports a second", percentiles(&late), digits(reports));
+    let what = "the same while a client reports as fast as it can, 50 ahead";
+    bench.results.add(3, what, percentile(&late, 99.0) / 1e3, "ms", Goal::None, note);
+    bench.results.detail("due_busy_us", json!(late));
+}
+
+fn percentiles(late: &[u64]) -> String {
+    let at = |percent| digits(percentile(late, percent) / 1e3);
+    format!("p50 {} ms, max {} ms of {}, from the due ms to the subscriber", at(50.0), at(100.0), late.len())
+}
+
+/// How many µs after its time the event of each of so many verdicts came to a subscriber, sorted. They fall due one by one.
+fn lateness(conn: &mut Conn, target: Target, prefix: &str, count: usize) -> Vec<u64> {
+    begin(conn, prefix, count, &["MIN_HEALTHY_MS", WATCHED_MS]);
+    let watch = watch(target, prefix, count);
+    for n in 0..count {
+        let mut out = Vec::new();
+        report(&mut out, &format!("{prefix}-{n:07}"));
+        conn.send(&out);
         conn.skip();
         sleep(Duration::from_micros(900));
     }
     let mut late = watch.join().expect("every verdict was told of");
     late.sort_unstable();
-    let at = |percent| percentile(&late, percent) / 1e3;
-    let own = |field: &str| conn_info_ms(&server, field);
-    let note = format!(
-        "p50 {} ms, max {} ms, of {watched}, from the due ms to the subscriber; by INFO p50 {} ms, p99 {} ms",
-        digits(at(50.0)),
-        digits(at(100.0)),
-        digits(own("deploy_timer_lag_p50_us")),
-        digits(own("deploy_timer_lag_p99_us"))
-    );
-    let what = format!("a verdict's event after its time, p99, among {active} active rollouts");
-    bench.results.add(3, &what, at(99.0), "ms", Goal::AtMost(2.0), note);
-    bench.results.detail("due", json!({ "p50_ms": at(50.0), "p99_ms": at(99.0), "max_ms": at(100.0) }));
+    late
 }
 
-fn conn_info_ms(server: &Server, field: &str) -> f64 {
-    server.conn().info("deploy", field) / 1e3
+/// A client that reports as fast as it can, always 50 ahead of the replies.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<f64>,
+}
+
+impl Busy {
+    fn start(target: Target, mut reports: impl FnMut(Option<usize>, u64, &mut Vec<u8>) + Send + 'static) -> Busy {
+        const AHEAD: usize = 50;
+        let stop = Arc::new(AtomicBool::new(false));
+        let ends = stop.clone();
+        let thread = spawn(move || {
+            let (mut conn, mut out, mut sent, start) = (target.conn(), Vec::new(), 0, Instant::now());
+            while !ends.load(Ordering::Relaxed) {
+                out.clear();
+                (sent..sent + AHEAD as u64).for_each(|n| reports(None, n, &mut out));
+                conn.send(&out);
+                if sent > 0 {
+                    conn.skip_all(AHEAD);
+                }
+                sent += AHEAD as u64;
+            }
+            conn.skip_all(AHEAD);
+            sent as f64 / start.elapsed().as_secs_f64()
+        });
+        Busy { stop, thread }
+    }
+
+    /// How many reports a second it did.
+    fn stop(self) -> f64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("every report was taken")
+    }
 }
 
 /// Subscribes to the watched rollouts; gives how many µs after its time each verdict was told of.
-fn watch(target: Target, count: usize) -> JoinHandle<Vec<u64>> {
+fn watch(target: Target, prefix: &str, count: usize) -> JoinHandle<Vec<u64>> {
     let mut conn = target.conn();
-    conn.call(&["PSUBSCRIBE", "deploy:events:watched-*"]);
+    conn.call(&["PSUBSCRIBE", &format!("deploy:events:{prefix}-*")]);
     spawn(move || {
         let (mut times, mut late) = (HashMap::new(), Vec::new());
         while late.len() < count {
