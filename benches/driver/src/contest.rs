@@ -1,5 +1,5 @@
-//! Contests: several ways to do a thing take turns at it, round by round and in changing order, so that whatever else the
-//! machine does falls on all of them. A ratio is taken within a round and is then the median of the rounds.
+//! Contests: several ways to do a thing take turns at it, round by round and in changing order, so that whatever else
+//! the machine does falls on all of them. A ratio is taken within a round and is then the median of the rounds.
 
 use crate::resp::Conn;
 use crate::server::Target;
@@ -32,8 +32,8 @@ pub struct Sample {
 pub trait Contestant {
     fn name(&self) -> &'static str;
     fn target(&self) -> Target;
-    /// Does it for about so long: operations done, time taken, bytes of replies, and in `latencies` the ns of each where
-    /// they are known.
+    /// Does it for about so long: operations done, time taken, bytes of replies, and in `latencies` the ns of each
+    /// where they are known.
     fn work(&mut self, sending: Sending, time: Duration, latencies: &mut Vec<u64>) -> Done;
 
     fn round(&mut self, sending: Sending, time: Duration) -> Sample {

@@ -18,6 +18,8 @@ pub const CLIENT: &str = "client";
 
 pub const AGENTS: usize = 20;
 const KEY: &str = "bench";
+/// A key of its own: the floor is another type.
+const KEY_FLOOR: &str = "floor";
 
 /// How large what the module replicates and publishes for one report is. Both are what the floor is told to do.
 #[derive(Debug, Clone, Copy)]
@@ -55,11 +57,20 @@ impl Arena {
 
     /// Where the contestants publish.
     pub fn channels() -> Vec<String> {
-        ["deploy", "floor", "lua", "json", "client"].map(channel).to_vec()
+        let floor = format!("floor:events:{KEY_FLOOR}");
+        ["deploy", "lua", "json", "client"].map(channel).into_iter().chain([floor]).collect()
     }
 
     pub fn all(&self) -> Vec<Box<dyn Contestant>> {
-        vec![self.set(), self.floor(), self.report(), self.lua(), self.json_lua(), self.json_lua_log_apart(), self.client()]
+        vec![
+            self.set(),
+            self.floor(),
+            self.report(),
+            self.lua(),
+            self.json_lua(),
+            self.json_lua_log_apart(),
+            self.client(),
+        ]
     }
 
     /// Without the second kind of JSON document: for where there is less time.
@@ -93,7 +104,12 @@ impl Arena {
             conn.call(&words);
         }
         let keys = |agent: &str| {
-            [format!("lua:{{{KEY}}}"), format!("lua:{{{KEY}}}:{agent}"), format!("lua:{{{KEY}}}:due"), format!("lua:{{{KEY}}}:log")]
+            [
+                format!("lua:{{{KEY}}}"),
+                format!("lua:{{{KEY}}}:{agent}"),
+                format!("lua:{{{KEY}}}:due"),
+                format!("lua:{{{KEY}}}:log"),
+            ]
         };
         self.script(LUA, sha, "lua", keys)
     }
@@ -139,11 +155,16 @@ impl Arena {
 
     fn client(&self) -> Box<dyn Contestant> {
         let (turns, job) = (Turns::new(AGENTS), self.rollout.job());
-        Box::new(ReadMergeWrite { target: self.target, document: self.document.clone(), job, turns, sent: 0, prepared: 0 })
+        Box::new(ReadMergeWrite {
+            target: self.target,
+            document: self.document.clone(),
+            job,
+            turns,
+            sent: 0,
+            prepared: 0,
+        })
     }
 }
-
-const KEY_FLOOR: &str = "bench-floor";
 
 fn channel(on: &str) -> String {
     format!("{on}:events:{KEY}")
@@ -157,8 +178,8 @@ fn size_of_event(conn: &mut Conn) -> usize {
     last.iter().sum::<usize>() / last.len()
 }
 
-/// The same work done by a client: GET, merge, SET and PUBLISH. Each connection has a document to itself, and where many
-/// are sent ahead, each of them has: with one for all, they would lose each other's changes, since there is no WATCH.
+/// The same work done by a client: GET, merge, SET and PUBLISH. Each connection has a document to itself, and where
+/// many are sent ahead, each of them has: with one for all, they would lose each other's changes, since there is no WATCH.
 struct ReadMergeWrite {
     target: Target,
     document: Json,
@@ -193,8 +214,8 @@ impl ReadMergeWrite {
         instance["since"] = now.into();
         instance["healthy_at"] = healthy_at.into();
         let event = json!({
-            "revision": revision, "at": now, "key": KEY, "deployment_id": "dep_bench_2", "type": "agent_state", "version": 2,
-            "agent": agent, "node": agent, "job_id": self.job, "role": "primary", "state": state, "attempt": 1,
+            "revision": revision, "at": now, "key": KEY, "deployment_id": "dep_bench_2", "type": "agent_state",
+            "version": 2, "agent": agent, "node": agent, "job_id": self.job, "role": "primary", "state": state, "attempt": 1,
             "reason": null, "leaves": false, "healthy_at": healthy_at, "fails_at_resume": false,
         });
         let published = event.to_string();

@@ -65,7 +65,15 @@ fn main() {
     machine["took_s"] = start.elapsed().as_secs().into();
     println!("{}", bench.results.markdown());
     let word = |name: &str| machine[name].as_str().map_or_else(|| machine[name].to_string(), str::to_string);
-    println!("Measured on {} cores of {}, {}; load average {} before and {} after; {} s.", word("cores"), word("cpu"), word("server"), word("load_average_before"), word("load_average_after"), word("took_s"));
+    println!(
+        "Measured on {} cores of {}, {}; load average {} before and {} after; {} s.",
+        word("cores"),
+        word("cpu"),
+        word("server"),
+        word("load_average_before"),
+        word("load_average_after"),
+        word("took_s")
+    );
     if bench.quick {
         println!("A quick run: small, short and once. Its figures say little.");
     }
@@ -103,6 +111,10 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Bench, String> {
             "--deployments" => bench.deployments = number(args.next(), &arg)?,
             "--rounds" => bench.rounds = number(args.next(), &arg)?,
             "--json" => bench.json = args.next().ok_or("--json needs a path")?.into(),
+            "--help" => {
+                println!("{USAGE}");
+                std::process::exit(0);
+            }
             _ => return Err(format!("unknown: {arg}")),
         }
     }
@@ -147,13 +159,15 @@ impl Bench {
     }
 }
 
-// ---- on what it was measured -----------------------------------------------------------------------------------------
+// ---- on what it was measured ----------------------------------------------------------------------------------------
 
 fn machine() -> Json {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let cpu = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let memory = read("/proc/meminfo").lines().find_map(|line| line.strip_prefix("MemTotal:").map(|rest| rest.trim().to_string()));
+    let memory = read("/proc/meminfo")
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:").map(|rest| rest.trim().to_string()));
     let server = server::Server::start(&[]);
     let mut conn = server.conn();
     let version = ["valkey_version", "redis_version"].iter().find_map(|field| {

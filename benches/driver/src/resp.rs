@@ -163,8 +163,8 @@ impl Conn {
         taken
     }
 
-    /// The first line of a reply: its kind, and the number behind it where there is one. An error ends the benchmark: it
-    /// would be measured as a fast reply.
+    /// The first line of a reply: its kind, and the number behind it where there is one. An error ends the benchmark:
+    /// it would be measured as a fast reply.
     fn head(&mut self) -> (u8, i64) {
         let line = self.line();
         let (kind, rest) = line.split_first().expect("a reply begins with its kind");
@@ -223,7 +223,8 @@ impl Conn {
     pub fn call<A: AsRef<[u8]>>(&mut self, words: &[A]) -> Reply {
         match self.try_call(words) {
             Reply::Error(text) => {
-                let words: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word.as_ref()).into_owned()).collect();
+                let words: Vec<_> =
+                    words.iter().map(|word| String::from_utf8_lossy(word.as_ref()).into_owned()).collect();
                 let command: String = words.join(" ").chars().take(200).collect();
                 panic!("{text}\nto {command}")
             }

@@ -68,8 +68,8 @@ impl Rollout {
         format!("dep_{}_1", self.key)
     }
 
-    /// Reports each of which changes something: agent by agent in turn (of a connection among several, of its own agent),
-    /// `unready` and then `ready` again.
+    /// Reports each of which changes something: agent by agent in turn (of a connection among several, of its own
+    /// agent), `unready` and then `ready` again.
     pub fn reports(&self) -> impl FnMut(Option<usize>, u64, &mut Vec<u8>) + 'static {
         let (key, job) = (self.key.clone(), self.job());
         let mut turns = Turns::new(self.agents);

@@ -57,7 +57,11 @@ impl ReplicationStream {
 }
 
 /// The mean size of what the module replicates for one report, as the argument of its own command.
-pub fn payload_of_one(target: Target, reports: &mut impl FnMut(Option<usize>, u64, &mut Vec<u8>), agents: usize) -> usize {
+pub fn payload_of_one(
+    target: Target,
+    reports: &mut impl FnMut(Option<usize>, u64, &mut Vec<u8>),
+    agents: usize,
+) -> usize {
     let count = agents * 2;
     let tallies = ReplicationStream::of(target).tally(target, |conn| {
         conn.many(count, |n, out| reports(None, n as u64, out));

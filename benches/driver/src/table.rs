@@ -105,10 +105,11 @@ impl Results {
 
     pub fn markdown(&self) -> String {
         let head = ["point", "what", "measured", "goal", "reached", "how"].map(str::to_string);
-        let rows: Vec<Vec<String>> = self.figures.iter().map(|figure| figure.row().to_vec()).collect();
-        let mut texts = vec![markdown(&head, &rows)];
-        texts.extend(self.tables.iter().cloned());
-        texts.join("\n")
+        let mut figures: Vec<&Figure> = self.figures.iter().collect();
+        figures.sort_by_key(|figure| figure.point);
+        let rows: Vec<Vec<String>> = figures.iter().map(|figure| figure.row().to_vec()).collect();
+        let figures = (!rows.is_empty()).then(|| markdown(&head, &rows));
+        figures.into_iter().chain(self.tables.iter().cloned()).collect::<Vec<_>>().join("\n")
     }
 
     pub fn json(&self, machine: Json) -> Json {

@@ -53,12 +53,14 @@ fn count(ctx: &Context, key: &RedisString) -> Result<i64, RedisError> {
 }
 
 fn done(status: Option<c_int>) -> Result<(), RedisError> {
-    (status == Some(raw::REDISMODULE_OK as c_int)).then_some(()).ok_or(RedisError::Str("ERR the server refused to replicate"))
+    (status == Some(raw::REDISMODULE_OK as c_int))
+        .then_some(())
+        .ok_or(RedisError::Str("ERR the server refused to replicate"))
 }
 
 fn replicate(ctx: &Context, key: &RedisString, payload: &[u8]) -> Result<(), RedisError> {
-    // SAFETY: function pointers are written once, before the module is loaded. The format names exactly the arguments that
-    // follow: a string, then a buffer with its length.
+    // SAFETY: function pointers are written once, before the module is loaded. The format names exactly the arguments
+    // that follow: a string, then a buffer with its length.
     done(unsafe {
         raw::RedisModule_Replicate.map(|replicate| {
             let (start, length) = (payload.as_ptr().cast::<c_char>(), payload.len());
@@ -76,7 +78,7 @@ fn publish(ctx: &Context, channel: &RedisString, event: &RedisString) -> Result<
     })
 }
 
-// ---- the data type ---------------------------------------------------------------------------------------------------
+// ---- the data type --------------------------------------------------------------------------------------------------
 
 const METHODS: raw::RedisModuleTypeMethods = raw::RedisModuleTypeMethods {
     version: raw::REDISMODULE_TYPE_METHOD_VERSION as u64,

@@ -13,8 +13,8 @@ else
   redis.call('ZADD', KEYS[3], healthy_at, agent)
 end
 local revision = redis.call('HINCRBY', KEYS[1], 'revision', 1)
-local event = '{"revision":' .. revision .. ',"at":' .. now .. ',"key":"' .. ARGV[9] .. '","deployment_id":"dep_' .. ARGV[9]
-  .. '_2","type":"agent_state","version":' .. ARGV[3] .. ',"agent":"' .. agent .. '","node":"' .. agent
+local event = '{"revision":' .. revision .. ',"at":' .. now .. ',"key":"' .. ARGV[9]
+  .. '","deployment_id":"dep_' .. ARGV[9] .. '_2","type":"agent_state","version":' .. ARGV[3] .. ',"agent":"' .. agent .. '","node":"' .. agent
   .. '","job_id":"' .. ARGV[4] .. '","role":"primary","state":"' .. state .. '","attempt":' .. ARGV[5]
   .. ',"reason":null,"leaves":false,"healthy_at":' .. healthy_at .. ',"fails_at_resume":false}'
 redis.call('XADD', KEYS[4], 'MAXLEN', '~', 100, '*', 'event', event)

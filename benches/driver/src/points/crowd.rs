@@ -47,7 +47,8 @@ impl Crowd {
         let each = (used(&mut conn) - before) / count as f64;
         let told = conn.run("MEMORY USAGE app-0000001 SAMPLES 0").int();
         let note = format!(
-            "used_memory; one agent, six events, the index included; MEMORY USAGE says {told}; made in {took:.0} s, {} a second",
+            "used_memory, the index included; one agent, six events; MEMORY USAGE says {told}; made in {took:.0} s, \
+             {} a second",
             digits(count as f64 / took)
         );
         bench.results.add(4, &format!("a small record, of {}", digits(count as f64)), each, "bytes", Goal::None, note);
@@ -149,8 +150,7 @@ pub fn idle(bench: &mut Bench, crowd: &Crowd) {
         sleep(Duration::from_millis(500));
     }
     let windows: Vec<(f64, f64)> = (0..if bench.quick { 1 } else { 3 }).map(|_| measure()).collect();
-    let (many, none) =
-        (median(windows.iter().map(|w| w.0).collect()), median(windows.iter().map(|w| w.1).collect()));
+    let (many, none) = (median(windows.iter().map(|w| w.0).collect()), median(windows.iter().map(|w| w.1).collect()));
     let note = format!(
         "{} ms of CPU a second against {} ms without; medians of {} windows of {} s",
         digits(many),

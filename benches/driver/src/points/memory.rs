@@ -11,8 +11,8 @@ const AGENTS: usize = 5;
 const VERSIONS: usize = 3;
 const LOG: usize = 100;
 
-/// A record of 5 agents and 3 versions whose log is full. Its manifests are the least that names five agents, all equal,
-/// and so kept once; versions differ by their bundle.
+/// A record of 5 agents and 3 versions whose log is full. Its manifests are the least that names five agents, all
+/// equal, and so kept once; versions differ by their bundle.
 pub fn full_record(conn: &mut Conn, key: &str) {
     let manifest = bare_manifest(AGENTS);
     for version in 1..=VERSIONS {
@@ -26,7 +26,7 @@ pub fn full_record(conn: &mut Conn, key: &str) {
     }
     // So many that the log begins within the first deployment: it has events of all kinds.
     conn.many(9 * AGENTS, |n, out| {
-        let state = if (n / AGENTS) % 2 == 0 { "unready" } else { "ready" };
+        let state = if (n / AGENTS).is_multiple_of(2) { "unready" } else { "ready" };
         put(out, &["DEPLOY.REPORT", key, &agent(n % AGENTS), state]);
     });
 }
@@ -56,7 +56,8 @@ impl AsJson {
         for version in &versions {
             all.put(format!("deployment:{key}:version:{}", version["version"]), "SET", vec![version.to_string()]);
         }
-        let name = |instance: &Json| format!("{}:{}", instance["agent"].as_str().unwrap_or_default(), instance["version"]);
+        let name =
+            |instance: &Json| format!("{}:{}", instance["agent"].as_str().unwrap_or_default(), instance["version"]);
         all.put(format!("deployment:{key}:instances"), "SADD", instances.iter().map(name).collect());
         for instance in &instances {
             all.put(format!("deployment:{key}:instance:{}", name(instance)), "SET", vec![instance.to_string()]);
@@ -94,7 +95,8 @@ pub fn memory(bench: &mut Bench) {
     let told_json: f64 = one.keys.iter().map(|key| usage(&mut texts, key)).sum();
     let manifest = bare_manifest(AGENTS).len();
     let note = format!(
-        "{told:.0} bytes against {told_json:.0} in {} keys; the record's include {manifest} of its one kept manifest, JSON has none",
+        "{told:.0} bytes against {told_json:.0} in {} keys; the record's include {manifest} of its one kept manifest, \
+         JSON has none",
         one.keys.len()
     );
     let what = "a record of 5 agents, 3 versions, 100 events against JSON, by MEMORY USAGE";
@@ -126,7 +128,10 @@ fn kept_once(bench: &mut Bench) {
     const FURTHER: usize = 9;
     let server = Server::start(&[]);
     let mut conn = server.conn();
-    let manifest = |n: usize| json!({ "type": "service", "nodes": [{ "node_id": "a", "prompt": format!("{n}{}", "x".repeat(TEXT)) }] });
+    let manifest = |n: usize| {
+        let prompt = format!("{n}{}", "x".repeat(TEXT));
+        json!({ "type": "service", "nodes": [{ "node_id": "a", "prompt": prompt }] })
+    };
     let mut each_further = |key: &str, manifest: &dyn Fn(usize) -> String| {
         deploy(&mut conn, key, &manifest(0), &SLOW);
         let before = used(&mut conn);

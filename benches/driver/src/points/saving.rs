@@ -11,7 +11,7 @@ use serde_json::json;
 use std::time::Instant;
 
 pub fn saving(bench: &mut Bench) {
-    let (small, full) = if bench.quick { (10_000, 200) } else { (200_000, 4_000) };
+    let (small, full) = if bench.quick { (10_000, 200) } else { (50_000, 2_000) };
     let what = format!("{small} records of one agent");
     compare(bench, &what, "small", small, |conn, count| finished(conn, "app", count));
     let what = format!("{full} records of 5 agents and a full log");

@@ -1,8 +1,8 @@
 //! Point 3: how late verdicts are among many rollouts, and what a crowd of them at once does to other clients.
 
 use crate::contest::{median, percentile};
-use crate::resp::{command, put, Conn};
 use crate::contestants::AGENTS;
+use crate::resp::{command, put, Conn};
 use crate::rollout::{agent, bare_manifest, deploy, now_ms, status, Rollout, SLOW};
 use crate::server::{wait_for, Server, Target};
 use crate::table::{digits, Goal};
@@ -32,7 +32,7 @@ fn report(out: &mut Vec<u8>, key: &str) {
     put(out, &["DEPLOY.REPORT", key, &agent(0), "ready"]);
 }
 
-// ---- from a verdict's time to its event ------------------------------------------------------------------------------
+// ---- from a verdict's time to its event -----------------------------------------------------------------------------
 
 /// So long an agent of a watched rollout is ready before it is healthy.
 const WATCHED_MS: &str = "3000";
@@ -68,7 +68,8 @@ fn percentiles(late: &[u64]) -> String {
     format!("p50 {} ms, max {} ms of {}, from the due ms to the subscriber", at(50.0), at(100.0), late.len())
 }
 
-/// How many µs after its time the event of each of so many verdicts came to a subscriber, sorted. They fall due one by one.
+/// How many µs after its time the event of each of so many verdicts came to a subscriber, sorted. They fall due one by
+/// one.
 fn lateness(conn: &mut Conn, target: Target, prefix: &str, count: usize) -> Vec<u64> {
     begin(conn, prefix, count, &["MIN_HEALTHY_MS", WATCHED_MS]);
     let watch = watch(target, prefix, count);
@@ -140,7 +141,7 @@ fn watch(target: Target, prefix: &str, count: usize) -> JoinHandle<Vec<u64>> {
     })
 }
 
-// ---- many at once ----------------------------------------------------------------------------------------------------
+// ---- many at once ---------------------------------------------------------------------------------------------------
 
 pub fn storm(bench: &mut Bench) {
     let count = if bench.quick { 5_000 } else { 100_000 };
@@ -160,9 +161,14 @@ pub fn storm(bench: &mut Bench) {
     let what = format!("PING's p99.9 while {count} rollouts fall due in one ms, above an idle server");
     bench.results.add(3, &what, above, "ms", Goal::AtMost(3.0), note);
     let all: Vec<String> = storms.iter().map(|storm| digits(storm.done_s)).collect();
-    let note = format!("median of {rounds}: {} s; {} µs each", all.join(", "), digits(of(|storm| storm.done_s) * 1e6 / count as f64));
+    let note = format!(
+        "median of {rounds}: {} s; {} µs each",
+        all.join(", "),
+        digits(of(|storm| storm.done_s) * 1e6 / count as f64)
+    );
     bench.results.add(3, "all of them are done after", of(|storm| storm.done_s), "s", Goal::AtMost(3.0), note);
-    let detail = |storm: &Storm| json!({ "done_s": storm.done_s, "p999_ms": storm.p999_ms, "idle_p999_ms": storm.idle_p999_ms });
+    let detail =
+        |storm: &Storm| json!({ "done_s": storm.done_s, "p999_ms": storm.p999_ms, "idle_p999_ms": storm.idle_p999_ms });
     bench.results.detail("storm", storms.iter().map(detail).collect());
 }
 
@@ -223,8 +229,8 @@ fn storm_once(count: usize) -> Storm {
     }
 }
 
-/// So many rollouts that all fall due in the same millisecond, which is replied: each is restored from the payload of one,
-/// and so has memory of its own.
+/// So many rollouts that all fall due in the same millisecond, which is replied: each is restored from the payload of
+/// one, and so has memory of its own.
 fn restore_all(conn: &mut Conn, count: usize, after: Duration) -> u64 {
     let after = after.as_millis().to_string();
     let deadlines = ["HEALTHY_DEADLINE_MS", "172800000", "PROGRESS_DEADLINE_MS", "172800000"];
@@ -269,7 +275,8 @@ impl Pinger {
 
 /// The sorted latencies of what was answered after `from_us`.
 fn latencies(pings: &[(u64, u64)], from_us: u64) -> Vec<u64> {
-    let mut took: Vec<u64> = pings.iter().filter(|(at, took)| at + took / 1000 >= from_us).map(|(_, took)| *took).collect();
+    let mut took: Vec<u64> =
+        pings.iter().filter(|(at, took)| at + took / 1000 >= from_us).map(|(_, took)| *took).collect();
     took.sort_unstable();
     took
 }
