@@ -10,11 +10,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 const TURN: Duration = Duration::from_millis(1);
-/// So long without a byte, and everything has arrived.
-const QUIET: Duration = Duration::from_millis(15);
+/// So many turns without a byte, and everything has arrived. Counted in the reader's own turns: on a busy machine it may
+/// have had none for a while.
+const QUIET: u64 = 8;
 
 pub struct Subscribers {
     received: Arc<AtomicU64>,
+    turns: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
 }
@@ -31,22 +33,23 @@ impl Subscribers {
             conn.stream().set_nonblocking(true).expect("a socket option");
             conns.push(conn);
         }
-        let (received, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-        let (count, ends) = (received.clone(), stop.clone());
-        let reader = std::thread::spawn(move || read_all(&conns, &count, &ends));
-        Subscribers { received, stop, reader: Some(reader) }
+        let counter = || Arc::new(AtomicU64::new(0));
+        let (received, turns, stop) = (counter(), counter(), Arc::new(AtomicBool::new(false)));
+        let (bytes, done, ends) = (received.clone(), turns.clone(), stop.clone());
+        let reader = std::thread::spawn(move || read_all(&conns, &bytes, &done, &ends));
+        Subscribers { received, turns, stop, reader: Some(reader) }
     }
 
     /// Waits until nothing is on its way any more, so that nobody's next round pays for it.
     pub fn settle(&self) {
-        let mut before = self.received.load(Ordering::Relaxed);
         loop {
-            std::thread::sleep(QUIET);
-            let now = self.received.load(Ordering::Relaxed);
-            if now == before {
+            let (received, turns) = (self.received(), self.turns.load(Ordering::Relaxed));
+            while self.turns.load(Ordering::Relaxed) < turns + QUIET {
+                std::thread::sleep(TURN);
+            }
+            if self.received() == received {
                 return;
             }
-            before = now;
         }
     }
 
@@ -56,7 +59,7 @@ impl Subscribers {
     }
 }
 
-fn read_all(conns: &[Conn], received: &AtomicU64, stop: &AtomicBool) {
+fn read_all(conns: &[Conn], received: &AtomicU64, turns: &AtomicU64, stop: &AtomicBool) {
     let mut buffer = vec![0; 256 * 1024];
     while !stop.load(Ordering::Relaxed) {
         for conn in conns {
@@ -69,6 +72,7 @@ fn read_all(conns: &[Conn], received: &AtomicU64, stop: &AtomicBool) {
                 };
             }
         }
+        turns.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(TURN);
     }
 }
