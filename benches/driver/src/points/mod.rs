@@ -1,0 +1,9 @@
+//! The points of what is to be reached, a file each.
+
+pub mod crowd;
+pub mod memory;
+pub mod reading;
+pub mod reports;
+pub mod saving;
+pub mod timers;
+pub mod wire;

@@ -1,0 +1,45 @@
+//! Point 5, first half: what a report costs on the way to a replica, and in the AOF.
+
+use super::reports::append_only;
+use crate::contestants::AGENTS;
+use crate::rollout::Rollout;
+use crate::server::Server;
+use crate::stream::ReplicationStream;
+use crate::table::Goal;
+use crate::Bench;
+use serde_json::json;
+
+const REPORTS: usize = 2_000;
+
+pub fn wire(bench: &mut Bench) {
+    let server = Server::start(&[]);
+    let mut conn = server.conn();
+    let rollout = Rollout::begin(&mut conn, "bench", AGENTS);
+    let mut reports = rollout.reports();
+    let mut stream = ReplicationStream::of(server.target);
+    let mut offsets = (0.0, 0.0);
+    let tallies = stream.tally(server.target, |conn| {
+        // The first command of a stream is preceded by SELECT.
+        conn.many(2, |n, out| reports(None, n as u64, out));
+        offsets.0 = conn.info("replication", "master_repl_offset");
+        conn.many(REPORTS, |n, out| reports(None, n as u64, out));
+        offsets.1 = conn.info("replication", "master_repl_offset");
+    });
+    let on_wire = (offsets.1 - offsets.0) / REPORTS as f64;
+    let part = |name: &str| tallies.get(name).map_or(0.0, |tally| tally.bytes as f64 / (REPORTS + 2) as f64);
+    let (change, event) = (part("DEPLOY.APPLY"), part("PUBLISH"));
+    let note = format!(
+        "by master_repl_offset: the change itself {change:.0}, the event for the replica's subscribers {event:.0}, \
+         what holds the two together {:.0}",
+        part("MULTI") + part("EXEC")
+    );
+    bench.results.add(5, "bytes of a report to a replica", on_wire, "bytes", Goal::AtMost(200.0), note);
+    let names: Vec<_> = tallies.iter().map(|(name, tally)| json!([name, tally.commands, tally.bytes])).collect();
+    bench.results.detail("wire", json!({ "per_report": on_wire, "commands": names }));
+
+    append_only(&server);
+    let before = conn.info("persistence", "aof_current_size");
+    conn.many(REPORTS, |n, out| reports(None, n as u64, out));
+    let in_aof = (conn.info("persistence", "aof_current_size") - before) / REPORTS as f64;
+    bench.results.add(5, "bytes of a report in the AOF", in_aof, "bytes", Goal::AtMost(200.0), "by aof_current_size");
+}

@@ -1,0 +1,263 @@
+//! The protocol (RESP2) over a plain socket. A client library would be part of what is measured; this one writes bytes
+//! that were made before and passes over replies without keeping them.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+/// Longer than anything here may take: a server that does not answer by then is broken, not slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+const CHUNK: usize = 64 * 1024;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    Text(String),
+    Error(String),
+    Int(i64),
+    Bytes(Vec<u8>),
+    Nil,
+    Array(Vec<Reply>),
+}
+
+impl Reply {
+    pub fn int(&self) -> i64 {
+        match self {
+            Reply::Int(number) => *number,
+            other => panic!("not a number: {other:?}"),
+        }
+    }
+
+    pub fn text(&self) -> String {
+        match self {
+            Reply::Text(text) => text.clone(),
+            Reply::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            other => panic!("not a text: {other:?}"),
+        }
+    }
+
+    pub fn bytes(self) -> Vec<u8> {
+        match self {
+            Reply::Bytes(bytes) => bytes,
+            other => panic!("not bytes: {other:?}"),
+        }
+    }
+
+    pub fn array(self) -> Vec<Reply> {
+        match self {
+            Reply::Array(items) => items,
+            other => panic!("not an array: {other:?}"),
+        }
+    }
+}
+
+/// Appends one command as a client sends it.
+pub fn put<A: AsRef<[u8]>>(out: &mut Vec<u8>, words: &[A]) {
+    write!(out, "*{}\r\n", words.len()).expect("memory");
+    for word in words {
+        let word = word.as_ref();
+        write!(out, "${}\r\n", word.len()).expect("memory");
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+pub fn command<A: AsRef<[u8]>>(words: &[A]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put(&mut out, words);
+    out
+}
+
+/// One connection.
+pub struct Conn {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    /// What has been read of the buffer.
+    at: usize,
+    /// How much was ever received and read.
+    consumed: u64,
+}
+
+impl Conn {
+    pub fn to(port: u16) -> Conn {
+        Conn::try_to(port).unwrap_or_else(|error| panic!("no connection to port {port}: {error}"))
+    }
+
+    pub fn try_to(port: u16) -> std::io::Result<Conn> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Conn { stream, buffer: Vec::with_capacity(CHUNK), at: 0, consumed: 0 })
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("the server reads");
+    }
+
+    /// How many bytes of replies were read.
+    pub fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    fn fill(&mut self) {
+        if self.at > 0 {
+            self.buffer.drain(..self.at);
+            self.at = 0;
+        }
+        let old = self.buffer.len();
+        self.buffer.resize(old + CHUNK, 0);
+        let read = self.stream.read(&mut self.buffer[old..]).expect("the server answers");
+        assert!(read > 0, "the server hung up");
+        self.buffer.truncate(old + read);
+    }
+
+    fn unread(&self) -> usize {
+        self.buffer.len() - self.at
+    }
+
+    fn pass(&mut self, bytes: usize) {
+        self.at += bytes;
+        self.consumed += bytes as u64;
+    }
+
+    /// The next line, without its end. It is read with this.
+    pub fn line(&mut self) -> &[u8] {
+        let mut looked_at = 0;
+        let length = loop {
+            let fresh = &self.buffer[self.at + looked_at..];
+            match fresh.iter().position(|byte| *byte == b'\n') {
+                Some(place) => break looked_at + place + 1,
+                None => {
+                    looked_at = self.unread();
+                    self.fill();
+                }
+            }
+        };
+        let start = self.at;
+        self.pass(length);
+        let line = &self.buffer[start..start + length - 1];
+        line.strip_suffix(b"\r").unwrap_or(line)
+    }
+
+    /// Passes over so many bytes, however many they are.
+    pub fn discard(&mut self, mut bytes: usize) {
+        while bytes > self.unread() {
+            let unread = self.unread();
+            bytes -= unread;
+            self.pass(unread);
+            self.fill();
+        }
+        self.pass(bytes);
+    }
+
+    fn take(&mut self, bytes: usize) -> Vec<u8> {
+        while self.unread() < bytes {
+            self.fill();
+        }
+        let taken = self.buffer[self.at..self.at + bytes].to_vec();
+        self.pass(bytes);
+        taken
+    }
+
+    /// The first line of a reply: its kind, and the number behind it where there is one. An error ends the benchmark:
+    /// it would be measured as a fast reply.
+    fn head(&mut self) -> (u8, i64) {
+        let line = self.line();
+        let (kind, rest) = line.split_first().expect("a reply begins with its kind");
+        if *kind == b'-' {
+            panic!("an error reply: {}", String::from_utf8_lossy(rest));
+        }
+        let number = match kind {
+            b'+' => 0,
+            _ => std::str::from_utf8(rest).ok().and_then(|rest| rest.parse().ok()).expect("a number"),
+        };
+        (*kind, number)
+    }
+
+    /// Passes over one reply: its kind, and its number or length.
+    pub fn skip(&mut self) -> (u8, i64) {
+        let (kind, number) = self.head();
+        match (kind, usize::try_from(number)) {
+            (b'$', Ok(length)) => self.discard(length + 2),
+            (b'*', Ok(count)) => self.skip_all(count),
+            _ => {}
+        }
+        (kind, number)
+    }
+
+    pub fn skip_all(&mut self, count: usize) {
+        for _ in 0..count {
+            self.skip();
+        }
+    }
+
+    pub fn reply(&mut self) -> Reply {
+        let line = String::from_utf8_lossy(self.line()).into_owned();
+        let (kind, rest) = line.split_at(1);
+        match kind {
+            "+" => Reply::Text(rest.to_string()),
+            "-" => Reply::Error(rest.to_string()),
+            ":" => Reply::Int(rest.parse().expect("a number")),
+            "$" | "*" if rest == "-1" => Reply::Nil,
+            "$" => {
+                let length: usize = rest.parse().expect("a length");
+                let bytes = self.take(length);
+                self.discard(2);
+                Reply::Bytes(bytes)
+            }
+            "*" => Reply::Array((0..rest.parse::<usize>().expect("a count")).map(|_| self.reply()).collect()),
+            _ => panic!("not RESP2: {line}"),
+        }
+    }
+
+    pub fn try_call<A: AsRef<[u8]>>(&mut self, words: &[A]) -> Reply {
+        self.send(&command(words));
+        self.reply()
+    }
+
+    /// A command that must succeed.
+    pub fn call<A: AsRef<[u8]>>(&mut self, words: &[A]) -> Reply {
+        match self.try_call(words) {
+            Reply::Error(text) => {
+                let words: Vec<_> =
+                    words.iter().map(|word| String::from_utf8_lossy(word.as_ref()).into_owned()).collect();
+                let command: String = words.join(" ").chars().take(200).collect();
+                panic!("{text}\nto {command}")
+            }
+            reply => reply,
+        }
+    }
+
+    /// The same in words, as one would type it.
+    pub fn run(&mut self, line: &str) -> Reply {
+        self.call(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// A field of INFO, as a number; 0 where it is not there.
+    pub fn info(&mut self, section: &str, field: &str) -> f64 {
+        self.info_text(section, field).and_then(|text| text.parse().ok()).unwrap_or(0.0)
+    }
+
+    pub fn info_text(&mut self, section: &str, field: &str) -> Option<String> {
+        let text = self.call(&["INFO", section]).text();
+        text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(|value| value.trim().to_string()))
+    }
+
+    /// Many commands, a batch ahead of their replies, none of which may be an error. `write` appends the nth of them.
+    pub fn many(&mut self, count: usize, mut write: impl FnMut(usize, &mut Vec<u8>)) {
+        const BATCH: usize = 500;
+        let (mut out, mut sent, mut in_flight) = (Vec::new(), 0, 0);
+        while sent < count || in_flight > 0 {
+            let batch = BATCH.min(count - sent);
+            out.clear();
+            (sent..sent + batch).for_each(|n| write(n, &mut out));
+            self.send(&out);
+            self.skip_all(in_flight);
+            (sent, in_flight) = (sent + batch, batch);
+        }
+    }
+}
