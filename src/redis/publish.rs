@@ -10,7 +10,6 @@ use crate::engine::{Batch, Change};
 use crate::view;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-static UNPUBLISHED: Sparing = Sparing::new();
 static PUBLISHED: AtomicU64 = AtomicU64::new(0);
 
 /// How many events were published since the module was loaded.
