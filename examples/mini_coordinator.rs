@@ -49,7 +49,8 @@ fn main() -> RedisResult<()> {
         eprintln!("usage: mini_coordinator URL KEY");
         std::process::exit(2);
     };
-    let coordinator = Coordinator { client: Client::open(url)?, key, agents: Mutex::default(), taken: Mutex::default() };
+    let coordinator =
+        Coordinator { client: Client::open(url)?, key, agents: Mutex::default(), taken: Mutex::default() };
     let coordinator: &'static Coordinator = Box::leak(Box::new(coordinator));
     thread::spawn(|| coordinator.refresh());
     loop {
@@ -161,7 +162,8 @@ impl Coordinator {
     /// Whether our own `starting` had arrived before, and only its reply was lost. Otherwise the task is withdrawn.
     fn is_known(&self, task: &Json, attempt: u64) -> bool {
         let status = self.ask(&["DEPLOY.STATUS", &self.key, "JSON"]);
-        let mut same = list(&status["instances"]).filter(|i| place(i) == place(task) && i["version"] == task["version"]);
+        let mut same =
+            list(&status["instances"]).filter(|i| place(i) == place(task) && i["version"] == task["version"]);
         same.any(|instance| number(&instance["attempt"]) == attempt)
     }
 
