@@ -12,11 +12,16 @@ import { createClient } from 'redis';
 
 const [URL, KEY] = process.argv.slice(2);
 const TTL_MS = 3000;
+const BLOCK_MS = 2000;
+const REPLY_MS = TTL_MS / 2; // a reply that has not come by then is not waited for: there is a TTL to keep
 
-const client = createClient({ url: URL, socket: { reconnectStrategy: (tries) => Math.min(tries * 20, 500) } });
-const waiting = client.duplicate(); // what blocks needs a connection of its own
-for (const each of [client, waiting]) each.on('error', (lost) => console.log(`connection: ${lost.message}`));
-await Promise.all([client.connect(), waiting.connect()]);
+function connect() {
+  const connection = createClient({ url: URL, socket: { reconnectStrategy: (tries) => Math.min(tries * 20, 500) } });
+  connection.on('error', (lost) => console.log(`connection: ${lost.message}`));
+  connection.connect().catch(() => {}); // it goes on trying until it is destroyed
+  return connection;
+}
+const connections = { asking: connect(), waiting: connect() }; // what blocks needs one of its own
 
 const agents = new Map(); // agent and job -> what runs here
 const taken = new Map(); // agent and job whose task is being carried out -> whether it was asked for again meanwhile
@@ -24,14 +29,25 @@ const place = ({ agent, job_id }) => JSON.stringify([agent, job_id]);
 
 // The reply, or null for what is not there (any more). Anything else is tried again: the connection is lost, or the
 // server loads, has become a replica, is out of memory. That does no harm: reports say which attempt they are about.
-async function call(words, connection = client) {
+async function call(words, by = 'asking') {
   for (;;) {
+    const connection = connections[by];
+    const late = new AbortController();
     try {
-      return await connection.sendCommand(words.map(String));
+      const patience = by === 'waiting' ? BLOCK_MS + REPLY_MS : REPLY_MS;
+      const deadline = sleep(patience, null, { signal: late.signal }).then(() => Promise.reject(new Error('no reply')));
+      return await Promise.race([connection.sendCommand(words.map(String)), deadline]);
     } catch (error) {
       if (error.message.startsWith('NOTFOUND')) return null;
       console.log(`${words[0]}: ${error.message}`);
+      // One that broke while it was being made can hang for ever (node-redis#3346, before 6.2).
+      if (error.message === 'no reply' && connections[by] === connection) {
+        connections[by] = connect();
+        connection.destroy();
+      }
       await sleep(100);
+    } finally {
+      late.abort();
     }
   }
 }
@@ -147,7 +163,7 @@ async function refresh() {
 // A lost connection needs nothing of its own: what is asked for is always what came after the last event seen.
 let seen = 0;
 for (let first = true; ; first = false) {
-  const reply = await call(['DEPLOY.EVENTS', KEY, 'AFTER', seen, 'BLOCK', 5000], waiting);
+  const reply = await call(['DEPLOY.EVENTS', KEY, 'AFTER', seen, 'BLOCK', BLOCK_MS], 'waiting');
   if (reply === null) {
     await sleep(200); // nobody has deployed it yet
     continue;

@@ -22,7 +22,7 @@ URL, KEY = sys.argv[1:3]
 TTL_MS = 3000
 
 # What is tried again is tried again in `call`, and in the loop at the end.
-client = redis.Redis.from_url(URL, decode_responses=True, retry=Retry(NoBackoff(), 0))
+client = redis.Redis.from_url(URL, decode_responses=True, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
 agents = {}  # (agent, job) -> the Agent that runs here
 taken = {}  # (agent, job) whose task is being carried out -> whether it was asked for again meanwhile
@@ -159,10 +159,11 @@ while True:
     try:
         events = client.pubsub()
         events.subscribe(f"deploy:events:{KEY}")
-        for message in events.listen():
+        while True:
             # The confirmation of the subscription comes first. From here on nothing is missed, so now, after a lost
-            # connection too, is the time to catch up with what was.
-            if message["type"] == "subscribe" or json.loads(message["data"])["type"] == "task_issued":
+            # connection too, is the time to catch up with what was. Silence may mean that nobody is there any more.
+            message = events.get_message(timeout=5)
+            if not message or message["type"] == "subscribe" or json.loads(message["data"])["type"] == "task_issued":
                 catch_up()
     except redis.RedisError as lost:
         print(f"connection: {lost}", flush=True)

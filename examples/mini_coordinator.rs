@@ -19,6 +19,8 @@ use std::thread;
 use std::time::Duration;
 
 const TTL_MS: u64 = 3000;
+/// How long to wait for a word of the server before looking for it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An agent in a job: in place, one version of it runs there at a time.
 type Place = (String, String);
@@ -47,7 +49,8 @@ fn main() -> RedisResult<()> {
         eprintln!("usage: mini_coordinator URL KEY");
         std::process::exit(2);
     };
-    let coordinator = Coordinator { client: Client::open(url)?, key, agents: Mutex::default(), taken: Mutex::default() };
+    let coordinator =
+        Coordinator { client: Client::open(url)?, key, agents: Mutex::default(), taken: Mutex::default() };
     let coordinator: &'static Coordinator = Box::leak(Box::new(coordinator));
     thread::spawn(|| coordinator.refresh());
     loop {
@@ -63,9 +66,18 @@ impl Coordinator {
         let mut connection = self.client.get_connection()?;
         let mut events = connection.as_pubsub();
         events.subscribe(format!("deploy:events:{}", self.key))?;
+        events.set_read_timeout(Some(PATIENCE))?;
         self.catch_up();
         loop {
-            let event: String = events.get_message()?.get_payload()?;
+            let event: String = match events.get_message() {
+                Ok(message) => message.get_payload()?,
+                // Silence may mean that nobody is there any more.
+                Err(silence) if silence.is_timeout() => {
+                    self.catch_up();
+                    continue;
+                }
+                Err(lost) => return Err(lost),
+            };
             if serde_json::from_str::<Json>(&event).is_ok_and(|event| event["type"] == "task_issued") {
                 self.catch_up();
             }
@@ -150,7 +162,8 @@ impl Coordinator {
     /// Whether our own `starting` had arrived before, and only its reply was lost. Otherwise the task is withdrawn.
     fn is_known(&self, task: &Json, attempt: u64) -> bool {
         let status = self.ask(&["DEPLOY.STATUS", &self.key, "JSON"]);
-        let mut same = list(&status["instances"]).filter(|i| place(i) == place(task) && i["version"] == task["version"]);
+        let mut same =
+            list(&status["instances"]).filter(|i| place(i) == place(task) && i["version"] == task["version"]);
         same.any(|instance| number(&instance["attempt"]) == attempt)
     }
 
@@ -238,9 +251,12 @@ impl Coordinator {
     /// The reply, or None for what is not there (any more). Anything else is tried again: the connection is lost, or the
     /// server loads, has become a replica, is out of memory. That does no harm: reports say which attempt they are about.
     fn call(&self, words: &[&str]) -> Option<Value> {
-        let once = |mut connection: Connection| redis::cmd(words[0]).arg(&words[1..]).query(&mut connection);
+        let once = |mut connection: Connection| {
+            connection.set_read_timeout(Some(PATIENCE))?;
+            redis::cmd(words[0]).arg(&words[1..]).query(&mut connection)
+        };
         loop {
-            match self.client.get_connection().and_then(once) {
+            match self.client.get_connection_with_timeout(PATIENCE).and_then(once) {
                 Ok(reply) => return Some(reply),
                 Err(error) if error.code() == Some("NOTFOUND") => return None,
                 Err(error) => println!("{}: {error}", words[0]),

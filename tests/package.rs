@@ -66,10 +66,22 @@ fn the_tarball_starts_a_server_and_its_users_do_their_work() {
     let sum = Command::new("sha256sum").args(["--check", &format!("{name}.sha256")]).current_dir(&folder).output();
     assert!(sum.expect("sha256sum").status.success());
     let first = std::fs::read(&tarball).expect("the tarball");
-    assert_eq!(std::fs::read(package(&folder)).expect("the tarball"), first, "packed again it is the same, byte for byte");
+    assert_eq!(
+        std::fs::read(package(&folder)).expect("the tarball"),
+        first,
+        "packed again it is the same, byte for byte"
+    );
 
     let unpacked = unpack(&tarball, &folder);
-    for file in ["libredis_deploy.so", "redis-deploy.conf", "prometheus.lua", "README.md", "LICENSE", "CHANGELOG.md", "examples/coordinator.py"] {
+    for file in [
+        "libredis_deploy.so",
+        "redis-deploy.conf",
+        "prometheus.lua",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "examples/coordinator.py",
+    ] {
         assert!(unpacked.join(file).metadata().is_ok_and(|file| file.len() > 0), "{file}");
     }
     on_each_server(|kind| {

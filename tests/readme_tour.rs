@@ -129,10 +129,27 @@ fn the_reference_leaves_nothing_out() {
         assert!(names(numbers, field, &prefixes.each_ref().map(String::as_str)), "{field} in {numbers}");
     }
     for event in [
-        "deployment_started", "task_issued", "task_done", "agent_state", "agent_healthy", "agent_unhealthy",
-        "awaiting_promotion", "deployment_promoted", "deployment_paused", "deployment_resumed", "deployment_failed",
-        "deployment_cancelled", "deployment_successful", "deployment_noop", "version_recorded", "fallback_blue_green",
-        "rollback_started", "version_tagged", "version_untagged", "service_registered", "service_status",
+        "deployment_started",
+        "task_issued",
+        "task_done",
+        "agent_state",
+        "agent_healthy",
+        "agent_unhealthy",
+        "awaiting_promotion",
+        "deployment_promoted",
+        "deployment_paused",
+        "deployment_resumed",
+        "deployment_failed",
+        "deployment_cancelled",
+        "deployment_successful",
+        "deployment_noop",
+        "version_recorded",
+        "fallback_blue_green",
+        "rollback_started",
+        "version_tagged",
+        "version_untagged",
+        "service_registered",
+        "service_status",
         "service_deregistered",
     ] {
         assert!(names(section("## Events"), event, &[]), "{event}");
@@ -148,7 +165,8 @@ fn links_and_paths_lead_somewhere() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let links = README.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
     let quoted = README.split('`').skip(1).step_by(2);
-    let is_path = |text: &&str| ["scripts/", "tests/", "packaging/", "src/"].iter().any(|folder| text.starts_with(folder));
+    let is_path =
+        |text: &&str| ["scripts/", "tests/", "packaging/", "src/"].iter().any(|folder| text.starts_with(folder));
     for path in links.chain(quoted.filter(is_path)).filter(|path| !path.contains([' ', '{', '*'])) {
         assert!(path.starts_with("http") || root.join(path).exists(), "{path}");
     }

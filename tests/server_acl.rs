@@ -90,9 +90,8 @@ fn allowed(user: &str) -> String {
     }
 }
 
-const USERS: [&str; 9] = [
-    "operator", "coordinator", "caller", "reader", "monitoring", "promoter", "rescuer", "elsewhere", "reads-keys",
-];
+const USERS: [&str; 9] =
+    ["operator", "coordinator", "caller", "reader", "monitoring", "promoter", "rescuer", "elsewhere", "reads-keys"];
 
 /// A record at which every command has something to do: a canary that awaits its promotion, a tag, a service.
 fn prepare(client: &mut Client) {
@@ -116,7 +115,8 @@ fn every_user_may_do_what_he_may_and_nothing_else() {
             let allowed: BTreeSet<String> = allowed(user).split(' ').map(str::to_string).collect();
             for (name, words) in calls() {
                 let mut client = log_in(&server, user, &format!("change-me-{user}"));
-                let before = (root.status(KEY), root.call(&["DUMP", KEY]), root.info("replication", "master_repl_offset"));
+                let before =
+                    (root.status(KEY), root.call(&["DUMP", KEY]), root.info("replication", "master_repl_offset"));
                 match (client.try_call(&words), allowed.contains(name)) {
                     (Ok(_), true) => {}
                     // One that is allowed may still be refused by the state; not by the server.
@@ -124,7 +124,11 @@ fn every_user_may_do_what_he_may_and_nothing_else() {
                     (Ok(reply), false) => panic!("{user} may {name}: {reply:?}"),
                     (Err(error), false) => {
                         assert!(error.starts_with("NOPERM"), "{user} {name}: {error}");
-                        let after = (root.status(KEY), root.call(&["DUMP", KEY]), root.info("replication", "master_repl_offset"));
+                        let after = (
+                            root.status(KEY),
+                            root.call(&["DUMP", KEY]),
+                            root.info("replication", "master_repl_offset"),
+                        );
                         assert_eq!(after, before, "{user} was refused {name}, and something has happened");
                     }
                 }
@@ -135,7 +139,11 @@ fn every_user_may_do_what_he_may_and_nothing_else() {
         }
         let events = published.events_until_now(&mut root, "deploy:events:marks");
         let by: BTreeSet<&str> = events.iter().filter_map(|event| event["by"].as_str()).collect();
-        assert_eq!(by, BTreeSet::from(["auto", "default", "operator", "promoter", "rescuer"]), "who has done something");
+        assert_eq!(
+            by,
+            BTreeSet::from(["auto", "default", "operator", "promoter", "rescuer"]),
+            "who has done something"
+        );
     });
 }
 
@@ -194,7 +202,11 @@ fn the_categories_are_there_where_the_server_has_them() {
         let has_categories = kind != ServerKind::Redis70;
         let ours = |root: &mut Client, category: &str| -> BTreeSet<String> {
             match root.try_call(&["ACL", "CAT", category]) {
-                Ok(commands) => items(&commands).iter().map(|c| text(c).to_lowercase()).filter(|c| c.starts_with("deploy.")).collect(),
+                Ok(commands) => items(&commands)
+                    .iter()
+                    .map(|c| text(c).to_lowercase())
+                    .filter(|c| c.starts_with("deploy."))
+                    .collect(),
                 Err(_) => BTreeSet::new(),
             }
         };
@@ -255,7 +267,8 @@ fn every_operators_action_says_who_when_and_why() {
         let canary = [&QUICK[..], &["CANARY", "1"]].concat();
         let mut acts = |key: &str, words: &[&str], kind: &str| {
             let before = unix_ms();
-            let revision = root.try_call(&["DEPLOY.STATUS", key]).map_or(0, |status| Fields::of(&status).int("revision"));
+            let revision =
+                root.try_call(&["DEPLOY.STATUS", key]).map_or(0, |status| Fields::of(&status).int("revision"));
             let why = format!("because of {kind}");
             let takes_reason = !["DEPLOY.TAG", "DEPLOY.UNTAG"].contains(&words[0]);
             let reason = ["REASON", why.as_str()];
@@ -275,7 +288,9 @@ fn every_operators_action_says_who_when_and_why() {
                 assert_eq!(newest["submitted_at"], event["at"]);
             }
             // The record tells it by its last events as well.
-            let shown = array(&record["events"]).iter().any(|shown| *shown == event || shown.as_str() == Some(&event.to_string()));
+            let shown = array(&record["events"])
+                .iter()
+                .any(|shown| *shown == event || shown.as_str() == Some(&event.to_string()));
             assert!(shown || events.len() > 10, "{kind} in {}", record["events"]);
         };
         let mut coordinator = server.client();

@@ -22,7 +22,11 @@ const NUMBERS: [(&str, i64, i64, i64); 5] = [
 ];
 
 fn all(client: &mut Client) -> BTreeMap<String, String> {
-    Fields::of(&client.call(&["CONFIG", "GET", "deploy.*"])).0.into_iter().map(|(name, value)| (name, text(&value))).collect()
+    Fields::of(&client.call(&["CONFIG", "GET", "deploy.*"]))
+        .0
+        .into_iter()
+        .map(|(name, value)| (name, text(&value)))
+        .collect()
 }
 
 fn get(client: &mut Client, name: &str) -> String {
@@ -121,7 +125,8 @@ impl FromFile {
     fn launch(kind: ServerKind, lines: &str) -> FromFile {
         let (folder, port) = (new_folder(), next_port());
         let lines = lines.replace("MODULE", &module_path().display().to_string());
-        let file = format!("port {port}\nbind 127.0.0.1\nsave \"\"\nlogfile server.log\ndir {}\n{lines}\n", folder.display());
+        let file =
+            format!("port {port}\nbind 127.0.0.1\nsave \"\"\nlogfile server.log\ndir {}\n{lines}\n", folder.display());
         std::fs::write(folder.join("redis.conf"), file).expect("a file in our own folder");
         let child = FromFile::spawn(kind, &folder);
         FromFile { kind, folder, port, child }
@@ -171,7 +176,14 @@ fn what_was_set_is_kept_by_a_rewrite() {
         let of = |client: &mut Client| {
             let all = all(client);
             let of = |name: &str| all[&format!("deploy.{name}")].clone();
-            [of("history-max"), of("events-max"), of("manifest-max-bytes"), of("agents-max"), of("publish"), of("channel-prefix")]
+            [
+                of("history-max"),
+                of("events-max"),
+                of("manifest-max-bytes"),
+                of("agents-max"),
+                of("publish"),
+                of("channel-prefix"),
+            ]
         };
         // An argument sets what the file does not.
         assert_eq!(of(&mut client), ["7", "30", "2097152", "5", "sharded", "deploy:events:"]);
@@ -190,7 +202,12 @@ fn what_was_set_is_kept_by_a_rewrite() {
         assert_eq!(set, ["50", "30", "3145728", "5", "classic", "told \"here\":"]);
         client.call(&["CONFIG", "REWRITE"]);
         server.restart();
-        assert_eq!(of(&mut server.client()), set, "{}", std::fs::read_to_string(server.folder.join("redis.conf")).expect("it"));
+        assert_eq!(
+            of(&mut server.client()),
+            set,
+            "{}",
+            std::fs::read_to_string(server.folder.join("redis.conf")).expect("it")
+        );
         // And once more, from the file that the server has written.
         server.client().call(&["CONFIG", "REWRITE"]);
         server.restart();

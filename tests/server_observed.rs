@@ -43,7 +43,10 @@ const FIELDS: [&str; 23] = [
 
 fn fields_of(section: &str) -> Vec<(String, u64)> {
     let fields = section.lines().filter_map(|line| line.strip_suffix('\r').unwrap_or(line).split_once(':'));
-    fields.filter(|(name, _)| name.starts_with("deploy_")).map(|(n, v)| (n.to_string(), v.parse().expect("a number"))).collect()
+    fields
+        .filter(|(name, _)| name.starts_with("deploy_"))
+        .map(|(n, v)| (n.to_string(), v.parse().expect("a number")))
+        .collect()
 }
 
 #[test]
@@ -84,7 +87,8 @@ fn info_tells_every_number_and_they_are_true() {
             assert_eq!(error.split(' ').next().unwrap_or_default().to_lowercase(), code, "{error}");
             assert_eq!(of(&format!("deploy_refused_{code}")), 1, "{code}");
         }
-        let refused: u64 = fields_of(&info("deploy")).iter().filter(|(n, _)| n.starts_with("deploy_refused_")).map(|(_, v)| v).sum();
+        let refused: u64 =
+            fields_of(&info("deploy")).iter().filter(|(n, _)| n.starts_with("deploy_refused_")).map(|(_, v)| v).sum();
         assert_eq!(refused, 8);
 
         assert_eq!((of("deploy_deployments_successful"), of("deploy_deployments_running")), (1, 1));
@@ -167,10 +171,14 @@ fn what_a_client_can_repeat_does_not_fill_the_log() {
             let error = client.refused(&[&b"RESTORE"[..], format!("new-{round}").as_bytes(), b"0", &broken]);
             assert!(error.starts_with("ERR Bad data format"), "{error}");
         }
-        let refused: Vec<String> = server.log().lines().filter(|l| l.contains("' refused: ")).map(str::to_string).collect();
+        let refused: Vec<String> =
+            server.log().lines().filter(|l| l.contains("' refused: ")).map(str::to_string).collect();
         // Five in ten seconds; a slow machine may take more than one such time.
         assert!((1..=20).contains(&refused.len()), "{} lines: {:?}", refused.len(), refused.first());
-        assert!(refused.iter().all(|line| line.contains(" * ")), "a client was refused, which is no warning: {refused:?}");
+        assert!(
+            refused.iter().all(|line| line.contains(" * ")),
+            "a client was refused, which is no warning: {refused:?}"
+        );
         assert!(refused[4].contains("further lines like this are left out"), "{refused:?}");
     });
 }
@@ -213,13 +221,18 @@ fn slow_log_latency_and_monitor_show_commands_and_no_megabytes() {
             assert!(event.to_string().len() < 2_000 && !event.to_string().contains("xxxx"), "{event}");
         }
         // MONITOR: the client's own command in full, as the server shows each; and what the module does in few words.
-        wait_until("the end to be heard", || heard.lock().expect("no holder panics").iter().any(|line| line.contains("deployment_successful")));
+        wait_until("the end to be heard", || {
+            heard.lock().expect("no holder panics").iter().any(|line| line.contains("deployment_successful"))
+        });
         let heard = heard.lock().expect("no holder panics").clone();
         let (long, short): (Vec<&String>, Vec<&String>) = heard.iter().partition(|line| line.len() > 4_000);
         assert_eq!(long.len(), 1, "{:?}", long.iter().map(|line| &line[..100]).collect::<Vec<_>>());
         assert!(long[0].contains("\"DEPLOY.DEPLOY\" \"agent-api\" \"MANIFEST\""));
         assert!(short.iter().any(|line| line.contains("PUBLISH") && line.contains("deploy:events:agent-api")));
-        assert!(short.iter().any(|line| line.contains("\"DEPLOY.APPLY\" \"agent-api\" \"TICK\"")), "the timer's verdict");
+        assert!(
+            short.iter().any(|line| line.contains("\"DEPLOY.APPLY\" \"agent-api\" \"TICK\"")),
+            "the timer's verdict"
+        );
 
         // The slow log: which command on which key, cut short as the server does it.
         let slow: Vec<Vec<String>> = items(&client.call(&["SLOWLOG", "GET", "10000"]))

@@ -199,5 +199,6 @@ pub fn register(ctx: Ctx, args: &[RedisString]) -> Result<(), Unavailable> {
     };
     let initial = Initial::parse(args).map_err(|text| complain(&text))?;
     ffi::register_configs(ctx, &initial).map_err(|name| complain(&format!("deploy.{name} cannot be registered")))?;
-    ffi::load_configs(ctx).map_err(|Unavailable| complain("a value in the configuration file is not allowed; the line above says which"))
+    let which = "a value in the configuration file is not allowed; the line above says which";
+    ffi::load_configs(ctx).map_err(|Unavailable| complain(which))
 }

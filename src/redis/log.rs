@@ -63,7 +63,10 @@ mod tests {
         let notes: Vec<_> = (0..100).map(|_| kind.admit(start)).collect();
         let said: Vec<_> = notes.iter().flatten().map(String::as_str).collect();
         assert_eq!(said.len(), 5);
-        assert!(said[..4].iter().all(|note| note.is_empty()) && said[4].contains("left out for up to 10 s"), "{said:?}");
+        assert!(
+            said[..4].iter().all(|note| note.is_empty()) && said[4].contains("left out for up to 10 s"),
+            "{said:?}"
+        );
         assert_eq!(kind.admit(start + WINDOW).as_deref(), Some(" (95 lines like this were left out before)"));
         assert_eq!(kind.admit(start + WINDOW).as_deref(), Some(""));
     }
