@@ -48,6 +48,8 @@ fn calls() -> Vec<(&'static str, Vec<String>)> {
         ("PLAN", "DEPLOY.PLAN agent-api MANIFEST MANIFEST-TEXT"),
         ("LIST", "DEPLOY.LIST"),
         ("STATUS", "DEPLOY.STATUS agent-api"),
+        ("SHOW", "DEPLOY.SHOW agent-api"),
+        ("HELP", "DEPLOY.HELP"),
         ("HISTORY", "DEPLOY.HISTORY agent-api"),
         ("VERSION", "DEPLOY.VERSION agent-api 1"),
         ("PROMOTE", "DEPLOY.PROMOTE agent-api"),
@@ -71,7 +73,7 @@ fn calls() -> Vec<(&'static str, Vec<String>)> {
     .into()
 }
 
-const READS: &str = "PLAN LIST STATUS HISTORY VERSION WAIT EVENTS TASKS RESOLVE";
+const READS: &str = "PLAN LIST HELP SHOW STATUS HISTORY VERSION WAIT EVENTS TASKS RESOLVE";
 const OPERATES: &str = "DEPLOY PROMOTE ROLLBACK PAUSE RESUME FAIL STOP TAG UNTAG";
 
 /// What each user may do, and nobody anything else.
@@ -85,7 +87,7 @@ fn allowed(user: &str) -> String {
         "promoter" => "STATUS PROMOTE".into(),
         "rescuer" => "STATUS ROLLBACK FAIL".into(),
         // It has no key, and one that does not show is no secret.
-        "elsewhere" => "LIST".into(),
+        "elsewhere" => "LIST HELP".into(),
         other => panic!("an unknown user {other}"),
     }
 }
