@@ -52,7 +52,7 @@ pub(super) fn subject(instance: &Instance) -> Subject {
 
 impl<'r, 'c> Draft<'r, 'c> {
     pub fn on(record: &'r mut Record, context: &'c Context<'c>) -> Draft<'r, 'c> {
-        Draft { record: Transaction::begin(record), changes: Vec::new(), context }
+        Draft { record: Transaction::begin(record), changes: Vec::with_capacity(4), context }
     }
 
     pub fn now(&self) -> UnixMs {

@@ -34,13 +34,13 @@ pub enum Verdict {
 }
 
 /// Up to so many lie side by side: looking at each is then faster than an index, and takes a fraction of its memory.
-const FEW: usize = 16;
+const FEW: usize = 32;
 
 #[derive(Debug, Clone, Default)]
 pub struct Instances {
     all: All,
     /// While a transaction is open: what was at the places that it changed, in order.
-    journal: Option<Box<Vec<(InstanceKey, Option<Instance>)>>>,
+    journal: Option<Vec<(InstanceKey, Option<Instance>)>>,
 }
 
 #[derive(Debug, Clone)]
@@ -259,7 +259,7 @@ impl Instances {
     // ---- transactions ------------------------------------------------------------------------------------------------
 
     pub(super) fn begin(&mut self) {
-        self.journal = Some(Box::default());
+        self.journal = Some(Vec::new());
     }
 
     pub(super) fn commit(&mut self) {
@@ -268,7 +268,7 @@ impl Instances {
 
     /// Everything as it was when the transaction began.
     pub(super) fn roll_back(&mut self) {
-        for (key, before) in self.journal.take().into_iter().flat_map(|journal| journal.into_iter().rev()) {
+        for (key, before) in self.journal.take().unwrap_or_default().into_iter().rev() {
             self.take(&key);
             if let Some(instance) = before {
                 self.put(instance);

@@ -34,7 +34,7 @@ pub struct Services {
     by_owner: BTreeMap<InstanceKey, Vec<Arc<str>>>,
     expiry: BTreeSet<(UnixMs, Arc<str>)>,
     /// While a transaction is open: what was at the places that it changed, in order.
-    journal: Option<Box<Vec<(Arc<str>, Option<Arc<Service>>)>>>,
+    journal: Option<Vec<(Arc<str>, Option<Arc<Service>>)>>,
 }
 
 impl Services {
@@ -91,7 +91,7 @@ impl Services {
     // ---- transactions ------------------------------------------------------------------------------------------------
 
     pub(super) fn begin(&mut self) {
-        self.journal = Some(Box::default());
+        self.journal = Some(Vec::new());
     }
 
     pub(super) fn commit(&mut self) {
@@ -100,7 +100,7 @@ impl Services {
 
     /// Everything as it was when the transaction began.
     pub(super) fn roll_back(&mut self) {
-        for (id, before) in self.journal.take().into_iter().flat_map(|journal| journal.into_iter().rev()) {
+        for (id, before) in self.journal.take().unwrap_or_default().into_iter().rev() {
             self.take(&id);
             if let Some(service) = before {
                 self.put(service);

@@ -112,8 +112,17 @@ pub fn set_publish_mode(value: i32) {
 }
 
 pub fn channel_prefix() -> String {
-    let prefix = PREFIX.read().unwrap_or_else(PoisonError::into_inner);
-    prefix.clone().unwrap_or_else(|| CHANNEL_PREFIX_DEFAULT.to_string_lossy().into_owned())
+    let mut prefix = String::new();
+    put_channel_prefix(&mut prefix);
+    prefix
+}
+
+/// Appends the prefix, without a text of its own for each event.
+pub fn put_channel_prefix(text: &mut String) {
+    match &*PREFIX.read().unwrap_or_else(PoisonError::into_inner) {
+        Some(prefix) => text.push_str(prefix),
+        None => text.push_str(&CHANNEL_PREFIX_DEFAULT.to_string_lossy()),
+    }
 }
 
 /// A brace in the prefix would name the hash slot of a sharded channel, instead of the key.

@@ -35,7 +35,7 @@ impl Announcement {
                 Change::Note(_) => None,
             })
             .collect();
-        Announcement { channel: channel(&config::channel_prefix(), key, mode), messages, mode }
+        Announcement { channel: channel(config::put_channel_prefix, key, mode), messages, mode }
     }
 
     pub fn publish(&self, ctx: Ctx) {
@@ -65,11 +65,18 @@ pub fn hand_on(ctx: Ctx, key: &str, batch: &Batch) {
 
 /// SPEC 8 "Channel". A sharded channel must be in the slot of its key, so the key becomes its hash tag, unless it has
 /// one already.
-fn channel(prefix: &str, key: &str, mode: Publish) -> String {
+fn channel(put_prefix: impl FnOnce(&mut String), key: &str, mode: Publish) -> String {
+    let mut channel = String::with_capacity(64);
+    put_prefix(&mut channel);
     match mode {
-        Publish::Sharded if !has_hash_tag(key) => format!("{prefix}{{{key}}}"),
-        _ => format!("{prefix}{key}"),
+        Publish::Sharded if !has_hash_tag(key) => {
+            channel.push('{');
+            channel.push_str(key);
+            channel.push('}');
+        }
+        _ => channel.push_str(key),
     }
+    channel
 }
 
 /// As the cluster specification has it: something between the first `{` and the next `}`.
@@ -83,9 +90,10 @@ mod tests {
 
     #[test]
     fn a_sharded_channel_is_in_its_keys_slot() {
-        assert_eq!(channel("deploy:events:", "a", Publish::Classic), "deploy:events:a");
-        assert_eq!(channel("deploy:events:", "a", Publish::Sharded), "deploy:events:{a}");
-        assert_eq!(channel("deploy:events:", "x{a}y", Publish::Sharded), "deploy:events:x{a}y");
-        assert_eq!(channel("deploy:events:", "{}a", Publish::Sharded), "deploy:events:{{}a}");
+        let of = |key, mode| channel(|text| text.push_str("deploy:events:"), key, mode);
+        assert_eq!(of("a", Publish::Classic), "deploy:events:a");
+        assert_eq!(of("a", Publish::Sharded), "deploy:events:{a}");
+        assert_eq!(of("x{a}y", Publish::Sharded), "deploy:events:x{a}y");
+        assert_eq!(of("{}a", Publish::Sharded), "deploy:events:{{}a}");
     }
 }

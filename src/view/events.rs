@@ -19,14 +19,16 @@ pub fn event_json(event: &Event, key: &str) -> String {
 
 /// One event: the fields that all have, then those of its type.
 pub fn event<'a>(event: &'a Event, key: &'a str) -> View<'a> {
-    let mut fields = vec![
-        ("revision", event.revision.into()),
+    // Room for the longest of those that are many.
+    let mut fields = Vec::with_capacity(20);
+    fields.extend([
+        ("revision", View::from(event.revision)),
         ("at", event.at.into()),
         ("key", key.into()),
         ("deployment_id", (&event.deployment_id).into()),
         ("type", event.body.name().into()),
         ("version", event.version.into()),
-    ];
+    ]);
     fields.extend(body(event));
     View::Map(fields)
 }
