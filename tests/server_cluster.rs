@@ -32,6 +32,8 @@ fn assert_in_one_place(cluster: &Cluster, key: &str, home: &Server) {
         assert_eq!(held, i64::from(expected), "{key} on the node on port {}", node.port);
     }
     let (mut ours, mut theirs) = (home.client(), reader(replica));
+    // It has the key, and may not have heard yet that its primary serves the slot: until then it sends readers away.
+    wait_until("the replica to read for its primary", || theirs.try_call(&["DUMP", key]).is_ok());
     assert_eq!(theirs.call(&["DUMP", key]), ours.call(&["DUMP", key]));
     assert_eq!(theirs.status(key), ours.status(key));
 }
