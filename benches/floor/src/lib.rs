@@ -1,6 +1,6 @@
 //! The floor: the least that a module must do to change a value for others to see, and nothing of what it is changed
-//! for. It opens its key, changes a counter, replicates that with a command of its own, and publishes one event, to the
-//! subscribers here and to those of replicas, by the same calls of the module API as `redis-deploy`.
+//! for. It opens its key, changes a counter, replicates that with a command of its own, and publishes one event to the
+//! subscribers here, by the same calls of the module API as `redis-deploy`.
 //!
 //! `FLOOR.WRITE key payload-bytes event-bytes` says how large what is replicated and what is published shall be. Their
 //! content is filler that costs nothing to make: whatever the module spends on making its own is above the floor.
@@ -29,7 +29,7 @@ fn write(ctx: &Context, args: Vec<RedisString>) -> RedisResult {
     let count = count(ctx, &key)?;
     replicate(ctx, &key, payload)?;
     let channel = ctx.create_string([b"floor:events:", key.as_slice()].concat());
-    publish(ctx, &channel, &ctx.create_string(event))?;
+    publish(ctx, &channel, &ctx.create_string(event));
     Ok(RedisValue::Integer(count))
 }
 
@@ -69,13 +69,9 @@ fn replicate(ctx: &Context, key: &RedisString, payload: &[u8]) -> Result<(), Red
     })
 }
 
-fn publish(ctx: &Context, channel: &RedisString, event: &RedisString) -> Result<(), RedisError> {
-    // SAFETY: as above; two strings that live through both calls. `A`: not into the AOF.
-    done(unsafe {
-        raw::RedisModule_PublishMessage.map(|publish| publish(ctx.ctx, channel.inner, event.inner));
-        raw::RedisModule_Replicate
-            .map(|replicate| replicate(ctx.ctx, c"PUBLISH".as_ptr(), c"Ass".as_ptr(), channel.inner, event.inner))
-    })
+fn publish(ctx: &Context, channel: &RedisString, event: &RedisString) {
+    // SAFETY: as above; two strings that live through the call.
+    unsafe { raw::RedisModule_PublishMessage.map(|publish| publish(ctx.ctx, channel.inner, event.inner)) };
 }
 
 // ---- the data type --------------------------------------------------------------------------------------------------

@@ -27,12 +27,7 @@ pub fn wire(bench: &mut Bench) {
     });
     let on_wire = (offsets.1 - offsets.0) / REPORTS as f64;
     let part = |name: &str| tallies.get(name).map_or(0.0, |tally| tally.bytes as f64 / (REPORTS + 2) as f64);
-    let (change, event) = (part("DEPLOY.APPLY"), part("PUBLISH"));
-    let note = format!(
-        "by master_repl_offset: the change itself {change:.0}, the event for the replica's subscribers {event:.0}, \
-         what holds the two together {:.0}",
-        part("MULTI") + part("EXEC")
-    );
+    let note = format!("by master_repl_offset: the change {:.0}, and nothing else", part("DEPLOY.APPLY"));
     bench.results.add(5, "bytes of a report to a replica", on_wire, "bytes", Goal::AtMost(200.0), note);
     let names: Vec<_> = tallies.iter().map(|(name, tally)| json!([name, tally.commands, tally.bytes])).collect();
     bench.results.detail("wire", json!({ "per_report": on_wire, "commands": names }));
