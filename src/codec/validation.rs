@@ -9,11 +9,12 @@ use crate::engine::deployment::{Mode, Record, REQUESTS_REMEMBERED};
 use crate::engine::event::{Beginning, Event};
 use crate::engine::history::Version;
 use crate::engine::invariants;
-use crate::engine::manifest::{agents_faults, Content, Manifest, MAX_ID_BYTES};
+use crate::engine::manifest::{agents_faults, Content, MAX_ID_BYTES};
 use crate::engine::policy::Policy;
 use crate::engine::time::MAX_DURATION_MS;
 use crate::engine::{Batch, Change, EventBody};
 use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 type Judged = Result<(), DecodeError>;
@@ -57,7 +58,7 @@ pub(super) fn judge_batch(batch: &Batch) -> Judged {
     let mut manifests = Manifests::default();
     for beginning in events().filter_map(|event| beginning(event)) {
         judge_beginning(beginning)?;
-        manifests.judge(&beginning.version)?;
+        manifests.judge(&beginning.version, true)?;
     }
     Ok(())
 }
@@ -71,9 +72,10 @@ fn judge_history(record: &Record) -> Judged {
     let is_kept = |number| record.version(number).is_some();
     must(record.current_version.is_none_or(is_kept), "its current version is missing")?;
     let mut manifests = Manifests::default();
+    let run: BTreeSet<u64> = record.instances.iter().map(|instance| instance.version).collect();
     for version in versions.iter() {
         judge_version(version)?;
-        manifests.judge(version)?;
+        manifests.judge(version, run.contains(&version.number))?;
     }
     Ok(())
 }
@@ -99,14 +101,13 @@ struct Manifests {
 }
 
 impl Manifests {
-    /// Judges a version's manifest, and its agents by it.
-    fn judge(&mut self, version: &Version) -> Judged {
+    /// Judges a version's manifest, and its agents by it. `is_run`: agents run it, so its outline is asked for.
+    fn judge(&mut self, version: &Version, is_run: bool) -> Judged {
         let node_ids = match self.node_ids.entry(Arc::as_ptr(&version.content)) {
             Entry::Occupied(judged) => judged.into_mut(),
             Entry::Vacant(new) => {
-                let manifest = Manifest::parse(version.content.text().as_bytes())
-                    .map_err(|faults| DecodeError::Invalid(faults.into_iter().next().unwrap_or_default()))?;
-                new.insert(manifest.node_ids())
+                let first = |faults: Vec<String>| DecodeError::Invalid(faults.into_iter().next().unwrap_or_default());
+                new.insert(version.content.judge(is_run).map_err(first)?)
             }
         };
         match version.agents.as_ref().and_then(|agents| agents_faults(node_ids, agents).into_iter().next()) {

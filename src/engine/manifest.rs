@@ -59,6 +59,16 @@ impl Content {
         })
     }
 
+    /// Reads the manifest, and has its outline from then on where that will be asked for; or gives its faults.
+    pub fn judge(&self, will_be_asked: bool) -> Result<Vec<Arc<str>>, Vec<String>> {
+        let manifest = Manifest::parse(self.text.as_bytes())?;
+        let node_ids = manifest.node_ids();
+        if will_be_asked {
+            self.outline.get_or_init(|| manifest.outline());
+        }
+        Ok(node_ids)
+    }
+
     /// The outline, where it was asked for already.
     pub fn known_outline(&self) -> Option<&Outline> {
         self.outline.get()

@@ -68,9 +68,9 @@ pub fn load(encver: i32, bytes: Vec<u8>, keep: bool, key: &str) -> Option<Stored
 /// A record; or, where it was kept, one with the changes behind it that an older module could not read.
 fn read(bytes: &[u8], kept: bool) -> Result<Record, DecodeError> {
     let outcome = codec::decode_record(bytes);
-    match with_changes(bytes).filter(|_| kept && outcome.is_err()) {
-        Some(record) => Ok(record),
-        None => outcome,
+    match outcome {
+        Err(error) if kept => with_changes(bytes).ok_or(error),
+        outcome => outcome,
     }
 }
 
