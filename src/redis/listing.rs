@@ -81,7 +81,8 @@ fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) ->
     match open.slot() {
         Slot::Ours(Stored::Record(record)) => {
             let status = record.deployment.as_ref().map(|d| d.status)?;
-            filter.status.is_none_or(|wanted| wanted == status).then(|| owned(view::list_entry(record, key)))
+            // Many keys are opened one after another, and are replied together.
+            filter.status.is_none_or(|wanted| wanted == status).then(|| view::list_entry(record, key).into_owned())
         }
         // A record that a newer module wrote has nothing that could be told here.
         Slot::Ours(Stored::Opaque { .. }) => None,
@@ -89,18 +90,5 @@ fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) ->
             index::remove(db, key.as_bytes());
             None
         }
-    }
-}
-
-/// A view that outlives its record: many keys are opened one after another, and are replied together.
-fn owned(view: View) -> View<'static> {
-    match view {
-        View::Null => View::Null,
-        View::Int(number) => View::Int(number),
-        View::Bool(flag) => View::Bool(flag),
-        View::Str(text) => View::Str(Cow::Owned(text.into_owned())),
-        View::Raw(text) => View::Raw(Cow::Owned(text.into_owned())),
-        View::List(items) => View::List(items.into_iter().map(owned).collect()),
-        View::Map(fields) => View::Map(fields.into_iter().map(|(name, value)| (name, owned(value))).collect()),
     }
 }
