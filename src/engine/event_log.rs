@@ -119,7 +119,8 @@ impl Log {
     pub fn after(&self, revision: u64) -> impl Iterator<Item = Arc<Event>> + '_ {
         let of_open = self.open.front().map_or(u64::MAX, |event| event.revision);
         let ends = self.blocks.iter().skip(1).map(|block| block.first).chain([of_open]);
-        let known: usize = self.blocks.iter().zip(ends).take_while(|(_, next)| *next <= revision).map(|(block, _)| block.count).sum();
+        let known = self.blocks.iter().zip(ends).take_while(|(_, next)| *next <= revision);
+        let known: usize = known.map(|(block, _)| block.count).sum();
         self.from(known.saturating_sub(self.gone)).skip_while(move |event| event.revision <= revision)
     }
 

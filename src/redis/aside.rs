@@ -1,5 +1,5 @@
-//! Large replies are written, and large things freed, beside the server's own thread: ten thousand service instances are some hundred and seventy
-//! thousand values, and every other client would wait for them.
+//! Large replies are written, and large things freed, beside the server's own thread: ten thousand service instances are
+//! some hundred and seventy thousand values, and every other client would wait for them.
 //!
 //! The server's thread copies the record, whose texts are shared, and goes on; the caller waits, and gets what was so at
 //! that moment. In a transaction or a script, where nobody can wait, the reply is written at once.

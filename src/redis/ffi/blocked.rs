@@ -2,8 +2,9 @@
 //!
 //! A client waits for a change ([`Blocked`]) or for a large reply ([`Aside`]).
 //!
-//! A handle of the first kind lives until it is given to `RM_UnblockClient`, exactly once: after a wake, after a timeout, or after the
-//! client has gone. All of it happens on the main thread, so that none can be given back twice or used after that.
+//! A handle of the first kind lives until it is given to `RM_UnblockClient`, exactly once: after a wake, after a timeout,
+//! or after the client has gone. All of it happens on the main thread, so that none can be given back twice or used after
+//! that. One of the second kind is owned, and given back when its owner ends.
 
 use super::{api, Ctx};
 use crate::redis::blocking::{self, Answer};
