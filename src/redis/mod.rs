@@ -183,10 +183,18 @@ pub fn read(
     json: bool,
     shape: impl for<'r> FnOnce(&'r Record, &'r str) -> Result<View<'r>, Rejection>,
 ) -> Result<Answered, Refusal> {
+    at_record(call, key, |record, name| Ok(call.reply_view(&shape(record, name)?, json)))
+}
+
+/// Answers with what is at a key; refuses where that is no record.
+fn at_record(
+    call: &Call,
+    key: &RedisString,
+    answer: impl FnOnce(&Record, &str) -> Result<Answered, Refusal>,
+) -> Result<Answered, Refusal> {
     let open = Key::read(call.ctx, key);
     let (Some(record), Some(name)) = (record_at(&open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
-    let view = shape(record, name)?;
-    Ok(call.reply_view(&view, json))
+    answer(record, name)
 }
 
 /// A reading command whose reply has as many entries as `extent` says: a large one is written beside.
@@ -197,17 +205,16 @@ pub fn read_at_length(
     extent: impl FnOnce(&Record) -> usize,
     shape: impl for<'r> FnOnce(&'r Record, &'r str) -> Result<View<'r>, Rejection> + Send + 'static,
 ) -> Result<Answered, Refusal> {
-    let open = Key::read(call.ctx, key);
-    let (Some(record), Some(name)) = (record_at(&open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
-    if extent(record) >= aside::LARGE {
-        if let Some(caller) = Aside::begin(call.ctx) {
-            call.answered.set(true);
-            aside::reply_aside(caller, record.clone(), name.to_string(), json, shape);
-            return Ok(Answered(()));
+    at_record(call, key, |record, name| {
+        if extent(record) >= aside::LARGE {
+            if let Some(caller) = Aside::begin(call.ctx) {
+                call.answered.set(true);
+                aside::reply_aside(caller, record.clone(), name.to_string(), json, shape);
+                return Ok(Answered(()));
+            }
         }
-    }
-    let view = shape(record, name)?;
-    Ok(call.reply_view(&view, json))
+        Ok(call.reply_view(&shape(record, name)?, json))
+    })
 }
 
 /// The same for a person's eyes.
@@ -216,9 +223,7 @@ pub fn read_page(
     key: &RedisString,
     page: impl FnOnce(&Record, &str) -> Vec<String>,
 ) -> Result<Answered, Refusal> {
-    let open = Key::read(call.ctx, key);
-    let (Some(record), Some(name)) = (record_at(&open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
-    Ok(call.reply_page(&page(record, name)))
+    at_record(call, key, |record, name| Ok(call.reply_page(&page(record, name))))
 }
 
 /// Asks the engine something about a key and the present time, without changing anything.
