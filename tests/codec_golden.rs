@@ -5,10 +5,12 @@
 
 use proptest::prelude::*;
 use redis_deploy::codec::{
-    decode_batch, decode_record, encode_batch, encode_record, DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER,
-    MAX_TEXT_BYTES, MAX_TIME_MS,
+    decode_batch, decode_record, decode_saved_record, encode_batch, encode_pending, encode_record, summary_of, DecodeError,
+    Summary, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS,
 };
+use redis_deploy::codec;
 use redis_deploy::engine;
+use redis_deploy::engine::command::{Command, Context, Deploy, Limits, Report, Reported};
 use redis_deploy::engine::deployment::{Mode, Record};
 use redis_deploy::engine::manifest::Content;
 use redis_deploy::engine::{Batch, Change, EventBody};
@@ -97,7 +99,8 @@ proptest! {
 
 #[test]
 fn what_many_name_is_stored_once_and_shared_again() {
-    let record = golden::record();
+    // An event says all that it says by itself.
+    let record = Record { log: Default::default(), ..golden::record() };
     let bytes = encode_record(&record);
     for once in [&**record.versions[0].content.text(), "dep_agent-api_2", "looking into it"] {
         let found = bytes.windows(once.len()).filter(|window| *window == once.as_bytes()).count();
@@ -107,7 +110,7 @@ fn what_many_name_is_stored_once_and_shared_again() {
     assert!(Arc::ptr_eq(&read.versions[0].content, &read.versions[1].content));
     let deployment = read.deployment.as_ref().expect("it has one");
     assert!(Arc::ptr_eq(&deployment.changed[0], &read.instances.of_agent("monitor")[0].agent));
-    assert!(Arc::ptr_eq(&deployment.id, &read.log.iter().next().expect("an event").deployment_id));
+    assert!(Arc::ptr_eq(&deployment.id, &read.versions[2].deployment_id));
 }
 
 #[test]
@@ -116,6 +119,78 @@ fn manifests_with_the_same_text_are_stored_once_though_they_are_two_in_memory() 
     let text = record.versions[0].content.text().to_string();
     Arc::make_mut(&mut Arc::make_mut(&mut record.versions)[0]).content = Arc::new(Content::new(Arc::from(text)));
     assert_eq!(encode_record(&record), encode_record(&golden::record()));
+}
+
+// ---- what was packed before ------------------------------------------------------------------------------------------
+
+/// The log has the bytes of each event already: what is sent is those, and not what is like them.
+#[test]
+fn pending_changes_are_written_as_any_batch() {
+    let manifest = |word| format!(r#"{{"type":"service","nodes":[{{"node_id":"a","word":{word}}},{{"node_id":"b"}}]}}"#);
+    let deploy = |word, request: Option<&str>| {
+        let request = request.map(Arc::from);
+        Command::Deploy(Deploy { manifest: manifest(word).into_bytes(), request, ..Deploy::default() })
+    };
+    let report = |agent: &str, reason: String| {
+        let reason = Some(Arc::from(reason));
+        Command::Report(Report { agent: agent.into(), state: Reported::Ready, version: None, job: None, attempt: None, reason })
+    };
+    let long = "so long that its event's length takes more than a byte: ".repeat(20);
+    let commands = [
+        deploy(1, Some("first")),
+        deploy(1, Some("first")),
+        report("a", "well".into()),
+        report("b", long),
+        deploy(2, Some("second")),
+        deploy(3, None),
+    ];
+    let (mut record, mut changes) = (codec::empty_record(), 0);
+    for (now_ms, command) in (1_000..).zip(&commands) {
+        let context = Context { key: "app", now_ms, by: "default", limits: Limits::default() };
+        let pending = engine::transact(&mut record, command, &context).expect("a good command");
+        assert_eq!(encode_pending(&pending), encode_batch(&pending.batch), "{command:?}");
+        changes += pending.batch.changes.len();
+        pending.commit();
+        assert_eq!(decode_record(&encode_record(&record)).as_ref(), Ok(&record));
+    }
+    assert!(changes > 12, "{changes}");
+}
+
+#[test]
+fn a_record_says_first_what_an_index_asks() {
+    for record in [golden::record(), Record { log: Default::default(), ..golden::record() }] {
+        assert_eq!(summary_of(&encode_record(&record)), Ok(Summary::of(&record)));
+    }
+    assert_eq!(summary_of(b"dp\x01"), Err(DecodeError::Truncated));
+    assert_eq!(summary_of(&encode_batch(&golden::batches()[0].1)), Err(DecodeError::Malformed));
+    // A stranger's must be true; it is the first byte of the payload that says whether there is a status.
+    let mut lies = encode_record(&golden::record());
+    lies[HEADER_BYTES + 1] ^= 1;
+    let lies = with_right_checksum(lies);
+    let why = "its summary is that of another record".to_string();
+    assert_eq!(decode_record(&lies), Err(DecodeError::Invalid(why)));
+}
+
+/// Of what this server has saved, that which is only read out is judged when it is.
+#[test]
+fn what_was_saved_here_is_read_with_its_log_unread() {
+    let record = golden::record();
+    assert_eq!(decode_saved_record(&encode_record(&record)), Ok(record.clone()));
+    let mut unread = 0;
+    let whole = encode_record(&record);
+    let without = encode_record(&Record { log: Default::default(), ..record.clone() });
+    for place in without.len()..whole.len() - CHECKSUM_BYTES {
+        let mut scratched = whole.clone();
+        scratched[place] ^= 0x55;
+        let scratched = with_right_checksum(scratched);
+        if let Ok(read) = decode_saved_record(&scratched) {
+            unread += u32::from(decode_record(&scratched).is_err());
+            // What cannot be read is left out, and the record goes on.
+            assert!(read.log.iter().count() <= record.log.len());
+            assert_eq!(read.instances, record.instances);
+        }
+    }
+    assert!(unread > 0, "some of the log was not judged");
 }
 
 // ---- damaged, foreign and newer bytes --------------------------------------------------------------------------------
@@ -294,8 +369,8 @@ fn a_record_is_judged_as_if_a_user_had_sent_it() {
     assert_eq!(refusal(|r| r.deployment = None), "it has no deployment");
     assert_eq!(refusal(|r| r.revision = 10), "a task is newer than the record");
     assert_eq!(refusal(|r| r.revision = 41), "an instance is newer than the record");
-    assert_eq!(refusal(|r| r.revision = 44), "its log is newer than the record");
-    assert_eq!(refusal(|r| relog(r, |log| log.swap(0, 1))), "its log is not in order");
+    assert_eq!(refusal(|r| r.revision = 44), "the log ends with the newest event");
+    assert_eq!(refusal(|r| relog(r, |log| log.swap(0, 1))), "the log has no gaps");
     assert_eq!(refusal(|r| canary(r, |i| i.created = 2)), "two instances came at once");
     assert_eq!(refusal(|r| canary(r, |i| i.node = "n".repeat(257).into())), "an agent's id is too long");
     assert_eq!(

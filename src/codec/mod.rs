@@ -16,9 +16,10 @@
 mod v1;
 mod validation;
 
-use crate::engine::event_log::{Fold, Log};
-use crate::engine::{Batch, Event, Record};
-use std::sync::Arc;
+use crate::engine::deployment::Status;
+use crate::engine::event_log::{Log, Packing};
+use crate::engine::time::UnixMs;
+use crate::engine::{next_deadline, Batch, Event, Pending, Record};
 use thiserror::Error;
 
 /// Two bytes that start all that this module writes.
@@ -76,44 +77,90 @@ enum Kind {
     Batch = 2,
 }
 
-/// Folds the older events of a record's log, in the shapes of the present format.
-struct Folding;
+/// What an index wants to know of a record; a record says it first, so that it need not be read for that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    pub status: Option<Status>,
+    /// When it wants a tick, in unix ms.
+    pub due: Option<UnixMs>,
+    /// How many tasks are open.
+    pub tasks: u64,
+}
 
-impl Fold for Folding {
-    fn fold(&self, events: &[Arc<Event>]) -> Arc<[u8]> {
-        let mut bytes = Vec::with_capacity(1024);
-        v1::write_events(events, &mut bytes);
-        Arc::from(bytes)
-    }
-
-    fn unfold(&self, bytes: &[u8]) -> Vec<Arc<Event>> {
-        // Nobody but `fold` made them, so they are read. Were they not, the log would be short, and nothing else.
-        v1::read_events(bytes).unwrap_or_default()
+impl Summary {
+    pub fn of(record: &Record) -> Summary {
+        Summary {
+            status: record.deployment.as_ref().map(|deployment| deployment.status),
+            due: next_deadline(record),
+            tasks: record.instances.open_tasks() as u64,
+        }
     }
 }
 
-fn empty_log() -> Log {
-    Log::folding(&Folding)
+/// How the log of a record is kept, in the shapes of the present format.
+struct Packed;
+
+impl Packing for Packed {
+    fn pack(&self, event: &Event, bytes: &mut Vec<u8>) {
+        v1::pack_event(event, bytes);
+    }
+
+    fn split<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
+        v1::split_event(bytes)
+    }
+
+    fn revision(&self, event: &[u8]) -> Option<u64> {
+        v1::revision_of_event(event)
+    }
+
+    fn unpack(&self, event: &[u8]) -> Option<Event> {
+        v1::unpack_event(event).ok()
+    }
 }
 
-/// A record before its first event, as a server keeps it: with a log that folds.
+fn packing() -> &'static dyn Packing {
+    &Packed
+}
+
+/// A record before its first event, as a server keeps it: with a log of bytes.
 pub fn empty_record() -> Record {
-    Record { log: empty_log(), ..Record::empty() }
+    Record { log: Log::packing(packing()), ..Record::empty() }
 }
 
 pub fn encode_record(record: &Record) -> Vec<u8> {
     seal(Kind::Record, |payload| v1::write_record(record, payload))
 }
 
+/// What an intact record says of itself; nothing else of it is read, and nothing is judged.
+pub fn summary_of(bytes: &[u8]) -> Result<Summary, DecodeError> {
+    v1::read_summary(open(Kind::Record, bytes)?)
+}
+
+/// Judged as if a user had sent it, whole.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
-    let mut record = v1::read_record(open(Kind::Record, bytes)?)?;
+    let (record, summary) = v1::read_record(open(Kind::Record, bytes)?)?;
     validation::judge_record(&record)?;
-    record.log.settle(usize::MAX);
+    match summary == Summary::of(&record) {
+        true => Ok(record),
+        false => Err(DecodeError::Invalid("its summary is that of another record".to_string())),
+    }
+}
+
+/// A record that this server has saved itself, or one like it. What is only read out, the log and
+/// manifests that nobody runs, is left for when it is: to judge it costs many times the rest.
+pub fn decode_saved_record(bytes: &[u8]) -> Result<Record, DecodeError> {
+    let (record, _) = v1::read_record(open(Kind::Record, bytes)?)?;
+    validation::judge_working_parts(&record)?;
     Ok(record)
 }
 
 pub fn encode_batch(batch: &Batch) -> Vec<u8> {
-    seal(Kind::Batch, |payload| v1::write_batch(batch, payload))
+    seal(Kind::Batch, |payload| v1::write_batch(batch, &[], payload))
+}
+
+/// The same of changes that are not committed yet: of their events the log has the bytes already.
+pub fn encode_pending(pending: &Pending) -> Vec<u8> {
+    seal(Kind::Batch, |payload| v1::write_batch(&pending.batch, pending.packed_events(), payload))
 }
 
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, DecodeError> {

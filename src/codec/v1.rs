@@ -1,28 +1,31 @@
 //! Format 1, frozen: the shapes as they lie in the bytes, and the only file that names bincode.
 //!
 //! ```text
-//! payload of a record   texts │ Head │ versions │ instances │ services │ log │ requests
-//! payload of a batch    texts │ log_max │ changes
+//! payload of a record   Summary │ Head │ versions │ instances │ services │ requests │ log
+//! payload of a batch    log_max │ changes
+//! log                   how many events │ how many bytes │ events, each behind its length
 //! ```
 //!
-//! Each plural is a count and then so many of the shape. Every text lies in the payload once, in `texts`; elsewhere is
-//! its place there. So manifests, agents and jobs that many name are stored once, and are one `Arc` again when read.
+//! Each plural is a count and then so many of the shape. A text that was there before is its place among the texts so
+//! far, so what many name is stored once, and is one `Arc` again when read: in a record less its log, and in each event
+//! by itself. An event is the same bytes in a batch and in the log, and needs nothing around it to be read: so a log is
+//! kept in memory, written and read as it is.
 //!
 //! The encoding is positional: fields and variants are known by their order alone. **Never reorder, remove, insert or
-//! append here**; a new shape is a new format. The shapes are apart from the engine's types on purpose: those may
-//! change, and the compiler then says here what no longer fits.
+//! append here** once a release has written it; a new shape is a new format. The shapes are apart from the engine's
+//! types on purpose: those may change, and the compiler then says here what no longer fits.
 //!
-//! Shapes are read one at a time and turned into the engine's values at once, so that a payload cannot make more of
-//! them than its bytes pay for.
+//! Values are read one at a time, so that a payload cannot make more of them than its bytes pay for.
 
-use super::{DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_PAYLOAD_BYTES, MAX_TEXT_BYTES, MAX_TIME_MS};
+use super::{DecodeError, Summary, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_PAYLOAD_BYTES, MAX_TEXT_BYTES, MAX_TIME_MS};
+use crate::engine::event_log::Log;
 use crate::engine::manifest::Content;
 use crate::engine::{command, deployment, event, health, history, instances, policy, services, time};
-use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use bincode::de::read::{BorrowReader, Reader as ReadBytes};
+use bincode::de::{BorrowDecoder, Decode, DecoderImpl};
+use bincode::enc::write::Writer as WriteBytes;
+use bincode::enc::{Encode, Encoder, EncoderImpl};
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 type Encoding = bincode::config::Configuration<
@@ -36,27 +39,41 @@ const ENCODING: Encoding = bincode::config::standard().with_limit::<MAX_PAYLOAD_
 // ---- payloads --------------------------------------------------------------------------------------------------------
 
 pub(super) fn write_record(record: &deployment::Record, payload: &mut Vec<u8>) {
-    let log: Vec<Arc<event::Event>> = record.log.iter().collect();
-    let mut writer = Writer::new();
-    writer.value::<Head, _>(record);
-    writer.values::<Version, _>(record.versions.len(), record.versions.iter().map(|version| &**version));
-    writer.values::<Instance, _>(record.instances.len(), record.instances.iter());
-    writer.values::<Service, _>(record.services.len(), record.services.iter().map(|service| &**service));
-    writer.values::<Event, _>(log.len(), log.iter());
-    writer.values::<Remembered, _>(record.requests.len(), record.requests.iter());
-    writer.finish(payload);
+    let summary = Summary::of(record);
+    let mut out = Writer::onto(payload);
+    SummaryShape::write(&summary, &mut out);
+    Head::write(record, &mut out);
+    out.values::<Version, _>(record.versions.len(), record.versions.iter().map(|version| &**version));
+    out.values::<Instance, _>(record.instances.len(), record.instances.iter());
+    out.values::<Service, _>(record.services.len(), record.services.iter().map(|service| &**service));
+    out.values::<Remembered, _>(record.requests.len(), record.requests.iter());
+    match record.log.packed() {
+        Some((count, bytes)) => write_log(count, bytes, &mut out),
+        None => {
+            let mut bytes = Vec::new();
+            record.log.iter().for_each(|event| pack_event(&event, &mut bytes));
+            write_log(record.log.len(), &bytes, &mut out);
+        }
+    }
 }
 
-pub(super) fn read_record(payload: &[u8]) -> Result<deployment::Record, DecodeError> {
-    let mut reader = Reader::open(payload)?;
-    let head: deployment::Record = reader.value::<Head, _>()?;
-    let mut record = deployment::Record { log: super::empty_log(), ..head };
-    for _ in 0..reader.count()? {
-        Arc::make_mut(&mut record.versions).push(Arc::new(reader.value::<Version, _>()?));
+fn write_log(count: usize, bytes: &[u8], out: &mut Writer) {
+    out.number(count as u64);
+    out.number(bytes.len() as u64);
+    out.bytes(bytes);
+}
+
+/// A record, and what it says of itself.
+pub(super) fn read_record(payload: &[u8]) -> Result<(deployment::Record, Summary), DecodeError> {
+    let mut from = Reader::of(payload);
+    let summary = SummaryShape::read(&mut from)?;
+    let mut record: deployment::Record = Head::read(&mut from)?;
+    for _ in 0..from.count()? {
+        Arc::make_mut(&mut record.versions).push(Arc::new(Version::read(&mut from)?));
     }
-    let instances = reader.count()?;
+    let instances = from.count()?;
     for _ in 0..instances {
-        let instance: deployment::Instance = reader.value::<Instance, _>()?;
+        let instance: deployment::Instance = Instance::read(&mut from)?;
         if record.instances.of_agent(&instance.agent).len() >= MAX_INSTANCES_PER_AGENT {
             return Err(DecodeError::Invalid(format!("agent {} has too many instances", instance.agent)));
         }
@@ -65,85 +82,145 @@ pub(super) fn read_record(payload: &[u8]) -> Result<deployment::Record, DecodeEr
     if record.instances.len() != instances {
         return Err(DecodeError::Invalid("an instance comes twice".to_string()));
     }
-    let services = reader.count()?;
+    let services = from.count()?;
     for _ in 0..services {
-        record.services.insert(reader.value::<Service, _>()?);
+        record.services.insert(Service::read(&mut from)?);
     }
     if record.services.len() != services {
         return Err(DecodeError::Invalid("a service instance comes twice".to_string()));
     }
-    let events = reader.count()?;
-    for _ in 0..events {
-        record.log.push(reader.value::<Event, _>()?);
+    for _ in 0..from.count()? {
+        Arc::make_mut(&mut record.requests).push_back(Remembered::read(&mut from)?);
     }
-    for _ in 0..reader.count()? {
-        Arc::make_mut(&mut record.requests).push_back(reader.value::<Remembered, _>()?);
-    }
-    reader.finish()?;
-    Ok(record)
+    let (count, length) = (from.count()?, from.count()?);
+    let bytes = from.take(length)?;
+    from.finish()?;
+    record.log = Log::of_packed(super::packing(), count, bytes.to_vec()).ok_or(DecodeError::Malformed)?;
+    Ok((record, summary))
 }
 
-/// Events by themselves, for the memory of this process alone.
-pub(super) fn write_events(events: &[Arc<event::Event>], payload: &mut Vec<u8>) {
-    let mut writer = Writer::new();
-    writer.values::<Event, _>(events.len(), events.iter());
-    writer.finish(payload);
+/// What a record says of itself, without reading any more of it.
+pub(super) fn read_summary(payload: &[u8]) -> Result<Summary, DecodeError> {
+    SummaryShape::read(&mut Reader::of(payload))
 }
 
-pub(super) fn read_events(payload: &[u8]) -> Result<Vec<Arc<event::Event>>, DecodeError> {
-    let mut reader = Reader::open(payload)?;
-    let mut events = Vec::new();
-    for _ in 0..reader.count()? {
-        events.push(reader.value::<Event, _>()?);
+/// `packed` are the batch's events as the log has them, or nothing.
+pub(super) fn write_batch(batch: &event::Batch, packed: &[u8], payload: &mut Vec<u8>) {
+    let mut packed = packed;
+    let mut out = Writer::onto(payload);
+    <Number as Shape<usize>>::write(&batch.log_max, &mut out);
+    out.number(batch.changes.len() as u64);
+    for change in &batch.changes {
+        match change {
+            event::Change::Event(event) => {
+                out.number(EVENT);
+                let rest = split_event(packed).map_or(packed, |(_, rest)| rest);
+                match packed.get(..packed.len() - rest.len()) {
+                    Some(known) if !known.is_empty() && !event.body.has_manifest() => out.bytes(known),
+                    _ => pack_event(event, out.buffer()),
+                }
+                packed = rest;
+            }
+            event::Change::Note(note) => {
+                out.number(NOTE);
+                out.begin_anew();
+                Note::write(note, &mut out);
+            }
+        }
     }
-    reader.finish()?;
-    Ok(events)
-}
-
-pub(super) fn write_batch(batch: &event::Batch, payload: &mut Vec<u8>) {
-    let mut writer = Writer::new();
-    writer.value::<Number, _>(&batch.log_max);
-    writer.values::<Change, _>(batch.changes.len(), batch.changes.iter());
-    writer.finish(payload);
 }
 
 pub(super) fn read_batch(payload: &[u8]) -> Result<event::Batch, DecodeError> {
-    let mut reader = Reader::open(payload)?;
-    let log_max = reader.value::<Number, _>()?;
+    let mut from = Reader::of(payload);
+    let log_max = Number::read(&mut from)?;
     let mut changes = Vec::new();
-    for _ in 0..reader.count()? {
-        changes.push(reader.value::<Change, _>()?);
+    for _ in 0..from.count()? {
+        changes.push(match from.number()? {
+            EVENT => {
+                let length = from.count()?;
+                event::Change::Event(Arc::new(unpack_event(from.take(length)?)?))
+            }
+            NOTE => {
+                from.begin_anew();
+                event::Change::Note(Note::read(&mut from)?)
+            }
+            _ => return Err(DecodeError::Malformed),
+        });
     }
-    reader.finish()?;
+    from.finish()?;
     Ok(event::Batch { changes, log_max })
+}
+
+const EVENT: u64 = 0;
+const NOTE: u64 = 1;
+
+// ---- events by themselves, as they lie in the log --------------------------------------------------------------------
+
+/// Appends an event behind its length.
+pub(super) fn pack_event(event: &event::Event, bytes: &mut Vec<u8>) {
+    let start = bytes.len();
+    bytes.push(0);
+    Event::write(event, &mut Writer::onto(bytes));
+    let length = bytes.len() - start - 1;
+    match u8::try_from(length) {
+        // Nearly always: what bincode writes as the one byte that it is.
+        Ok(short) if short <= 250 => {
+            if let Some(place) = bytes.get_mut(start) {
+                *place = short;
+            }
+        }
+        _ => {
+            let mut head = Vec::new();
+            Writer::onto(&mut head).number(length as u64);
+            bytes.splice(start..=start, head);
+        }
+    }
+}
+
+/// Takes the first event's bytes off, unread.
+pub(super) fn split_event(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut from = Reader::of(bytes);
+    let length = from.count().ok()?;
+    let event = from.take(length).ok()?;
+    Some((event, from.rest()))
+}
+
+/// The revision of an event that was split off: the first thing in it.
+pub(super) fn revision_of_event(bytes: &[u8]) -> Option<u64> {
+    Number::read(&mut Reader::of(bytes)).ok()
+}
+
+pub(super) fn unpack_event(bytes: &[u8]) -> Result<event::Event, DecodeError> {
+    let mut from = Reader::of(bytes);
+    let event = Event::read(&mut from)?;
+    from.finish()?;
+    Ok(event)
 }
 
 // ---- how a shape stands for a value of the engine --------------------------------------------------------------------
 
-/// A shape in the bytes that stands for an engine's `Value`.
-trait Shape<Value>: Sized {
-    fn of<'a>(value: &'a Value, texts: &mut TextsToWrite<'a>) -> Self;
-    fn into_value(self, texts: &mut TextsRead) -> Result<Value, DecodeError>;
+/// A shape in the bytes, of an engine's `Value`.
+trait Shape<Value> {
+    fn write<'a>(value: &'a Value, out: &mut Writer<'a, '_>);
+    fn read(from: &mut Reader) -> Result<Value, DecodeError>;
 }
 
 /// A struct of the engine, field by field in the frozen order.
 macro_rules! frozen_struct {
     ($name:ident = $engine:ty { $($field:ident: $shape:ty),* $(,)? }) => {
-        #[derive(Serialize, Deserialize)]
-        struct $name {
-            $($field: $shape),*
-        }
+        enum $name {}
 
         impl Shape<$engine> for $name {
-            fn of<'a>(value: &'a $engine, texts: &mut TextsToWrite<'a>) -> Self {
+            fn write<'a>(value: &'a $engine, out: &mut Writer<'a, '_>) {
                 type Engine = $engine;
                 let Engine { $($field),* } = value;
-                $name { $($field: Shape::of($field, texts)),* }
+                $(<$shape as Shape<_>>::write($field, out);)*
             }
 
-            fn into_value(self, texts: &mut TextsRead) -> Result<$engine, DecodeError> {
+            fn read(from: &mut Reader) -> Result<$engine, DecodeError> {
                 type Engine = $engine;
-                Ok(Engine { $($field: self.$field.into_value(texts)?),* })
+                // Fields are read in the order in which they stand here.
+                Ok(Engine { $($field: <$shape as Shape<_>>::read(from)?),* })
             }
         }
     };
@@ -154,29 +231,32 @@ macro_rules! frozen_enum {
     ($name:ident = $engine:ty {
         $($variant:ident $({ $($field:ident: $shape:ty),* $(,)? })? $(($inner:ident: $inner_shape:ty))?),* $(,)?
     }) => {
-        #[derive(Serialize, Deserialize)]
-        enum $name {
-            $($variant $({ $($field: $shape),* })? $(($inner_shape))?),*
-        }
+        enum $name {}
 
-        #[allow(unused_variables)] // most enums hold no text
         impl Shape<$engine> for $name {
-            fn of<'a>(value: &'a $engine, texts: &mut TextsToWrite<'a>) -> Self {
+            fn write<'a>(value: &'a $engine, out: &mut Writer<'a, '_>) {
                 type Engine = $engine;
+                enum Place { $($variant),* }
                 match value {
                     $(Engine::$variant $({ $($field),* })? $(($inner))? => {
-                        $name::$variant $({ $($field: Shape::of($field, texts)),* })? $((Shape::of($inner, texts)))?
+                        out.number(Place::$variant as u64);
+                        $($(<$shape as Shape<_>>::write($field, out);)*)?
+                        $(<$inner_shape as Shape<_>>::write($inner, out);)?
                     })*
                 }
             }
 
-            fn into_value(self, texts: &mut TextsRead) -> Result<$engine, DecodeError> {
+            fn read(from: &mut Reader) -> Result<$engine, DecodeError> {
                 type Engine = $engine;
-                Ok(match self {
-                    $($name::$variant $({ $($field),* })? $(($inner))? => {
-                        Engine::$variant $({ $($field: $field.into_value(texts)?),* })? $(($inner.into_value(texts)?))?
-                    })*
-                })
+                enum Place { $($variant),* }
+                let place = from.number()?;
+                $(if place == Place::$variant as u64 {
+                    return Ok(Engine::$variant
+                        $({ $($field: <$shape as Shape<_>>::read(from)?),* })?
+                        $((<$inner_shape as Shape<_>>::read(from)?))?
+                    );
+                })*
+                Err(DecodeError::Malformed)
             }
         }
     };
@@ -184,20 +264,13 @@ macro_rules! frozen_enum {
 
 // ---- the record ------------------------------------------------------------------------------------------------------
 
+frozen_struct! { SummaryShape = Summary { status: Option<Status>, due: Option<Millis>, tasks: Number } }
+
 /// The record's own fields; what it holds many of follows.
-#[derive(Serialize, Deserialize)]
-struct Head {
-    revision: Number,
-    last_version: Number,
-    current_version: Option<Number>,
-    current_job_id: Option<Text>,
-    deployment: Option<Deployment>,
-    created_at: Millis,
-    updated_at: Millis,
-}
+enum Head {}
 
 impl Shape<deployment::Record> for Head {
-    fn of<'a>(record: &'a deployment::Record, texts: &mut TextsToWrite<'a>) -> Head {
+    fn write<'a>(record: &'a deployment::Record, out: &mut Writer<'a, '_>) {
         let deployment::Record {
             revision,
             last_version,
@@ -212,26 +285,24 @@ impl Shape<deployment::Record> for Head {
             created_at,
             updated_at,
         } = record;
-        Head {
-            revision: Shape::of(revision, texts),
-            last_version: Shape::of(last_version, texts),
-            current_version: Shape::of(current_version, texts),
-            current_job_id: Shape::of(current_job_id, texts),
-            deployment: deployment.as_deref().map(|deployment| Shape::of(deployment, texts)),
-            created_at: Shape::of(created_at, texts),
-            updated_at: Shape::of(updated_at, texts),
-        }
+        <Number as Shape<u64>>::write(revision, out);
+        <Number as Shape<u64>>::write(last_version, out);
+        <Option<Number> as Shape<Option<u64>>>::write(current_version, out);
+        <Option<Text> as Shape<_>>::write(current_job_id, out);
+        <Option<Deployment> as Shape<_>>::write(deployment, out);
+        Millis::write(created_at, out);
+        Millis::write(updated_at, out);
     }
 
-    fn into_value(self, texts: &mut TextsRead) -> Result<deployment::Record, DecodeError> {
+    fn read(from: &mut Reader) -> Result<deployment::Record, DecodeError> {
         Ok(deployment::Record {
-            revision: self.revision.into_value(texts)?,
-            last_version: self.last_version.into_value(texts)?,
-            current_version: self.current_version.into_value(texts)?,
-            current_job_id: self.current_job_id.into_value(texts)?,
-            deployment: self.deployment.into_value(texts)?.map(Arc::new),
-            created_at: self.created_at.into_value(texts)?,
-            updated_at: self.updated_at.into_value(texts)?,
+            revision: Number::read(from)?,
+            last_version: Number::read(from)?,
+            current_version: <Option<Number> as Shape<_>>::read(from)?,
+            current_job_id: <Option<Text> as Shape<_>>::read(from)?,
+            deployment: <Option<Deployment> as Shape<_>>::read(from)?,
+            created_at: Millis::read(from)?,
+            updated_at: Millis::read(from)?,
             ..deployment::Record::empty()
         })
     }
@@ -358,8 +429,6 @@ frozen_struct! { Receipt = deployment::Receipt {
 
 // ---- events and changes ----------------------------------------------------------------------------------------------
 
-frozen_enum! { Change = event::Change { Event(event: Event), Note(note: Note) } }
-
 frozen_enum! { Note = event::Note {
     ServiceRefreshed { instance: Text, expires_at: Option<Millis> },
     RequestRemembered { request: Text, receipt: Receipt },
@@ -374,9 +443,9 @@ frozen_struct! { Event = event::Event {
 } }
 
 frozen_enum! { EventBody = event::EventBody {
-    DeploymentStarted(beginning: Box<Beginning>),
-    DeploymentNoop(beginning: Box<Beginning>),
-    VersionRecorded(beginning: Box<Beginning>),
+    DeploymentStarted(beginning: Beginning),
+    DeploymentNoop(beginning: Beginning),
+    VersionRecorded(beginning: Beginning),
     RollbackStarted { from_version: Number, rollback_of: Number, cause: Option<Cause>, by: Text, reason: Option<Text> },
     TaskIssued {
         of: Subject,
@@ -410,7 +479,7 @@ frozen_enum! { EventBody = event::EventBody {
     FallbackBlueGreen { agent: Text, reason: Text, job_id: Text, changed: List<Text>, canaries: u32 },
     VersionTagged { tag: Text, replaced: Option<Text>, by: Text },
     VersionUntagged { tag: Text, by: Text },
-    ServiceRegistered { service: Box<Service>, healthy_at: Option<Millis> },
+    ServiceRegistered { service: Service, healthy_at: Option<Millis> },
     ServiceStatus {
         instance: Text,
         service: Text,
@@ -492,41 +561,39 @@ frozen_enum! { TaskKind = deployment::TaskKind { Start, Replace, Stop, Run } }
 // ---- scalars and lists -----------------------------------------------------------------------------------------------
 
 /// A count or a sequence number.
-#[derive(Serialize, Deserialize)]
-struct Number(u64);
+enum Number {}
 
 impl Shape<u64> for Number {
-    fn of<'a>(value: &'a u64, _: &mut TextsToWrite<'a>) -> Number {
-        Number(*value)
+    fn write<'a>(value: &'a u64, out: &mut Writer<'a, '_>) {
+        out.number(*value);
     }
 
-    fn into_value(self, _: &mut TextsRead) -> Result<u64, DecodeError> {
-        within(self.0, MAX_NUMBER)
+    fn read(from: &mut Reader) -> Result<u64, DecodeError> {
+        within(from.number()?, MAX_NUMBER)
     }
 }
 
 impl Shape<usize> for Number {
-    fn of<'a>(value: &'a usize, _: &mut TextsToWrite<'a>) -> Number {
+    fn write<'a>(value: &'a usize, out: &mut Writer<'a, '_>) {
         // A bound beyond all numbers is no bound, written so or so.
-        Number((*value as u64).min(MAX_NUMBER))
+        out.number((*value as u64).min(MAX_NUMBER));
     }
 
-    fn into_value(self, _: &mut TextsRead) -> Result<usize, DecodeError> {
-        usize::try_from(within(self.0, MAX_NUMBER)?).map_err(|_| DecodeError::TooLarge)
+    fn read(from: &mut Reader) -> Result<usize, DecodeError> {
+        usize::try_from(within(from.number()?, MAX_NUMBER)?).map_err(|_| DecodeError::TooLarge)
     }
 }
 
 /// A time or a duration.
-#[derive(Serialize, Deserialize)]
-struct Millis(u64);
+enum Millis {}
 
 impl Shape<u64> for Millis {
-    fn of<'a>(value: &'a u64, _: &mut TextsToWrite<'a>) -> Millis {
-        Millis(*value)
+    fn write<'a>(value: &'a u64, out: &mut Writer<'a, '_>) {
+        out.number(*value);
     }
 
-    fn into_value(self, _: &mut TextsRead) -> Result<u64, DecodeError> {
-        within(self.0, MAX_TIME_MS)
+    fn read(from: &mut Reader) -> Result<u64, DecodeError> {
+        within(from.number()?, MAX_TIME_MS)
     }
 }
 
@@ -541,12 +608,12 @@ fn within(value: u64, max: u64) -> Result<u64, DecodeError> {
 macro_rules! plain {
     ($($plain:ty),*) => {
         $(impl Shape<$plain> for $plain {
-            fn of<'a>(value: &'a $plain, _: &mut TextsToWrite<'a>) -> $plain {
-                *value
+            fn write<'a>(value: &'a $plain, out: &mut Writer<'a, '_>) {
+                out.plain(value);
             }
 
-            fn into_value(self, _: &mut TextsRead) -> Result<$plain, DecodeError> {
-                Ok(self)
+            fn read(from: &mut Reader) -> Result<$plain, DecodeError> {
+                from.plain()
             }
         })*
     };
@@ -555,266 +622,321 @@ macro_rules! plain {
 plain!(bool, u16, u32);
 
 impl<Value, S: Shape<Value>> Shape<Option<Value>> for Option<S> {
-    fn of<'a>(value: &'a Option<Value>, texts: &mut TextsToWrite<'a>) -> Option<S> {
-        value.as_ref().map(|value| S::of(value, texts))
+    fn write<'a>(value: &'a Option<Value>, out: &mut Writer<'a, '_>) {
+        out.plain(&value.is_some());
+        if let Some(value) = value {
+            S::write(value, out);
+        }
     }
 
-    fn into_value(self, texts: &mut TextsRead) -> Result<Option<Value>, DecodeError> {
-        self.map(|shape| shape.into_value(texts)).transpose()
-    }
-}
-
-impl<Value, S: Shape<Value>> Shape<Box<Value>> for Box<S> {
-    fn of<'a>(value: &'a Box<Value>, texts: &mut TextsToWrite<'a>) -> Box<S> {
-        Box::new(S::of(value, texts))
-    }
-
-    fn into_value(self, texts: &mut TextsRead) -> Result<Box<Value>, DecodeError> {
-        Ok(Box::new((*self).into_value(texts)?))
+    fn read(from: &mut Reader) -> Result<Option<Value>, DecodeError> {
+        from.plain::<bool>()?.then(|| S::read(from)).transpose()
     }
 }
 
-impl Shape<Arc<event::Event>> for Event {
-    fn of<'a>(value: &'a Arc<event::Event>, texts: &mut TextsToWrite<'a>) -> Event {
-        Event::of(&**value, texts)
-    }
-
-    fn into_value(self, texts: &mut TextsRead) -> Result<Arc<event::Event>, DecodeError> {
-        Ok(Arc::new(self.into_value(texts)?))
-    }
-}
-
-/// A list within a shape. It is a Vec in the bytes, but takes memory as its elements come and not as their number says:
-/// serde's own Vec reserves up to a mebibyte for a number that nothing backs.
-#[derive(Serialize)]
-#[serde(transparent)]
-struct List<S>(Vec<S>);
-
-impl<'de, S: Deserialize<'de>> Deserialize<'de> for List<S> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<List<S>, D::Error> {
-        struct Elements<S>(PhantomData<S>);
-
-        impl<'de, S: Deserialize<'de>> Visitor<'de> for Elements<S> {
-            type Value = List<S>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a list")
+/// What the engine keeps behind a pointer lies in the bytes as it is.
+macro_rules! pointed_to {
+    ($shape:ident = $pointer:ident<$engine:ty>) => {
+        impl Shape<$pointer<$engine>> for $shape {
+            fn write<'a>(value: &'a $pointer<$engine>, out: &mut Writer<'a, '_>) {
+                <$shape as Shape<$engine>>::write(value, out);
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<List<S>, A::Error> {
-                let mut list = Vec::new();
-                while let Some(element) = elements.next_element()? {
-                    list.push(element);
-                }
-                Ok(List(list))
+            fn read(from: &mut Reader) -> Result<$pointer<$engine>, DecodeError> {
+                <$shape as Shape<$engine>>::read(from).map($pointer::new)
             }
         }
-
-        deserializer.deserialize_seq(Elements(PhantomData))
-    }
+    };
 }
 
+pointed_to!(Deployment = Arc<deployment::Deployment>);
+pointed_to!(Beginning = Box<event::Beginning>);
+pointed_to!(Service = Box<services::Service>);
+
+/// A list within a shape. It takes memory as its elements come and not as their number says.
+struct List<S>(std::marker::PhantomData<S>);
+
 impl<Value, S: Shape<Value>> Shape<Vec<Value>> for List<S> {
-    fn of<'a>(values: &'a Vec<Value>, texts: &mut TextsToWrite<'a>) -> List<S> {
-        List(values.iter().map(|value| S::of(value, texts)).collect())
+    fn write<'a>(values: &'a Vec<Value>, out: &mut Writer<'a, '_>) {
+        out.values::<S, Value>(values.len(), values.iter());
     }
 
-    fn into_value(self, texts: &mut TextsRead) -> Result<Vec<Value>, DecodeError> {
-        self.0.into_iter().map(|shape| shape.into_value(texts)).collect()
+    fn read(from: &mut Reader) -> Result<Vec<Value>, DecodeError> {
+        let count = from.count()?;
+        let mut values = Vec::new();
+        for _ in 0..count {
+            values.push(S::read(from)?);
+        }
+        Ok(values)
     }
 }
 
 impl<Value, S: Shape<Value>> Shape<Arc<[Value]>> for List<S> {
-    fn of<'a>(values: &'a Arc<[Value]>, texts: &mut TextsToWrite<'a>) -> List<S> {
-        List(values.iter().map(|value| S::of(value, texts)).collect())
+    fn write<'a>(values: &'a Arc<[Value]>, out: &mut Writer<'a, '_>) {
+        out.values::<S, Value>(values.len(), values.iter());
     }
 
-    fn into_value(self, texts: &mut TextsRead) -> Result<Arc<[Value]>, DecodeError> {
-        let values: Vec<Value> = self.into_value(texts)?;
+    fn read(from: &mut Reader) -> Result<Arc<[Value]>, DecodeError> {
+        let values: Vec<Value> = <List<S> as Shape<Vec<Value>>>::read(from)?;
         Ok(Arc::from(values))
     }
 }
 
 // ---- texts -----------------------------------------------------------------------------------------------------------
 
-/// A text's place among the payload's texts.
-#[derive(Serialize, Deserialize)]
-struct Text(u32);
+/// A text: twice its length and its bytes, where it is new; where it is not, one more than twice its place among the
+/// texts so far. The empty one is always new, and has no place.
+enum Text {}
 
 impl Shape<Arc<str>> for Text {
-    fn of<'a>(value: &'a Arc<str>, texts: &mut TextsToWrite<'a>) -> Text {
-        Text(texts.place(value))
+    fn write<'a>(value: &'a Arc<str>, out: &mut Writer<'a, '_>) {
+        out.text(value);
     }
 
-    fn into_value(self, texts: &mut TextsRead) -> Result<Arc<str>, DecodeError> {
-        texts.text(self.0)
+    fn read(from: &mut Reader) -> Result<Arc<str>, DecodeError> {
+        from.text().map(|(text, _)| text)
     }
 }
 
 /// A manifest, by its text.
-#[derive(Serialize, Deserialize)]
-struct Manifest(u32);
+enum Manifest {}
 
 impl Shape<Arc<Content>> for Manifest {
-    fn of<'a>(value: &'a Arc<Content>, texts: &mut TextsToWrite<'a>) -> Manifest {
-        Manifest(texts.manifest_place(value))
+    fn write<'a>(value: &'a Arc<Content>, out: &mut Writer<'a, '_>) {
+        out.manifest(value);
     }
 
-    fn into_value(self, texts: &mut TextsRead) -> Result<Arc<Content>, DecodeError> {
-        texts.manifest(self.0)
+    fn read(from: &mut Reader) -> Result<Arc<Content>, DecodeError> {
+        from.manifest()
     }
 }
 
-/// The texts that shapes name, in the order in which they are first named.
-#[derive(Default)]
-struct TextsToWrite<'a> {
-    texts: Vec<&'a str>,
-    /// Empty while there are few.
-    places: HashMap<&'a str, u32>,
+/// The texts that were written so far, in the order in which they came.
+struct TextsWritten<'a> {
+    /// So many are found faster by looking at each, and few events have more.
+    first: [&'a str; FEW],
+    count: usize,
+    /// All of them, once there are more.
+    places: Option<HashMap<&'a str, usize, foldhash::fast::RandomState>>,
     /// Manifests are long: one that versions share is looked up by where it lies in memory, not by its text.
-    manifests: HashMap<*const Content, u32>,
+    manifests: BTreeMap<*const Content, usize>,
 }
 
-impl<'a> TextsToWrite<'a> {
-    fn place(&mut self, text: &'a str) -> u32 {
-        /// So many are found faster by looking at each, and few batches have more.
-        const FEW: usize = 16;
-        if self.places.is_empty() {
-            if let Some(place) = self.texts.iter().position(|known| *known == text) {
-                return place as u32;
+const FEW: usize = 16;
+
+impl<'a> TextsWritten<'a> {
+    fn new() -> TextsWritten<'a> {
+        TextsWritten { first: [""; FEW], count: 0, places: None, manifests: BTreeMap::new() }
+    }
+
+    /// Where a text is; None where it is new, and has a place from now on.
+    fn find_or_add(&mut self, text: &'a str) -> Option<usize> {
+        let known = self.first.get(..self.count.min(FEW)).unwrap_or_default();
+        if let Some(place) = known.iter().position(|known| is_same(known, text)) {
+            return Some(place);
+        }
+        if let Some(free) = self.first.get_mut(self.count) {
+            *free = text;
+        } else {
+            let first = || self.first.iter().zip(0..).map(|(text, place)| (*text, place)).collect();
+            let place = *self.places.get_or_insert_with(first).entry(text).or_insert(self.count);
+            if place < self.count {
+                return Some(place);
             }
-            if self.texts.len() < FEW {
-                self.texts.push(text);
-                return self.texts.len() as u32 - 1;
-            }
-            self.places = self.texts.iter().zip(0..).map(|(text, place)| (*text, place)).collect();
         }
-        let next = self.texts.len() as u32;
-        let place = *self.places.entry(text).or_insert(next);
-        if place == next {
-            self.texts.push(text);
-        }
-        place
-    }
-
-    fn manifest_place(&mut self, content: &'a Arc<Content>) -> u32 {
-        let address = Arc::as_ptr(content);
-        if let Some(place) = self.manifests.get(&address) {
-            return *place;
-        }
-        let place = self.place(content.text());
-        self.manifests.insert(address, place);
-        place
+        self.count += 1;
+        None
     }
 }
 
-/// The texts of a payload that is being read.
-struct TextsRead {
-    texts: Vec<Arc<str>>,
-    /// By place: what several versions contain is one in memory.
-    manifests: BTreeMap<u32, Arc<Content>>,
-}
-
-impl TextsRead {
-    fn text(&self, place: u32) -> Result<Arc<str>, DecodeError> {
-        self.texts.get(place as usize).cloned().ok_or(DecodeError::Malformed)
-    }
-
-    fn manifest(&mut self, place: u32) -> Result<Arc<Content>, DecodeError> {
-        if let Some(content) = self.manifests.get(&place) {
-            return Ok(content.clone());
-        }
-        let content = Arc::new(Content::new(self.text(place)?));
-        self.manifests.insert(place, content.clone());
-        Ok(content)
-    }
+/// Many texts are not only equal but the same.
+fn is_same(a: &str, b: &str) -> bool {
+    a.len() == b.len() && (std::ptr::eq(a, b) || a == b)
 }
 
 // ---- bytes -----------------------------------------------------------------------------------------------------------
 
-fn append(bytes: &mut Vec<u8>, shape: &impl Serialize) {
-    bincode::serde::encode_into_std_write(shape, bytes, ENCODING)
-        .expect("a Vec takes any bytes, and no shape here is of a kind that bincode refuses to write");
+/// A buffer as bincode writes to it.
+struct Buffer<'b>(&'b mut Vec<u8>);
+
+impl WriteBytes for Buffer<'_> {
+    #[inline(always)]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
-struct Writer<'a> {
-    texts: TextsToWrite<'a>,
-    shapes: Vec<u8>,
+struct Writer<'a, 'b> {
+    encoder: EncoderImpl<Buffer<'b>, Encoding>,
+    texts: TextsWritten<'a>,
 }
 
-impl<'a> Writer<'a> {
-    fn new() -> Writer<'a> {
-        Writer { texts: TextsToWrite::default(), shapes: Vec::with_capacity(256) }
+impl<'a, 'b> Writer<'a, 'b> {
+    fn onto(bytes: &'b mut Vec<u8>) -> Writer<'a, 'b> {
+        Writer { encoder: EncoderImpl::new(Buffer(bytes), ENCODING), texts: TextsWritten::new() }
     }
 
-    fn value<S: Shape<Value> + Serialize, Value>(&mut self, value: &'a Value) {
-        let shape = S::of(value, &mut self.texts);
-        append(&mut self.shapes, &shape);
-    }
-
-    fn values<S: Shape<Value> + Serialize, Value: 'a>(
-        &mut self,
-        count: usize,
-        values: impl Iterator<Item = &'a Value>,
-    ) {
-        append(&mut self.shapes, &(count as u64));
-        for value in values {
-            self.value::<S, Value>(value);
+    /// From here on no text was there before.
+    fn begin_anew(&mut self) {
+        if self.texts.count > 0 {
+            self.texts = TextsWritten::new();
         }
     }
 
-    /// The texts are known last and come first.
-    fn finish(self, payload: &mut Vec<u8>) {
-        append(payload, &(self.texts.texts.len() as u64));
-        for text in self.texts.texts {
-            append(payload, &text);
-        }
-        payload.extend_from_slice(&self.shapes);
+    fn plain(&mut self, value: &impl Encode) {
+        value.encode(&mut self.encoder).expect("a Vec takes any bytes, and numbers are all that is written so");
     }
-}
 
-struct Reader<'a> {
-    rest: &'a [u8],
-    texts: TextsRead,
-}
+    fn number(&mut self, number: u64) {
+        self.plain(&number);
+    }
 
-impl<'a> Reader<'a> {
-    fn open(payload: &'a [u8]) -> Result<Reader<'a>, DecodeError> {
-        let mut reader = Reader { rest: payload, texts: TextsRead { texts: Vec::new(), manifests: BTreeMap::new() } };
-        let texts = reader.count()?;
-        reader.texts.texts.reserve_exact(texts);
-        for _ in 0..texts {
-            let text: &'a str = reader.shape()?;
-            if text.len() > MAX_TEXT_BYTES {
-                return Err(DecodeError::TooLarge);
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        self.encoder.writer().0
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.buffer().extend_from_slice(bytes);
+    }
+
+    fn text(&mut self, text: &'a str) {
+        match if text.is_empty() { None } else { self.texts.find_or_add(text) } {
+            Some(place) => self.number((place as u64) << 1 | 1),
+            None => {
+                self.number((text.len() as u64) << 1);
+                self.bytes(text.as_bytes());
             }
-            reader.texts.texts.push(Arc::from(text));
         }
-        Ok(reader)
     }
 
-    fn shape<S: Deserialize<'a>>(&mut self) -> Result<S, DecodeError> {
-        let (shape, read) =
-            bincode::serde::borrow_decode_from_slice(self.rest, ENCODING).map_err(|_| DecodeError::Malformed)?;
-        self.rest = self.rest.get(read..).ok_or(DecodeError::Malformed)?;
-        Ok(shape)
+    fn manifest(&mut self, content: &'a Arc<Content>) {
+        let address = Arc::as_ptr(content);
+        if let Some(place) = self.texts.manifests.get(&address) {
+            return self.number((*place as u64) << 1 | 1);
+        }
+        let text = content.text();
+        let next = self.texts.count;
+        self.text(text);
+        if self.texts.count > next {
+            self.texts.manifests.insert(address, next);
+        }
     }
 
-    fn value<S: Shape<Value> + Deserialize<'a>, Value>(&mut self) -> Result<Value, DecodeError> {
-        self.shape::<S>()?.into_value(&mut self.texts)
+    fn values<S: Shape<Value>, Value: 'a>(&mut self, count: usize, values: impl Iterator<Item = &'a Value>) {
+        self.number(count as u64);
+        for value in values {
+            S::write(value, self);
+        }
+    }
+}
+
+/// Bytes as bincode reads them.
+struct Bytes<'p>(&'p [u8]);
+
+impl ReadBytes for Bytes<'_> {
+    #[inline(always)]
+    fn read(&mut self, bytes: &mut [u8]) -> Result<(), bincode::error::DecodeError> {
+        bytes.copy_from_slice(self.take_bytes(bytes.len())?);
+        Ok(())
     }
 
-    /// How many shapes follow. Each takes a byte at least, so more than there are bytes is a lie.
+    #[inline(always)]
+    fn peek_read(&mut self, count: usize) -> Option<&[u8]> {
+        self.0.get(..count)
+    }
+
+    #[inline(always)]
+    fn consume(&mut self, count: usize) {
+        self.0 = self.0.get(count..).unwrap_or_default();
+    }
+}
+
+impl<'p> BorrowReader<'p> for Bytes<'p> {
+    #[inline(always)]
+    fn take_bytes(&mut self, length: usize) -> Result<&'p [u8], bincode::error::DecodeError> {
+        let (bytes, rest) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(bincode::error::DecodeError::UnexpectedEnd { additional: length.saturating_sub(self.0.len()) })?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+}
+
+struct Reader<'p> {
+    decoder: DecoderImpl<Bytes<'p>, Encoding, ()>,
+    /// The texts so far, less the empty ones.
+    texts: Vec<Arc<str>>,
+    /// By place of the text: what several versions contain is one in memory.
+    manifests: BTreeMap<usize, Arc<Content>>,
+}
+
+impl<'p> Reader<'p> {
+    fn of(payload: &'p [u8]) -> Reader<'p> {
+        let decoder = DecoderImpl::new(Bytes(payload), ENCODING, ());
+        Reader { decoder, texts: Vec::new(), manifests: BTreeMap::new() }
+    }
+
+    /// From here on no text was there before.
+    fn begin_anew(&mut self) {
+        self.texts.clear();
+        self.manifests.clear();
+    }
+
+    fn plain<T: Decode<()>>(&mut self) -> Result<T, DecodeError> {
+        T::decode(&mut self.decoder).map_err(|_| DecodeError::Malformed)
+    }
+
+    fn number(&mut self) -> Result<u64, DecodeError> {
+        self.plain()
+    }
+
+    fn rest(&mut self) -> &'p [u8] {
+        self.decoder.borrow_reader().0
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'p [u8], DecodeError> {
+        self.decoder.borrow_reader().take_bytes(length).map_err(|_| DecodeError::Malformed)
+    }
+
+    /// How many follow. Each takes a byte at least, so more than there are bytes is a lie.
     fn count(&mut self) -> Result<usize, DecodeError> {
-        let count: u64 = self.shape()?;
-        match usize::try_from(count) {
-            Ok(count) if count <= self.rest.len() => Ok(count),
+        match usize::try_from(self.number()?) {
+            Ok(count) if count <= self.rest().len() => Ok(count),
             _ => Err(DecodeError::Malformed),
         }
     }
 
-    fn finish(self) -> Result<(), DecodeError> {
-        if self.rest.is_empty() {
+    /// A text, with its place if it has one.
+    fn text(&mut self) -> Result<(Arc<str>, Option<usize>), DecodeError> {
+        let number = self.number()?;
+        let length_or_place = usize::try_from(number >> 1).map_err(|_| DecodeError::Malformed)?;
+        if number & 1 == 1 {
+            let text = self.texts.get(length_or_place).cloned().ok_or(DecodeError::Malformed)?;
+            return Ok((text, Some(length_or_place)));
+        }
+        let bytes = self.take(length_or_place)?;
+        if bytes.len() > MAX_TEXT_BYTES {
+            return Err(DecodeError::TooLarge);
+        }
+        let text: Arc<str> = Arc::from(std::str::from_utf8(bytes).map_err(|_| DecodeError::Malformed)?);
+        if bytes.is_empty() {
+            return Ok((text, None));
+        }
+        self.texts.push(text.clone());
+        Ok((text, Some(self.texts.len() - 1)))
+    }
+
+    fn manifest(&mut self) -> Result<Arc<Content>, DecodeError> {
+        let (text, place) = self.text()?;
+        let Some(place) = place else { return Ok(Arc::new(Content::new(text))) };
+        let content = self.manifests.entry(place).or_insert_with(|| Arc::new(Content::new(text)));
+        Ok(content.clone())
+    }
+
+    fn finish(mut self) -> Result<(), DecodeError> {
+        if self.rest().is_empty() {
             Ok(())
         } else {
             Err(DecodeError::Malformed)

@@ -12,7 +12,7 @@ use crate::engine::invariants;
 use crate::engine::manifest::{agents_faults, Content, MAX_ID_BYTES};
 use crate::engine::policy::Policy;
 use crate::engine::time::MAX_DURATION_MS;
-use crate::engine::{Batch, Change, EventBody};
+use crate::engine::{Batch, Change};
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -38,11 +38,19 @@ fn all_differ<T: Ord>(items: impl Iterator<Item = T>) -> bool {
     ascends(&items)
 }
 
+/// All of a record.
 pub(super) fn judge_record(record: &Record) -> Judged {
+    judge_working_parts(record)?;
+    let (run, mut manifests) = (versions_run(record), Manifests::default());
+    record.versions.iter().try_for_each(|version| manifests.judge(version, run.contains(&version.number)))?;
+    judge_log(record)
+}
+
+/// All but what is only read out: the log, and manifests that nobody runs.
+pub(super) fn judge_working_parts(record: &Record) -> Judged {
     judge_history(record)?;
     judge_deployment(record)?;
     judge_instances(record)?;
-    judge_log(record)?;
     must(record.requests.len() <= REQUESTS_REMEMBERED, "it remembers too many requests")?;
     invariants::check(record).map_err(DecodeError::Invalid)
 }
@@ -56,7 +64,7 @@ pub(super) fn judge_batch(batch: &Batch) -> Judged {
     };
     must(ascends(events().map(|event| event.revision)), "its events are not in order")?;
     let mut manifests = Manifests::default();
-    for beginning in events().filter_map(|event| beginning(event)) {
+    for beginning in events().filter_map(|event| event.body.beginning()) {
         judge_beginning(beginning)?;
         manifests.judge(&beginning.version, true)?;
     }
@@ -71,13 +79,14 @@ fn judge_history(record: &Record) -> Judged {
     must(all_differ(versions.iter().filter_map(|version| version.tag.as_ref())), "two versions have the same tag")?;
     let is_kept = |number| record.version(number).is_some();
     must(record.current_version.is_none_or(is_kept), "its current version is missing")?;
-    let mut manifests = Manifests::default();
-    let run: BTreeSet<u64> = record.instances.iter().map(|instance| instance.version).collect();
-    for version in versions.iter() {
-        judge_version(version)?;
-        manifests.judge(version, run.contains(&version.number))?;
-    }
-    Ok(())
+    versions.iter().try_for_each(|version| judge_version(version))?;
+    let (run, mut manifests) = (versions_run(record), Manifests::default());
+    versions.iter().filter(|version| run.contains(&version.number)).try_for_each(|version| manifests.judge(version, true))
+}
+
+/// The versions that agents run: the outlines of their manifests will be asked for.
+fn versions_run(record: &Record) -> BTreeSet<u64> {
+    record.instances.iter().map(|instance| instance.version).collect()
 }
 
 fn judge_version(version: &Version) -> Judged {
@@ -143,10 +152,8 @@ fn judge_instances(record: &Record) -> Judged {
 
 fn judge_log(record: &Record) -> Judged {
     let log: Vec<Arc<Event>> = record.log.iter().collect();
-    must(ascends(log.iter().map(|event| event.revision)), "its log is not in order")?;
-    let newest = log.last().map_or(0, |event| event.revision);
-    must(newest <= record.revision, "its log is newer than the record")?;
-    for beginning in log.iter().filter_map(|event| beginning(event)) {
+    must(log.len() == record.log.len(), "its log cannot be read")?;
+    for beginning in log.iter().filter_map(|event| event.body.beginning()) {
         judge_beginning(beginning)?;
         must(beginning.version.content.text().is_empty(), "its log has a manifest")?;
     }
@@ -156,13 +163,4 @@ fn judge_log(record: &Record) -> Judged {
 fn judge_beginning(beginning: &Beginning) -> Judged {
     must(beginning.mode != Mode::Unchanged, "a deployment began in a mode that only replies have")?;
     judge_version(&beginning.version)
-}
-
-fn beginning(event: &Event) -> Option<&Beginning> {
-    match &event.body {
-        EventBody::DeploymentStarted(beginning)
-        | EventBody::DeploymentNoop(beginning)
-        | EventBody::VersionRecorded(beginning) => Some(beginning),
-        _ => None,
-    }
 }

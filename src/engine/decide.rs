@@ -78,6 +78,11 @@ impl Pending<'_> {
         &self.record
     }
 
+    /// The bytes of the batch's events, where the log keeps bytes.
+    pub fn packed_events(&self) -> &[u8] {
+        self.record.packed_events()
+    }
+
     /// Lets the changes stand, and gives the reply.
     pub fn commit(self) -> Reply {
         self.record.commit(self.batch.log_max);

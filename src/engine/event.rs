@@ -131,6 +131,21 @@ impl AgentReport {
 }
 
 impl EventBody {
+    /// How a version came onto the record, where the event is about that.
+    pub fn beginning(&self) -> Option<&Beginning> {
+        match self {
+            EventBody::DeploymentStarted(beginning)
+            | EventBody::DeploymentNoop(beginning)
+            | EventBody::VersionRecorded(beginning) => Some(beginning),
+            _ => None,
+        }
+    }
+
+    /// Whether it carries a manifest, which the log does without.
+    pub fn has_manifest(&self) -> bool {
+        self.beginning().is_some()
+    }
+
     /// The event's type, as published.
     pub fn name(&self) -> &'static str {
         match self {

@@ -267,7 +267,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
     }
     record.revision = event.revision;
     record.updated_at = at;
-    record.log.push(for_the_log(event));
+    record.log.push(&for_the_log(event));
 }
 
 fn key(of: &Subject, version: u64) -> InstanceKey {
@@ -276,12 +276,12 @@ fn key(of: &Subject, version: u64) -> InstanceKey {
 
 /// The log does without manifests: DEPLOY.VERSION has them for as long as the version is kept.
 fn for_the_log(event: &Arc<Event>) -> Arc<Event> {
+    if !event.body.has_manifest() {
+        return event.clone();
+    }
     let mut slim = (**event).clone();
-    match &mut slim.body {
-        EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => {
-            b.version.content = Arc::new(Content::omitted());
-        }
-        _ => return event.clone(),
+    if let EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) = &mut slim.body {
+        b.version.content = Arc::new(Content::omitted());
     }
     Arc::new(slim)
 }

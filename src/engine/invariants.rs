@@ -167,7 +167,7 @@ fn services(record: &Record) -> Result<(), String> {
 }
 
 fn log(record: &Record) -> Result<(), String> {
-    let revisions: Vec<u64> = record.log.iter().map(|e| e.revision).collect();
+    let revisions: Vec<u64> = record.log.revisions().collect();
     must!(revisions.windows(2).all(|w| w[1] == w[0] + 1), "the log has no gaps");
     must!(revisions.last().is_none_or(|last| *last == record.revision), "the log ends with the newest event");
     Ok(())

@@ -5,6 +5,7 @@
 //! take a change, and where a panic cuts one short.
 
 use super::deployment::{Deployment, Record, Remembered};
+use super::event_log::Mark;
 use super::history::Version;
 use super::time::UnixMs;
 use std::collections::VecDeque;
@@ -31,7 +32,7 @@ struct Before {
     requests: Arc<VecDeque<Remembered>>,
     created_at: UnixMs,
     updated_at: UnixMs,
-    log_len: usize,
+    log: Mark,
 }
 
 impl<'r> Transaction<'r> {
@@ -63,9 +64,14 @@ impl<'r> Transaction<'r> {
             requests: requests.clone(),
             created_at: *created_at,
             updated_at: *updated_at,
-            log_len: log.len(),
+            log: log.mark(),
         };
         Transaction { record, before: Some(before) }
+    }
+
+    /// The bytes of the events since it began, where the log keeps bytes.
+    pub fn packed_events(&self) -> &[u8] {
+        self.before.as_ref().and_then(|before| self.record.log.packed_since(before.log)).unwrap_or_default()
     }
 
     /// Lets the changes stand. The log is cut to `log_max` events here and not before: what it lost could not come back.
@@ -105,7 +111,7 @@ impl Drop for Transaction<'_> {
         record.requests = before.requests;
         record.created_at = before.created_at;
         record.updated_at = before.updated_at;
-        record.log.truncate(before.log_len);
+        record.log.back_to(before.log);
         record.instances.roll_back();
         record.services.roll_back();
     }

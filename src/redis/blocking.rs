@@ -241,8 +241,8 @@ pub fn wait(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
             _ => return Err(unknown(&option)),
         }
     }
-    let open = Key::read(call.ctx(), key);
-    let (Some(record), Some(name)) = (record_at(&open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
+    let mut open = Key::read(call.ctx(), key);
+    let (Some(record), Some(name)) = (record_at(&mut open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
     let Some(current) = &record.deployment else { return Err(no_such_key(key).into()) };
     let deployment_id = id.unwrap_or_else(|| current.id.clone());
     if let Some(view) = arrived(record, name, &deployment_id, until)? {
@@ -264,8 +264,8 @@ pub fn events(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
             _ => return Err(unknown(&option)),
         }
     }
-    let open = Key::read(call.ctx(), key);
-    let (Some(record), Some(name)) = (record_at(&open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
+    let mut open = Key::read(call.ctx(), key);
+    let (Some(record), Some(name)) = (record_at(&mut open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
     let shown = view::events(record, name, after, count);
     let there = after.unwrap_or(0);
     match block {
@@ -310,7 +310,7 @@ pub fn changed(db: i32, key: &str, stored: &Stored) {
     let woken = registry(|registry| match stored {
         _ if registry.rooms.is_empty() => Vec::new(),
         Stored::Record(record) => registry.woken_by(&place(), record),
-        Stored::Opaque { .. } => registry.everybody_at(&place(), &Rejection::NewerFormat),
+        Stored::AtRest(_) | Stored::Opaque { .. } => registry.everybody_at(&place(), &Rejection::NewerFormat),
     });
     wake(woken);
 }
@@ -354,7 +354,8 @@ pub fn look_again(ctx: Ctx) {
             continue;
         }
         let name = ctx.string(place.key.as_bytes());
-        let open = Key::peek(ctx, &name);
+        let mut open = Key::peek(ctx, &name);
+        open.wake();
         let gone = match open.slot() {
             Slot::Ours(stored) => {
                 // Another record may be at the same status: it is not the one that was seen.
@@ -409,8 +410,8 @@ fn at_timeout(ctx: Ctx, place: &Place, wish: &Wish) -> Option<Answer> {
         return None;
     }
     let name = ctx.string(place.key.as_bytes());
-    let open = Key::peek(ctx, &name);
-    Some(match record_at(&open) {
+    let mut open = Key::peek(ctx, &name);
+    Some(match record_at(&mut open) {
         Ok(Some(record)) => {
             Answer::Shown(Arc::new(view::events(record, &place.key, Some(*after), None).into_owned()))
         }

@@ -3,7 +3,7 @@
 use super::ffi::{self, LogLevel};
 use super::guard::guard;
 use super::log::Sparing;
-use crate::codec::{self, DecodeError};
+use crate::codec::{self, DecodeError, Summary};
 use crate::engine::{apply, Batch, Change, Record};
 use redis_module::native_types::RedisType;
 use std::borrow::Cow;
@@ -20,6 +20,7 @@ pub static DEPLOYMENT: RedisType = RedisType::new("deploymnt", ENCVER, ffi::METH
 #[derive(Debug, Clone)]
 pub enum Stored {
     Record(Record),
+    AtRest(AtRest),
     /// What a newer module wrote, or what arrived damaged from a primary or a file: kept byte for byte, read-only, and
     /// written back as it came. Refusing it there would end the server, or part it from its primary in silence.
     ///
@@ -28,11 +29,42 @@ pub enum Stored {
     Opaque { encver: i32, bytes: Vec<u8> },
 }
 
+/// A record as it was loaded, which nobody has asked for since. A server with a million of them is up again as soon as
+/// their bytes are there; each is read when it is first looked at, or when its time comes.
+#[derive(Debug, Clone)]
+pub struct AtRest {
+    bytes: Box<[u8]>,
+    summary: Summary,
+}
+
+impl AtRest {
+    pub fn summary(&self) -> Summary {
+        self.summary
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Stored {
+    /// Reads a record that is at rest. One that cannot be read, which only a forged file has, is kept as it is.
+    pub fn wake(&mut self, key: impl FnOnce() -> String) {
+        let Stored::AtRest(AtRest { bytes, .. }) = self else { return };
+        let why = match guard("reading a record", || codec::decode_saved_record(bytes)) {
+            Ok(Ok(record)) => return *self = Stored::Record(record),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "reading it failed".to_string(),
+        };
+        KEPT.say(LogLevel::Warning, &format!("record of key '{}' kept as it is, read-only: {why}", key()));
+        *self = Stored::Opaque { encver: ENCVER, bytes: std::mem::take(bytes).into_vec() };
+    }
+
     /// The payload for RDB, AOF and DUMP.
     pub fn to_bytes(&self) -> Cow<'_, [u8]> {
         match self {
             Stored::Record(record) => Cow::Owned(codec::encode_record(record)),
+            Stored::AtRest(rest) => Cow::Borrowed(&rest.bytes),
             Stored::Opaque { bytes, .. } => Cow::Borrowed(bytes),
         }
     }
@@ -48,21 +80,47 @@ impl Stored {
 static KEPT: Sparing = Sparing::new();
 static REFUSED: Sparing = Sparing::new();
 
-/// Reads a payload. `keep` where it cannot be refused: it is then kept as it is. None refuses it.
-pub fn load(encver: i32, bytes: Vec<u8>, keep: bool, key: &str) -> Option<Stored> {
-    // Decoding is guarded by itself: a panic in it must not be taken for a refusal, which would end a loading server.
-    let why = match guard("decoding a record", || read(&bytes, keep)) {
-        Ok(Ok(record)) if encver <= ENCVER => return Some(Stored::Record(record)),
-        Ok(Ok(_)) => format!("its encoding version {encver} is newer than this module's"),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "reading it failed".to_string(),
-    };
-    // Kept, it is something for the operator to see to; refused, the client was told.
-    match keep {
-        true => KEPT.say(LogLevel::Warning, &format!("record of key '{key}' kept as it is, read-only: {why}")),
-        false => REFUSED.say(LogLevel::Notice, &format!("record of key '{key}' refused: {why}")),
+/// Takes a payload of a file, or of a primary's whole data set. Refusing it would end the server. One that is whole and of
+/// this format is not read yet.
+pub fn load_at_rest(encver: i32, bytes: Vec<u8>, key: &str) -> Stored {
+    match codec::summary_of(&bytes) {
+        Ok(summary) if encver <= ENCVER => Stored::AtRest(AtRest { bytes: bytes.into(), summary }),
+        _ => load_or_keep(encver, bytes, key),
     }
-    keep.then_some(Stored::Opaque { encver, bytes })
+}
+
+/// Takes a payload that cannot be refused: what cannot be read is kept as it is.
+pub fn load_or_keep(encver: i32, bytes: Vec<u8>, key: &str) -> Stored {
+    match read_whole(encver, &bytes, true) {
+        Ok(record) => Stored::Record(record),
+        Err(why) => {
+            // It is something for the operator to see to.
+            KEPT.say(LogLevel::Warning, &format!("record of key '{key}' kept as it is, read-only: {why}"));
+            Stored::Opaque { encver, bytes }
+        }
+    }
+}
+
+/// Takes a client's payload, or refuses it.
+pub fn load(encver: i32, bytes: &[u8], key: &str) -> Option<Stored> {
+    match read_whole(encver, bytes, false) {
+        Ok(record) => Some(Stored::Record(record)),
+        Err(why) => {
+            // The client was told.
+            REFUSED.say(LogLevel::Notice, &format!("record of key '{key}' refused: {why}"));
+            None
+        }
+    }
+}
+
+/// A panic in decoding must not be taken for a refusal, which would end a loading server: so it is guarded by itself.
+fn read_whole(encver: i32, bytes: &[u8], kept: bool) -> Result<Record, String> {
+    match guard("decoding a record", || read(bytes, kept)) {
+        Ok(Ok(record)) if encver <= ENCVER => Ok(record),
+        Ok(Ok(_)) => Err(format!("its encoding version {encver} is newer than this module's")),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("reading it failed".to_string()),
+    }
 }
 
 /// A record; or, where it was kept, one with the changes behind it that an older module could not read.

@@ -77,7 +77,8 @@ fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) ->
     if !rights.may_read(&name) {
         return None;
     }
-    let open = Key::peek(ctx, &name);
+    let mut open = Key::peek(ctx, &name);
+    open.wake();
     match open.slot() {
         Slot::Ours(Stored::Record(record)) => {
             let status = record.deployment.as_ref().map(|d| d.status)?;
@@ -85,7 +86,7 @@ fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) ->
             filter.status.is_none_or(|wanted| wanted == status).then(|| view::list_entry(record, key).into_owned())
         }
         // A record that a newer module wrote has nothing that could be told here.
-        Slot::Ours(Stored::Opaque { .. }) => None,
+        Slot::Ours(Stored::AtRest(_) | Stored::Opaque { .. }) => None,
         Slot::Empty | Slot::Foreign => {
             index::remove(db, key.as_bytes());
             None

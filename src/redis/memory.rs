@@ -6,12 +6,10 @@
 use super::data_type::Stored;
 use super::ffi;
 use crate::engine::deployment::{Deployment, Instance, Receipt, Record, Remembered};
-use crate::engine::event::Beginning;
 use crate::engine::history::Version;
 use crate::engine::instances::{Counts, InstanceKey};
 use crate::engine::manifest::{Content, Outline};
 use crate::engine::services::Service;
-use crate::engine::{Event, EventBody};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem::size_of;
 use std::sync::Arc;
@@ -21,6 +19,7 @@ pub fn of(stored: &Stored) -> usize {
     meter.block(size_of::<Stored>());
     match stored {
         Stored::Record(record) => meter.record(record),
+        Stored::AtRest(rest) => meter.block(rest.bytes().len()),
         Stored::Opaque { bytes, .. } => meter.block(bytes.capacity()),
     }
     meter.bytes
@@ -105,17 +104,7 @@ impl Meter {
         });
         self.instances(record);
         self.services(record);
-        let (blocks, open, (of_blocks, of_open)) = record.log.in_memory();
-        self.block(of_blocks);
-        self.block(of_open);
-        blocks.for_each(|bytes| {
-            self.shared(bytes.as_ptr(), bytes.len());
-        });
-        open.for_each(|event| {
-            if self.shared(Arc::as_ptr(event).cast(), size_of::<Event>()) {
-                self.event(event);
-            }
-        });
+        self.block(record.log.room());
         if self.shared(Arc::as_ptr(&record.requests).cast(), size_of::<VecDeque<Remembered>>()) {
             self.block(record.requests.capacity() * size_of::<Remembered>());
         }
@@ -203,57 +192,5 @@ impl Meter {
         self.texts(service.meta.iter().chain(&service.reason));
         self.block(service.tags.capacity() * size_of::<Arc<str>>());
         self.texts(&service.tags);
-    }
-
-    /// What an event names is mostly the record's own; its boxes and its reason are its own.
-    fn event(&mut self, event: &Event) {
-        self.text(&event.deployment_id);
-        match &event.body {
-            EventBody::DeploymentStarted(beginning)
-            | EventBody::DeploymentNoop(beginning)
-            | EventBody::VersionRecorded(beginning) => self.beginning(beginning),
-            EventBody::ServiceRegistered { service, .. } => {
-                self.block(size_of::<Service>());
-                self.service(service);
-            }
-            EventBody::AgentState { of, reason, .. } => self.texts([&of.agent, &of.job_id].into_iter().chain(reason)),
-            EventBody::AgentUnhealthy { of, reason, .. } => self.texts([&of.agent, &of.job_id, reason]),
-            EventBody::TaskIssued { of, bundle, by, reason, .. } => {
-                self.texts([&of.agent, &of.node, &of.job_id, by].into_iter().chain(bundle).chain(reason));
-            }
-            EventBody::TaskDone { of, .. } | EventBody::AgentHealthy { of, .. } => self.texts([&of.agent, &of.node, &of.job_id]),
-            EventBody::AwaitingPromotion { .. } => {}
-            EventBody::RollbackStarted { by, reason, .. }
-            | EventBody::DeploymentPromoted { by, reason, .. }
-            | EventBody::DeploymentPaused { by, reason }
-            | EventBody::DeploymentResumed { by, reason, .. } => self.texts([by].into_iter().chain(reason)),
-            EventBody::DeploymentFailed { description, by, reason, .. }
-            | EventBody::DeploymentCancelled { description, by, reason, .. } => {
-                self.texts([description, by].into_iter().chain(reason));
-            }
-            EventBody::DeploymentSuccessful { description } => self.text(description),
-            EventBody::FallbackBlueGreen { agent, reason, job_id, changed, .. } => {
-                self.texts([agent, reason, job_id]);
-                self.list(changed);
-            }
-            EventBody::VersionTagged { tag, replaced, by } => self.texts([tag, by].into_iter().chain(replaced)),
-            EventBody::VersionUntagged { tag, by } => self.texts([tag, by]),
-            EventBody::ServiceStatus { instance, service, agent, reason, .. } => {
-                self.texts([instance, service, agent].into_iter().chain(reason));
-            }
-            EventBody::ServiceDeregistered { instance, service, agent, reason, .. } => {
-                self.texts([instance, service, agent, reason]);
-            }
-        }
-    }
-
-    fn beginning(&mut self, beginning: &Beginning) {
-        self.block(size_of::<Beginning>());
-        self.version(&beginning.version);
-        self.text(&beginning.mode_reason);
-        self.texts(beginning.source_job_id.iter().chain(&beginning.requested_job));
-        self.list(&beginning.changed);
-        self.list(&beginning.gone);
-        self.block(beginning.trimmed.capacity() * size_of::<u64>());
     }
 }

@@ -167,12 +167,13 @@ fn no_such_key(key: &RedisString) -> Rejection {
 }
 
 /// The record at an open key, None where there is none.
-fn record_at(key: &Key) -> Result<Option<&Record>, Rejection> {
+fn record_at(key: &mut Key) -> Result<Option<&Record>, Rejection> {
+    key.wake();
     match key.slot() {
         Slot::Empty => Ok(None),
         Slot::Foreign => Err(Rejection::WrongType),
         Slot::Ours(Stored::Record(record)) => Ok(Some(record)),
-        Slot::Ours(Stored::Opaque { .. }) => Err(Rejection::NewerFormat),
+        Slot::Ours(Stored::AtRest(_) | Stored::Opaque { .. }) => Err(Rejection::NewerFormat),
     }
 }
 
@@ -192,8 +193,8 @@ fn at_record(
     key: &RedisString,
     answer: impl FnOnce(&Record, &str) -> Result<Answered, Refusal>,
 ) -> Result<Answered, Refusal> {
-    let open = Key::read(call.ctx, key);
-    let (Some(record), Some(name)) = (record_at(&open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
+    let mut open = Key::read(call.ctx, key);
+    let (Some(record), Some(name)) = (record_at(&mut open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
     answer(record, name)
 }
 
@@ -232,8 +233,8 @@ fn ask<T>(
     key: &RedisString,
     question: impl FnOnce(Option<&Record>, &Context) -> Result<T, Rejection>,
 ) -> Result<T, Rejection> {
-    let open = Key::read(ctx, key);
-    let record = record_at(&open)?;
+    let mut open = Key::read(ctx, key);
+    let record = record_at(&mut open)?;
     let name = key_text(key).ok_or_else(|| no_such_key(key))?;
     let by = caller(ctx);
     question(record, &Context { key: name, now_ms: clock::now(ctx), by: &by, limits: config::limits() })
@@ -258,7 +259,7 @@ pub struct Outcome {
 /// counts as changed when it closes, for WATCH and for the caches of clients, and most reports say nothing new.
 pub fn change(ctx: Ctx, key: &RedisString, command: &Command) -> Result<Outcome, Refusal> {
     let mut open = Key::read(ctx, key);
-    record_at(&open)?;
+    record_at(&mut open)?;
     let name = key_text(key).ok_or_else(|| no_such_key(key))?;
     // Not every change has somebody's name on it, and on Redis 7.0 the question is dear.
     let by = if command.has_author() { caller(ctx) } else { String::new() };
@@ -276,7 +277,7 @@ pub fn change(ctx: Ctx, key: &RedisString, command: &Command) -> Result<Outcome,
     // All that costs or could fail comes before the commitment. Replicating is the first step of all, because the server
     // may refuse it: it does where DEPLOY.APPLY was renamed. It only queues what is sent when the command ends, so the
     // order against storing does not show.
-    let payload = codec::encode_batch(&pending.batch);
+    let payload = codec::encode_pending(&pending);
     let announcement = Announcement::of(name, &pending.batch);
     if !ctx.replicate(replication::APPLY, key, &payload) {
         return Err(Refusal::Internal("DEPLOY.APPLY, which replicates every change, was renamed or removed".to_string()));

@@ -76,7 +76,7 @@ fn tick(call: &Call, key: &RedisString) -> Result<Answered, Refusal> {
 
 fn apply_record(ctx: Ctx, key: &RedisString, bytes: &[u8]) -> Result<(), String> {
     let name = key.to_string_lossy();
-    let stored = data_type::load(data_type::ENCVER, bytes.to_vec(), true, &name).ok_or("it cannot be kept")?;
+    let stored = data_type::load_or_keep(data_type::ENCVER, bytes.to_vec(), &name);
     let entry = Entry::of(&stored);
     let mut open = Key::write(ctx, key);
     if !open.replace(stored) {
@@ -135,6 +135,7 @@ enum After {
 /// Changes that cannot be read or applied are kept behind the record, which is read-only from then on: a newer module
 /// can make up for it.
 fn after_changes(key: &RedisString, open: &mut Key, payload: &[u8]) -> Result<After, String> {
+    open.wake();
     let existing = match open.slot() {
         Slot::Empty => None,
         Slot::Foreign => return Err("the key holds another type".to_string()),

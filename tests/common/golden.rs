@@ -296,7 +296,7 @@ pub fn record() -> Record {
         (45, EventBody::DeploymentPaused { by: text("ops"), reason: some("looking into it") }),
     ];
     for (revision, body) in bodies {
-        record.log.push(Arc::new(event(revision, body)));
+        record.log.push(&Arc::new(event(revision, body)));
     }
     Arc::make_mut(&mut record.requests).push_back(Remembered { request: text("req-1"), receipt: receipt() });
     record

@@ -144,7 +144,7 @@ pub fn logged(record: &mut Record, revisions: std::ops::RangeInclusive<u64>) {
     record.revision = *revisions.end();
     for revision in revisions {
         let body = EventBody::AwaitingPromotion { healthy: 1 };
-        record.log.push(Arc::new(Event { revision, ..event(body) }));
+        record.log.push(&Arc::new(Event { revision, ..event(body) }));
     }
 }
 

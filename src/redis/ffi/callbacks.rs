@@ -55,10 +55,15 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encver: c_int) -> *mu
         let Some(bytes) = load_buffer(io) else { return ptr::null_mut() };
         // SAFETY: the IO is valid for this call, and so is its context.
         let ctx = api!(RedisModule_GetContextFromIO).map(|get| Ctx { raw: unsafe { get(io) } });
-        // Loading, or told by a primary, refusing would end the server or part it from its primary.
-        let keep = ctx.is_some_and(|ctx| ctx.flags().is_loading() || ctx.flags().is_replica());
-        let key = key_of_io(io).map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
-        let Some(stored) = data_type::load(encver, bytes, keep, &key) else { return ptr::null_mut() };
+        let flags = ctx.map(Ctx::flags);
+        let key = key_of_io(io).map(String::from_utf8_lossy).unwrap_or_default();
+        let stored = match flags {
+            Some(flags) if flags.is_loading() || flags.is_async_loading() => Some(data_type::load_at_rest(encver, bytes, &key)),
+            // Told by a primary, refusing would part this server from it.
+            Some(flags) if flags.is_replica() => Some(data_type::load_or_keep(encver, bytes, &key)),
+            _ => data_type::load(encver, &bytes, &key),
+        };
+        let Some(stored) = stored else { return ptr::null_mut() };
         if let (Some(name), Some(db)) = (key_of_io(io), api!(RedisModule_GetDbIdFromIO)) {
             // SAFETY: the IO is valid for this call.
             index::note_load(unsafe { db(io) }, name, &stored);

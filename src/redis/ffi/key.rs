@@ -68,6 +68,25 @@ impl Key {
         }
     }
 
+    /// Has a record that is at rest read, so that it is there to be looked at.
+    pub fn wake(&mut self) {
+        // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
+        if let Some(stored) = self.value().map(|value| unsafe { &mut *value }) {
+            stored.wake(|| self.name());
+        }
+    }
+
+    /// The key's name, for the log.
+    fn name(&self) -> String {
+        let Some(get) = api!(RedisModule_GetKeyNameFromModuleKey) else { return String::new() };
+        // SAFETY: the handle is open, and the name is read before it closes.
+        let name = unsafe { get(self.raw) };
+        if name.is_null() {
+            return String::new();
+        }
+        String::from_utf8_lossy(RedisString::string_as_slice(name)).into_owned()
+    }
+
     /// The record, to be changed in place. Nobody is told: see [`Ctx::signal_changed`].
     pub fn record_mut(&mut self) -> Option<&mut Record> {
         // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
