@@ -22,8 +22,14 @@ pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     read_at_length(
         call,
         key,
-        json,
+        // Written as one text already, where it is to be JSON.
+        false,
         |record| view::count_resolved(record, &admitted, aside::LARGE),
-        move |record, name| Ok(view::resolve(record, name, &filter)),
+        move |record, name| {
+            Ok(match json {
+                true => view::resolve_json(record, name, &filter),
+                false => view::resolve(record, name, &filter),
+            })
+        },
     )
 }
