@@ -46,14 +46,38 @@ fn quoted(bytes: &[u8]) -> String {
 /// The arguments of one call, read from the front.
 pub struct Args<'a> {
     rest: std::slice::Iter<'a, RedisString>,
-    /// The options that were given already, in upper case.
-    given: Vec<Cow<'a, str>>,
+    given: Given<'a>,
+}
+
+/// The options that were given already, as they were written: the first few without an allocation.
+struct Given<'a> {
+    few: [&'a [u8]; 8],
+    count: usize,
+    more: Vec<&'a [u8]>,
+}
+
+impl<'a> Given<'a> {
+    /// False where the option was given before.
+    fn add(&mut self, word: &'a [u8]) -> bool {
+        let is_it = |before: &&[u8]| before.eq_ignore_ascii_case(word);
+        if self.few.iter().take(self.count).any(is_it) || self.more.iter().any(is_it) {
+            return false;
+        }
+        match self.few.get_mut(self.count) {
+            Some(place) => {
+                *place = word;
+                self.count += 1;
+            }
+            None => self.more.push(word),
+        }
+        true
+    }
 }
 
 impl<'a> Args<'a> {
     /// `argv` without the command's own name.
     pub fn new(argv: &'a [RedisString]) -> Args<'a> {
-        Args { rest: argv.iter(), given: Vec::new() }
+        Args { rest: argv.iter(), given: Given { few: [&[]; 8], count: 0, more: Vec::new() } }
     }
 
     // ---- positional arguments: a missing one is a wrong number of arguments
@@ -94,7 +118,7 @@ impl<'a> Args<'a> {
         let mut json = false;
         while let Some(option) = self.option()? {
             match &*option {
-                "JSON" => json = self.last_json()?,
+                b"JSON" => json = self.last_json()?,
                 _ => return Err(unknown(&option)),
             }
         }
@@ -104,18 +128,15 @@ impl<'a> Args<'a> {
     // ---- options
 
     /// The next option's name in upper case; an error where it was given before.
-    pub fn option(&mut self) -> Result<Option<Cow<'a, str>>, Refusal> {
+    pub fn option(&mut self) -> Result<Option<Cow<'a, [u8]>>, Refusal> {
         let Some(word) = self.rest.next() else { return Ok(None) };
-        let name = match std::str::from_utf8(word.as_slice()) {
-            // As most clients write it.
-            Ok(text) if text.len() <= QUOTED_CHARS && !text.bytes().any(|b| b.is_ascii_lowercase()) => Cow::Borrowed(text),
-            _ => Cow::Owned(quoted(word.as_slice()).to_ascii_uppercase()),
-        };
-        if self.given.contains(&name) {
-            return Err(syntax(format!("option {name} is given twice")));
+        let word = word.as_slice();
+        if !self.given.add(word) {
+            return Err(syntax(format!("option {} is given twice", quoted(word).to_ascii_uppercase())));
         }
-        self.given.push(name.clone());
-        Ok(Some(name))
+        // Most clients write it so.
+        let is_upper = !word.iter().any(u8::is_ascii_lowercase);
+        Ok(Some(if is_upper { Cow::Borrowed(word) } else { Cow::Owned(word.to_ascii_uppercase()) }))
     }
 
     /// `JSON` was read: it must be the last argument.
@@ -184,18 +205,20 @@ impl<'a> Args<'a> {
     }
 
     /// Sets a policy field where `option` names one; false where it names none.
-    pub fn policy(&mut self, option: &str, patch: &mut PolicyPatch) -> Result<bool, Refusal> {
-        let Some(field) = POLICY_FIELDS.iter().find(|field| field.eq_ignore_ascii_case(option)) else {
+    pub fn policy(&mut self, option: &[u8], patch: &mut PolicyPatch) -> Result<bool, Refusal> {
+        let Some(field) = POLICY_FIELDS.iter().find(|field| field.as_bytes().eq_ignore_ascii_case(option)) else {
             return Ok(false);
         };
+        let option = &*field.to_ascii_uppercase();
         let value = text(option, self.value(option)?, TAG_MAX)?;
         patch.set_option(field, value).map_err(|must| syntax(format!("{option} {must}")))?;
         Ok(true)
     }
 }
 
-pub fn unknown(option: &str) -> Refusal {
-    syntax(format!("unknown option '{option}'"))
+/// An option's name, in upper case, that the command does not know.
+pub fn unknown(option: &[u8]) -> Refusal {
+    syntax(format!("unknown option '{}'", quoted(option)))
 }
 
 fn limit(what: &str, max: usize) -> Refusal {

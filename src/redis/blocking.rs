@@ -21,6 +21,7 @@ use crate::engine::deployment::Status;
 use crate::engine::{Record, Rejection};
 use crate::view::{self, View};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -101,10 +102,16 @@ struct Registry {
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
 
+/// Whether anybody waits at a key. Nobody does at most changes, which then need not ask further.
+static IS_WAITED: AtomicBool = AtomicBool::new(false);
+
 /// Held for the length of one function and never across a call of the server, which may call back in here.
 fn registry<T>(work: impl FnOnce(&mut Registry) -> T) -> T {
     let mut guard: MutexGuard<Option<Registry>> = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
-    work(guard.get_or_insert_with(Registry::default))
+    let registry = guard.get_or_insert_with(Registry::default);
+    let outcome = work(registry);
+    IS_WAITED.store(!registry.rooms.is_empty(), Ordering::Relaxed);
+    outcome
 }
 
 impl Registry {
@@ -229,15 +236,15 @@ pub fn wait(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let mut timeout_ms = 0;
     while let Some(option) = args.option()? {
         match &*option {
-            "ID" => id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
-            "UNTIL" => {
+            b"ID" => id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
+            b"UNTIL" => {
                 for word in args.value_names("UNTIL", 1, Status::ALL.len(), args::TAG_MAX)? {
                     let known = Status::ALL.map(Status::name).join(", ");
                     let status = Status::parse(&word);
                     until.add(status.ok_or_else(|| syntax(format!("UNTIL must name statuses: {known}")))?);
                 }
             }
-            "TIMEOUT" => timeout_ms = timeout("TIMEOUT", &mut args)?,
+            b"TIMEOUT" => timeout_ms = timeout("TIMEOUT", &mut args)?,
             _ => return Err(unknown(&option)),
         }
     }
@@ -258,9 +265,9 @@ pub fn events(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let (mut after, mut count, mut block) = (None, None, None);
     while let Some(option) = args.option()? {
         match &*option {
-            "AFTER" => after = Some(args.value_number("AFTER")?),
-            "COUNT" => count = Some(usize::try_from(args.value_positive("COUNT")?).unwrap_or(usize::MAX)),
-            "BLOCK" => block = Some(timeout("BLOCK", &mut args)?),
+            b"AFTER" => after = Some(args.value_number("AFTER")?),
+            b"COUNT" => count = Some(usize::try_from(args.value_positive("COUNT")?).unwrap_or(usize::MAX)),
+            b"BLOCK" => block = Some(timeout("BLOCK", &mut args)?),
             _ => return Err(unknown(&option)),
         }
     }
@@ -306,11 +313,13 @@ fn wait_for(
 
 /// A record was stored: those who waited for what it now is are woken.
 pub fn changed(db: i32, key: &str, stored: &Stored) {
-    let place = || Place { db, key: Arc::from(key) };
+    if !IS_WAITED.load(Ordering::Relaxed) {
+        return;
+    }
+    let place = Place { db, key: Arc::from(key) };
     let woken = registry(|registry| match stored {
-        _ if registry.rooms.is_empty() => Vec::new(),
-        Stored::Record(record) => registry.woken_by(&place(), record),
-        Stored::AtRest(_) | Stored::Opaque { .. } => registry.everybody_at(&place(), &Rejection::NewerFormat),
+        Stored::Record(record) => registry.woken_by(&place, record),
+        Stored::AtRest(_) | Stored::Opaque { .. } => registry.everybody_at(&place, &Rejection::NewerFormat),
     });
     wake(woken);
 }
@@ -337,7 +346,7 @@ pub fn doubt(which: impl Fn(&Place) -> bool) {
 
 /// The same for one key, which is what most are.
 pub fn doubt_one(db: i32, name: &[u8]) {
-    if registry(|registry| registry.rooms.is_empty()) {
+    if !IS_WAITED.load(Ordering::Relaxed) {
         return;
     }
     doubt(|place| place.db == db && place.key.as_bytes() == name);

@@ -9,11 +9,11 @@ pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let (mut service, mut tag, mut role, mut all, mut json) = (None, None, RoleFilter::default(), false, false);
     while let Some(option) = args.option()? {
         match &*option {
-            "SERVICE" => service = args.value_name("SERVICE", args::SERVICE_MAX)?,
-            "TAG" => tag = args.value_name("TAG", args::TAG_MAX)?,
-            "ROLE" => role = args.value_word("ROLE", RoleFilter::parse, "primary, canary, candidate, any")?,
-            "ALL" => all = true,
-            "JSON" => json = args.last_json()?,
+            b"SERVICE" => service = args.value_name("SERVICE", args::SERVICE_MAX)?,
+            b"TAG" => tag = args.value_name("TAG", args::TAG_MAX)?,
+            b"ROLE" => role = args.value_word("ROLE", RoleFilter::parse, "primary, canary, candidate, any")?,
+            b"ALL" => all = true,
+            b"JSON" => json = args.last_json()?,
             _ => return Err(unknown(&option)),
         }
     }
@@ -22,8 +22,14 @@ pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     read_at_length(
         call,
         key,
-        json,
+        // Written as one text already, where it is to be JSON.
+        false,
         |record| view::count_resolved(record, &admitted, aside::LARGE),
-        move |record, name| Ok(view::resolve(record, name, &filter)),
+        move |record, name| {
+            Ok(match json {
+                true => view::resolve_json(record, name, &filter),
+                false => view::resolve(record, name, &filter),
+            })
+        },
     )
 }

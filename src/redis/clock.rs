@@ -7,12 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Now, for a decision. Inside a script or a transaction it is the time at which that began, as for the server's own
 /// commands, where the server can tell (from Redis 7.2 on). A timer is in none, so what it does is on time.
 pub fn now(ctx: Ctx) -> UnixMs {
-    if ctx.flags().is_in_unit() {
-        if let Some(micros) = ffi::cached_microseconds() {
-            return micros / 1000;
-        }
+    match ffi::cached_microseconds() {
+        Some(micros) if ctx.flags().is_in_unit() => micros / 1000,
+        _ => wall(),
     }
-    wall()
 }
 
 /// The wall clock, in ms.

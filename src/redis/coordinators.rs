@@ -28,14 +28,14 @@ pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let mut report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
     while let Some(option) = args.option()? {
         match &*option {
-            "VERSION" => report.version = Some(args.value_positive("VERSION")?),
-            "JOB" => report.job = args.value_name("JOB", args::JOB_MAX)?,
-            "ATTEMPT" => {
+            b"VERSION" => report.version = Some(args.value_positive("VERSION")?),
+            b"JOB" => report.job = args.value_name("JOB", args::JOB_MAX)?,
+            b"ATTEMPT" => {
                 // 0 is the attempt of what was told to stop before it ever ran.
                 let attempt = u32::try_from(args.value_number("ATTEMPT")?);
                 report.attempt = Some(attempt.map_err(|_| syntax("ATTEMPT is out of range"))?);
             }
-            "REASON" => report.reason = args.value_text("REASON", args::REASON_MAX)?,
+            b"REASON" => report.reason = args.value_text("REASON", args::REASON_MAX)?,
             _ => return Err(unknown(&option)),
         }
     }
@@ -51,15 +51,15 @@ pub fn register(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let (mut status, mut tags) = (CheckStatus::Passing, Vec::new());
     while let Some(option) = args.option()? {
         match &*option {
-            "INSTANCE" => instance = args.value_name("INSTANCE", args::INSTANCE_MAX)?,
-            "ADDRESS" => address = args.value_name("ADDRESS", args::ADDRESS_MAX)?,
-            "PORT" => port = u16::try_from(args.value_up_to("PORT", u64::from(u16::MAX))?).ok(),
-            "VERSION" => version = Some(args.value_positive("VERSION")?),
-            "JOB" => job = args.value_name("JOB", args::JOB_MAX)?,
-            "STATUS" => status = args.value_word("STATUS", CheckStatus::parse, STATUSES)?,
-            "TTL" => ttl_ms = Some(args.value_up_to("TTL", MAX_DURATION_MS)?),
-            "TAGS" => tags = args.value_names("TAGS", 0, args::TAGS_MAX, args::TAG_MAX)?,
-            "META" => meta = args.value_name("META", args::META_MAX)?,
+            b"INSTANCE" => instance = args.value_name("INSTANCE", args::INSTANCE_MAX)?,
+            b"ADDRESS" => address = args.value_name("ADDRESS", args::ADDRESS_MAX)?,
+            b"PORT" => port = u16::try_from(args.value_up_to("PORT", u64::from(u16::MAX))?).ok(),
+            b"VERSION" => version = Some(args.value_positive("VERSION")?),
+            b"JOB" => job = args.value_name("JOB", args::JOB_MAX)?,
+            b"STATUS" => status = args.value_word("STATUS", CheckStatus::parse, STATUSES)?,
+            b"TTL" => ttl_ms = Some(args.value_up_to("TTL", MAX_DURATION_MS)?),
+            b"TAGS" => tags = args.value_names("TAGS", 0, args::TAGS_MAX, args::TAG_MAX)?,
+            b"META" => meta = args.value_name("META", args::META_MAX)?,
             _ => return Err(unknown(&option)),
         }
     }
@@ -87,7 +87,7 @@ pub fn check(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let mut reason = None;
     while let Some(option) = args.option()? {
         match &*option {
-            "REASON" => reason = args.value_text("REASON", args::REASON_MAX)?,
+            b"REASON" => reason = args.value_text("REASON", args::REASON_MAX)?,
             _ => return Err(unknown(&option)),
         }
     }

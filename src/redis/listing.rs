@@ -30,10 +30,10 @@ pub fn list(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let (mut cursor, mut count) = (None, COUNT_DEFAULT);
     while let Some(option) = args.option()? {
         match &*option {
-            "STATUS" => filter.status = Some(args.value_word("STATUS", Status::parse, STATUSES)?),
-            "MATCH" => filter.glob = args.value_text("MATCH", args::GLOB_MAX)?,
-            "CURSOR" => cursor = args.value_text("CURSOR", args::CURSOR_MAX)?,
-            "COUNT" => count = usize::try_from(args.value_positive("COUNT")?).unwrap_or(usize::MAX),
+            b"STATUS" => filter.status = Some(args.value_word("STATUS", Status::parse, STATUSES)?),
+            b"MATCH" => filter.glob = args.value_text("MATCH", args::GLOB_MAX)?,
+            b"CURSOR" => cursor = args.value_text("CURSOR", args::CURSOR_MAX)?,
+            b"COUNT" => count = usize::try_from(args.value_positive("COUNT")?).unwrap_or(usize::MAX),
             _ => return Err(unknown(&option)),
         }
     }

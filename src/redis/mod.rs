@@ -265,10 +265,10 @@ pub fn change(ctx: Ctx, key: &RedisString, command: &Command) -> Result<Outcome,
     let by = if command.has_author() { caller(ctx) } else { String::new() };
     let context = Context { key: name, now_ms: clock::now(ctx), by: &by, limits: config::limits() };
 
-    let mut fresh = codec::empty_record();
-    let (record, is_new) = match open.record_mut() {
-        Some(record) => (record, false),
-        None => (&mut fresh, true),
+    let mut fresh = None;
+    let record = match open.record_mut() {
+        Some(record) => record,
+        None => fresh.insert(codec::empty_record()),
     };
     let pending = engine::transact(record, command, &context)?;
     if pending.batch.changes.is_empty() {
@@ -283,7 +283,8 @@ pub fn change(ctx: Ctx, key: &RedisString, command: &Command) -> Result<Outcome,
         return Err(Refusal::Internal("DEPLOY.APPLY, which replicates every change, was renamed or removed".to_string()));
     }
     let reply = pending.commit();
-    if is_new {
+    let is_new = fresh.is_some();
+    if let Some(fresh) = fresh {
         drop(open);
         open = Key::write(ctx, key);
         if !open.put(Stored::Record(fresh)) {

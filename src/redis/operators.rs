@@ -42,15 +42,15 @@ fn deploy_options(args: &mut Args, takes_json: bool) -> Result<(Deploy, bool), R
     while let Some(option) = args.option()? {
         match &*option {
             // Its length, encoding and content are judged by the engine, all faults at once.
-            "MANIFEST" => manifest = Some(args.value("MANIFEST")?.to_vec()),
-            "BUNDLE" => deploy.bundle = args.value_text("BUNDLE", args::BUNDLE_MAX)?,
-            "JOB" => deploy.job = args.value_name("JOB", args::JOB_MAX)?,
-            "AGENTS" => deploy.agents = Some(args.value_names("AGENTS", 1, usize::MAX, args::AGENT_MAX)?),
-            "TAG" => deploy.tag = args.value_name("TAG", args::TAG_MAX)?,
-            "REASON" => deploy.reason = args.value_text("REASON", args::REASON_MAX)?,
-            "REQUEST" => deploy.request = args.value_name("REQUEST", args::REQUEST_MAX)?,
-            "IFVERSION" => deploy.if_version = Some(args.value_number("IFVERSION")?),
-            "JSON" if takes_json => json = args.last_json()?,
+            b"MANIFEST" => manifest = Some(args.value("MANIFEST")?.to_vec()),
+            b"BUNDLE" => deploy.bundle = args.value_text("BUNDLE", args::BUNDLE_MAX)?,
+            b"JOB" => deploy.job = args.value_name("JOB", args::JOB_MAX)?,
+            b"AGENTS" => deploy.agents = Some(args.value_names("AGENTS", 1, usize::MAX, args::AGENT_MAX)?),
+            b"TAG" => deploy.tag = args.value_name("TAG", args::TAG_MAX)?,
+            b"REASON" => deploy.reason = args.value_text("REASON", args::REASON_MAX)?,
+            b"REQUEST" => deploy.request = args.value_name("REQUEST", args::REQUEST_MAX)?,
+            b"IFVERSION" => deploy.if_version = Some(args.value_number("IFVERSION")?),
+            b"JSON" if takes_json => json = args.last_json()?,
             _ if args.policy(&option, &mut deploy.policy)? => {}
             _ => return Err(unknown(&option)),
         }
@@ -66,18 +66,18 @@ pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let mut policy = PolicyPatch::default();
     while let Some(option) = args.option()? {
         match &*option {
-            "VERSION" | "TAG" if to != RollbackTo::NewestStable => {
+            b"VERSION" | b"TAG" if to != RollbackTo::NewestStable => {
                 return Err(syntax("VERSION and TAG exclude each other"));
             }
-            "VERSION" => to = RollbackTo::Version(args.value_positive("VERSION")?),
-            "TAG" => {
+            b"VERSION" => to = RollbackTo::Version(args.value_positive("VERSION")?),
+            b"TAG" => {
                 if let Some(tag) = args.value_name("TAG", args::TAG_MAX)? {
                     to = RollbackTo::Tag(tag);
                 }
             }
-            "ID" => id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
-            "REASON" => reason = args.value_text("REASON", args::REASON_MAX)?,
-            "REQUEST" => request = args.value_name("REQUEST", args::REQUEST_MAX)?,
+            b"ID" => id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
+            b"REASON" => reason = args.value_text("REASON", args::REASON_MAX)?,
+            b"REQUEST" => request = args.value_name("REQUEST", args::REQUEST_MAX)?,
             _ if args.policy(&option, &mut policy)? => {}
             _ => return Err(unknown(&option)),
         }
@@ -91,8 +91,8 @@ fn operate(call: &Call, mut args: Args, command: fn(Operate) -> Command) -> Resu
     let mut operate = Operate::default();
     while let Some(option) = args.option()? {
         match &*option {
-            "ID" => operate.id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
-            "REASON" => operate.reason = args.value_text("REASON", args::REASON_MAX)?,
+            b"ID" => operate.id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
+            b"REASON" => operate.reason = args.value_text("REASON", args::REASON_MAX)?,
             _ => return Err(unknown(&option)),
         }
     }

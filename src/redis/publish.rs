@@ -8,6 +8,7 @@ use super::config::{self, Publish};
 use super::ffi::Ctx;
 use crate::engine::{Batch, Change};
 use crate::view;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static PUBLISHED: AtomicU64 = AtomicU64::new(0);
@@ -19,37 +20,65 @@ pub fn published() -> u64 {
 
 /// What a batch says to its subscribers, made before anything is changed.
 pub struct Announcement {
-    channel: String,
-    messages: Vec<String>,
+    page: Page,
     mode: Publish,
+}
+
+/// The channel and then the messages, one behind the other; and where each of them ends.
+#[derive(Default)]
+struct Page {
+    text: String,
+    ends: Vec<usize>,
+}
+
+/// A page that had to be larger is given back.
+const PAGE_KEPT: usize = 64 << 10;
+
+thread_local! {
+    /// The page of the last announcement, for the next: there is one with nearly every report.
+    static PAGE: Cell<Page> = const { Cell::new(Page { text: String::new(), ends: Vec::new() }) };
 }
 
 impl Announcement {
     pub fn of(key: &str, batch: &Batch) -> Announcement {
         let mode = config::publish_mode();
-        let messages = batch
-            .changes
-            .iter()
-            .filter_map(|change| match change {
-                Change::Event(event) => Some(view::event_json(event, key)),
-                Change::Note(_) => None,
-            })
-            .collect();
-        Announcement { channel: channel(config::put_channel_prefix, key, mode), messages, mode }
+        // One that is made while another is still there begins with an empty page.
+        let mut page = PAGE.try_with(Cell::take).unwrap_or_default();
+        page.text.clear();
+        page.ends.clear();
+        put_channel(config::put_channel_prefix, key, mode, &mut page.text);
+        page.ends.push(page.text.len());
+        for change in &batch.changes {
+            if let Change::Event(event) = change {
+                view::put_event_json(event, key, &mut page.text);
+                page.ends.push(page.text.len());
+            }
+        }
+        Announcement { page, mode }
     }
 
     pub fn publish(&self, ctx: Ctx) {
-        if self.messages.is_empty() {
-            return;
-        }
-        let channel = ctx.string(self.channel.as_bytes());
-        for message in &self.messages {
-            let message = ctx.string(message.as_bytes());
+        let part = |from, to| ctx.string(self.page.text.get(from..to).unwrap_or_default().as_bytes());
+        let Some((end, ends)) = self.page.ends.split_first().filter(|(_, messages)| !messages.is_empty()) else { return };
+        let channel = part(0, *end);
+        let mut from = *end;
+        for end in ends {
+            let message = part(from, *end);
+            from = *end;
             match self.mode {
                 Publish::Classic => ctx.publish(&channel, &message),
                 Publish::Sharded => ctx.publish_in_shard(&channel, &message),
             }
-            PUBLISHED.fetch_add(1, Ordering::Relaxed);
+        }
+        PUBLISHED.fetch_add(ends.len() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        if self.page.text.capacity() <= PAGE_KEPT {
+            let page = std::mem::take(&mut self.page);
+            let _ = PAGE.try_with(|kept| kept.set(page));
         }
     }
 }
@@ -65,9 +94,8 @@ pub fn hand_on(ctx: Ctx, key: &str, batch: &Batch) {
 
 /// SPEC 8 "Channel". A sharded channel must be in the slot of its key, so the key becomes its hash tag, unless it has
 /// one already.
-fn channel(put_prefix: impl FnOnce(&mut String), key: &str, mode: Publish) -> String {
-    let mut channel = String::with_capacity(64);
-    put_prefix(&mut channel);
+fn put_channel(put_prefix: impl FnOnce(&mut String), key: &str, mode: Publish, channel: &mut String) {
+    put_prefix(channel);
     match mode {
         Publish::Sharded if !has_hash_tag(key) => {
             channel.push('{');
@@ -76,7 +104,6 @@ fn channel(put_prefix: impl FnOnce(&mut String), key: &str, mode: Publish) -> St
         }
         _ => channel.push_str(key),
     }
-    channel
 }
 
 /// As the cluster specification has it: something between the first `{` and the next `}`.
@@ -90,7 +117,11 @@ mod tests {
 
     #[test]
     fn a_sharded_channel_is_in_its_keys_slot() {
-        let of = |key, mode| channel(|text| text.push_str("deploy:events:"), key, mode);
+        let of = |key, mode| {
+            let mut channel = String::new();
+            put_channel(|text| text.push_str("deploy:events:"), key, mode, &mut channel);
+            channel
+        };
         assert_eq!(of("a", Publish::Classic), "deploy:events:a");
         assert_eq!(of("a", Publish::Sharded), "deploy:events:{a}");
         assert_eq!(of("x{a}y", Publish::Sharded), "deploy:events:x{a}y");

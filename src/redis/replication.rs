@@ -150,10 +150,10 @@ fn after_changes(key: &RedisString, open: &mut Key, payload: &[u8]) -> Result<Af
             return Ok(After::Other(Stored::with_change(existing, payload), None));
         }
     };
-    let mut fresh = codec::empty_record();
-    let (record, is_new) = match open.record_mut() {
-        Some(record) => (record, false),
-        None => (&mut fresh, true),
+    let mut fresh = None;
+    let record = match open.record_mut() {
+        Some(record) => record,
+        None => fresh.insert(codec::empty_record()),
     };
     match first_revision(&batch) {
         Some(first) if first <= record.revision => return Ok(After::Same),
@@ -162,7 +162,10 @@ fn after_changes(key: &RedisString, open: &mut Key, payload: &[u8]) -> Result<Af
         }
         _ => apply_batch(record, &batch),
     }
-    Ok(if is_new { After::Other(Stored::Record(fresh), Some(batch)) } else { After::InPlace(batch) })
+    Ok(match fresh {
+        Some(fresh) => After::Other(Stored::Record(fresh), Some(batch)),
+        None => After::InPlace(batch),
+    })
 }
 
 /// On a server that cannot write the timer looks at the index by itself.

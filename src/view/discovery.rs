@@ -1,9 +1,11 @@
 //! Service instances, for whoever calls the agents (SPEC 3 RESOLVE).
 
+use super::json::{fields, Fields, Json, Judged, ToJson, Word};
 use super::View;
 use crate::engine::command::CheckStatus;
 use crate::engine::deployment::{Record, Role};
 use crate::engine::services::Service;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// Whose services are resolved.
@@ -62,38 +64,76 @@ impl ResolveFilter {
 
 /// The service instances that `filter` admits, by their id.
 pub fn resolve<'a>(record: &'a Record, key: &'a str, filter: &ResolveFilter) -> View<'a> {
-    View::list(record.services.iter().filter(|s| filter.admits(record, s)).map(|s| entry(record, key, s)))
+    View::List(admitted(record, filter).map(|service| shown(record, key, service)).collect())
+}
+
+/// The same as one JSON text, which is written at once.
+pub fn resolve_json(record: &Record, key: &str, filter: &ResolveFilter) -> View<'static> {
+    /// Room for a few entries.
+    const ROOM: usize = 2048;
+    let mut out = String::with_capacity(ROOM);
+    Json::append(&mut out, |json| json.list(admitted(record, filter).map(|service| Entry { record, key, service })));
+    View::Raw(Cow::Owned(out))
 }
 
 /// How many service instances `filter` admits; beyond `most` nobody counts on.
 pub fn count_resolved(record: &Record, filter: &ResolveFilter, most: usize) -> usize {
-    record.services.iter().filter(|s| filter.admits(record, s)).take(most).count()
+    admitted(record, filter).take(most).count()
+}
+
+fn admitted<'a, 'f>(
+    record: &'a Record,
+    filter: &'f ResolveFilter,
+) -> impl Iterator<Item = &'a Service> + use<'a, 'f> {
+    record.services.iter().map(|service| &**service).filter(|service| filter.admits(record, service))
 }
 
 /// All service instances, whatever their role and status.
 pub(super) fn services<'a>(record: &'a Record, key: &'a str) -> View<'a> {
-    View::list(record.services.iter().map(|service| entry(record, key, service)))
+    View::List(record.services.iter().map(|service| shown(record, key, service)).collect())
 }
 
-fn entry<'a>(record: &'a Record, key: &'a str, service: &'a Service) -> View<'a> {
-    let deployment_id = record.version(service.owner.version).map(|version| &version.deployment_id);
-    View::map([
-        ("service", (&service.service).into()),
-        ("instance", (&service.instance).into()),
-        ("agent", (&service.owner.agent).into()),
-        ("address", (&service.address).into()),
-        ("port", service.port.into()),
-        ("status", service.status.name().into()),
-        ("tags", View::list(service.tags.iter())),
-        ("meta", View::raw(service.meta.as_deref())),
-        ("ttl_ms", service.ttl_ms.into()),
-        ("since", service.since.into()),
-        ("deployment_key", key.into()),
-        ("deployment_id", deployment_id.into()),
-        ("deployment_version", service.owner.version.into()),
-        ("deployment_role", record.role_of(&service.owner).map(Role::name).into()),
-        ("job_id", (&service.owner.job_id).into()),
-        ("reason", (&service.reason).into()),
-        ("expires_at", service.expires_at.into()),
-    ])
+fn shown<'a>(record: &'a Record, key: &'a str, service: &'a Service) -> View<'a> {
+    let mut fields = Vec::with_capacity(17);
+    Entry { record, key, service }.describe(&mut fields);
+    View::Map(fields)
+}
+
+/// One service instance as callers see it.
+struct Entry<'a> {
+    record: &'a Record,
+    key: &'a str,
+    service: &'a Service,
+}
+
+impl ToJson for Entry<'_> {
+    fn write(self, json: &mut Json) {
+        json.object(|json| self.describe(json));
+    }
+}
+
+impl<'a> Entry<'a> {
+    fn describe(&self, to: &mut impl Fields<'a>) {
+        let Entry { record, key, service } = *self;
+        let deployment_id = record.version(service.owner.version).map(|version| &version.deployment_id);
+        fields!(to,
+            "service": &service.service,
+            "instance": &service.instance,
+            "agent": &service.owner.agent,
+            "address": &service.address,
+            "port": service.port,
+            "status": Word(service.status.name()),
+            "tags": &service.tags[..],
+            "meta": service.meta.as_deref().map(Judged),
+            "ttl_ms": service.ttl_ms,
+            "since": service.since,
+            "deployment_key": key,
+            "deployment_id": deployment_id,
+            "deployment_version": service.owner.version,
+            "deployment_role": record.role_of(&service.owner).map(|role| Word(role.name())),
+            "job_id": &service.owner.job_id,
+            "reason": &service.reason,
+            "expires_at": service.expires_at,
+        );
+    }
 }

@@ -3,8 +3,9 @@
 //! An event says everything that it carries, so that whoever applies the log in order has the record. The one thing
 //! left out is a manifest's body: subscribers and MONITOR shall not carry a megabyte that DEPLOY.VERSION has.
 
+use super::json::{fields, Json, Judged, Word};
 use super::policy::policy;
-use super::{Field, View};
+use super::View;
 use crate::engine::deployment::Record;
 use crate::engine::event::{Beginning, Event, EventBody, Subject};
 use crate::engine::services::Service;
@@ -14,23 +15,29 @@ use std::sync::Arc;
 
 /// One event as a JSON object, as it is published on the key's channel.
 pub fn event_json(event: &Event, key: &str) -> String {
-    self::event(event, key).to_json()
+    // Room for what most events are.
+    let mut out = String::with_capacity(512);
+    put_event_json(event, key, &mut out);
+    out
 }
 
-/// One event: the fields that all have, then those of its type.
-pub fn event<'a>(event: &'a Event, key: &'a str) -> View<'a> {
-    // Room for the longest of those that are many.
-    let mut fields = Vec::with_capacity(20);
-    fields.extend([
-        ("revision", View::from(event.revision)),
-        ("at", event.at.into()),
-        ("key", key.into()),
-        ("deployment_id", (&event.deployment_id).into()),
-        ("type", event.body.name().into()),
-        ("version", event.version.into()),
-    ]);
-    fields.extend(body(event));
-    View::Map(fields)
+/// The same at the end of a text. First the fields that all events have, then those of its type.
+///
+/// One is written for nearly every report, so no tree of values is made of it before.
+pub fn put_event_json(event: &Event, key: &str, out: &mut String) {
+    Json::append(out, |json| {
+        json.object(|json| {
+            fields!(json,
+                "revision": event.revision,
+                "at": event.at,
+                "key": key,
+                "deployment_id": &event.deployment_id,
+                "type": Word(event.body.name()),
+                "version": event.version,
+            );
+            body(event, json);
+        });
+    });
 }
 
 /// `[first-kept-revision, last-revision, [event …]]`, oldest first: those after `after`, at most `count`. An empty
@@ -50,190 +57,176 @@ fn json_texts<'a>(events: impl Iterator<Item = Arc<Event>>, key: &str) -> View<'
     View::List(events.map(|event| View::Raw(Cow::Owned(event_json(&event, key)))).collect())
 }
 
-fn body(event: &Event) -> Vec<Field<'_>> {
+fn body(event: &Event, json: &mut Json) {
     match &event.body {
         EventBody::DeploymentStarted(beginning)
         | EventBody::DeploymentNoop(beginning)
-        | EventBody::VersionRecorded(beginning) => self::beginning(beginning),
-        EventBody::RollbackStarted { from_version, rollback_of, cause, by, reason } => vec![
-            ("from_version", (*from_version).into()),
-            ("rollback_of", (*rollback_of).into()),
-            ("cause", cause.map(|cause| cause.name()).into()),
-            ("by", by.into()),
-            ("reason", reason.into()),
-        ],
-        EventBody::TaskIssued { of, task, from_version, attempt, bundle, deadline, by, reason } => vec![
-            ("task", task.name().into()),
-            ("agent", (&of.agent).into()),
-            ("node", (&of.node).into()),
-            ("from_version", (*from_version).into()),
-            ("job_id", (&of.job_id).into()),
-            ("role", of.role.name().into()),
-            ("attempt", (*attempt).into()),
-            ("bundle", bundle.into()),
-            ("since", event.at.into()),
-            ("healthy_deadline_at", deadline.at().into()),
-            ("healthy_deadline_left_ms", left(*deadline)),
-            ("by", by.into()),
-            ("reason", reason.into()),
-        ],
-        EventBody::TaskDone { of, task, withdrawn, leaves } => join(
-            [("task", task.name().into())],
-            join(subject(of), [("withdrawn", (*withdrawn).into()), ("leaves", (*leaves).into())]),
+        | EventBody::VersionRecorded(beginning) => self::beginning(beginning, json),
+        EventBody::RollbackStarted { from_version, rollback_of, cause, by, reason } => fields!(json,
+            "from_version": *from_version,
+            "rollback_of": *rollback_of,
+            "cause": cause.map(|cause| Word(cause.name())),
+            "by": by,
+            "reason": reason,
         ),
-        EventBody::AgentState { of, state, attempt, reason, healthy_at, leaves, dooms } => join(
-            subject(of),
-            [
-                ("state", state.name().into()),
-                ("attempt", (*attempt).into()),
-                ("reason", reason.into()),
-                ("leaves", (*leaves).into()),
-                ("healthy_at", (*healthy_at).into()),
-                ("fails_at_resume", (*dooms).into()),
-            ],
+        EventBody::TaskIssued { of, task, from_version, attempt, bundle, deadline, by, reason } => fields!(json,
+            "task": Word(task.name()),
+            "agent": &of.agent,
+            "node": &of.node,
+            "from_version": *from_version,
+            "job_id": &of.job_id,
+            "role": Word(of.role.name()),
+            "attempt": *attempt,
+            "bundle": bundle,
+            "since": event.at,
+            "healthy_deadline_at": deadline.at(),
+            "healthy_deadline_left_ms": left(*deadline),
+            "by": by,
+            "reason": reason,
         ),
-        EventBody::AgentHealthy { of, progress } => join(subject(of), self::progress(*progress)),
-        EventBody::AgentUnhealthy { of, reason, reopens, dooms } => join(
-            subject(of),
-            join(
-                [
-                    ("reason", reason.into()),
-                    ("fails_at_resume", (*dooms).into()),
-                    ("reopens", reopens.is_some().into()),
-                ],
-                progress(reopens.unwrap_or(Clock::Off)),
-            ),
-        ),
-        EventBody::AwaitingPromotion { healthy } => vec![("healthy", (*healthy).into())],
+        EventBody::TaskDone { of, task, withdrawn, leaves } => {
+            fields!(json, "task": Word(task.name()));
+            subject(of, json);
+            fields!(json, "withdrawn": *withdrawn, "leaves": *leaves);
+        }
+        EventBody::AgentState { of, state, attempt, reason, healthy_at, leaves, dooms } => {
+            subject(of, json);
+            fields!(json,
+                "state": Word(state.name()),
+                "attempt": *attempt,
+                "reason": reason,
+                "leaves": *leaves,
+                "healthy_at": *healthy_at,
+                "fails_at_resume": *dooms,
+            );
+        }
+        EventBody::AgentHealthy { of, progress } => {
+            subject(of, json);
+            self::progress(*progress, json);
+        }
+        EventBody::AgentUnhealthy { of, reason, reopens, dooms } => {
+            subject(of, json);
+            fields!(json, "reason": reason, "fails_at_resume": *dooms, "reopens": reopens.is_some());
+            progress(reopens.unwrap_or(Clock::Off), json);
+        }
+        EventBody::AwaitingPromotion { healthy } => fields!(json, "healthy": *healthy),
         EventBody::DeploymentPromoted { progress, by, reason } => {
-            join([("by", by.into()), ("reason", reason.into())], self::progress(*progress))
+            fields!(json, "by": by, "reason": reason);
+            self::progress(*progress, json);
         }
-        EventBody::DeploymentPaused { by, reason } => vec![("by", by.into()), ("reason", reason.into())],
-        EventBody::DeploymentResumed { status, progress, by, reason } => join(
-            [("status", status.name().into()), ("by", by.into()), ("reason", reason.into())],
-            self::progress(*progress),
-        ),
+        EventBody::DeploymentPaused { by, reason } => fields!(json, "by": by, "reason": reason),
+        EventBody::DeploymentResumed { status, progress, by, reason } => {
+            fields!(json, "status": Word(status.name()), "by": by, "reason": reason);
+            self::progress(*progress, json);
+        }
         EventBody::DeploymentFailed { cause, description, by, reason }
-        | EventBody::DeploymentCancelled { cause, description, by, reason } => vec![
-            ("cause", cause.name().into()),
-            ("description", description.into()),
-            ("by", by.into()),
-            ("reason", reason.into()),
-        ],
-        EventBody::DeploymentSuccessful { description } => vec![("description", description.into())],
-        EventBody::FallbackBlueGreen { agent, reason, job_id, changed, canaries } => vec![
-            ("agent", agent.into()),
-            ("reason", reason.into()),
-            ("job_id", job_id.into()),
-            ("changed_agents", View::list(changed.iter())),
-            ("canaries", (*canaries).into()),
-        ],
-        EventBody::VersionTagged { tag, replaced, by } => vec![
-            ("tag", tag.into()),
-            ("replaced_tag", replaced.into()),
-            ("by", by.into()),
-            ("reason", View::Null),
-        ],
-        EventBody::VersionUntagged { tag, by } => {
-            vec![("tag", tag.into()), ("by", by.into()), ("reason", View::Null)]
+        | EventBody::DeploymentCancelled { cause, description, by, reason } => fields!(json,
+            "cause": Word(cause.name()),
+            "description": description,
+            "by": by,
+            "reason": reason,
+        ),
+        EventBody::DeploymentSuccessful { description } => fields!(json, "description": description),
+        EventBody::FallbackBlueGreen { agent, reason, job_id, changed, canaries } => fields!(json,
+            "agent": agent,
+            "reason": reason,
+            "job_id": job_id,
+            "changed_agents": &changed[..],
+            "canaries": *canaries,
+        ),
+        EventBody::VersionTagged { tag, replaced, by } => {
+            fields!(json, "tag": tag, "replaced_tag": replaced, "by": by, "reason": NONE);
         }
+        EventBody::VersionUntagged { tag, by } => fields!(json, "tag": tag, "by": by, "reason": NONE),
         EventBody::ServiceRegistered { service, healthy_at } => {
-            join(self::service(service), [("healthy_at", (*healthy_at).into())])
+            self::service(service, json);
+            fields!(json, "healthy_at": *healthy_at);
         }
-        EventBody::ServiceStatus { instance, service, agent, status, reason, expires_at, healthy_at } => vec![
-            ("service", service.into()),
-            ("instance", instance.into()),
-            ("agent", agent.into()),
-            ("status", status.name().into()),
-            ("reason", reason.into()),
-            ("expires_at", (*expires_at).into()),
-            ("healthy_at", (*healthy_at).into()),
-        ],
-        EventBody::ServiceDeregistered { instance, service, agent, reason, healthy_at } => vec![
-            ("service", service.into()),
-            ("instance", instance.into()),
-            ("agent", agent.into()),
-            ("reason", reason.into()),
-            ("healthy_at", (*healthy_at).into()),
-        ],
+        EventBody::ServiceStatus { instance, service, agent, status, reason, expires_at, healthy_at } => fields!(json,
+            "service": service,
+            "instance": instance,
+            "agent": agent,
+            "status": Word(status.name()),
+            "reason": reason,
+            "expires_at": *expires_at,
+            "healthy_at": *healthy_at,
+        ),
+        EventBody::ServiceDeregistered { instance, service, agent, reason, healthy_at } => fields!(json,
+            "service": service,
+            "instance": instance,
+            "agent": agent,
+            "reason": reason,
+            "healthy_at": *healthy_at,
+        ),
     }
 }
 
+/// A field of the contract that no event of its type has something for.
+const NONE: Option<Word> = None;
+
 /// A version's coming onto the record. Its number and its deployment's id are among the fields that all events have.
-fn beginning(beginning: &Beginning) -> Vec<Field<'_>> {
+fn beginning(beginning: &Beginning, json: &mut Json) {
     let version = &beginning.version;
-    vec![
-        ("mode", beginning.mode.name().into()),
-        ("strategy", beginning.strategy.name().into()),
-        ("requested_strategy", beginning.requested_strategy.name().into()),
-        ("changed_agents", View::list(beginning.changed.iter())),
-        ("reason", (&version.reason).into()),
-        ("by", (&version.by).into()),
-        ("rollback_of", version.rollback_of.into()),
-        ("cause", beginning.cause.map(|cause| cause.name()).into()),
-        ("source_version", beginning.source_version.into()),
-        ("source_job_id", (&beginning.source_job_id).into()),
-        ("job_id", (&version.job_id).into()),
-        ("policy", policy(&version.policy)),
-        ("bundle", (&version.bundle).into()),
-        ("tag", (&version.tag).into()),
-        ("gone_agents", View::list(beginning.gone.iter())),
-        ("canaries", beginning.canaries.into()),
-        ("progress_at", beginning.progress.at().into()),
-        ("mode_reason", (&beginning.mode_reason).into()),
-        ("trimmed_versions", View::list(beginning.trimmed.iter().copied())),
-        ("progress_left_ms", left(beginning.progress)),
-        ("requested_job_id", (&beginning.requested_job).into()),
-        ("job_type", version.job_type.name().into()),
-        ("agents", version.agents.as_deref().map(View::list).into()),
-        ("stable", version.stable.into()),
-        ("outcome", version.outcome.map(|outcome| outcome.name()).into()),
-        ("submitted_at", version.submitted_at.into()),
-    ]
+    fields!(json,
+        "mode": Word(beginning.mode.name()),
+        "strategy": Word(beginning.strategy.name()),
+        "requested_strategy": Word(beginning.requested_strategy.name()),
+        "changed_agents": &beginning.changed[..],
+        "reason": &version.reason,
+        "by": &version.by,
+        "rollback_of": version.rollback_of,
+        "cause": beginning.cause.map(|cause| Word(cause.name())),
+        "source_version": beginning.source_version,
+        "source_job_id": &beginning.source_job_id,
+        "job_id": &version.job_id,
+        "policy": &policy(&version.policy),
+        "bundle": &version.bundle,
+        "tag": &version.tag,
+        "gone_agents": &beginning.gone[..],
+        "canaries": beginning.canaries,
+        "progress_at": beginning.progress.at(),
+        "mode_reason": &beginning.mode_reason,
+        "trimmed_versions": &beginning.trimmed[..],
+        "progress_left_ms": left(beginning.progress),
+        "requested_job_id": &beginning.requested_job,
+        "job_type": Word(version.job_type.name()),
+        "agents": version.agents.as_deref(),
+        "stable": version.stable,
+        "outcome": version.outcome.map(|outcome| Word(outcome.name())),
+        "submitted_at": version.submitted_at,
+    );
 }
 
-fn subject(of: &Subject) -> [Field<'_>; 4] {
-    [
-        ("agent", (&of.agent).into()),
-        ("node", (&of.node).into()),
-        ("job_id", (&of.job_id).into()),
-        ("role", of.role.name().into()),
-    ]
+fn subject(of: &Subject, json: &mut Json) {
+    fields!(json, "agent": &of.agent, "node": &of.node, "job_id": &of.job_id, "role": Word(of.role.name()));
 }
 
-fn service(service: &Service) -> [Field<'_>; 13] {
-    [
-        ("service", (&service.service).into()),
-        ("instance", (&service.instance).into()),
-        ("agent", (&service.owner.agent).into()),
-        ("job_id", (&service.owner.job_id).into()),
-        ("address", (&service.address).into()),
-        ("port", service.port.into()),
-        ("status", service.status.name().into()),
-        ("tags", View::list(service.tags.iter())),
-        ("meta", View::raw(service.meta.as_deref())),
-        ("ttl_ms", service.ttl_ms.into()),
-        ("since", service.since.into()),
-        ("reason", (&service.reason).into()),
-        ("expires_at", service.expires_at.into()),
-    ]
+fn service(service: &Service, json: &mut Json) {
+    fields!(json,
+        "service": &service.service,
+        "instance": &service.instance,
+        "agent": &service.owner.agent,
+        "job_id": &service.owner.job_id,
+        "address": &service.address,
+        "port": service.port,
+        "status": Word(service.status.name()),
+        "tags": &service.tags[..],
+        "meta": service.meta.as_deref().map(Judged),
+        "ttl_ms": service.ttl_ms,
+        "since": service.since,
+        "reason": &service.reason,
+        "expires_at": service.expires_at,
+    );
 }
 
 /// The progress deadline: when it runs out, or what it has left while it is held.
-fn progress(clock: Clock) -> [Field<'static>; 2] {
-    [("progress_at", clock.at().into()), ("progress_left_ms", left(clock))]
+fn progress(clock: Clock, json: &mut Json) {
+    fields!(json, "progress_at": clock.at(), "progress_left_ms": left(clock));
 }
 
-fn left(clock: Clock) -> View<'static> {
+fn left(clock: Clock) -> Option<u64> {
     match clock {
-        Clock::Held { left_ms } => left_ms.into(),
-        Clock::Off | Clock::Running { .. } => View::Null,
+        Clock::Held { left_ms } => Some(left_ms),
+        Clock::Off | Clock::Running { .. } => None,
     }
-}
-
-fn join<'a>(
-    first: impl IntoIterator<Item = Field<'a>>,
-    then: impl IntoIterator<Item = Field<'a>>,
-) -> Vec<Field<'a>> {
-    first.into_iter().chain(then).collect()
 }

@@ -15,20 +15,22 @@ mod discovery;
 mod events;
 mod health;
 mod history;
+mod json;
 mod policy;
 mod show;
 mod status;
 mod tasks;
 
 pub use decision::{plan, receipt};
-pub use discovery::{count_resolved, resolve, ResolveFilter, RoleFilter};
-pub use events::{event, event_json, events};
+pub use discovery::{count_resolved, resolve, resolve_json, ResolveFilter, RoleFilter};
+pub use events::{event_json, events, put_event_json};
 pub use health::description;
 pub use history::{history, version};
 pub use show::{show, WIDTH};
 pub use status::{final_status, list_entry, status};
 pub use tasks::tasks;
 
+use json::{Json, Judged, ToJson};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -78,82 +80,28 @@ impl<'a> View<'a> {
 
     /// The view as one JSON value.
     pub fn to_json(&self) -> String {
-        // Room for one event: that is what most of these are.
         let mut out = String::with_capacity(512);
-        self.write_json(&mut out);
+        Json::append(&mut out, |json| self.write(json));
         out
-    }
-
-    fn write_json(&self, out: &mut String) {
-        match self {
-            View::Null => out.push_str("null"),
-            View::Int(number) => out.push_str(itoa::Buffer::new().format(*number)),
-            View::Bool(true) => out.push_str("true"),
-            View::Bool(false) => out.push_str("false"),
-            View::Str(text) => write_json_string(text, out),
-            View::Raw(json) => out.push_str(json),
-            View::List(items) => {
-                out.push('[');
-                for (i, item) in items.iter().enumerate() {
-                    if i > 0 {
-                        out.push(',');
-                    }
-                    item.write_json(out);
-                }
-                out.push(']');
-            }
-            View::Map(fields) => {
-                out.push('{');
-                for (i, (name, value)) in fields.iter().enumerate() {
-                    if i > 0 {
-                        out.push(',');
-                    }
-                    // The names are this file's own, and need no escapes.
-                    out.push('"');
-                    out.push_str(name);
-                    out.push_str("\":");
-                    value.write_json(out);
-                }
-                out.push('}');
-            }
-        }
     }
 }
 
-/// Escapes what JSON demands and nothing else: quotes, backslashes and control characters. All other text, whatever
-/// its plane, is UTF-8 and stays as it is.
-fn write_json_string(text: &str, out: &mut String) {
-    out.push('"');
-    // Nearly all texts are plain. All bytes are looked at, without a branch, so that many are looked at at once.
-    let is_plain = text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'));
-    if is_plain {
-        out.push_str(text);
-        out.push('"');
-        return;
-    }
-    let mut plain = 0;
-    for (place, byte) in text.bytes().enumerate() {
-        let escape = match byte {
-            b'"' => "\\\"",
-            b'\\' => "\\\\",
-            b'\n' => "\\n",
-            b'\r' => "\\r",
-            b'\t' => "\\t",
-            0x08 => "\\b",
-            0x0c => "\\f",
-            0x00..=0x1f => "",
-            _ => continue,
-        };
-        out.push_str(&text[plain..place]);
-        if escape.is_empty() {
-            out.push_str(&format!("\\u{byte:04x}"));
-        } else {
-            out.push_str(escape);
+impl ToJson for &View<'_> {
+    fn write(self, json: &mut Json) {
+        match self {
+            View::Null => None::<bool>.write(json),
+            View::Int(number) => number.write(json),
+            View::Bool(flag) => flag.write(json),
+            View::Str(text) => text.write(json),
+            View::Raw(text) => Judged(text).write(json),
+            View::List(items) => json.list(items),
+            View::Map(fields) => json.object(|json| {
+                for (name, value) in fields {
+                    json.field_named(name, value);
+                }
+            }),
         }
-        plain = place + 1;
     }
-    out.push_str(&text[plain..]);
-    out.push('"');
 }
 
 impl<'a> From<&'a str> for View<'a> {
@@ -171,6 +119,12 @@ impl<'a> From<&'a Arc<str>> for View<'a> {
 impl<'a> From<&'a String> for View<'a> {
     fn from(text: &'a String) -> View<'a> {
         View::Str(Cow::Borrowed(text))
+    }
+}
+
+impl<'a> From<&'a [Arc<str>]> for View<'a> {
+    fn from(texts: &'a [Arc<str>]) -> View<'a> {
+        View::list(texts)
     }
 }
 

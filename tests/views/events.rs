@@ -4,7 +4,7 @@ use crate::json::{assert_json, value};
 use crate::record::{event, logged, record, service, text, texts, version, KEY, T};
 use redis_deploy::engine::command::CheckStatus;
 use redis_deploy::engine::deployment::{Cause, Mode, Record, Role, Status, TaskKind};
-use redis_deploy::engine::event::{AgentReport, Beginning, EventBody, Subject};
+use redis_deploy::engine::event::{AgentReport, Beginning, Event, EventBody, Subject};
 use redis_deploy::engine::health::InstanceState;
 use redis_deploy::engine::history::Version;
 use redis_deploy::engine::manifest::Content;
@@ -53,7 +53,13 @@ fn an_event_of_the_log_is_its_published_text() {
     let view = view::events(&record, KEY, None, None);
     let View::List(parts) = &view else { panic!("a page is a list") };
     assert_eq!(parts[2], View::List(vec![View::Raw(Cow::Borrowed(&published))]));
-    assert_eq!(published, view::event(&first, KEY).to_json());
+    let mut text = String::from("after ");
+    view::put_event_json(&first, KEY, &mut text);
+    assert_eq!(text, format!("after {published}"));
+}
+
+fn shown(event: &Event) -> View<'static> {
+    View::Raw(Cow::Owned(view::event_json(event, KEY)))
 }
 
 fn subject() -> Subject {
@@ -262,7 +268,7 @@ fn every_event_says_all_that_it_carries() {
             "type":"{}","version":3,{fields}}}"#,
             event.body.name()
         );
-        assert_json(&view::event(&event, KEY), &expected);
+        assert_json(&shown(&event), &expected);
     }
 }
 
@@ -289,7 +295,7 @@ fn an_event_carries_no_manifest_and_stays_small() {
 #[test]
 fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
     let held = Clock::Held { left_ms: 77 };
-    let json = |body| value(&view::event(&event(body), KEY));
+    let json = |body| value(&shown(&event(body)));
     let healthy = json(EventBody::AgentHealthy { of: subject(), progress: held });
     assert_eq!((&healthy["progress_at"], &healthy["progress_left_ms"]), (&Value::Null, &Value::from(77)));
     let issued = json(EventBody::TaskIssued {
@@ -322,7 +328,7 @@ fn an_outcome_that_is_no_state_is_a_state_of_the_event() {
             leaves: true,
             dooms: true,
         };
-        let event = value(&view::event(&event(body), KEY));
+        let event = value(&shown(&event(body)));
         assert_eq!(event["state"], name);
         assert_eq!(event["fails_at_resume"], true);
     }
