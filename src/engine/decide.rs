@@ -504,16 +504,16 @@ fn untag(draft: &mut Draft, tag: &Arc<str>) -> Result<Answer, Rejection> {
 // ---- coordinators --------------------------------------------------------------------------------------------------
 
 /// Which instance is meant: the agent's newest one of that version and job. None where what is meant is gone: stale.
-fn locate(
-    record: &Record,
+fn locate<'r>(
+    record: &'r Record,
     agent: &Arc<str>,
     version: Option<u64>,
     job: &Option<Arc<str>>,
-) -> Result<Option<InstanceKey>, Rejection> {
-    if !record.knows_agent(agent) {
+) -> Result<Option<&'r Instance>, Rejection> {
+    let all = record.instances.of_agent(agent);
+    if all.is_empty() && !record.knows_agent(agent) {
         return Err(Rejection::NoSuchAgent(agent.to_string()));
     }
-    let all = record.instances.of_agent(agent);
     if let Some(number) = version {
         if record.version(number).is_none() && !all.iter().any(|i| i.version == number) {
             return Err(Rejection::NoSuchVersion(number));
@@ -522,13 +522,13 @@ fn locate(
     let meant = |i: &&Instance| {
         version.is_none_or(|number| i.version == number) && job.as_ref().is_none_or(|job| i.job_id == *job)
     };
-    Ok(all.iter().rev().find(meant).map(Instance::key))
+    Ok(all.iter().rev().find(meant))
 }
 
 /// SPEC 3 "For coordinators", 8 "Attempts" and "Tasks".
 fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
-    let Some(key) = locate(&draft.record, &report.agent, report.version, &report.job)? else { return Ok(false) };
-    let Some(instance) = draft.record.instances.get(&key).cloned() else { return Ok(false) };
+    let meant = locate(&draft.record, &report.agent, report.version, &report.job)?;
+    let Some(instance) = meant else { return Ok(false) };
     let batch = &*instance.agent == BATCH_AGENT;
     let attempt = match (report.state, report.attempt) {
         (Reported::Starting, Some(given)) if given <= instance.attempt => return Ok(false),
@@ -543,66 +543,99 @@ fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
         Reported::Ready => InstanceState::Ready,
         Reported::Unready => InstanceState::Unready,
         Reported::Failed => InstanceState::Failed,
-        Reported::Stopped => InstanceState::Stopped,
+        Reported::Stopped => {
+            let key = instance.key();
+            return Ok(stopped(draft, &key, attempt, report));
+        }
         Reported::Completed if !batch => {
             return Err(Rejection::NotABatchJob { agent: instance.agent.to_string(), version: instance.version })
         }
-        Reported::Completed => return Ok(batch_ended(draft, &instance, AgentReport::Completed, attempt, report)),
-        Reported::Unsafe => return Ok(unsafe_to_replace(draft, &instance, attempt, report)),
+        Reported::Completed => {
+            let instance = instance.clone();
+            return Ok(batch_ended(draft, &instance, AgentReport::Completed, attempt, report));
+        }
+        Reported::Unsafe => {
+            let instance = instance.clone();
+            return Ok(unsafe_to_replace(draft, &instance, attempt, report));
+        }
     };
-    match state {
-        InstanceState::Failed if batch => {
-            return Ok(batch_ended(draft, &instance, AgentReport::State(state), attempt, report))
-        }
-        InstanceState::Stopped => return Ok(stopped(draft, &instance, attempt, report)),
-        _ if state == instance.state && attempt == instance.attempt => return Ok(false),
-        _ => {}
+    if state == InstanceState::Failed && batch {
+        let instance = instance.clone();
+        return Ok(batch_ended(draft, &instance, AgentReport::State(state), attempt, report));
     }
+    if state == instance.state && attempt == instance.attempt {
+        return Ok(false);
+    }
+    let key = instance.key();
     let first = instance.state == InstanceState::Waiting;
-    if first {
-        for old in predecessors(&draft.record, &instance) {
-            draft.clear_services(&old, "replaced");
-        }
+    let replaced = if first { predecessors(&draft.record, instance) } else { Vec::new() };
+    let changed = changed_state(draft, instance, state, attempt, report, false);
+    let task = instance.task.as_ref().filter(|task| first && !batch && task.kind != TaskKind::Stop);
+    let done = task.map(|task| EventBody::TaskDone {
+        of: subject(instance),
+        task: task.kind,
+        withdrawn: false,
+        leaves: false,
+    });
+    let verdict = verdict(instance, state, attempt, report);
+    for old in replaced {
+        draft.clear_services(&old, "replaced");
     }
-    changed_state(draft, &instance, state, attempt, report, false);
-    if let (true, Some(task)) = (first, instance.task.as_ref().filter(|task| task.kind != TaskKind::Stop)) {
-        if !batch {
-            let body = EventBody::TaskDone { of: subject(&instance), task: task.kind, withdrawn: false, leaves: false };
-            draft.emit(key.version, body);
-        }
+    draft.emit(key.version, changed);
+    if let Some(done) = done {
+        draft.emit(key.version, done);
     }
-    if instance.is_told_to_stop() {
-        return Ok(true);
-    }
-    if instance.health == Health::Healthy && attempt != instance.attempt && state == InstanceState::Ready {
-        // Ready again in a new attempt: what ran before has ended in between.
-        draft.judge_unhealthy(&key, &format!("restarted: attempt {attempt}"));
-    } else if state == InstanceState::Failed && instance.health != Health::Unhealthy {
-        let why = report.reason.as_ref().map_or_else(|| "failed".to_string(), |reason| format!("failed: {reason}"));
-        draft.judge_unhealthy(&key, &why);
-    } else {
-        draft.judge_break(&key);
+    match verdict {
+        Verdict::Unhealthy(why) => draft.judge_unhealthy(&key, &why),
+        Verdict::MayBreak => draft.judge_break(&key),
+        Verdict::Stands => {}
     }
     Ok(true)
 }
 
-/// Lets an instance's state change, with what follows for its health.
+/// What a report means for an instance's health, beside when it will be healthy.
+enum Verdict {
+    Stands,
+    /// Healthy, it is so no longer where it is not ready.
+    MayBreak,
+    Unhealthy(String),
+}
+
+fn verdict(instance: &Instance, state: InstanceState, attempt: u32, report: &Report) -> Verdict {
+    if instance.is_told_to_stop() {
+        return Verdict::Stands;
+    }
+    match (instance.health, state) {
+        // Ready again in a new attempt: what ran before has ended in between.
+        (Health::Healthy, InstanceState::Ready) if attempt != instance.attempt => {
+            Verdict::Unhealthy(format!("restarted: attempt {attempt}"))
+        }
+        (Health::Healthy | Health::Pending, InstanceState::Failed) => Verdict::Unhealthy(because("failed", report)),
+        (Health::Healthy, _) => Verdict::MayBreak,
+        _ => Verdict::Stands,
+    }
+}
+
+/// `failed: out of memory`.
+fn because(what: &str, report: &Report) -> String {
+    report.reason.as_ref().map_or_else(|| what.to_string(), |reason| format!("{what}: {reason}"))
+}
+
+/// An instance's state changes, with what follows for when it will be healthy.
 fn changed_state(
-    draft: &mut Draft,
+    draft: &Draft,
     instance: &Instance,
     state: InstanceState,
     attempt: u32,
     report: &Report,
     leaves: bool,
-) {
-    let after = Instance { state, attempt, reason: report.reason.clone(), ..instance.clone() };
-    let services = draft.services_with(&instance.key(), "", None);
+) -> EventBody {
     let restarted = instance.state != InstanceState::Waiting && attempt != instance.attempt;
     let broke = instance.state != InstanceState::Ready || restarted;
-    let healthy_at = draft.outlook(&after, &services, broke);
+    let healthy_at = draft.outlook(instance, state, draft.record.services.of_instance(instance), broke);
     // After a fallback, what had been replaced counts to the old side (SPEC 4.6), and fails nothing.
     let dooms = state == InstanceState::Failed && draft.record.is_active() && draft.record.is_own(instance);
-    let body = EventBody::AgentState {
+    EventBody::AgentState {
         of: subject(instance),
         state: AgentReport::State(state),
         attempt,
@@ -610,13 +643,12 @@ fn changed_state(
         healthy_at,
         leaves,
         dooms,
-    };
-    draft.emit(instance.version, body);
+    }
 }
 
 /// `stopped`: done where it was told to, gone where another takes its place, not healthy at once where nobody asked.
-fn stopped(draft: &mut Draft, instance: &Instance, attempt: u32, report: &Report) -> bool {
-    let key = instance.key();
+fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) -> bool {
+    let Some(instance) = draft.record.instances.get(key) else { return false };
     let told = instance.is_told_to_stop();
     if !told && instance.state == InstanceState::Waiting {
         return false; // nothing of it has run that could have stopped
@@ -631,19 +663,19 @@ fn stopped(draft: &mut Draft, instance: &Instance, attempt: u32, report: &Report
         return false;
     }
     if told || replaced {
-        draft.clear_services(&key, "stopped");
+        draft.clear_services(key, "stopped");
     }
     // Clearing services may have changed its outlook.
-    let Some(instance) = draft.record.instances.get(&key).cloned() else { return false };
-    changed_state(draft, &instance, InstanceState::Stopped, attempt, report, replaced && !told);
+    let Some(instance) = draft.record.instances.get(key).cloned() else { return false };
+    let body = changed_state(draft, &instance, InstanceState::Stopped, attempt, report, replaced && !told);
+    draft.emit(key.version, body);
     if told {
         let body = EventBody::TaskDone { of: subject(&instance), task: TaskKind::Stop, withdrawn: false, leaves: true };
         draft.emit(key.version, body);
     } else if !replaced {
-        draft.clear_services(&key, "stopped");
+        draft.clear_services(key, "stopped");
         if instance.health != Health::Unhealthy {
-            let why = report.reason.as_ref().map_or_else(|| "stopped".to_string(), |r| format!("stopped: {r}"));
-            draft.judge_unhealthy(&key, &why);
+            draft.judge_unhealthy(key, &because("stopped", report));
         }
     }
     true
@@ -695,7 +727,7 @@ fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
     let owner = match stays {
         Some(service) => service.owner.clone(),
         None => match locate(&draft.record, &register.agent, register.version, &register.job)? {
-            Some(owner) => owner,
+            Some(owner) => owner.key(),
             None => return Ok(false),
         },
     };
@@ -741,8 +773,7 @@ fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
             draft.judge_break(&known.owner);
         }
     }
-    let services = draft.services_with(&owner, &register.instance, Some(service.clone()));
-    let healthy_at = draft.record.instances.get(&owner).and_then(|i| draft.outlook(i, &services, false));
+    let healthy_at = draft.outlook_with(&owner, &register.instance, Some(service.clone()));
     draft.emit(owner.version, EventBody::ServiceRegistered { service: Box::new(service), healthy_at });
     draft.judge_break(&owner);
     Ok(true)

@@ -5,11 +5,12 @@ use super::command::CheckStatus;
 use super::event_log::Log;
 use super::health::{Health, InstanceState};
 use super::history::Version;
-use super::instances::{Instances, InstanceKey};
+use super::instances::{is_same, InstanceKey, Instances};
 use super::policy::{HealthCheck, Policy, Strategy};
 use super::services::{Service, Services};
 use super::time::{Clock, UnixMs};
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 /// SPEC 4: the first three are active, the rest terminal.
@@ -190,7 +191,19 @@ impl Instance {
     }
 
     pub(super) fn is_at(&self, key: &InstanceKey) -> bool {
-        self.version == key.version && self.agent == key.agent && self.job_id == key.job_id
+        self.version == key.version && is_same(&self.agent, &key.agent) && is_same(&self.job_id, &key.job_id)
+    }
+
+    /// Takes back a change of its key, or of its place among the agent's instances.
+    pub(super) fn stay_at(&mut self, before: &Instance) {
+        self.version = before.version;
+        self.created = before.created;
+        if !Arc::ptr_eq(&self.agent, &before.agent) {
+            self.agent = before.agent.clone();
+        }
+        if !Arc::ptr_eq(&self.job_id, &before.job_id) {
+            self.job_id = before.job_id.clone();
+        }
     }
 
     pub fn is_told_to_stop(&self) -> bool {
@@ -369,7 +382,7 @@ impl Record {
     pub fn is_own(&self, instance: &Instance) -> bool {
         self.deployment
             .as_ref()
-            .is_some_and(|d| instance.version == d.target_version && instance.job_id == d.target_job_id)
+            .is_some_and(|d| instance.version == d.target_version && is_same(&instance.job_id, &d.target_job_id))
     }
 
     /// The agents of a version with their nodes, in manifest order.
@@ -412,12 +425,6 @@ impl Record {
 
     /// Whether all is well with an instance now, or why not (SPEC 4.9, `health_check`).
     pub fn wellness(&self, instance: &Instance) -> Result<(), String> {
-        let services: Vec<Arc<Service>> = self.services.of_owner(&instance.key()).cloned().collect();
-        self.wellness_with(instance, &services)
-    }
-
-    /// The same, had it these service instances.
-    pub fn wellness_with(&self, instance: &Instance, services: &[Arc<Service>]) -> Result<(), String> {
         if instance.state != InstanceState::Ready {
             return Err(match (&instance.state, &instance.reason) {
                 (InstanceState::Waiting, _) => "never ready: no report yet".to_string(),
@@ -425,24 +432,45 @@ impl Record {
                 (state, None) => format!("not ready: {}", state.name()),
             });
         }
-        let Some(version) = self.version(instance.version) else { return Ok(()) };
-        if version.policy.health_check == HealthCheck::AgentStates {
-            return Ok(());
+        let faults = self.faults(instance, self.services.of_instance(instance));
+        let words: Vec<String> = faults.map(|fault| fault.to_string()).collect();
+        match words.is_empty() {
+            true => Ok(()),
+            false => Err(words.join(", ")),
         }
-        let mut bad = Vec::new();
-        for service in services.iter().filter(|s| s.status != CheckStatus::Passing) {
-            let why = service.reason.as_deref().map(|r| format!(" ({r})")).unwrap_or_default();
-            bad.push(format!("check of {} is {}{why}", service.instance, service.status.name()));
-        }
-        for name in version.content.services_of(&instance.node) {
-            if !services.iter().any(|s| s.service == *name && s.status == CheckStatus::Passing) {
-                bad.push(format!("service {name} has no passing instance"));
+    }
+
+    /// What is wrong with these service instances, were they those of an instance.
+    pub(super) fn faults<'r>(
+        &'r self,
+        instance: &Instance,
+        services: impl Iterator<Item = &'r Arc<Service>> + Clone + 'r,
+    ) -> impl Iterator<Item = Fault<'r>> {
+        let checked = self.version(instance.version).filter(|v| v.policy.health_check != HealthCheck::AgentStates);
+        let declared = checked.map(|v| v.content.services_of(&instance.node)).unwrap_or_default();
+        let services = checked.map(|_| services).into_iter().flatten();
+        let failing = services.clone().filter(|s| s.status != CheckStatus::Passing).map(|s| Fault::Failing(s));
+        let is_missing =
+            move |name: &&Arc<str>| !services.clone().any(|s| s.service == **name && s.status == CheckStatus::Passing);
+        failing.chain(declared.iter().filter(is_missing).map(Fault::Missing))
+    }
+}
+
+/// What can be wrong with an instance's services.
+pub(super) enum Fault<'r> {
+    Failing(&'r Service),
+    /// A declared service that no passing instance offers.
+    Missing(&'r Arc<str>),
+}
+
+impl fmt::Display for Fault<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Failing(Service { instance, status, reason: Some(reason), .. }) => {
+                write!(f, "check of {instance} is {} ({reason})", status.name())
             }
-        }
-        if bad.is_empty() {
-            Ok(())
-        } else {
-            Err(bad.join(", "))
+            Fault::Failing(Service { instance, status, .. }) => write!(f, "check of {instance} is {}", status.name()),
+            Fault::Missing(name) => write!(f, "service {name} has no passing instance"),
         }
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn subject(instance: &Instance) -> Subject {
 
 impl<'r, 'c> Draft<'r, 'c> {
     pub fn on(record: &'r mut Record, context: &'c Context<'c>) -> Draft<'r, 'c> {
-        Draft { record: Transaction::begin(record), changes: Vec::with_capacity(4), context }
+        Draft { record: Transaction::begin(record), changes: Vec::new(), context }
     }
 
     pub fn now(&self) -> UnixMs {
@@ -187,10 +187,17 @@ impl<'r, 'c> Draft<'r, 'c> {
         self.emit(key.version, event);
     }
 
-    /// When an instance would be healthy, were it as given and had these service instances; None where all is not
-    /// well with it, or the verdict stands. `anew`: what was well so far does not count.
-    pub fn outlook(&self, instance: &Instance, services: &[Arc<Service>], anew: bool) -> Option<UnixMs> {
-        if instance.is_told_to_stop() || &*instance.agent == BATCH_AGENT || self.record.wellness_with(instance, services).is_err() {
+    /// When an instance would be healthy, were it in this state and had these service instances; None where all is
+    /// not well with it, or the verdict stands. `anew`: what was well so far does not count.
+    pub fn outlook<'s>(
+        &'s self,
+        instance: &Instance,
+        state: InstanceState,
+        services: impl Iterator<Item = &'s Arc<Service>> + Clone + 's,
+        anew: bool,
+    ) -> Option<UnixMs> {
+        let is_judged = state == InstanceState::Ready && !instance.is_told_to_stop() && &*instance.agent != BATCH_AGENT;
+        if !is_judged || self.record.faults(instance, services).next().is_some() {
             return None;
         }
         let min = self.record.version(instance.version).map_or(0, |v| v.policy.min_healthy_ms);
@@ -203,10 +210,12 @@ impl<'r, 'c> Draft<'r, 'c> {
 
     // ---- services ------------------------------------------------------------------------------------------------
 
-    /// An owner's service instances, with one of them changed, added or (None) taken out.
-    pub fn services_with(&self, owner: &InstanceKey, id: &str, new: Option<Service>) -> Vec<Arc<Service>> {
+    /// When an owner would be healthy, with one of its service instances changed, added or (None) taken out.
+    pub fn outlook_with(&self, owner: &InstanceKey, id: &str, new: Option<Service>) -> Option<UnixMs> {
+        let instance = self.record.instances.get(owner)?;
         let others = self.record.services.of_owner(owner).filter(|s| &*s.instance != id).cloned();
-        others.chain(new.filter(|s| s.owner == *owner).map(Arc::new)).collect()
+        let services: Vec<Arc<Service>> = others.chain(new.filter(|s| s.owner == *owner).map(Arc::new)).collect();
+        self.outlook(instance, instance.state, services.iter(), false)
     }
 
     pub fn service_status(
@@ -220,8 +229,7 @@ impl<'r, 'c> Draft<'r, 'c> {
         let mut changed = (*service).clone();
         changed.status = status;
         changed.reason = reason.clone();
-        let services = self.services_with(&service.owner, id, Some(changed));
-        let healthy_at = self.record.instances.get(&service.owner).and_then(|i| self.outlook(i, &services, false));
+        let healthy_at = self.outlook_with(&service.owner, id, Some(changed));
         self.emit(
             service.owner.version,
             EventBody::ServiceStatus {
@@ -239,8 +247,7 @@ impl<'r, 'c> Draft<'r, 'c> {
 
     pub fn deregister(&mut self, id: &Arc<str>, reason: &str) {
         let Some(service) = self.record.services.get(id).cloned() else { return };
-        let services = self.services_with(&service.owner, id, None);
-        let healthy_at = self.record.instances.get(&service.owner).and_then(|i| self.outlook(i, &services, false));
+        let healthy_at = self.outlook_with(&service.owner, id, None);
         self.emit(
             service.owner.version,
             EventBody::ServiceDeregistered {

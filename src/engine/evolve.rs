@@ -8,7 +8,7 @@ use super::deployment::{
 use super::event::{AgentReport, Batch, Beginning, Change, Event, EventBody, Note, Subject};
 use super::health::{Health, InstanceState};
 use super::history::{Outcome, Version, BATCH_AGENT};
-use super::instances::InstanceKey;
+use super::instances::{is_same, InstanceKey};
 use super::manifest::Content;
 use super::policy::Strategy;
 use super::time::{Clock, UnixMs};
@@ -438,8 +438,9 @@ fn agent_state(
     healthy_at: Option<UnixMs>,
     at: UnixMs,
 ) {
-    let before = record.instances.get(key).cloned();
+    let mut is_first = false;
     record.instances.update(key, |instance| {
+        is_first = instance.state == InstanceState::Waiting;
         instance.since = at;
         instance.state = state;
         instance.attempt = attempt;
@@ -449,8 +450,9 @@ fn agent_state(
         }
         instance.healthy_at = healthy_at;
     });
-    if let Some(waiting) = before.filter(|i| i.state == InstanceState::Waiting) {
-        for old in predecessors(record, &waiting) {
+    if is_first {
+        let replaced = record.instances.get(key).map(|new| predecessors(record, new)).unwrap_or_default();
+        for old in replaced {
             remove_instance(record, &old);
         }
     }
@@ -467,7 +469,7 @@ pub(super) fn predecessors(record: &Record, new: &Instance) -> Vec<InstanceKey> 
         .of_agent(&new.agent)
         .iter()
         .filter(|i| i.created < new.created && !i.is_told_to_stop())
-        .filter(|i| i.job_id == new.job_id || (new.role != Role::Candidate && !i.state.is_running()))
+        .filter(|i| is_same(&i.job_id, &new.job_id) || (new.role != Role::Candidate && !i.state.is_running()))
         .map(Instance::key)
         .collect()
 }

@@ -7,6 +7,7 @@ use super::deployment::Instance;
 use super::health::Health;
 use super::time::UnixMs;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// One agent at one version in one job.
@@ -40,7 +41,14 @@ const FEW: usize = 32;
 pub struct Instances {
     all: All,
     /// While a transaction is open: what was at the places that it changed, in order.
-    journal: Option<Vec<(InstanceKey, Option<Instance>)>>,
+    journal: Option<Vec<Past>>,
+}
+
+/// What was at a place before it changed.
+#[derive(Debug, Clone)]
+enum Past {
+    Instance(Instance),
+    Nothing(InstanceKey),
 }
 
 #[derive(Debug, Clone)]
@@ -86,15 +94,37 @@ fn dues(instance: &Instance) -> impl Iterator<Item = (UnixMs, Verdict)> {
     healthy.into_iter().chain(deadline)
 }
 
+/// The earlier of the two.
+fn due_at(instance: &Instance) -> Option<UnixMs> {
+    match (instance.healthy_at, instance.deadline.at()) {
+        (Some(healthy), Some(deadline)) => Some(healthy.min(deadline)),
+        (healthy, deadline) => healthy.or(deadline),
+    }
+}
+
 /// Where an instance lies: by agent, and of one agent oldest first.
 fn place(instance: &Instance) -> (&str, u64) {
     (&instance.agent, instance.created)
 }
 
-fn of_agent<'i>(few: &'i [Instance], agent: &str) -> &'i [Instance] {
+/// Whether two texts are equal. Most that are compared here are one and the same, which shows without reading them.
+pub(super) fn is_same(a: &Arc<str>, b: &Arc<str>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
+}
+
+/// An agent's places among a few.
+fn places_of(few: &[Instance], agent: &str) -> Range<usize> {
     let start = few.partition_point(|i| *i.agent < *agent);
-    let rest = few.get(start..).unwrap_or_default();
-    rest.get(..rest.partition_point(|i| *i.agent == *agent)).unwrap_or_default()
+    let count = few.iter().skip(start).take_while(|i| *i.agent == *agent).count();
+    start..start + count
+}
+
+/// The place among a few. Most keys are made of the instance's own texts: those are found without reading any.
+fn position(few: &[Instance], key: &InstanceKey) -> Option<usize> {
+    let is_itself =
+        |i: &Instance| i.version == key.version && Arc::ptr_eq(&i.agent, &key.agent) && Arc::ptr_eq(&i.job_id, &key.job_id);
+    let is_there = |at: &usize| few.get(*at).is_some_and(|i| i.is_at(key));
+    few.iter().position(is_itself).or_else(|| places_of(few, &key.agent).find(is_there))
 }
 
 impl Instances {
@@ -129,20 +159,24 @@ impl Instances {
     /// An agent's instances, oldest first.
     pub fn of_agent(&self, agent: &str) -> &[Instance] {
         match &self.all {
-            All::Few(few) => of_agent(few, agent),
+            All::Few(few) => few.get(places_of(few, agent)).unwrap_or_default(),
             All::Many(many) => many.by_agent.get(agent).map(Vec::as_slice).unwrap_or_default(),
         }
     }
 
     pub fn get(&self, key: &InstanceKey) -> Option<&Instance> {
-        self.of_agent(&key.agent).iter().find(|i| i.is_at(key))
+        match &self.all {
+            All::Few(few) => position(few, key).and_then(|at| few.get(at)),
+            All::Many(many) => many.by_agent.get(&key.agent)?.iter().find(|i| i.is_at(key)),
+        }
     }
 
     pub fn counts(&self, version: u64, job_id: &Arc<str>) -> Counts {
         match &self.all {
             All::Few(few) => {
                 let mut counts = Counts::default();
-                few.iter().filter(|i| i.version == version && i.job_id == *job_id).for_each(|i| counts.count(i.health, true));
+                let of_it = few.iter().filter(|i| i.version == version && is_same(&i.job_id, job_id));
+                of_it.for_each(|i| counts.count(i.health, true));
                 counts
             }
             All::Many(many) => many.tally.counts.get(&(version, job_id.clone())).copied().unwrap_or_default(),
@@ -184,7 +218,7 @@ impl Instances {
     /// When something is due next.
     pub fn next_due_at(&self) -> Option<UnixMs> {
         match &self.all {
-            All::Few(few) => few.iter().flat_map(dues).map(|(at, _)| at).min(),
+            All::Few(few) => few.iter().filter_map(due_at).min(),
             All::Many(many) => many.tally.due.first().map(|(at, ..)| *at),
         }
     }
@@ -193,38 +227,32 @@ impl Instances {
         let key = instance.key();
         let before = self.take(&key);
         self.put(instance);
-        self.note(key, before);
+        self.note(before.map_or(Past::Nothing(key), Past::Instance));
     }
 
     pub fn remove(&mut self, key: &InstanceKey) -> bool {
-        let before = self.take(key);
-        let is_gone = before.is_some();
-        if is_gone {
-            self.note(key.clone(), before);
-        }
-        is_gone
+        let Some(before) = self.take(key) else { return false };
+        self.note(Past::Instance(before));
+        true
     }
 
     /// Changes one instance; false where there is none. Its key and its place among the agent's instances stay.
     pub fn update(&mut self, key: &InstanceKey, change: impl FnOnce(&mut Instance)) -> bool {
-        let (list, tally) = match &mut self.all {
-            All::Few(few) => (few.as_mut_slice(), None),
+        let (found, tally) = match &mut self.all {
+            All::Few(few) => (position(few, key).and_then(|at| few.get_mut(at)), None),
             All::Many(many) => {
                 let list = many.by_agent.get_mut(&key.agent).map(Vec::as_mut_slice).unwrap_or_default();
-                (list, Some(&mut many.tally))
+                (list.iter_mut().find(|i| i.is_at(key)), Some(&mut many.tally))
             }
         };
-        let Some(instance) = list.iter_mut().find(|i| i.is_at(key)) else { return false };
+        let Some(instance) = found else { return false };
         let before = instance.clone();
         change(instance);
-        instance.agent = before.agent.clone();
-        instance.version = before.version;
-        instance.job_id = before.job_id.clone();
-        instance.created = before.created;
+        instance.stay_at(&before);
         if let Some(tally) = tally {
             tally.recount(&before, instance);
         }
-        self.note(key.clone(), Some(before));
+        self.note(Past::Instance(before));
         true
     }
 
@@ -268,17 +296,22 @@ impl Instances {
 
     /// Everything as it was when the transaction began.
     pub(super) fn roll_back(&mut self) {
-        for (key, before) in self.journal.take().unwrap_or_default().into_iter().rev() {
-            self.take(&key);
-            if let Some(instance) = before {
-                self.put(instance);
+        for past in self.journal.take().unwrap_or_default().into_iter().rev() {
+            match past {
+                Past::Nothing(key) => {
+                    self.take(&key);
+                }
+                Past::Instance(instance) => {
+                    self.take(&instance.key());
+                    self.put(instance);
+                }
             }
         }
     }
 
-    fn note(&mut self, key: InstanceKey, before: Option<Instance>) {
+    fn note(&mut self, past: Past) {
         if let Some(journal) = &mut self.journal {
-            journal.push((key, before));
+            journal.push(past);
         }
     }
 
@@ -302,7 +335,7 @@ impl Instances {
 
     fn take(&mut self, key: &InstanceKey) -> Option<Instance> {
         match &mut self.all {
-            All::Few(few) => few.iter().position(|i| i.is_at(key)).map(|at| few.remove(at)),
+            All::Few(few) => position(few, key).map(|at| few.remove(at)),
             All::Many(many) => {
                 let instance = many.take(key);
                 if many.tally.len == 0 {
@@ -316,12 +349,11 @@ impl Instances {
 
 impl Counts {
     fn count(&mut self, health: Health, comes: bool) {
-        let step = |n: &mut usize| if comes { *n += 1 } else { *n -= 1 };
-        step(&mut self.placed);
+        step(&mut self.placed, comes);
         match health {
-            Health::Pending => step(&mut self.pending),
-            Health::Healthy => step(&mut self.healthy),
-            Health::Unhealthy => step(&mut self.unhealthy),
+            Health::Pending => step(&mut self.pending, comes),
+            Health::Healthy => step(&mut self.healthy, comes),
+            Health::Unhealthy => step(&mut self.unhealthy, comes),
         }
     }
 }
@@ -348,36 +380,59 @@ impl Indexed {
 }
 
 impl Tally {
+    /// Takes in a change of one instance. Most change little of what is counted, and an index is dear to change.
     fn recount(&mut self, before: &Instance, after: &Instance) {
-        let is_same = before.is_running() == after.is_running()
-            && before.health == after.health
-            && before.task == after.task
-            && dues(before).eq(dues(after));
-        if !is_same {
-            self.count(before, false);
-            self.count(after, true);
+        let changes = [(before, false), (after, true)];
+        if before.is_running() != after.is_running() {
+            changes.iter().for_each(|(instance, comes)| self.count_running(instance, *comes));
+        }
+        if before.health != after.health {
+            changes.iter().for_each(|(instance, comes)| self.count_health(instance, *comes));
+        }
+        if before.task != after.task {
+            changes.iter().for_each(|(instance, comes)| self.list_task(instance, *comes));
+        }
+        if !dues(before).eq(dues(after)) {
+            changes.iter().for_each(|(instance, comes)| self.list_dues(instance, *comes));
         }
     }
 
     fn count(&mut self, instance: &Instance, comes: bool) {
-        let step = |n: &mut usize| if comes { *n += 1 } else { *n -= 1 };
-        step(&mut self.len);
+        step(&mut self.len, comes);
+        self.count_running(instance, comes);
+        self.count_health(instance, comes);
+        self.list_task(instance, comes);
+        self.list_dues(instance, comes);
+    }
+
+    fn count_running(&mut self, instance: &Instance, comes: bool) {
         if instance.is_running() {
-            step(&mut self.running);
+            step(&mut self.running, comes);
         }
+    }
+
+    fn count_health(&mut self, instance: &Instance, comes: bool) {
         let place = (instance.version, instance.job_id.clone());
         let counts = self.counts.entry(place.clone()).or_default();
         counts.count(instance.health, comes);
         if counts.placed == 0 {
             self.counts.remove(&place);
         }
-        if let Some(task) = &instance.task {
-            if comes {
+    }
+
+    fn list_task(&mut self, instance: &Instance, comes: bool) {
+        match &instance.task {
+            Some(task) if comes => {
                 self.tasks.insert(task.revision, instance.key());
-            } else {
+            }
+            Some(task) => {
                 self.tasks.remove(&task.revision);
             }
+            None => {}
         }
+    }
+
+    fn list_dues(&mut self, instance: &Instance, comes: bool) {
         for (at, verdict) in dues(instance) {
             if comes {
                 self.due.insert((at, verdict, instance.key()));
@@ -385,5 +440,13 @@ impl Tally {
                 self.due.remove(&(at, verdict, instance.key()));
             }
         }
+    }
+}
+
+fn step(n: &mut usize, comes: bool) {
+    if comes {
+        *n += 1;
+    } else {
+        *n -= 1;
     }
 }

@@ -1,6 +1,7 @@
 //! Service instances (SPEC 3, 4.9): who answers where, for which instance, and until when unless refreshed.
 
 use super::command::CheckStatus;
+use super::deployment::Instance;
 use super::instances::InstanceKey;
 use super::time::UnixMs;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,8 +57,14 @@ impl Services {
     }
 
     /// By service instance id.
-    pub fn of_owner(&self, owner: &InstanceKey) -> impl Iterator<Item = &Arc<Service>> + '_ {
+    pub fn of_owner(&self, owner: &InstanceKey) -> impl Iterator<Item = &Arc<Service>> + Clone + '_ {
         self.by_owner.get(owner).into_iter().flatten().filter_map(|id| self.by_id.get(id))
+    }
+
+    /// By service instance id. A record without services is not asked for a key.
+    pub fn of_instance(&self, instance: &Instance) -> impl Iterator<Item = &Arc<Service>> + Clone + '_ {
+        let owner = (!self.is_empty()).then(|| instance.key());
+        owner.and_then(|owner| self.by_owner.get(&owner)).into_iter().flatten().filter_map(|id| self.by_id.get(id))
     }
 
     pub fn insert(&mut self, service: Service) {
