@@ -156,7 +156,7 @@ impl Index {
         self.dbs.get(&db)?.get(key).copied()
     }
 
-    fn set(&mut self, db: i32, key: &str, entry: Entry) {
+    fn set(&mut self, db: i32, key: &str, entry: Entry) -> Id {
         let id = match self.find(db, key) {
             Some(id) => id,
             None => {
@@ -173,6 +173,7 @@ impl Index {
             self.counts.count(&entry, true);
         }
         self.wake(id, entry.due);
+        id
     }
 
     fn remove(&mut self, db: i32, key: &str) {
@@ -235,9 +236,14 @@ impl Index {
 struct Shelf {
     live: Index,
     staged: Option<Index>,
+    /// The last record that a load has read.
+    last_loaded: Option<Id>,
+    /// What was read by a load and became no key.
+    doubtful: Vec<Place>,
 }
 
-static SHELF: Mutex<Shelf> = Mutex::new(Shelf { live: Index::new(), staged: None });
+static SHELF: Mutex<Shelf> =
+    Mutex::new(Shelf { live: Index::new(), staged: None, last_loaded: None, doubtful: Vec::new() });
 
 /// Held for the length of one statement and never across a call of the server, which may call back in here.
 fn shelf() -> MutexGuard<'static, Shelf> {
@@ -284,7 +290,10 @@ pub fn unstage(completed: bool) {
         let mut shelf = shelf();
         match shelf.staged.take() {
             Some(staged) if completed => Some(std::mem::replace(&mut shelf.live, staged)),
-            staged => staged,
+            staged => {
+                shelf.doubtful.clear();
+                staged
+            }
         }
     };
     if let Some(old) = old.filter(Index::is_large) {
@@ -292,26 +301,36 @@ pub fn unstage(completed: bool) {
     }
 }
 
-/// `rdb_load` read a record. It need not become a key, if it has expired: [`verify`] sorts that out.
+/// `rdb_load` read a record. It need not become a key, if it has expired: see [`doubt_last_loaded`].
 pub fn note_load(db: i32, name: &[u8], stored: &Stored) {
     let Some(key) = text(name) else { return };
     let entry = Entry::of(stored);
     let mut shelf = shelf();
-    let Shelf { live, staged } = &mut *shelf;
-    staged.as_mut().unwrap_or(live).set(db, key, entry);
+    let Shelf { live, staged, last_loaded, .. } = &mut *shelf;
+    *last_loaded = Some(staged.as_mut().unwrap_or(live).set(db, key, entry));
 }
 
-/// Looks at every key, after a load.
+/// What was loaded last is freed at once.
+pub fn doubt_last_loaded() {
+    let mut shelf = shelf();
+    let Shelf { live, staged, last_loaded, doubtful } = &mut *shelf;
+    let slot = last_loaded.take().and_then(|id| staged.as_mut().unwrap_or(live).slots.get_mut(id));
+    doubtful.extend(slot.map(|slot| slot.place.clone()));
+}
+
+/// After a load, looks at the keys that it has read and that may be none.
 pub fn verify(ctx: Ctx) {
-    let places: Vec<Place> = {
-        let shelf = shelf();
-        let of = |(db, keys): (&i32, &BTreeMap<Arc<str>, Id>)| {
-            keys.keys().map(|key| Place { db: *db, key: key.clone() }).collect::<Vec<_>>()
-        };
-        shelf.live.dbs.iter().flat_map(of).collect()
+    let doubtful = {
+        let mut shelf = shelf();
+        shelf.last_loaded = None;
+        // Those of a data set that is not served yet are looked at when it is.
+        if shelf.staged.is_some() {
+            return;
+        }
+        std::mem::take(&mut shelf.doubtful)
     };
     let home = ctx.selected_db();
-    for place in places {
+    for place in doubtful {
         if ctx.select_db(place.db) {
             look(ctx, place.key.as_bytes());
         }
@@ -348,7 +367,7 @@ pub fn look(ctx: Ctx, name: &[u8]) {
         KeySlot::Empty | KeySlot::Foreign => None,
     };
     match entry {
-        Some(entry) => shelf().live.set(db, key, entry),
+        Some(entry) => set(db, key, entry),
         None => shelf().live.remove(db, key),
     }
 }

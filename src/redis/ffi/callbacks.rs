@@ -11,6 +11,7 @@ use crate::redis::{home_db, index, memory, replication, timers};
 use redis_module::{raw, RedisString, TYPE_METHOD_VERSION};
 use std::ffi::{c_char, c_int, c_longlong, c_void, CStr};
 use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 // ---- the data type ---------------------------------------------------------------------------------------------------
 
@@ -57,8 +58,9 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encver: c_int) -> *mu
         let ctx = api!(RedisModule_GetContextFromIO).map(|get| Ctx { raw: unsafe { get(io) } });
         let flags = ctx.map(Ctx::flags);
         let key = key_of_io(io).map(String::from_utf8_lossy).unwrap_or_default();
+        let is_loading = flags.is_some_and(|flags| flags.is_loading() || flags.is_async_loading());
         let stored = match flags {
-            Some(flags) if flags.is_loading() || flags.is_async_loading() => Some(data_type::load_at_rest(encver, bytes, &key)),
+            _ if is_loading => Some(data_type::load_at_rest(encver, bytes, &key)),
             // Told by a primary, refusing would part this server from it.
             Some(flags) if flags.is_replica() => Some(data_type::load_or_keep(encver, bytes, &key)),
             _ => data_type::load(encver, &bytes, &key),
@@ -68,8 +70,20 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encver: c_int) -> *mu
             // SAFETY: the IO is valid for this call.
             index::note_load(unsafe { db(io) }, name, &stored);
         }
-        hand_over(stored)
+        let value = hand_over(stored);
+        if is_loading {
+            LAST_LOADED.store(value, Ordering::Relaxed);
+        }
+        value
     })
+}
+
+/// While data is loaded: what the last `rdb_load` gave. Freed before the next one, it became no key.
+static LAST_LOADED: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+
+fn load_is_over(ctx: Ctx) {
+    LAST_LOADED.store(ptr::null_mut(), Ordering::Relaxed);
+    index::verify(ctx);
 }
 
 fn key_of_io<'k>(io: *mut raw::RedisModuleIO) -> Option<&'k [u8]> {
@@ -157,11 +171,15 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
     });
 }
 
-/// Possibly on another thread: it releases memory and does nothing else. The index is told by `unlink` and FLUSHDB.
+/// Possibly on another thread, but not while data is loaded: it releases memory and does nothing else. The index is told
+/// by `unlink` and FLUSHDB.
 unsafe extern "C" fn free(value: *mut c_void) {
     // Not `or_else`: it logs, and a Drop of plain data cannot panic anyhow.
     let _ = std::panic::catch_unwind(|| {
         if !value.is_null() {
+            if LAST_LOADED.compare_exchange(value, ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                index::doubt_last_loaded();
+            }
             // SAFETY: the value is a box of ours, and the server forgets it now.
             drop(unsafe { Box::from_raw(value.cast::<Stored>()) });
         }
@@ -253,10 +271,11 @@ pub(super) unsafe extern "C" fn server_event(
             }
             (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED) => {
                 index::unstage(true);
+                load_is_over(ctx);
                 blocking::doubt(|_| true);
             }
             (raw::REDISMODULE_EVENT_LOADING, raw::REDISMODULE_SUBEVENT_LOADING_ENDED) => {
-                index::verify(ctx);
+                load_is_over(ctx);
                 index::tell_loaded(ctx);
                 timers::go_on(ctx);
             }
