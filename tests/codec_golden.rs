@@ -5,15 +5,15 @@
 
 use proptest::prelude::*;
 use redis_deploy::codec::{
-    decode_batch, decode_record, decode_saved_record, encode_batch, encode_pending, encode_record, summary_of, DecodeError,
-    Summary, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS,
+    decode_batch, decode_record, decode_saved_record, encode_batch, encode_pending, encode_record, overview_of, DecodeError,
+    MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS,
 };
 use redis_deploy::codec;
 use redis_deploy::engine;
 use redis_deploy::engine::command::{Command, Context, Deploy, Limits, Report, Reported};
-use redis_deploy::engine::deployment::{Mode, Record};
+use redis_deploy::engine::deployment::{Mode, Record, Status};
 use redis_deploy::engine::manifest::Content;
-use redis_deploy::engine::{Batch, Change, EventBody};
+use redis_deploy::engine::{Batch, Change, EventBody, Overview};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -159,15 +159,19 @@ fn pending_changes_are_written_as_any_batch() {
 #[test]
 fn a_record_says_first_what_an_index_asks() {
     for record in [golden::record(), Record { log: Default::default(), ..golden::record() }] {
-        assert_eq!(summary_of(&encode_record(&record)), Ok(Summary::of(&record)));
+        assert_eq!(overview_of(&encode_record(&record)).ok(), Overview::of(&record));
     }
-    assert_eq!(summary_of(b"dp\x01"), Err(DecodeError::Truncated));
-    assert_eq!(summary_of(&encode_batch(&golden::batches()[0].1)), Err(DecodeError::Malformed));
-    // A stranger's must be true; it is the first byte of the payload that says whether there is a status.
-    let mut lies = encode_record(&golden::record());
-    lies[HEADER_BYTES + 1] ^= 1;
-    let lies = with_right_checksum(lies);
-    let why = "its summary is that of another record".to_string();
+    assert_eq!(overview_of(b"dp\x01"), Err(DecodeError::Truncated));
+    assert_eq!(overview_of(&encode_batch(&golden::batches()[0].1)), Err(DecodeError::Malformed));
+    // A stranger's must be true: here the one byte by which the two differ is that of another status.
+    let mut record = golden::record();
+    let bytes = encode_record(&record);
+    let status = Overview::of(&record).expect("it has a deployment").status;
+    deployment(&mut record).status = if status == Status::Failed { Status::Cancelled } else { Status::Failed };
+    let other = encode_record(&record);
+    let place = bytes.iter().zip(&other).skip(HEADER_BYTES).position(|(a, b)| a != b).expect("they differ") + HEADER_BYTES;
+    let lies = with_right_checksum([&bytes[..place], &other[place..=place], &bytes[place + 1..]].concat());
+    let why = "its overview is that of another record".to_string();
     assert_eq!(decode_record(&lies), Err(DecodeError::Invalid(why)));
 }
 

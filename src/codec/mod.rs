@@ -16,10 +16,8 @@
 mod v1;
 mod validation;
 
-use crate::engine::deployment::Status;
 use crate::engine::event_log::{Log, Packing};
-use crate::engine::time::UnixMs;
-use crate::engine::{next_deadline, Batch, Event, Pending, Record};
+use crate::engine::{Batch, Event, Overview, Pending, Record};
 use thiserror::Error;
 
 /// Two bytes that start all that this module writes.
@@ -77,26 +75,6 @@ enum Kind {
     Batch = 2,
 }
 
-/// What an index wants to know of a record; a record says it first, so that it need not be read for that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Summary {
-    pub status: Option<Status>,
-    /// When it wants a tick, in unix ms.
-    pub due: Option<UnixMs>,
-    /// How many tasks are open.
-    pub tasks: u64,
-}
-
-impl Summary {
-    pub fn of(record: &Record) -> Summary {
-        Summary {
-            status: record.deployment.as_ref().map(|deployment| deployment.status),
-            due: next_deadline(record),
-            tasks: record.instances.open_tasks() as u64,
-        }
-    }
-}
-
 /// How the log of a record is kept, in the shapes of the present format.
 struct Packed;
 
@@ -132,17 +110,17 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
 }
 
 /// What an intact record says of itself; nothing else of it is read, and nothing is judged.
-pub fn summary_of(bytes: &[u8]) -> Result<Summary, DecodeError> {
-    v1::read_summary(open(Kind::Record, bytes)?)
+pub fn overview_of(bytes: &[u8]) -> Result<Overview, DecodeError> {
+    v1::read_overview(open(Kind::Record, bytes)?)?.ok_or(DecodeError::Malformed)
 }
 
 /// Judged as if a user had sent it, whole.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
-    let (record, summary) = v1::read_record(open(Kind::Record, bytes)?)?;
+    let (record, overview) = v1::read_record(open(Kind::Record, bytes)?)?;
     validation::judge_record(&record)?;
-    match summary == Summary::of(&record) {
+    match overview == Overview::of(&record) {
         true => Ok(record),
-        false => Err(DecodeError::Invalid("its summary is that of another record".to_string())),
+        false => Err(DecodeError::Invalid("its overview is that of another record".to_string())),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Format 1, frozen: the shapes as they lie in the bytes, and the only file that names bincode.
 //!
 //! ```text
-//! payload of a record   Summary │ Head │ versions │ instances │ services │ requests │ log
+//! payload of a record   Overview │ Head │ versions │ instances │ services │ requests │ log
 //! payload of a batch    log_max │ changes
 //! log                   how many events │ how many bytes │ events, each behind its length
 //! ```
@@ -17,10 +17,10 @@
 //!
 //! Values are read one at a time, so that a payload cannot make more of them than its bytes pay for.
 
-use super::{DecodeError, Summary, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_PAYLOAD_BYTES, MAX_TEXT_BYTES, MAX_TIME_MS};
+use super::{DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_PAYLOAD_BYTES, MAX_TEXT_BYTES, MAX_TIME_MS};
 use crate::engine::event_log::Log;
 use crate::engine::manifest::Content;
-use crate::engine::{command, deployment, event, health, history, instances, policy, services, time};
+use crate::engine::{command, deployment, event, health, history, instances, overview, policy, services, time};
 use bincode::de::read::{BorrowReader, Reader as ReadBytes};
 use bincode::de::{BorrowDecoder, Decode, DecoderImpl};
 use bincode::enc::write::Writer as WriteBytes;
@@ -39,9 +39,9 @@ const ENCODING: Encoding = bincode::config::standard().with_limit::<MAX_PAYLOAD_
 // ---- payloads --------------------------------------------------------------------------------------------------------
 
 pub(super) fn write_record(record: &deployment::Record, payload: &mut Vec<u8>) {
-    let summary = Summary::of(record);
+    let overview = overview::Overview::of(record);
     let mut out = Writer::onto(payload);
-    SummaryShape::write(&summary, &mut out);
+    <Option<Overview> as Shape<_>>::write(&overview, &mut out);
     Head::write(record, &mut out);
     out.values::<Version, _>(record.versions.len(), record.versions.iter().map(|version| &**version));
     out.values::<Instance, _>(record.instances.len(), record.instances.iter());
@@ -64,9 +64,9 @@ fn write_log(count: usize, bytes: &[u8], out: &mut Writer) {
 }
 
 /// A record, and what it says of itself.
-pub(super) fn read_record(payload: &[u8]) -> Result<(deployment::Record, Summary), DecodeError> {
+pub(super) fn read_record(payload: &[u8]) -> Result<(deployment::Record, Option<overview::Overview>), DecodeError> {
     let mut from = Reader::of(payload);
-    let summary = SummaryShape::read(&mut from)?;
+    let overview = <Option<Overview> as Shape<_>>::read(&mut from)?;
     let mut record: deployment::Record = Head::read(&mut from)?;
     for _ in 0..from.count()? {
         Arc::make_mut(&mut record.versions).push(Arc::new(Version::read(&mut from)?));
@@ -96,12 +96,12 @@ pub(super) fn read_record(payload: &[u8]) -> Result<(deployment::Record, Summary
     let bytes = from.take(length)?;
     from.finish()?;
     record.log = Log::of_packed(super::packing(), count, bytes.to_vec()).ok_or(DecodeError::Malformed)?;
-    Ok((record, summary))
+    Ok((record, overview))
 }
 
 /// What a record says of itself, without reading any more of it.
-pub(super) fn read_summary(payload: &[u8]) -> Result<Summary, DecodeError> {
-    SummaryShape::read(&mut Reader::of(payload))
+pub(super) fn read_overview(payload: &[u8]) -> Result<Option<overview::Overview>, DecodeError> {
+    <Option<Overview> as Shape<_>>::read(&mut Reader::of(payload))
 }
 
 /// `packed` are the batch's events as the log has them, or nothing.
@@ -264,7 +264,20 @@ macro_rules! frozen_enum {
 
 // ---- the record ------------------------------------------------------------------------------------------------------
 
-frozen_struct! { SummaryShape = Summary { status: Option<Status>, due: Option<Millis>, tasks: Number } }
+frozen_struct! { Overview = overview::Overview {
+    due: Option<Millis>,
+    tasks: Number,
+    deployment_id: Text,
+    status: Status,
+    mode: Mode,
+    strategy: Strategy,
+    current_version: Option<Number>,
+    stable_version: Option<Number>,
+    target_version: Number,
+    healthy: Number,
+    desired: Number,
+    updated_at: Millis,
+} }
 
 /// The record's own fields; what it holds many of follows.
 enum Head {}

@@ -3,10 +3,12 @@
 use super::ffi::{self, LogLevel};
 use super::guard::guard;
 use super::log::Sparing;
-use crate::codec::{self, DecodeError, Summary};
-use crate::engine::{apply, Batch, Change, Record};
+use super::index::Entry;
+use crate::codec::{self, DecodeError};
+use crate::engine::{apply, Batch, Change, Overview, Record};
 use redis_module::native_types::RedisType;
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Stays 1 as long as the value is one string: what that string holds has a version of its own, in `codec`. A server
 /// can carry a string that it does not understand, but not a shape that it does not know.
@@ -29,35 +31,71 @@ pub enum Stored {
     Opaque { encver: i32, bytes: Vec<u8> },
 }
 
-/// A record as it was loaded, which nobody has asked for since. A server with a million of them is up again as soon as
-/// their bytes are there; each is read when it is first looked at, or when its time comes.
-#[derive(Debug, Clone)]
+/// A record as the bytes that it is saved as: loaded, and not looked at since, or put to [`rest`](super::rest).
+#[derive(Debug)]
 pub struct AtRest {
     bytes: Box<[u8]>,
-    summary: Summary,
+    entry: Entry,
+}
+
+static AT_REST: AtomicU64 = AtomicU64::new(0);
+
+/// How many records are at rest.
+pub fn count_at_rest() -> u64 {
+    AT_REST.load(Ordering::Relaxed)
 }
 
 impl AtRest {
-    pub fn summary(&self) -> Summary {
-        self.summary
+    fn new(bytes: Box<[u8]>, entry: Entry) -> AtRest {
+        AT_REST.fetch_add(1, Ordering::Relaxed);
+        AtRest { bytes, entry }
+    }
+
+    pub fn entry(&self) -> Entry {
+        self.entry
     }
 
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// What LIST shows; None of a forged one.
+    pub fn overview(&self) -> Option<Overview> {
+        codec::overview_of(&self.bytes).ok()
+    }
+}
+
+impl Clone for AtRest {
+    fn clone(&self) -> AtRest {
+        AtRest::new(self.bytes.clone(), self.entry)
+    }
+}
+
+impl Drop for AtRest {
+    fn drop(&mut self) {
+        AT_REST.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Stored {
     /// Reads a record that is at rest. One that cannot be read, which only a forged file has, is kept as it is.
     pub fn wake(&mut self, key: impl FnOnce() -> String) {
-        let Stored::AtRest(AtRest { bytes, .. }) = self else { return };
-        let why = match guard("reading a record", || codec::decode_saved_record(bytes)) {
+        let Stored::AtRest(rest) = self else { return };
+        let why = match guard("reading a record", || codec::decode_saved_record(&rest.bytes)) {
             Ok(Ok(record)) => return *self = Stored::Record(record),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "reading it failed".to_string(),
         };
         KEPT.say(LogLevel::Warning, &format!("record of key '{}' kept as it is, read-only: {why}", key()));
-        *self = Stored::Opaque { encver: ENCVER, bytes: std::mem::take(bytes).into_vec() };
+        *self = Stored::Opaque { encver: ENCVER, bytes: std::mem::take(&mut rest.bytes).into_vec() };
+    }
+
+    /// Puts a record to rest.
+    pub fn rest(&mut self) {
+        if let Stored::Record(record) = self {
+            let (bytes, entry) = (codec::encode_record(record), Entry::of(self));
+            *self = Stored::AtRest(AtRest::new(bytes.into(), entry));
+        }
     }
 
     /// The payload for RDB, AOF and DUMP.
@@ -83,8 +121,8 @@ static REFUSED: Sparing = Sparing::new();
 /// Takes a payload of a file, or of a primary's whole data set. Refusing it would end the server. One that is whole and of
 /// this format is not read yet.
 pub fn load_at_rest(encver: i32, bytes: Vec<u8>, key: &str) -> Stored {
-    match codec::summary_of(&bytes) {
-        Ok(summary) if encver <= ENCVER => Stored::AtRest(AtRest { bytes: bytes.into(), summary }),
+    match codec::overview_of(&bytes) {
+        Ok(overview) if encver <= ENCVER => Stored::AtRest(AtRest::new(bytes.into(), Entry::of_overview(&overview))),
         _ => load_or_keep(encver, bytes, key),
     }
 }

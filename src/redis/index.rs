@@ -14,9 +14,9 @@
 use super::data_type::Stored;
 use super::ffi::{Ctx, Key, LogLevel, Slot as KeySlot};
 use super::{aside, home_db, timers};
-use crate::codec::Summary;
 use crate::engine::deployment::Status;
 use crate::engine::time::UnixMs;
+use crate::engine::{next_deadline, Overview};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,12 +33,19 @@ pub struct Entry {
 
 impl Entry {
     pub fn of(stored: &Stored) -> Entry {
-        let Summary { status, due, tasks } = match stored {
-            Stored::Record(record) => Summary::of(record),
-            Stored::AtRest(rest) => rest.summary(),
-            Stored::Opaque { .. } => Summary { status: None, due: None, tasks: 0 },
-        };
-        Entry { due, status, tasks: usize::try_from(tasks).unwrap_or(usize::MAX) }
+        match stored {
+            Stored::Record(record) => Entry {
+                due: next_deadline(record),
+                status: record.deployment.as_ref().map(|d| d.status),
+                tasks: record.instances.open_tasks(),
+            },
+            Stored::AtRest(rest) => rest.entry(),
+            Stored::Opaque { .. } => Entry { due: None, status: None, tasks: 0 },
+        }
+    }
+
+    pub fn of_overview(overview: &Overview) -> Entry {
+        Entry { due: overview.due, status: Some(overview.status), tasks: overview.tasks }
     }
 
     pub fn due(&self) -> Option<UnixMs> {

@@ -6,6 +6,7 @@ use super::ffi::{Ctx, Key, Rights, Slot};
 use super::glob::matches;
 use super::{index, Answered, Call, Refusal};
 use crate::engine::deployment::Status;
+use crate::engine::Overview;
 use crate::view::{self, View};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -77,19 +78,18 @@ fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) ->
     if !rights.may_read(&name) {
         return None;
     }
-    let mut open = Key::peek(ctx, &name);
-    open.wake();
-    match open.slot() {
-        Slot::Ours(Stored::Record(record)) => {
-            let status = record.deployment.as_ref().map(|d| d.status)?;
-            // Many keys are opened one after another, and are replied together.
-            filter.status.is_none_or(|wanted| wanted == status).then(|| view::list_entry(record, key).into_owned())
-        }
+    let open = Key::peek(ctx, &name);
+    let overview = match open.slot() {
+        Slot::Ours(Stored::Record(record)) => Overview::of(record)?,
+        Slot::Ours(Stored::AtRest(rest)) => rest.overview()?,
         // A record that a newer module wrote has nothing that could be told here.
-        Slot::Ours(Stored::AtRest(_) | Stored::Opaque { .. }) => None,
+        Slot::Ours(Stored::Opaque { .. }) => return None,
         Slot::Empty | Slot::Foreign => {
             index::remove(db, key.as_bytes());
-            None
+            return None;
         }
-    }
+    };
+    // Many keys are opened one after another, and are replied together.
+    let is_wanted = filter.status.is_none_or(|wanted| wanted == overview.status);
+    is_wanted.then(|| view::list_entry(&overview, key).into_owned())
 }

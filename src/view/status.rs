@@ -10,6 +10,7 @@ use crate::engine::deadline::{next_due, Due};
 use crate::engine::deployment::{Action, Deployment, Instance, Record, Status};
 use crate::engine::history::Version;
 use crate::engine::time::{Clock, UnixMs};
+use crate::engine::Overview;
 
 /// How many events STATUS shows.
 const EVENTS_SHOWN: usize = 10;
@@ -87,22 +88,20 @@ pub fn final_status<'a>(record: &'a Record, key: &'a str, version: &'a Version) 
     Some(view)
 }
 
-/// One line of DEPLOY.LIST; null as [`status`] is.
-pub fn list_entry<'a>(record: &'a Record, key: &'a str) -> View<'a> {
-    let Some(deployment) = &record.deployment else { return View::Null };
-    let own = record.instances.counts(deployment.target_version, &deployment.target_job_id);
+/// One line of DEPLOY.LIST.
+pub fn list_entry<'a>(overview: &'a Overview, key: &'a str) -> View<'a> {
     View::map([
         ("deployment_key", key.into()),
-        ("deployment_id", (&deployment.id).into()),
-        ("status", deployment.status.name().into()),
-        ("mode", deployment.mode.name().into()),
-        ("strategy", deployment.strategy.name().into()),
-        ("current_version", record.current_version.into()),
-        ("stable_version", record.stable_version().into()),
-        ("target_version", deployment.target_version.into()),
-        ("healthy", own.healthy.into()),
-        ("desired", deployment.changed.len().into()),
-        ("updated_at", record.updated_at.into()),
+        ("deployment_id", (&overview.deployment_id).into()),
+        ("status", overview.status.name().into()),
+        ("mode", overview.mode.name().into()),
+        ("strategy", overview.strategy.name().into()),
+        ("current_version", overview.current_version.into()),
+        ("stable_version", overview.stable_version.into()),
+        ("target_version", overview.target_version.into()),
+        ("healthy", overview.healthy.into()),
+        ("desired", overview.desired.into()),
+        ("updated_at", overview.updated_at.into()),
     ])
 }
 

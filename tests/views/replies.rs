@@ -7,6 +7,7 @@ use redis_deploy::engine::health::InstanceState;
 use redis_deploy::engine::history::{JobType, Outcome, Version};
 use redis_deploy::engine::manifest::Content;
 use redis_deploy::engine::plan;
+use redis_deploy::engine::Overview;
 use redis_deploy::engine::policy::Strategy;
 use redis_deploy::view::{self, View};
 use serde_json::Value;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 #[test]
 fn a_list_entry_is_one_line_of_the_status() {
     assert_json(
-        &view::list_entry(&record(), KEY),
+        &view::list_entry(&Overview::of(&record()).expect("it has a deployment"), KEY),
         r#"{"deployment_key":"agent-api","deployment_id":"dep_agent-api_2","status":"running","mode":"in_place",
         "strategy":"rolling","current_version":1,"stable_version":1,"target_version":2,"healthy":1,"desired":3,
         "updated_at":1790000000400}"#,

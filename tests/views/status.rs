@@ -6,6 +6,7 @@ use redis_deploy::engine::deployment::{Action, Cause, Deployment, Doom, Mode, Re
 use redis_deploy::engine::health::Health;
 use redis_deploy::engine::policy::{Amount, HealthCheck, Policy, Strategy};
 use redis_deploy::engine::time::Clock;
+use redis_deploy::engine::Overview;
 use redis_deploy::view::{self, View};
 use serde_json::Value;
 
@@ -95,7 +96,7 @@ fn status_shows_the_last_ten_events_oldest_first() {
 fn nothing_is_shown_of_a_record_to_which_nothing_has_happened() {
     let empty = Record::empty();
     assert_eq!(view::status(&empty, KEY, T), View::Null);
-    assert_eq!(view::list_entry(&empty, KEY), View::Null);
+    assert_eq!(Overview::of(&empty), None);
     assert_eq!(view::description(&empty), "");
     assert_json(&view::history(&empty), "[]");
     assert_json(&view::tasks(&empty), "[]");
