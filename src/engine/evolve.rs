@@ -276,12 +276,13 @@ fn key(of: &Subject, version: u64) -> InstanceKey {
 
 /// The log does without manifests: DEPLOY.VERSION has them for as long as the version is kept.
 fn for_the_log(event: &Arc<Event>) -> Arc<Event> {
-    let mut slim = (**event).clone();
-    match &mut slim.body {
-        EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => {
-            b.version.content = Arc::new(Content::omitted());
-        }
+    match &event.body {
+        EventBody::DeploymentStarted(_) | EventBody::DeploymentNoop(_) | EventBody::VersionRecorded(_) => {}
         _ => return event.clone(),
+    }
+    let mut slim = (**event).clone();
+    if let EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) = &mut slim.body {
+        b.version.content = Arc::new(Content::omitted());
     }
     Arc::new(slim)
 }
