@@ -19,7 +19,20 @@ const COSMETIC: [&str; 4] = ["alias", "display_name", "description", "metadata"]
 #[derive(Debug, Clone)]
 pub struct Content {
     text: Arc<str>,
-    outline: OnceLock<Outline>,
+    read: OnceLock<Read>,
+}
+
+#[derive(Debug, Clone)]
+struct Read {
+    outline: Outline,
+    /// Whether any node declares a service.
+    declares: bool,
+}
+
+impl Read {
+    fn of(outline: Outline) -> Read {
+        Read { declares: outline.services.values().any(|names| !names.is_empty()), outline }
+    }
 }
 
 impl PartialEq for Content {
@@ -39,7 +52,7 @@ pub struct Outline {
 
 impl Content {
     pub fn new(text: Arc<str>) -> Content {
-        Content { text, outline: OnceLock::new() }
+        Content { text, read: OnceLock::new() }
     }
 
     /// Stands where a manifest is left out (the log).
@@ -51,12 +64,16 @@ impl Content {
         &self.text
     }
 
-    fn outline(&self) -> &Outline {
-        self.outline.get_or_init(|| match Manifest::parse(self.text.as_bytes()) {
-            Ok(manifest) => manifest.outline(),
+    fn read(&self) -> &Read {
+        self.read.get_or_init(|| match Manifest::parse(self.text.as_bytes()) {
+            Ok(manifest) => Read::of(manifest.outline()),
             // Only what passed `parse` comes onto a record; a text that does not has no nodes.
-            Err(_) => Outline::default(),
+            Err(_) => Read::of(Outline::default()),
         })
+    }
+
+    fn outline(&self) -> &Outline {
+        &self.read().outline
     }
 
     /// Reads the manifest, and has its outline from then on where that will be asked for; or gives its faults.
@@ -64,14 +81,14 @@ impl Content {
         let manifest = Manifest::parse(self.text.as_bytes())?;
         let node_ids = manifest.node_ids();
         if will_be_asked {
-            self.outline.get_or_init(|| manifest.outline());
+            self.read.get_or_init(|| Read::of(manifest.outline()));
         }
         Ok(node_ids)
     }
 
     /// The outline, where it was asked for already.
     pub fn known_outline(&self) -> Option<&Outline> {
-        self.outline.get()
+        self.read.get().map(|read| &read.outline)
     }
 
     pub fn node_ids(&self) -> &[Arc<str>] {
@@ -84,7 +101,10 @@ impl Content {
 
     /// The names of the services that a node declares (SPEC 8 "Manifest").
     pub fn services_of(&self, node: &str) -> &[Arc<str>] {
-        self.outline().services.get(node).map(Vec::as_slice).unwrap_or_default()
+        match self.read() {
+            Read { declares: false, .. } => &[],
+            Read { outline, .. } => outline.services.get(node).map(Vec::as_slice).unwrap_or_default(),
+        }
     }
 }
 

@@ -63,8 +63,11 @@ static AGENTS_MAX: NumberConfig = NumberConfig::new(c"agents-max", 10_000, 1, 10
 /// How long one turn of the timer may take before it lets clients in.
 static TICK_BUDGET_US: NumberConfig = NumberConfig::new(c"tick-budget-us", 1_000, 100, 1_000_000, false);
 
-pub static NUMBERS: [&NumberConfig; 5] =
-    [&HISTORY_MAX, &EVENTS_MAX, &MANIFEST_MAX_BYTES, &AGENTS_MAX, &TICK_BUDGET_US];
+/// How long nobody has to ask for a deployment that is over, until its record is put to rest; 0 for never.
+static REST_AFTER_MS: NumberConfig = NumberConfig::new(c"rest-after-ms", 10_000, 0, 86_400_000, false);
+
+pub static NUMBERS: [&NumberConfig; 6] =
+    [&HISTORY_MAX, &EVENTS_MAX, &MANIFEST_MAX_BYTES, &AGENTS_MAX, &TICK_BUDGET_US, &REST_AFTER_MS];
 
 pub const CHANNEL_PREFIX: &CStr = c"channel-prefix";
 pub const CHANNEL_PREFIX_DEFAULT: &CStr = c"deploy:events:";
@@ -97,6 +100,11 @@ pub fn limits() -> Limits {
 
 pub fn tick_budget_us() -> u64 {
     u64::try_from(TICK_BUDGET_US.get()).unwrap_or(0)
+}
+
+/// In ms; None where records never rest.
+pub fn rest_after_ms() -> Option<u64> {
+    u64::try_from(REST_AFTER_MS.get()).ok().filter(|ms| *ms > 0)
 }
 
 pub fn publish_mode() -> Publish {

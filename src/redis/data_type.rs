@@ -38,6 +38,10 @@ pub struct AtRest {
     entry: Entry,
 }
 
+/// Reading a larger one again would keep the server from its clients for a ms or more.
+const REST_MOST_BYTES: usize = 64 << 10;
+const REST_MOST_INSTANCES: usize = 256;
+
 static AT_REST: AtomicU64 = AtomicU64::new(0);
 
 /// How many records are at rest.
@@ -78,22 +82,30 @@ impl Drop for AtRest {
 }
 
 impl Stored {
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self, Stored::AtRest(_))
+    }
+
     /// Reads a record that is at rest. One that cannot be read, which only a forged file has, is kept as it is.
-    pub fn wake(&mut self, key: impl FnOnce() -> String) {
+    pub fn wake(&mut self, key: &str) {
         let Stored::AtRest(rest) = self else { return };
         let why = match guard("reading a record", || codec::decode_saved_record(&rest.bytes)) {
             Ok(Ok(record)) => return *self = Stored::Record(record),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "reading it failed".to_string(),
         };
-        KEPT.say(LogLevel::Warning, &format!("record of key '{}' kept as it is, read-only: {why}", key()));
+        KEPT.say(LogLevel::Warning, &format!("record of key '{key}' kept as it is, read-only: {why}"));
         *self = Stored::Opaque { encver: ENCVER, bytes: std::mem::take(&mut rest.bytes).into_vec() };
     }
 
-    /// Puts a record to rest.
+    /// Puts a record to rest, unless it is a large one.
     pub fn rest(&mut self) {
-        if let Stored::Record(record) = self {
-            let (bytes, entry) = (codec::encode_record(record), Entry::of(self));
+        let Stored::Record(record) = self else { return };
+        if record.instances.len().max(record.services.len()) > REST_MOST_INSTANCES {
+            return;
+        }
+        let (bytes, entry) = (codec::encode_record(record), Entry::of(self));
+        if bytes.len() <= REST_MOST_BYTES {
             *self = Stored::AtRest(AtRest::new(bytes.into(), entry));
         }
     }
@@ -122,7 +134,14 @@ static REFUSED: Sparing = Sparing::new();
 /// this format is not read yet.
 pub fn load_at_rest(encver: i32, bytes: Vec<u8>, key: &str) -> Stored {
     match codec::overview_of(&bytes) {
-        Ok(overview) if encver <= ENCVER => Stored::AtRest(AtRest::new(bytes.into(), Entry::of_overview(&overview))),
+        Ok(overview) if encver <= ENCVER => {
+            let is_large = bytes.len() > REST_MOST_BYTES;
+            let mut stored = Stored::AtRest(AtRest::new(bytes.into(), Entry::of_overview(&overview)));
+            if is_large {
+                stored.wake(key);
+            }
+            stored
+        }
         _ => load_or_keep(encver, bytes, key),
     }
 }

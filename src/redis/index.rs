@@ -13,7 +13,7 @@
 
 use super::data_type::Stored;
 use super::ffi::{Ctx, Key, LogLevel, Slot as KeySlot};
-use super::{aside, home_db, timers};
+use super::{aside, home_db, rest, timers};
 use crate::engine::deployment::Status;
 use crate::engine::time::UnixMs;
 use crate::engine::{next_deadline, Overview};
@@ -46,6 +46,11 @@ impl Entry {
 
     pub fn of_overview(overview: &Overview) -> Entry {
         Entry { due: overview.due, status: Some(overview.status), tasks: overview.tasks }
+    }
+
+    /// The deployment has ended, and nothing becomes due about it.
+    pub fn is_over(&self) -> bool {
+        self.due.is_none() && self.status.is_some_and(|status| !status.is_active())
     }
 
     pub fn due(&self) -> Option<UnixMs> {
@@ -283,6 +288,7 @@ pub fn flush(db: i32) {
 pub fn swap(first: i32, second: i32) {
     if first != second {
         shelf().live.swap(first, second);
+        rest::swap(first, second);
     }
 }
 
@@ -359,6 +365,7 @@ pub fn tell_loaded(ctx: Ctx) {
 pub fn on_keyspace_event(ctx: Ctx, event: &[u8], name: &[u8]) {
     if matches!(event, b"restore" | b"rename_to" | b"copy_to" | b"move_to") {
         look(ctx, name);
+        Key::peek(ctx, &ctx.string(name)).stand_in_line_anew();
         if ctx.flags().is_primary() {
             timers::arm(ctx);
         }

@@ -1,6 +1,6 @@
 //! `INFO deploy` (SPEC 8 "INFO"). Every number is kept as it changes, so that asking costs the same at any size.
 
-use super::{guard, index, publish, timers};
+use super::{data_type, guard, index, publish, timers};
 use crate::engine::deployment::Status;
 use crate::engine::Code;
 use std::ffi::CStr;
@@ -34,6 +34,7 @@ pub fn write(out: &mut impl InfoWriter) {
     out.number(c"timer_lag_max_us", lag.max_us);
     out.number(c"events_published", publish::published());
     out.number(c"tasks_outstanding", counts.tasks);
+    out.number(c"records_at_rest", data_type::count_at_rest());
     for (code, count) in Code::ALL.iter().zip(&REFUSED) {
         out.number(code_name(*code), count.load(Ordering::Relaxed));
     }

@@ -15,6 +15,7 @@ use super::home_db;
 use super::index::{self, Place};
 use super::log::Sparing;
 use super::replication;
+use super::rest;
 use crate::engine::time::UnixMs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -74,7 +75,7 @@ pub fn arm(ctx: Ctx) {
     }
     let now = clock::wall();
     let latest = now.saturating_add(LONGEST_WAIT_MS);
-    arm_at(ctx, now, index::next_wake().map_or(latest, |at| at.min(latest)));
+    arm_at(ctx, now, index::next_wake().unwrap_or(latest).min(rest::next()).min(latest));
 }
 
 /// Arms the timer for the first time: for as soon as the server has loaded its data.
@@ -127,6 +128,7 @@ pub fn turn(ctx: Ctx) {
         }
         work(ctx)
     });
+    rest::work(ctx);
     timer().in_turn = false;
     match outcome {
         Ok(Turn::Gated) => {

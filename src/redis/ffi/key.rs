@@ -3,6 +3,9 @@
 use super::{api, Ctx};
 use crate::engine::Record;
 use crate::redis::data_type::{Stored, DEPLOYMENT};
+use crate::redis::index::Entry;
+use crate::redis::kept::Kept;
+use crate::redis::rest;
 use redis_module::{raw, RedisString};
 use std::ffi::{c_int, c_void};
 use std::mem::ManuallyDrop;
@@ -10,7 +13,31 @@ use std::mem::ManuallyDrop;
 /// An open key. It closes with this value, and the server signals WATCH and client caches if it was open for writing:
 /// so whoever only may write opens for reading first.
 pub struct Key {
+    ctx: Ctx,
     raw: *mut raw::RedisModuleKey,
+    /// What was kept with the record that [`Key::record_mut`] gave away.
+    kept_before: Kept,
+}
+
+/// What hangs on a key, in a box: its value, and the replies that are kept beside it.
+pub(super) struct Hung {
+    pub stored: Stored,
+    pub kept: Kept,
+    /// Somebody asked for it since it was last looked at to be put to rest.
+    is_used: bool,
+    /// It stands in the line of those that may rest.
+    is_in_line: bool,
+}
+
+impl Hung {
+    /// As the server takes it. Of nothing new is anything kept.
+    pub fn boxed(stored: Stored) -> *mut c_void {
+        Box::into_raw(Box::new(Hung::of(stored))).cast()
+    }
+
+    fn of(stored: Stored) -> Hung {
+        Hung { stored, kept: Kept::default(), is_used: true, is_in_line: false }
+    }
 }
 
 /// What is at a key.
@@ -42,7 +69,7 @@ impl Key {
 
     /// A handle that somebody else opened and will close.
     pub(super) fn borrowed(raw: *mut raw::RedisModuleKey) -> ManuallyDrop<Key> {
-        ManuallyDrop::new(Key { raw })
+        ManuallyDrop::new(Key { ctx: Ctx { raw: std::ptr::null_mut() }, raw, kept_before: Kept::default() })
     }
 
     fn open(ctx: Ctx, name: &RedisString, mode: u32) -> Key {
@@ -51,7 +78,7 @@ impl Key {
             Some(open) => unsafe { open(ctx.raw, name.inner, mode as c_int) },
             None => std::ptr::null_mut(),
         };
-        Key { raw: raw.cast() }
+        Key { ctx, raw: raw.cast(), kept_before: Kept::default() }
     }
 
     /// Existence is that the key opened for reading; ours is what has our type. The server's enumeration of types is not
@@ -61,22 +88,58 @@ impl Key {
             return Slot::Empty;
         }
         match self.value() {
-            // SAFETY: the value is of our type, so it is the Stored that `put` or `rdb_load` boxed. It stays while the key
-            // is open and nobody puts another, which would take `&mut self`.
-            Some(value) => Slot::Ours(unsafe { &*value }),
+            // SAFETY: the value is of our type, so it is what `put` or `rdb_load` boxed. It stays while the key is open and
+            // nobody puts another, which would take `&mut self`.
+            Some(value) => Slot::Ours(unsafe { &(*value).stored }),
             None => Slot::Foreign,
         }
     }
 
-    /// Has a record that is at rest read, so that it is there to be looked at.
-    pub fn wake(&mut self) {
+    fn hung(&mut self) -> Option<&mut Hung> {
         // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
-        if let Some(stored) = self.value().map(|value| unsafe { &mut *value }) {
-            stored.wake(|| self.name());
+        self.value().map(|value| unsafe { &mut *value })
+    }
+
+    /// Has a record that is at rest read, so that it is there to be looked at. It does not rest again soon.
+    pub fn wake(&mut self) {
+        let Some(hung) = self.hung() else { return };
+        hung.is_used = true;
+        if hung.stored.is_at_rest() {
+            let name = self.name();
+            if let Some(hung) = self.hung() {
+                hung.stored.wake(&name);
+            }
+            self.stand_in_line();
         }
     }
 
-    /// The key's name, for the log.
+    /// A record that is over may rest, unless somebody goes on asking for it.
+    pub fn stand_in_line(&mut self) {
+        if self.hung().is_some_and(|hung| !hung.is_in_line && Entry::of(&hung.stored).is_over()) {
+            let stands = rest::stand_in_line(self.ctx.selected_db(), &self.name());
+            self.hung().into_iter().for_each(|hung| hung.is_in_line = stands);
+        }
+    }
+
+    /// The same where it stands under a name that it had before.
+    pub fn stand_in_line_anew(&mut self) {
+        self.hung().into_iter().for_each(|hung| hung.is_in_line = false);
+        self.stand_in_line();
+    }
+
+    /// Puts a record to rest that is over and that nobody has asked for since this was last called. Whether it stays in line.
+    pub fn rest(&mut self) -> bool {
+        let Some(hung) = self.hung() else { return false };
+        let is_over = Entry::of(&hung.stored).is_over();
+        hung.is_in_line = is_over && std::mem::take(&mut hung.is_used);
+        if is_over && !hung.is_in_line {
+            hung.stored.rest();
+            hung.kept = Kept::default();
+        }
+        hung.is_in_line
+    }
+
+    /// The key's name; empty where the server does not tell.
     fn name(&self) -> String {
         let Some(get) = api!(RedisModule_GetKeyNameFromModuleKey) else { return String::new() };
         // SAFETY: the handle is open, and the name is read before it closes.
@@ -87,16 +150,35 @@ impl Key {
         String::from_utf8_lossy(RedisString::string_as_slice(name)).into_owned()
     }
 
-    /// The record, to be changed in place. Nobody is told: see [`Ctx::signal_changed`].
+    /// The record, to be changed in place. Nobody is told: see [`Ctx::signal_changed`]. The replies that were kept with it
+    /// go, unless it is [`unchanged`](Key::unchanged).
     pub fn record_mut(&mut self) -> Option<&mut Record> {
         // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
-        match self.value().map(|value| unsafe { &mut *value }) {
-            Some(Stored::Record(record)) => Some(record),
-            _ => None,
+        let hung = unsafe { &mut *self.value()? };
+        self.kept_before = std::mem::take(&mut hung.kept);
+        match &mut hung.stored {
+            Stored::Record(record) => Some(record),
+            Stored::AtRest(_) | Stored::Opaque { .. } => None,
         }
     }
 
-    fn value(&self) -> Option<*mut Stored> {
+    /// The record that was given away to be changed is what it was before.
+    pub fn unchanged(&mut self) {
+        let kept = std::mem::take(&mut self.kept_before);
+        if let Some(place) = self.kept() {
+            *place = kept;
+        }
+    }
+
+    /// What is kept with the record.
+    pub fn kept(&mut self) -> Option<&mut Kept> {
+        self.hung().map(|hung| {
+            hung.is_used = true;
+            &mut hung.kept
+        })
+    }
+
+    fn value(&self) -> Option<*mut Hung> {
         if self.raw.is_null() {
             return None;
         }
@@ -112,7 +194,7 @@ impl Key {
         match self.value() {
             Some(value) => {
                 // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
-                unsafe { *value = stored };
+                unsafe { *value = Hung::of(stored) };
                 true
             }
             None => self.replace(stored),
@@ -123,12 +205,12 @@ impl Key {
     #[must_use]
     pub fn replace(&mut self, stored: Stored) -> bool {
         let Some(set) = api!(RedisModule_ModuleTypeSetValue) else { return false };
-        let value: *mut c_void = Box::into_raw(Box::new(stored)).cast();
+        let value = Hung::boxed(stored);
         // SAFETY: the handle is open; the type is ours, and so is the value, which the server owns from here on.
         let status = unsafe { set(self.raw, *DEPLOYMENT.raw_type.borrow(), value) };
         if status != raw::REDISMODULE_OK as c_int {
             // SAFETY: the server did not take it, so it is still the box that it was.
-            drop(unsafe { Box::from_raw(value.cast::<Stored>()) });
+            drop(unsafe { Box::from_raw(value.cast::<Hung>()) });
             return false;
         }
         true
