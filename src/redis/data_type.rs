@@ -17,11 +17,9 @@ pub const ENCVER: i32 = 1;
 pub static DEPLOYMENT: RedisType = RedisType::new("deploymnt", ENCVER, ffi::METHODS);
 
 /// What a key holds.
-// Always behind one box, the one that hangs on the key.
-#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub enum Stored {
-    Record(Record),
+    Record(Box<Record>),
     AtRest(AtRest),
     /// What a newer module wrote, or what arrived damaged from a primary or a file: kept byte for byte, read-only, and
     /// written back as it came. Refusing it there would end the server, or part it from its primary in silence.
@@ -90,7 +88,7 @@ impl Stored {
     pub fn wake(&mut self, key: &str) {
         let Stored::AtRest(rest) = self else { return };
         let why = match guard("reading a record", || codec::decode_saved_record(&rest.bytes)) {
-            Ok(Ok(record)) => return *self = Stored::Record(record),
+            Ok(Ok(record)) => return *self = Stored::Record(Box::new(record)),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "reading it failed".to_string(),
         };
@@ -149,7 +147,7 @@ pub fn load_at_rest(encver: i32, bytes: Vec<u8>, key: &str) -> Stored {
 /// Takes a payload that cannot be refused: what cannot be read is kept as it is.
 pub fn load_or_keep(encver: i32, bytes: Vec<u8>, key: &str) -> Stored {
     match read_whole(encver, &bytes, true) {
-        Ok(record) => Stored::Record(record),
+        Ok(record) => Stored::Record(Box::new(record)),
         Err(why) => {
             // It is something for the operator to see to.
             KEPT.say(LogLevel::Warning, &format!("record of key '{key}' kept as it is, read-only: {why}"));
@@ -161,7 +159,7 @@ pub fn load_or_keep(encver: i32, bytes: Vec<u8>, key: &str) -> Stored {
 /// Takes a client's payload, or refuses it.
 pub fn load(encver: i32, bytes: &[u8], key: &str) -> Option<Stored> {
     match read_whole(encver, bytes, false) {
-        Ok(record) => Some(Stored::Record(record)),
+        Ok(record) => Some(Stored::Record(Box::new(record))),
         Err(why) => {
             // The client was told.
             REFUSED.say(LogLevel::Notice, &format!("record of key '{key}' refused: {why}"));
@@ -237,7 +235,7 @@ mod tests {
         let second = decided(Some(&first.record), Command::Report(report));
         let (start, changes) = (codec::encode_batch(&first.batch), codec::encode_batch(&second.batch));
 
-        let frozen = Stored::with_change(Some(&Stored::Record(first.record.clone())), &changes);
+        let frozen = Stored::with_change(Some(&Stored::Record(Box::new(first.record.clone()))), &changes);
         assert_eq!(read(&frozen.to_bytes(), true), Ok(second.record.clone()));
         // A key that began with what could not be read.
         let frozen = Stored::with_change(Some(&Stored::with_change(None, &start)), &changes);

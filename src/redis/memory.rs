@@ -18,7 +18,10 @@ pub fn of(stored: &Stored) -> usize {
     let mut meter = Meter::default();
     meter.block(size_of::<Stored>());
     match stored {
-        Stored::Record(record) => meter.record(record),
+        Stored::Record(record) => {
+            meter.block(size_of::<Record>());
+            meter.record(record);
+        }
         Stored::AtRest(rest) => meter.block(rest.bytes().len()),
         Stored::Opaque { bytes, .. } => meter.block(bytes.capacity()),
     }

@@ -344,7 +344,7 @@ pub fn change(ctx: Ctx, key: &RedisString, command: &Command) -> Result<Outcome,
     if let Some(fresh) = fresh {
         drop(open);
         open = Key::write(ctx, key);
-        if !open.put(Stored::Record(fresh)) {
+        if !open.put(Stored::Record(Box::new(fresh))) {
             ctx.log(LogLevel::Warning, &format!("the server did not store the record of key '{name}'"));
             return Err(Refusal::Internal("the server did not store the record".to_string()));
         }

@@ -163,7 +163,7 @@ fn after_changes(key: &RedisString, open: &mut Key, payload: &[u8]) -> Result<Af
         _ => apply_batch(record, &batch),
     }
     Ok(match fresh {
-        Some(fresh) => After::Other(Stored::Record(fresh), Some(batch)),
+        Some(fresh) => After::Other(Stored::Record(Box::new(fresh)), Some(batch)),
         None => After::InPlace(batch),
     })
 }
