@@ -530,14 +530,7 @@ fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
     let meant = locate(&draft.record, &report.agent, report.version, &report.job)?;
     let Some(instance) = meant else { return Ok(false) };
     let batch = &*instance.agent == BATCH_AGENT;
-    let attempt = match (report.state, report.attempt) {
-        (Reported::Starting, Some(given)) if given <= instance.attempt => return Ok(false),
-        (_, Some(given)) if given < instance.attempt => return Ok(false),
-        (_, Some(given)) => given.max(1),
-        (Reported::Starting, None) if instance.state == InstanceState::Starting => return Ok(false),
-        (Reported::Starting, None) => instance.attempt.saturating_add(1),
-        (_, None) => instance.attempt.max(1),
-    };
+    let Some(attempt) = attempt(instance, report) else { return Ok(false) };
     let state = match report.state {
         Reported::Starting => InstanceState::Starting,
         Reported::Ready => InstanceState::Ready,
@@ -566,7 +559,7 @@ fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
     if state == instance.state && attempt == instance.attempt {
         return Ok(false);
     }
-    let key = instance.key();
+    let version = instance.version;
     let first = instance.state == InstanceState::Waiting;
     let replaced = if first { predecessors(&draft.record, instance) } else { Vec::new() };
     let changed = changed_state(draft, instance, state, attempt, report, false);
@@ -577,42 +570,56 @@ fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
         withdrawn: false,
         leaves: false,
     });
-    let verdict = verdict(instance, state, attempt, report);
-    for old in replaced {
-        draft.clear_services(&old, "replaced");
+    let meaning = meaning(instance, state, attempt, report);
+    for old in &replaced {
+        draft.clear_services(old, "replaced");
     }
-    draft.emit(key.version, changed);
+    draft.emit(version, changed);
     if let Some(done) = done {
-        draft.emit(key.version, done);
+        draft.emit(version, done);
     }
-    match verdict {
-        Verdict::Unhealthy(why) => draft.judge_unhealthy(&key, &why),
-        Verdict::MayBreak => draft.judge_break(&key),
-        Verdict::Stands => {}
+    match meaning {
+        Meaning::Unhealthy(key, why) => draft.judge_unhealthy(&key, &why),
+        Meaning::MayBreak(key) => draft.judge_break(&key),
+        Meaning::Stands => {}
     }
     Ok(true)
 }
 
-/// What a report means for an instance's health, beside when it will be healthy.
-enum Verdict {
-    Stands,
-    /// Healthy, it is so no longer where it is not ready.
-    MayBreak,
-    Unhealthy(String),
+/// Which attempt is meant; None where that is over, or has started already.
+fn attempt(instance: &Instance, report: &Report) -> Option<u32> {
+    match (report.state, report.attempt) {
+        (Reported::Starting, Some(given)) if given <= instance.attempt => None,
+        (_, Some(given)) if given < instance.attempt => None,
+        (_, Some(given)) => Some(given.max(1)),
+        (Reported::Starting, None) if instance.state == InstanceState::Starting => None,
+        (Reported::Starting, None) => Some(instance.attempt.saturating_add(1)),
+        (_, None) => Some(instance.attempt.max(1)),
+    }
 }
 
-fn verdict(instance: &Instance, state: InstanceState, attempt: u32, report: &Report) -> Verdict {
+/// What a report means for an instance's health, beside when it will be healthy.
+enum Meaning {
+    Stands,
+    /// Healthy, it is so no longer where it is not ready.
+    MayBreak(InstanceKey),
+    Unhealthy(InstanceKey, String),
+}
+
+fn meaning(instance: &Instance, state: InstanceState, attempt: u32, report: &Report) -> Meaning {
     if instance.is_told_to_stop() {
-        return Verdict::Stands;
+        return Meaning::Stands;
     }
     match (instance.health, state) {
         // Ready again in a new attempt: what ran before has ended in between.
         (Health::Healthy, InstanceState::Ready) if attempt != instance.attempt => {
-            Verdict::Unhealthy(format!("restarted: attempt {attempt}"))
+            Meaning::Unhealthy(instance.key(), format!("restarted: attempt {attempt}"))
         }
-        (Health::Healthy | Health::Pending, InstanceState::Failed) => Verdict::Unhealthy(because("failed", report)),
-        (Health::Healthy, _) => Verdict::MayBreak,
-        _ => Verdict::Stands,
+        (Health::Healthy | Health::Pending, InstanceState::Failed) => {
+            Meaning::Unhealthy(instance.key(), because("failed", report))
+        }
+        (Health::Healthy, _) => Meaning::MayBreak(instance.key()),
+        _ => Meaning::Stands,
     }
 }
 

@@ -40,8 +40,16 @@ const FEW: usize = 32;
 #[derive(Debug, Clone, Default)]
 pub struct Instances {
     all: All,
-    /// While a transaction is open: what was at the places that it changed, in order.
-    journal: Option<Vec<Past>>,
+    /// While a transaction is open.
+    journal: Option<Journal>,
+}
+
+/// What was at the places that changed, in order.
+#[derive(Debug, Clone, Default)]
+struct Journal {
+    /// Most commands change one instance, and need no memory of their own for it.
+    first: Option<Past>,
+    others: Vec<Past>,
 }
 
 /// What was at a place before it changed.
@@ -53,9 +61,16 @@ enum Past {
 
 #[derive(Debug, Clone)]
 enum All {
-    /// By agent, and of one agent oldest first.
-    Few(Vec<Instance>),
+    Few(Few),
     Many(Box<Indexed>),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Few {
+    /// By agent, and of one agent oldest first.
+    list: Vec<Instance>,
+    /// When something is due next: every command asks, and few change it.
+    due_at: Option<UnixMs>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,7 +91,7 @@ struct Tally {
 
 impl Default for All {
     fn default() -> All {
-        All::Few(Vec::new())
+        All::Few(Few::default())
     }
 }
 
@@ -130,7 +145,7 @@ fn position(few: &[Instance], key: &InstanceKey) -> Option<usize> {
 impl Instances {
     pub fn len(&self) -> usize {
         match &self.all {
-            All::Few(few) => few.len(),
+            All::Few(few) => few.list.len(),
             All::Many(many) => many.tally.len,
         }
     }
@@ -142,7 +157,7 @@ impl Instances {
     /// How many count as running (SPEC 4.1).
     pub fn running(&self) -> usize {
         match &self.all {
-            All::Few(few) => few.iter().filter(|i| i.is_running()).count(),
+            All::Few(few) => few.list.iter().filter(|i| i.is_running()).count(),
             All::Many(many) => many.tally.running,
         }
     }
@@ -150,7 +165,7 @@ impl Instances {
     /// By agent, and of one agent oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Instance> {
         let (few, many) = match &self.all {
-            All::Few(few) => (few.as_slice(), None),
+            All::Few(few) => (few.list.as_slice(), None),
             All::Many(many) => (&[][..], Some(many.by_agent.values().flatten())),
         };
         few.iter().chain(many.into_iter().flatten())
@@ -159,26 +174,21 @@ impl Instances {
     /// An agent's instances, oldest first.
     pub fn of_agent(&self, agent: &str) -> &[Instance] {
         match &self.all {
-            All::Few(few) => few.get(places_of(few, agent)).unwrap_or_default(),
+            All::Few(few) => few.list.get(places_of(&few.list, agent)).unwrap_or_default(),
             All::Many(many) => many.by_agent.get(agent).map(Vec::as_slice).unwrap_or_default(),
         }
     }
 
     pub fn get(&self, key: &InstanceKey) -> Option<&Instance> {
         match &self.all {
-            All::Few(few) => position(few, key).and_then(|at| few.get(at)),
+            All::Few(few) => position(&few.list, key).and_then(|at| few.list.get(at)),
             All::Many(many) => many.by_agent.get(&key.agent)?.iter().find(|i| i.is_at(key)),
         }
     }
 
     pub fn counts(&self, version: u64, job_id: &Arc<str>) -> Counts {
         match &self.all {
-            All::Few(few) => {
-                let mut counts = Counts::default();
-                let of_it = few.iter().filter(|i| i.version == version && is_same(&i.job_id, job_id));
-                of_it.for_each(|i| counts.count(i.health, true));
-                counts
-            }
+            All::Few(few) => few.counts(version, job_id),
             All::Many(many) => many.tally.counts.get(&(version, job_id.clone())).copied().unwrap_or_default(),
         }
     }
@@ -187,7 +197,7 @@ impl Instances {
     pub fn tasks(&self) -> impl Iterator<Item = &Instance> {
         let (few, many) = match &self.all {
             All::Few(few) => {
-                let mut open: Vec<&Instance> = few.iter().filter(|i| i.task.is_some()).collect();
+                let mut open: Vec<&Instance> = few.list.iter().filter(|i| i.task.is_some()).collect();
                 open.sort_by_key(|i| i.task.as_ref().map(|task| task.revision));
                 (open, None)
             }
@@ -198,7 +208,7 @@ impl Instances {
 
     pub fn open_tasks(&self) -> usize {
         match &self.all {
-            All::Few(few) => few.iter().filter(|i| i.task.is_some()).count(),
+            All::Few(few) => few.list.iter().filter(|i| i.task.is_some()).count(),
             All::Many(many) => many.tally.tasks.len(),
         }
     }
@@ -207,7 +217,7 @@ impl Instances {
     pub fn next_due(&self) -> Option<(UnixMs, Verdict, InstanceKey)> {
         match &self.all {
             All::Few(few) => {
-                let all = few.iter().flat_map(|i| dues(i).map(move |(at, verdict)| (at, verdict, i)));
+                let all = few.list.iter().flat_map(|i| dues(i).map(move |(at, verdict)| (at, verdict, i)));
                 let next = all.min_by_key(|(at, verdict, i)| (*at, *verdict, &i.agent, i.version, &i.job_id));
                 next.map(|(at, verdict, instance)| (at, verdict, instance.key()))
             }
@@ -218,7 +228,7 @@ impl Instances {
     /// When something is due next.
     pub fn next_due_at(&self) -> Option<UnixMs> {
         match &self.all {
-            All::Few(few) => few.iter().filter_map(due_at).min(),
+            All::Few(few) => few.due_at,
             All::Many(many) => many.tally.due.first().map(|(at, ..)| *at),
         }
     }
@@ -227,33 +237,23 @@ impl Instances {
         let key = instance.key();
         let before = self.take(&key);
         self.put(instance);
-        self.note(before.map_or(Past::Nothing(key), Past::Instance));
+        note(&mut self.journal, before.map_or(Past::Nothing(key), Past::Instance));
     }
 
     pub fn remove(&mut self, key: &InstanceKey) -> bool {
         let Some(before) = self.take(key) else { return false };
-        self.note(Past::Instance(before));
+        note(&mut self.journal, Past::Instance(before));
         true
     }
 
     /// Changes one instance; false where there is none. Its key and its place among the agent's instances stay.
     pub fn update(&mut self, key: &InstanceKey, change: impl FnOnce(&mut Instance)) -> bool {
-        let (found, tally) = match &mut self.all {
-            All::Few(few) => (position(few, key).and_then(|at| few.get_mut(at)), None),
-            All::Many(many) => {
-                let list = many.by_agent.get_mut(&key.agent).map(Vec::as_mut_slice).unwrap_or_default();
-                (list.iter_mut().find(|i| i.is_at(key)), Some(&mut many.tally))
-            }
+        let Instances { all, journal } = self;
+        let is_there = match all {
+            All::Few(few) => few.update(key, change, |before| note(journal, Past::Instance(before))),
+            All::Many(many) => many.update(key, change, |before| note(journal, Past::Instance(before))),
         };
-        let Some(instance) = found else { return false };
-        let before = instance.clone();
-        change(instance);
-        instance.stay_at(&before);
-        if let Some(tally) = tally {
-            tally.recount(&before, instance);
-        }
-        self.note(Past::Instance(before));
-        true
+        is_there.is_some()
     }
 
     /// Changes every instance that `of` picks.
@@ -267,7 +267,7 @@ impl Instances {
     /// For how many there is room side by side; None where indexes find them.
     pub fn side_by_side(&self) -> Option<usize> {
         match &self.all {
-            All::Few(few) => Some(few.capacity()),
+            All::Few(few) => Some(few.list.capacity()),
             All::Many(_) => None,
         }
     }
@@ -275,7 +275,10 @@ impl Instances {
     /// Whether the order, and the indexes where there are any, are what the instances themselves tell.
     pub fn are_in_order(&self) -> bool {
         match &self.all {
-            All::Few(few) => few.len() <= FEW && few.is_sorted_by(|a, b| place(a) < place(b)),
+            All::Few(few) => {
+                let is_sorted = few.list.is_sorted_by(|a, b| place(a) < place(b));
+                few.list.len() <= FEW && is_sorted && few.due_at == few.list.iter().filter_map(due_at).min()
+            }
             All::Many(many) => {
                 let mut again = Indexed::default();
                 self.iter().for_each(|instance| again.put(instance.clone()));
@@ -287,7 +290,7 @@ impl Instances {
     // ---- transactions ------------------------------------------------------------------------------------------------
 
     pub(super) fn begin(&mut self) {
-        self.journal = Some(Vec::new());
+        self.journal = Some(Journal::default());
     }
 
     pub(super) fn commit(&mut self) {
@@ -296,7 +299,8 @@ impl Instances {
 
     /// Everything as it was when the transaction began.
     pub(super) fn roll_back(&mut self) {
-        for past in self.journal.take().unwrap_or_default().into_iter().rev() {
+        let Journal { first, others } = self.journal.take().unwrap_or_default();
+        for past in first.into_iter().chain(others).rev() {
             match past {
                 Past::Nothing(key) => {
                     self.take(&key);
@@ -309,24 +313,14 @@ impl Instances {
         }
     }
 
-    fn note(&mut self, past: Past) {
-        if let Some(journal) = &mut self.journal {
-            journal.push(past);
-        }
-    }
-
     // ---- where they lie ----------------------------------------------------------------------------------------------
 
     fn put(&mut self, instance: Instance) {
         match &mut self.all {
-            All::Few(few) if few.len() < FEW => {
-                let at = few.partition_point(|i| place(i) <= place(&instance));
-                few.reserve_exact(1);
-                few.insert(at, instance);
-            }
+            All::Few(few) if few.list.len() < FEW => few.put(instance),
             All::Few(few) => {
                 let mut many = Box::<Indexed>::default();
-                few.drain(..).chain([instance]).for_each(|instance| many.put(instance));
+                few.list.drain(..).chain([instance]).for_each(|instance| many.put(instance));
                 self.all = All::Many(many);
             }
             All::Many(many) => many.put(instance),
@@ -335,7 +329,7 @@ impl Instances {
 
     fn take(&mut self, key: &InstanceKey) -> Option<Instance> {
         match &mut self.all {
-            All::Few(few) => position(few, key).map(|at| few.remove(at)),
+            All::Few(few) => few.take(key),
             All::Many(many) => {
                 let instance = many.take(key);
                 if many.tally.len == 0 {
@@ -347,6 +341,14 @@ impl Instances {
     }
 }
 
+fn note(journal: &mut Option<Journal>, past: Past) {
+    match journal {
+        Some(Journal { first: first @ None, .. }) => *first = Some(past),
+        Some(Journal { others, .. }) => others.push(past),
+        None => {}
+    }
+}
+
 impl Counts {
     fn count(&mut self, health: Health, comes: bool) {
         step(&mut self.placed, comes);
@@ -355,6 +357,57 @@ impl Counts {
             Health::Healthy => step(&mut self.healthy, comes),
             Health::Unhealthy => step(&mut self.unhealthy, comes),
         }
+    }
+}
+
+impl Few {
+    fn counts(&self, version: u64, job_id: &Arc<str>) -> Counts {
+        let mut counts = Counts::default();
+        let of_it = self.list.iter().filter(|i| i.version == version && is_same(&i.job_id, job_id));
+        of_it.for_each(|i| counts.count(i.health, true));
+        counts
+    }
+
+    fn put(&mut self, instance: Instance) {
+        let due = due_at(&instance);
+        let at = self.list.partition_point(|i| place(i) <= place(&instance));
+        self.list.reserve_exact(1);
+        self.list.insert(at, instance);
+        self.reschedule(None, due);
+    }
+
+    fn take(&mut self, key: &InstanceKey) -> Option<Instance> {
+        let instance = position(&self.list, key).map(|at| self.list.remove(at))?;
+        self.reschedule(due_at(&instance), None);
+        Some(instance)
+    }
+
+    /// None where there is no such instance. `done` is given what it was before.
+    fn update(
+        &mut self,
+        key: &InstanceKey,
+        change: impl FnOnce(&mut Instance),
+        done: impl FnOnce(Instance),
+    ) -> Option<()> {
+        let instance = position(&self.list, key).and_then(|at| self.list.get_mut(at))?;
+        let before = instance.clone();
+        change(instance);
+        instance.stay_at(&before);
+        let due = due_at(instance);
+        self.reschedule(due_at(&before), due);
+        done(before);
+        Some(())
+    }
+
+    /// What was due at one time is due at another now.
+    fn reschedule(&mut self, before: Option<UnixMs>, after: Option<UnixMs>) {
+        if before == after {
+            return;
+        }
+        self.due_at = match before.is_some() && before == self.due_at {
+            true => self.list.iter().filter_map(due_at).min(),
+            false => self.due_at.into_iter().chain(after).min(),
+        };
     }
 }
 
@@ -376,6 +429,21 @@ impl Indexed {
         }
         self.tally.count(&instance, false);
         Some(instance)
+    }
+
+    fn update(
+        &mut self,
+        key: &InstanceKey,
+        change: impl FnOnce(&mut Instance),
+        done: impl FnOnce(Instance),
+    ) -> Option<()> {
+        let instance = self.by_agent.get_mut(&key.agent)?.iter_mut().find(|i| i.is_at(key))?;
+        let before = instance.clone();
+        change(instance);
+        instance.stay_at(&before);
+        self.tally.recount(&before, instance);
+        done(before);
+        Some(())
     }
 }
 
