@@ -80,6 +80,11 @@ impl<'a> Args<'a> {
         Args { rest: argv.iter(), given: Given { few: [&[]; 8], count: 0, more: Vec::new() } }
     }
 
+    /// All that are still to be read.
+    pub fn words(&self) -> &'a [RedisString] {
+        self.rest.as_slice()
+    }
+
     // ---- positional arguments: a missing one is a wrong number of arguments
 
     /// The key, which every command but LIST begins with.

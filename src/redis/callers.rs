@@ -1,11 +1,15 @@
 //! Commands for callers of the agents (SPEC 3): who answers where.
 
 use super::args::{self, unknown, Args};
-use super::{aside, read_at_length, Answered, Call, Refusal};
+use super::{aside, read_often, Answered, Call, Refusal};
 use crate::view::{self, ResolveFilter, RoleFilter};
+use std::ffi::CStr;
+
+const RESOLVE: &CStr = c"DEPLOY.RESOLVE";
 
 pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let key = args.key()?;
+    let words = args.words();
+    args.key()?;
     let (mut service, mut tag, mut role, mut all, mut json) = (None, None, RoleFilter::default(), false, false);
     while let Some(option) = args.option()? {
         match &*option {
@@ -19,13 +23,13 @@ pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     }
     let filter = ResolveFilter { service, tag, role, all };
     let admitted = filter.clone();
-    read_at_length(
+    read_often(
         call,
-        key,
-        // Written as one text already, where it is to be JSON.
-        false,
+        RESOLVE,
+        words,
         |record| view::count_resolved(record, &admitted, aside::LARGE),
         move |record, name| {
+            // A JSON text is written at once, and replied as it is.
             Ok(match json {
                 true => view::resolve_json(record, name, &filter),
                 false => view::resolve(record, name, &filter),

@@ -27,6 +27,7 @@ pub mod guard;
 pub mod home_db;
 pub mod index;
 pub mod info;
+pub mod kept;
 pub mod listing;
 pub mod log;
 pub mod memory;
@@ -44,9 +45,11 @@ use args::Args;
 use data_type::Stored;
 use ffi::{Aside, Ctx, Key, LogLevel, Slot, Unavailable};
 use index::Entry;
+use kept::{Kept, Question};
 use publish::Announcement;
 use redis_module::{RedisResult, RedisString, RedisValue, Status};
 use std::cell::Cell;
+use std::ffi::CStr;
 
 /// Why a command is not carried out.
 #[derive(Debug)]
@@ -192,8 +195,15 @@ fn at_record(
     key: &RedisString,
     answer: impl FnOnce(&Record, &str) -> Result<Answered, Refusal>,
 ) -> Result<Answered, Refusal> {
-    let open = Key::read(call.ctx, key);
-    let (Some(record), Some(name)) = (record_at(&open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
+    at_open(&Key::read(call.ctx(), key), key, answer)
+}
+
+fn at_open(
+    open: &Key,
+    key: &RedisString,
+    answer: impl FnOnce(&Record, &str) -> Result<Answered, Refusal>,
+) -> Result<Answered, Refusal> {
+    let (Some(record), Some(name)) = (record_at(open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
     answer(record, name)
 }
 
@@ -205,7 +215,18 @@ pub fn read_at_length(
     extent: impl FnOnce(&Record) -> usize,
     shape: impl for<'r> FnOnce(&'r Record, &'r str) -> Result<View<'r>, Rejection> + Send + 'static,
 ) -> Result<Answered, Refusal> {
-    at_record(call, key, |record, name| {
+    answer_at_length(call, &Key::read(call.ctx(), key), key, json, extent, shape)
+}
+
+fn answer_at_length(
+    call: &Call,
+    open: &Key,
+    key: &RedisString,
+    json: bool,
+    extent: impl FnOnce(&Record) -> usize,
+    shape: impl for<'r> FnOnce(&'r Record, &'r str) -> Result<View<'r>, Rejection> + Send + 'static,
+) -> Result<Answered, Refusal> {
+    at_open(open, key, |record, name| {
         if extent(record) >= aside::LARGE {
             if let Some(caller) = Aside::begin(call.ctx) {
                 call.answered.set(true);
@@ -215,6 +236,48 @@ pub fn read_at_length(
         }
         Ok(call.reply_view(&shape(record, name)?, json))
     })
+}
+
+/// The same, of a question that is asked again and again: the reply may be one that was kept. `words` are all that the
+/// reply depends on beside the record, the key first.
+///
+/// In a script or a transaction nothing new is kept: what is called there counts for what called it.
+pub fn read_often(
+    call: &Call,
+    command: &CStr,
+    words: &[RedisString],
+    extent: impl Fn(&Record) -> usize,
+    shape: impl for<'r> FnOnce(&'r Record, &'r str) -> Result<View<'r>, Rejection> + Send + 'static,
+) -> Result<Answered, Refusal> {
+    let (ctx, key) = (call.ctx(), words.first().ok_or(Refusal::Arity)?);
+    if kept::is_making() {
+        // Here it has been looked at already, and counted.
+        return answer_at_length(call, &Key::peek(ctx, key), key, false, |_| 0, shape);
+    }
+    let mut open = Key::read(ctx, key);
+    let flags = ctx.flags();
+    let question = Question { words, is_resp3: flags.is_resp3() };
+    let Some(kept) = open.kept() else { return answer_at_length(call, &open, key, false, extent, shape) };
+    if kept.find(&question).is_some_and(|reply| ctx.reply_again(reply)) {
+        call.answered.set(true);
+        return Ok(Answered(()));
+    }
+    let is_again = !flags.denies_blocking() && kept.is_asked_again(&question);
+    if is_again && record_at(&open)?.is_some_and(|record| extent(record) < aside::LARGE) {
+        // Nothing is held open while the server runs another command.
+        drop(open);
+        let made = kept::make(ctx, command, &question);
+        open = Key::peek(ctx, key);
+        match (made, open.kept()) {
+            (Some(reply), Some(kept)) if ctx.reply_again(&reply) => {
+                call.answered.set(true);
+                kept.keep(&question, reply);
+                return Ok(Answered(()));
+            }
+            (_, kept) => kept.into_iter().for_each(Kept::give_up),
+        }
+    }
+    answer_at_length(call, &open, key, false, extent, shape)
 }
 
 /// The same for a person's eyes.
@@ -269,19 +332,12 @@ pub fn change(ctx: Ctx, key: &RedisString, command: &Command) -> Result<Outcome,
         Some(record) => record,
         None => fresh.insert(codec::empty_record()),
     };
-    let pending = engine::transact(record, command, &context)?;
-    if pending.batch.changes.is_empty() {
-        return Ok(Outcome { reply: pending.reply, changed: false });
+    let committed = commit(ctx, key, record, command, &context);
+    if !matches!(committed, Ok((_, Some(_)))) {
+        open.unchanged();
     }
-    // All that costs or could fail comes before the commitment. Replicating is the first step of all, because the server
-    // may refuse it: it does where DEPLOY.APPLY was renamed. It only queues what is sent when the command ends, so the
-    // order against storing does not show.
-    let payload = codec::encode_batch(&pending.batch);
-    let announcement = Announcement::of(name, &pending.batch);
-    if !ctx.replicate(replication::APPLY, key, &payload) {
-        return Err(Refusal::Internal("DEPLOY.APPLY, which replicates every change, was renamed or removed".to_string()));
-    }
-    let reply = pending.commit();
+    let (reply, announcement) = committed?;
+    let Some(announcement) = announcement else { return Ok(Outcome { reply, changed: false }) };
     let is_new = fresh.is_some();
     if let Some(fresh) = fresh {
         drop(open);
@@ -306,6 +362,30 @@ pub fn change(ctx: Ctx, key: &RedisString, command: &Command) -> Result<Outcome,
     announcement.publish(ctx);
     ctx.notify(c"deploy.changed", key);
     Ok(Outcome { reply, changed: true })
+}
+
+/// Decides a command on the record, which is as it was where the command is refused or has no effect: then there is
+/// nothing to announce.
+fn commit(
+    ctx: Ctx,
+    key: &RedisString,
+    record: &mut Record,
+    command: &Command,
+    context: &Context,
+) -> Result<(Reply, Option<Announcement>), Refusal> {
+    let pending = engine::transact(record, command, context)?;
+    if pending.batch.changes.is_empty() {
+        return Ok((pending.reply, None));
+    }
+    // All that costs or could fail comes before the commitment. Replicating is the first step of all, because the server
+    // may refuse it: it does where DEPLOY.APPLY was renamed. It only queues what is sent when the command ends, so the
+    // order against storing does not show.
+    let payload = codec::encode_batch(&pending.batch);
+    let announcement = Announcement::of(context.key, &pending.batch);
+    if !ctx.replicate(replication::APPLY, key, &payload) {
+        return Err(Refusal::Internal("DEPLOY.APPLY, which replicates every change, was renamed or removed".to_string()));
+    }
+    Ok((pending.commit(), Some(announcement)))
 }
 
 // ---- loading ---------------------------------------------------------------------------------------------------------

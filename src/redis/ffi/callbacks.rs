@@ -1,6 +1,7 @@
 //! What the server calls. Each entry unpacks its pointers, and hands values to a function that knows none; each is
 //! behind the guard, since a panic that leaves an extern "C" function ends the server.
 
+use super::key::Hung;
 use super::{api, Ctx, Flags, Key, Slot};
 use crate::redis::blocking;
 use crate::redis::config::{self, NumberConfig};
@@ -43,11 +44,7 @@ pub const METHODS: raw::RedisModuleTypeMethods = raw::RedisModuleTypeMethods {
 /// `value` is what `rdb_load`, `copy` or `Key::put` gave the server, and is not freed yet.
 unsafe fn stored<'v>(value: *const c_void) -> Option<&'v Stored> {
     // SAFETY: the caller's promise.
-    unsafe { value.cast::<Stored>().as_ref() }
-}
-
-fn hand_over(stored: Stored) -> *mut c_void {
-    Box::into_raw(Box::new(stored)).cast()
+    unsafe { value.cast::<Hung>().as_ref() }.map(|hung| &hung.stored)
 }
 
 unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encver: c_int) -> *mut c_void {
@@ -63,7 +60,7 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encver: c_int) -> *mu
             // SAFETY: the IO is valid for this call.
             index::note_load(unsafe { db(io) }, name, &stored);
         }
-        hand_over(stored)
+        Hung::boxed(stored)
     })
 }
 
@@ -158,14 +155,19 @@ unsafe extern "C" fn free(value: *mut c_void) {
     let _ = std::panic::catch_unwind(|| {
         if !value.is_null() {
             // SAFETY: the value is a box of ours, and the server forgets it now.
-            drop(unsafe { Box::from_raw(value.cast::<Stored>()) });
+            drop(unsafe { Box::from_raw(value.cast::<Hung>()) });
         }
     });
 }
 
 unsafe extern "C" fn mem_usage(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void, _samples: usize) -> usize {
-    // SAFETY: the server hands back a value of ours.
-    or_else("mem_usage", 0, || unsafe { stored(value) }.map_or(0, memory::of))
+    or_else("mem_usage", 0, || {
+        // SAFETY: the server hands back a value of ours.
+        let hung = unsafe { value.cast::<Hung>().as_ref() };
+        // The value is counted as if it were alone in its box.
+        let around = super::block_size(size_of::<Hung>()).saturating_sub(super::block_size(size_of::<Stored>()));
+        hung.map_or(0, |hung| memory::of(&hung.stored) + around + hung.kept.memory())
+    })
 }
 
 /// A key of ours goes: DEL, UNLINK, expiry, eviction, or something put in its place.
@@ -187,7 +189,7 @@ unsafe extern "C" fn unlink(opt: *mut raw::RedisModuleKeyOptCtx, _value: *const 
 unsafe extern "C" fn copy(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) -> *mut c_void {
     home_db::note_lost();
     // SAFETY: the server hands back a value of ours.
-    or_else("copy", ptr::null_mut(), || unsafe { stored(value) }.map_or(ptr::null_mut(), |s| hand_over(s.clone())))
+    or_else("copy", ptr::null_mut(), || unsafe { stored(value) }.map_or(ptr::null_mut(), |s| Hung::boxed(s.clone())))
 }
 
 // ---- time ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 use super::{api, Ctx};
 use crate::engine::Record;
 use crate::redis::data_type::{Stored, DEPLOYMENT};
+use crate::redis::kept::Kept;
 use redis_module::{raw, RedisString};
 use std::ffi::{c_int, c_void};
 use std::mem::ManuallyDrop;
@@ -11,6 +12,21 @@ use std::mem::ManuallyDrop;
 /// so whoever only may write opens for reading first.
 pub struct Key {
     raw: *mut raw::RedisModuleKey,
+    /// What was kept with the record that [`Key::record_mut`] gave away.
+    kept_before: Kept,
+}
+
+/// What hangs on a key, in a box: its value, and the replies that are kept beside it.
+pub(super) struct Hung {
+    pub stored: Stored,
+    pub kept: Kept,
+}
+
+impl Hung {
+    /// As the server takes it. Of nothing new is anything kept.
+    pub fn boxed(stored: Stored) -> *mut c_void {
+        Box::into_raw(Box::new(Hung { stored, kept: Kept::default() })).cast()
+    }
 }
 
 /// What is at a key.
@@ -42,7 +58,7 @@ impl Key {
 
     /// A handle that somebody else opened and will close.
     pub(super) fn borrowed(raw: *mut raw::RedisModuleKey) -> ManuallyDrop<Key> {
-        ManuallyDrop::new(Key { raw })
+        ManuallyDrop::new(Key { raw, kept_before: Kept::default() })
     }
 
     fn open(ctx: Ctx, name: &RedisString, mode: u32) -> Key {
@@ -51,7 +67,7 @@ impl Key {
             Some(open) => unsafe { open(ctx.raw, name.inner, mode as c_int) },
             None => std::ptr::null_mut(),
         };
-        Key { raw: raw.cast() }
+        Key { raw: raw.cast(), kept_before: Kept::default() }
     }
 
     /// Existence is that the key opened for reading; ours is what has our type. The server's enumeration of types is not
@@ -61,23 +77,40 @@ impl Key {
             return Slot::Empty;
         }
         match self.value() {
-            // SAFETY: the value is of our type, so it is the Stored that `put` or `rdb_load` boxed. It stays while the key
-            // is open and nobody puts another, which would take `&mut self`.
-            Some(value) => Slot::Ours(unsafe { &*value }),
+            // SAFETY: the value is of our type, so it is what `put` or `rdb_load` boxed. It stays while the key is open and
+            // nobody puts another, which would take `&mut self`.
+            Some(value) => Slot::Ours(unsafe { &(*value).stored }),
             None => Slot::Foreign,
         }
     }
 
-    /// The record, to be changed in place. Nobody is told: see [`Ctx::signal_changed`].
+    /// The record, to be changed in place. Nobody is told: see [`Ctx::signal_changed`]. The replies that were kept with it
+    /// go, unless it is [`unchanged`](Key::unchanged).
     pub fn record_mut(&mut self) -> Option<&mut Record> {
         // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
-        match self.value().map(|value| unsafe { &mut *value }) {
-            Some(Stored::Record(record)) => Some(record),
-            _ => None,
+        let hung = unsafe { &mut *self.value()? };
+        self.kept_before = std::mem::take(&mut hung.kept);
+        match &mut hung.stored {
+            Stored::Record(record) => Some(record),
+            Stored::Opaque { .. } => None,
         }
     }
 
-    fn value(&self) -> Option<*mut Stored> {
+    /// The record that was given away to be changed is what it was before.
+    pub fn unchanged(&mut self) {
+        let kept = std::mem::take(&mut self.kept_before);
+        if let Some(place) = self.kept() {
+            *place = kept;
+        }
+    }
+
+    /// What is kept with the record.
+    pub fn kept(&mut self) -> Option<&mut Kept> {
+        // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
+        self.value().map(|value| unsafe { &mut (*value).kept })
+    }
+
+    fn value(&self) -> Option<*mut Hung> {
         if self.raw.is_null() {
             return None;
         }
@@ -93,7 +126,7 @@ impl Key {
         match self.value() {
             Some(value) => {
                 // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
-                unsafe { *value = stored };
+                unsafe { *value = Hung { stored, kept: Kept::default() } };
                 true
             }
             None => self.replace(stored),
@@ -104,12 +137,12 @@ impl Key {
     #[must_use]
     pub fn replace(&mut self, stored: Stored) -> bool {
         let Some(set) = api!(RedisModule_ModuleTypeSetValue) else { return false };
-        let value: *mut c_void = Box::into_raw(Box::new(stored)).cast();
+        let value = Hung::boxed(stored);
         // SAFETY: the handle is open; the type is ours, and so is the value, which the server owns from here on.
         let status = unsafe { set(self.raw, *DEPLOYMENT.raw_type.borrow(), value) };
         if status != raw::REDISMODULE_OK as c_int {
             // SAFETY: the server did not take it, so it is still the box that it was.
-            drop(unsafe { Box::from_raw(value.cast::<Stored>()) });
+            drop(unsafe { Box::from_raw(value.cast::<Hung>()) });
             return false;
         }
         true

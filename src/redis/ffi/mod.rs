@@ -2,6 +2,7 @@
 //!
 //! - this file: the context of a call, and what is asked of the server through it
 //! - [`key`]: keys and the values that hang on them
+//! - [`call_reply`]: replies that are kept to be given again
 //! - [`callbacks`]: what the server calls, each entry behind the panic guard
 //! - [`register`]: what OnLoad tells the server
 //!
@@ -10,11 +11,13 @@
 //! is valid until the call returns. Function pointers are written once, before OnLoad, and read afterwards.
 
 mod blocked;
+mod call_reply;
 mod callbacks;
 mod key;
 mod register;
 
 pub use blocked::{block, look_again_soon, Aside, Blocked};
+pub use call_reply::CallReply;
 pub use callbacks::METHODS;
 pub use key::{Key, Slot};
 pub use register::*;
@@ -84,6 +87,11 @@ impl Flags {
     /// In a script or a transaction, where the server holds its own clock still.
     pub fn is_in_unit(self) -> bool {
         self.has(raw::REDISMODULE_CTX_FLAGS_LUA | raw::REDISMODULE_CTX_FLAGS_MULTI)
+    }
+
+    /// The caller speaks the newer protocol, which has maps.
+    pub fn is_resp3(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_RESP3)
     }
 
     /// The caller cannot wait: a transaction, a script, or a client that says so.
