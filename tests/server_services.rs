@@ -643,7 +643,8 @@ fn busy_for(client: &mut Client, times: usize, mut call: impl FnMut(&mut Client,
         text(&items(&fields[3])[0]).starts_with("DEPLOY.").then(|| int(&fields[2]) as u64)
     };
     let mut busy: Vec<u64> = items(&log).iter().filter_map(entry).collect();
-    assert_eq!(busy.len(), times);
+    // One more where a reply was made to be kept.
+    assert!((times..=times + 1).contains(&busy.len()), "{}", busy.len());
     busy.sort_unstable();
     busy
 }
