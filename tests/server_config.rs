@@ -12,13 +12,14 @@ use std::process::{Child, Command, Stdio};
 
 const KEY: &str = "agent-api";
 
-/// SPEC 6 "Configuration": name, default, least and most.
-const NUMBERS: [(&str, i64, i64, i64); 5] = [
+/// SPEC 6 "Configuration", and one more: name, default, least and most.
+const NUMBERS: [(&str, i64, i64, i64); 6] = [
     ("deploy.history-max", 50, 1, 10_000),
     ("deploy.events-max", 100, 1, 100_000),
     ("deploy.manifest-max-bytes", 1 << 20, 1024, 4 << 20),
     ("deploy.agents-max", 10_000, 1, 100_000),
     ("deploy.tick-budget-us", 1_000, 100, 1_000_000),
+    ("deploy.rest-after-ms", 10_000, 0, 86_400_000),
 ];
 
 fn all(client: &mut Client) -> BTreeMap<String, String> {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 const KEY: &str = "agent-api";
 
 /// SPEC 8 "INFO", in its order.
-const FIELDS: [&str; 23] = [
+const FIELDS: [&str; 24] = [
     "deploy_deployments_running",
     "deploy_deployments_awaiting_promotion",
     "deploy_deployments_paused",
@@ -30,6 +30,7 @@ const FIELDS: [&str; 23] = [
     "deploy_timer_lag_max_us",
     "deploy_events_published",
     "deploy_tasks_outstanding",
+    "deploy_records_at_rest",
     "deploy_refused_err",
     "deploy_refused_wrongtype",
     "deploy_refused_notfound",

@@ -82,7 +82,7 @@ fn apply_record(ctx: Ctx, key: &RedisString, bytes: &[u8]) -> Result<(), String>
     if !open.replace(stored) {
         return Err("the server did not take the value".to_string());
     }
-    note(ctx, key, &open, entry);
+    note(ctx, key, &mut open, entry);
     Ok(())
 }
 
@@ -93,7 +93,7 @@ fn apply_changes(ctx: Ctx, key: &RedisString, payload: &[u8]) -> Result<(), Stri
         After::InPlace(batch) => {
             if let Slot::Ours(stored) = open.slot() {
                 let entry = Entry::of(stored);
-                note(ctx, key, &open, entry);
+                note(ctx, key, &mut open, entry);
             }
             drop(open);
             ctx.signal_changed(key);
@@ -107,7 +107,7 @@ fn apply_changes(ctx: Ctx, key: &RedisString, payload: &[u8]) -> Result<(), Stri
             if !open.put(stored) {
                 return Err("the server did not take the value".to_string());
             }
-            note(ctx, key, &open, entry);
+            note(ctx, key, &mut open, entry);
             drop(open);
             batch.iter().for_each(|batch| hand_on(ctx, key, batch));
             Ok(())
@@ -169,12 +169,15 @@ fn after_changes(key: &RedisString, open: &mut Key, payload: &[u8]) -> Result<Af
 }
 
 /// On a server that cannot write the timer looks at the index by itself.
-fn note(ctx: Ctx, key: &RedisString, open: &Key, entry: Entry) {
+fn note(ctx: Ctx, key: &RedisString, open: &mut Key, entry: Entry) {
     if let Ok(name) = std::str::from_utf8(key.as_slice()) {
         let db = ctx.selected_db();
         index::set(db, name, entry);
         if let Slot::Ours(stored) = open.slot() {
             blocking::changed(db, name, stored);
+        }
+        if entry.is_over() {
+            open.stand_in_line();
         }
     }
 }
