@@ -433,7 +433,8 @@ fn a_kept_reply_is_counted_and_a_long_one_is_not_kept() {
         let before = usage(&mut client);
         // Tried once, and not again while the record is the same.
         assert_eq!(kept_by(&mut other, 8, || (0..8).for_each(|_| drop(raw.usual(KEY)))), 1);
-        assert_eq!(usage(&mut client), before);
+        // The reply has more than 120,000 bytes. How large a block becomes may differ by a page, on allocators that map them.
+        assert!((usage(&mut client) - before).abs() < 4_096);
         raw.assert_true(KEY, "a long reply");
     });
 }
