@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Between two turns while there is more to do: clients come first.
-const PAUSE_MS: u64 = 5;
+const PAUSE_MS: u64 = 2;
 /// While a child saves, what is moved in memory is copied for it.
 const CHILD_WAIT_MS: u64 = 100;
 

@@ -1,7 +1,7 @@
 //! Contests: several ways to do a thing take turns at it, round by round and in changing order, so that whatever else
 //! the machine does falls on all of them. A ratio is taken within a round and is then the median of the rounds.
 
-use crate::resp::Conn;
+use crate::resp::{Conn, Seen};
 use crate::server::Target;
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,7 @@ pub struct OneCommand {
     pub write: WriteCommand,
     /// How many commands each connection has sent: what comes next goes on from there.
     sent: Vec<u64>,
+    last: Option<Seen>,
 }
 
 impl OneCommand {
@@ -119,7 +120,7 @@ impl OneCommand {
         expected: Expected,
         write: impl FnMut(Option<usize>, u64, &mut Vec<u8>) + 'static,
     ) -> OneCommand {
-        OneCommand { name, target, expected, write: Box::new(write), sent: Vec::new() }
+        OneCommand { name, target, expected, write: Box::new(write), sent: Vec::new(), last: None }
     }
 
     /// The same command each time.
@@ -153,7 +154,7 @@ impl OneCommand {
         }
         while in_flight > 0 {
             for _ in 0..batch {
-                self.expected.check(conn.skip(), self.name);
+                self.expected.check(conn.skip_like(&mut self.last), self.name);
             }
             operations += batch as u64;
             in_flight -= batch;
@@ -181,7 +182,7 @@ impl OneCommand {
         while going_on {
             going_on = start.elapsed() < time;
             for (n, conn) in conns.iter_mut().enumerate() {
-                self.expected.check(conn.skip(), self.name);
+                self.expected.check(conn.skip_like(&mut self.last), self.name);
                 latencies.push(sent_at[n].elapsed().as_nanos() as u64);
                 operations += 1;
                 if going_on {

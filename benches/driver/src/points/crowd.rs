@@ -52,7 +52,23 @@ impl Crowd {
             digits(count as f64 / took)
         );
         bench.results.add(4, &format!("a small record, of {}", digits(count as f64)), each, "bytes", Goal::None, note);
-        bench.results.detail("crowd", json!({ "deployments": count, "bytes_each": each, "made_in_s": took }));
+        let (since, cpu) = (Instant::now(), many.target.cpu_ns());
+        let patience = Duration::from_secs(600);
+        while conn.info("deploy", "deploy_records_at_rest") < count as f64 {
+            assert!(since.elapsed() < patience, "waited in vain for all of them to rest");
+            sleep(Duration::from_millis(50));
+        }
+        let resting = (used(&mut conn) - before) / count as f64;
+        let note = format!(
+            "all of them at rest {:.0} s later, after {:.1} s of CPU",
+            since.elapsed().as_secs_f64(),
+            (many.target.cpu_ns() - cpu) as f64 / 1e9
+        );
+        bench.results.add(4, "the same at rest", resting, "bytes", Goal::None, note);
+        bench.results.detail(
+            "crowd",
+            json!({ "deployments": count, "bytes_each": each, "bytes_each_at_rest": resting, "made_in_s": took }),
+        );
         Crowd { many, none, count }
     }
 }

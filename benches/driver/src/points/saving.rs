@@ -20,30 +20,45 @@ pub fn saving(bench: &mut Bench) {
 
 fn compare(bench: &mut Bench, what: &str, name: &str, count: usize, make: impl Fn(&mut Conn, usize)) {
     let (mut ours, mut theirs) = (Server::start(&[]), Server::start(&[]));
-    make(&mut ours.conn(), count);
-    let bytes = copy_as_strings(&mut ours.conn(), &mut theirs.conn());
+    let mut conn = ours.conn();
+    make(&mut conn, count);
+    let bytes = copy_as_strings(&mut conn, &mut theirs.conn());
     let size = bytes as f64 / count as f64;
-    let (mut saves, mut loads) = (Vec::new(), Vec::new());
-    for round in 0..=bench.rounds {
-        let pair = (save(&ours), save(&theirs));
-        // The first of all writes a file anew.
-        if round > 0 {
-            saves.push(pair);
-        }
-    }
-    for _ in 0..bench.rounds.min(3) {
-        loads.push((load(&mut ours), load(&mut theirs)));
-    }
-    assert_eq!(ours.conn().run("DBSIZE").int(), count as i64, "all of them were loaded");
-    let ratio = |pairs: &[(f64, f64)]| median(pairs.iter().map(|(a, b)| a / b).collect());
+    let at_rest = |conn: &mut Conn| conn.info("deploy", "deploy_records_at_rest");
     let note = |pairs: &[(f64, f64)]| {
         let ms = |pick: fn(&(f64, f64)) -> f64| median(pairs.iter().map(pick).collect()) * 1e3;
         format!("{:.0} ms against {:.0} ms; {size:.0} bytes each", ms(|pair| pair.0), ms(|pair| pair.1))
     };
-    let saving = format!("SAVE of {what} against strings");
+
+    let saves = saves(bench, &ours, &theirs);
+    assert_eq!(at_rest(&mut conn), 0.0, "all of them have just changed");
+    let saving = format!("SAVE of {what}, all of them just changed, against strings");
     bench.results.add(5, &saving, ratio(&saves), "×", Goal::AtMost(1.5), note(&saves));
+
+    let loads: Vec<_> = (0..bench.rounds.min(3)).map(|_| (load(&mut ours), load(&mut theirs))).collect();
+    let mut conn = ours.conn();
+    assert_eq!(conn.run("DBSIZE").int(), count as i64, "all of them were loaded");
     bench.results.add(5, "loading them", ratio(&loads), "×", Goal::AtMost(2.0), note(&loads));
-    bench.results.detail(&format!("saving_{name}"), json!({ "bytes": size, "saves_s": saves, "loads_s": loads }));
+
+    // As they are a while after they ended, and whenever nobody has asked since the start.
+    assert_eq!(at_rest(&mut conn), count as f64, "nobody has asked for any");
+    let resting = self::saves(bench, &ours, &theirs);
+    bench.results.add(5, "SAVE of them at rest", ratio(&resting), "×", Goal::AtMost(1.5), note(&resting));
+    bench.results.detail(
+        &format!("saving_{name}"),
+        json!({ "bytes": size, "saves_s": saves, "saves_at_rest_s": resting, "loads_s": loads }),
+    );
+}
+
+fn ratio(pairs: &[(f64, f64)]) -> f64 {
+    median(pairs.iter().map(|(a, b)| a / b).collect())
+}
+
+/// Both save in turn.
+fn saves(bench: &Bench, ours: &Server, theirs: &Server) -> Vec<(f64, f64)> {
+    let pairs = (0..=bench.rounds).map(|_| (save(ours), save(theirs)));
+    // The first of all writes a file anew.
+    pairs.skip(1).collect()
 }
 
 fn save(server: &Server) -> f64 {
