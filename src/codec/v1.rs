@@ -36,6 +36,9 @@ type Encoding = bincode::config::Configuration<
 
 const ENCODING: Encoding = bincode::config::standard().with_limit::<MAX_PAYLOAD_BYTES>();
 
+/// Up to here bincode's numbers are the one byte that they are. Most are, so the long way is not gone for them.
+const ONE_BYTE_MAX: u8 = 250;
+
 // ---- payloads --------------------------------------------------------------------------------------------------------
 
 pub(super) fn write_record(record: &deployment::Record, payload: &mut Vec<u8>) {
@@ -163,8 +166,8 @@ pub(super) fn pack_event(event: &event::Event, bytes: &mut Vec<u8>) {
     Event::write(event, &mut Writer::onto(bytes));
     let length = bytes.len() - start - 1;
     match u8::try_from(length) {
-        // Nearly always: what bincode writes as the one byte that it is.
-        Ok(short) if short <= 250 => {
+        // Nearly always.
+        Ok(short) if short <= ONE_BYTE_MAX => {
             if let Some(place) = bytes.get_mut(start) {
                 *place = short;
             }
@@ -622,28 +625,42 @@ macro_rules! plain {
     ($($plain:ty),*) => {
         $(impl Shape<$plain> for $plain {
             fn write<'a>(value: &'a $plain, out: &mut Writer<'a, '_>) {
-                out.plain(value);
+                out.number(u64::from(*value));
             }
 
             fn read(from: &mut Reader) -> Result<$plain, DecodeError> {
-                from.plain()
+                <$plain>::try_from(from.number()?).map_err(|_| DecodeError::Malformed)
             }
         })*
     };
 }
 
-plain!(bool, u16, u32);
+plain!(u16, u32);
+
+impl Shape<bool> for bool {
+    fn write<'a>(value: &'a bool, out: &mut Writer<'a, '_>) {
+        out.number(u64::from(*value));
+    }
+
+    fn read(from: &mut Reader) -> Result<bool, DecodeError> {
+        match from.number()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(DecodeError::Malformed),
+        }
+    }
+}
 
 impl<Value, S: Shape<Value>> Shape<Option<Value>> for Option<S> {
     fn write<'a>(value: &'a Option<Value>, out: &mut Writer<'a, '_>) {
-        out.plain(&value.is_some());
+        <bool as Shape<bool>>::write(if value.is_some() { &true } else { &false }, out);
         if let Some(value) = value {
             S::write(value, out);
         }
     }
 
     fn read(from: &mut Reader) -> Result<Option<Value>, DecodeError> {
-        from.plain::<bool>()?.then(|| S::read(from)).transpose()
+        <bool as Shape<bool>>::read(from)?.then(|| S::read(from)).transpose()
     }
 }
 
@@ -797,12 +814,12 @@ impl<'a, 'b> Writer<'a, 'b> {
         }
     }
 
-    fn plain(&mut self, value: &impl Encode) {
-        value.encode(&mut self.encoder).expect("a Vec takes any bytes, and numbers are all that is written so");
-    }
-
+    #[inline]
     fn number(&mut self, number: u64) {
-        self.plain(&number);
+        match u8::try_from(number) {
+            Ok(byte) if byte <= ONE_BYTE_MAX => self.buffer().push(byte),
+            _ => number.encode(&mut self.encoder).expect("a Vec takes any bytes, and a number is never refused"),
+        }
     }
 
     fn buffer(&mut self) -> &mut Vec<u8> {
@@ -897,12 +914,16 @@ impl<'p> Reader<'p> {
         self.manifests.clear();
     }
 
-    fn plain<T: Decode<()>>(&mut self) -> Result<T, DecodeError> {
-        T::decode(&mut self.decoder).map_err(|_| DecodeError::Malformed)
-    }
-
+    #[inline]
     fn number(&mut self) -> Result<u64, DecodeError> {
-        self.plain()
+        let bytes = self.decoder.borrow_reader();
+        match bytes.0.split_first() {
+            Some((byte, rest)) if *byte <= ONE_BYTE_MAX => {
+                bytes.0 = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => u64::decode(&mut self.decoder).map_err(|_| DecodeError::Malformed),
+        }
     }
 
     fn rest(&mut self) -> &'p [u8] {
