@@ -239,6 +239,7 @@ macro_rules! frozen_enum {
         impl Shape<$engine> for $name {
             fn write<'a>(value: &'a $engine, out: &mut Writer<'a, '_>) {
                 type Engine = $engine;
+                #[allow(clippy::enum_variant_names)] // the names are the engine's
                 enum Place { $($variant),* }
                 match value {
                     $(Engine::$variant $({ $($field),* })? $(($inner))? => {
@@ -251,6 +252,7 @@ macro_rules! frozen_enum {
 
             fn read(from: &mut Reader) -> Result<$engine, DecodeError> {
                 type Engine = $engine;
+                #[allow(clippy::enum_variant_names)] // the names are the engine's
                 enum Place { $($variant),* }
                 let place = from.number()?;
                 $(if place == Place::$variant as u64 {
