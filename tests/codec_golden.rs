@@ -4,11 +4,11 @@
 //! format that no release has written yet.
 
 use proptest::prelude::*;
-use redis_deploy::codec::{
-    decode_batch, decode_record, decode_saved_record, encode_batch, encode_pending, encode_record, overview_of, DecodeError,
-    MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS,
-};
 use redis_deploy::codec;
+use redis_deploy::codec::{
+    decode_batch, decode_record, decode_saved_record, encode_batch, encode_pending, encode_record, overview_of,
+    DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS,
+};
 use redis_deploy::engine;
 use redis_deploy::engine::command::{Command, Context, Deploy, Limits, Report, Reported};
 use redis_deploy::engine::deployment::{Mode, Record, Status};
@@ -126,14 +126,22 @@ fn manifests_with_the_same_text_are_stored_once_though_they_are_two_in_memory() 
 /// The log has the bytes of each event already: what is sent is those, and not what is like them.
 #[test]
 fn pending_changes_are_written_as_any_batch() {
-    let manifest = |word| format!(r#"{{"type":"service","nodes":[{{"node_id":"a","word":{word}}},{{"node_id":"b"}}]}}"#);
+    let manifest =
+        |word| format!(r#"{{"type":"service","nodes":[{{"node_id":"a","word":{word}}},{{"node_id":"b"}}]}}"#);
     let deploy = |word, request: Option<&str>| {
         let request = request.map(Arc::from);
         Command::Deploy(Deploy { manifest: manifest(word).into_bytes(), request, ..Deploy::default() })
     };
     let report = |agent: &str, reason: String| {
         let reason = Some(Arc::from(reason));
-        Command::Report(Report { agent: agent.into(), state: Reported::Ready, version: None, job: None, attempt: None, reason })
+        Command::Report(Report {
+            agent: agent.into(),
+            state: Reported::Ready,
+            version: None,
+            job: None,
+            attempt: None,
+            reason,
+        })
     };
     let long = "so long that its event's length takes more than a byte: ".repeat(20);
     let commands = [
@@ -169,7 +177,8 @@ fn a_record_says_first_what_an_index_asks() {
     let status = Overview::of(&record).expect("it has a deployment").status;
     deployment(&mut record).status = if status == Status::Failed { Status::Cancelled } else { Status::Failed };
     let other = encode_record(&record);
-    let place = bytes.iter().zip(&other).skip(HEADER_BYTES).position(|(a, b)| a != b).expect("they differ") + HEADER_BYTES;
+    let place =
+        bytes.iter().zip(&other).skip(HEADER_BYTES).position(|(a, b)| a != b).expect("they differ") + HEADER_BYTES;
     let lies = with_right_checksum([&bytes[..place], &other[place..=place], &bytes[place + 1..]].concat());
     let why = "its overview is that of another record".to_string();
     assert_eq!(decode_record(&lies), Err(DecodeError::Invalid(why)));

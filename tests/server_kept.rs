@@ -304,7 +304,8 @@ fn whatever_moves_copies_or_replaces_a_key_is_seen() {
         client.call(&["RENAME", "copy", KEY]);
         raw.assert_true(KEY, "RENAME over another");
 
-        for how in [&["UNLINK", KEY][..], &["DEL", KEY], &["FLUSHALL"], &["FLUSHALL", "ASYNC"], &["PEXPIRE", KEY, "1"]] {
+        for how in [&["UNLINK", KEY][..], &["DEL", KEY], &["FLUSHALL"], &["FLUSHALL", "ASYNC"], &["PEXPIRE", KEY, "1"]]
+        {
             raw.usual_kept(KEY);
             client.call(how);
             wait_until("it to be gone", || client.call(&["EXISTS", KEY]) == Value::Int(0));
@@ -427,7 +428,8 @@ fn a_kept_reply_is_counted_and_a_long_one_is_not_kept() {
         let meta = format!(r#"{{"x":"{}"}}"#, "y".repeat(4000));
         for n in 0..30 {
             let id = format!("large-{n}");
-            let words = ["DEPLOY.REGISTER", KEY, AGENTS[0], "http", "INSTANCE", &id, "ADDRESS", "10.0.0.1", "PORT", "80"];
+            let words =
+                ["DEPLOY.REGISTER", KEY, AGENTS[0], "http", "INSTANCE", &id, "ADDRESS", "10.0.0.1", "PORT", "80"];
             client.call(&[&words[..], &["META", &meta]].concat());
         }
         let before = usage(&mut client);

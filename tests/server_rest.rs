@@ -28,7 +28,11 @@ fn wait_for_rest(client: &mut Client, records: u64) {
 fn finished(client: &mut Client, key: &str) {
     client.deploy(key, &manifest(&AGENTS, "small"), &[&QUICK[..], &["TAG", "one", "REASON", "first é"]].concat());
     client.carry_out_until(key, "successful");
-    client.deploy(key, &manifest(&AGENTS, "large"), &[&QUICK[..], &["MAX_PARALLEL", "100%", "REQUEST", "r-2"]].concat());
+    client.deploy(
+        key,
+        &manifest(&AGENTS, "large"),
+        &[&QUICK[..], &["MAX_PARALLEL", "100%", "REQUEST", "r-2"]].concat(),
+    );
     client.carry_out_until(key, "successful");
     client.call(&["DEPLOY.REGISTER", key, "agent-1", "http", "INSTANCE", "i-1", "ADDRESS", "10.0.0.1", "PORT", "80"]);
 }
@@ -85,7 +89,9 @@ fn a_change_finds_the_record_as_it_was_and_the_log_goes_on() {
         wait_for_rest(&mut client, 1);
         let events = Subscriber::start(&server, "deploy:events:*");
         client.deploy(KEY, &manifest(&AGENTS, "larger"), &QUICK);
-        events.wait_for_event("the third version", |event| event["type"] == "deployment_started" && event["version"] == 3);
+        events.wait_for_event("the third version", |event| {
+            event["type"] == "deployment_started" && event["version"] == 3
+        });
         client.carry_out_until(KEY, "successful");
         wait_for_rest(&mut client, 1);
         client.log_without_repetition(KEY);

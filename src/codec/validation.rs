@@ -81,7 +81,10 @@ fn judge_history(record: &Record) -> Judged {
     must(record.current_version.is_none_or(is_kept), "its current version is missing")?;
     versions.iter().try_for_each(|version| judge_version(version))?;
     let (run, mut manifests) = (versions_run(record), Manifests::default());
-    versions.iter().filter(|version| run.contains(&version.number)).try_for_each(|version| manifests.judge(version, true))
+    versions
+        .iter()
+        .filter(|version| run.contains(&version.number))
+        .try_for_each(|version| manifests.judge(version, true))
 }
 
 /// The versions that agents run: the outlines of their manifests will be asked for.

@@ -2,8 +2,8 @@
 
 use super::ffi::{self, LogLevel};
 use super::guard::guard;
-use super::log::Sparing;
 use super::index::Entry;
+use super::log::Sparing;
 use crate::codec::{self, DecodeError};
 use crate::engine::{apply, Batch, Change, Overview, Record};
 use redis_module::native_types::RedisType;
@@ -26,7 +26,10 @@ pub enum Stored {
     ///
     /// A record with changes behind it that could not be read (`with_change`) is one as well: nothing is decided from
     /// what is known to be old, and whoever can read the changes has the true record.
-    Opaque { encver: i32, bytes: Vec<u8> },
+    Opaque {
+        encver: i32,
+        bytes: Vec<u8>,
+    },
 }
 
 /// A record as the bytes that it is saved as: loaded, and not looked at since, or put to [`rest`](super::rest).

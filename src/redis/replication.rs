@@ -139,13 +139,16 @@ fn after_changes(key: &RedisString, open: &mut Key, payload: &[u8]) -> Result<Af
     let existing = match open.slot() {
         Slot::Empty => None,
         Slot::Foreign => return Err("the key holds another type".to_string()),
-        Slot::Ours(stored @ Stored::Opaque { .. }) => return Ok(After::Other(Stored::with_change(Some(stored), payload), None)),
+        Slot::Ours(stored @ Stored::Opaque { .. }) => {
+            return Ok(After::Other(Stored::with_change(Some(stored), payload), None))
+        }
         Slot::Ours(stored) => Some(stored),
     };
     let batch = match codec::decode_batch(payload) {
         Ok(batch) => batch,
         Err(error) => {
-            let text = format!("record of key '{key}' is read-only from here on: a change of it cannot be read: {error}");
+            let text =
+                format!("record of key '{key}' is read-only from here on: a change of it cannot be read: {error}");
             FROZEN.say(LogLevel::Warning, &text);
             return Ok(After::Other(Stored::with_change(existing, payload), None));
         }

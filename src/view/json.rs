@@ -102,7 +102,9 @@ impl Json<'_> {
 fn is_plain(bytes: &[u8]) -> bool {
     if let Some(last) = bytes.last_chunk::<8>() {
         let words = bytes.as_chunks::<8>().0.iter();
-        return words.fold(odd_bytes(u64::from_ne_bytes(*last)), |odd, word| odd | odd_bytes(u64::from_ne_bytes(*word))) == 0;
+        return words
+            .fold(odd_bytes(u64::from_ne_bytes(*last)), |odd, word| odd | odd_bytes(u64::from_ne_bytes(*word)))
+            == 0;
     }
     if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
         let both = u64::from(u32::from_ne_bytes(*first)) << 32 | u64::from(u32::from_ne_bytes(*last));

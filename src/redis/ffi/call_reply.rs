@@ -44,9 +44,7 @@ impl CallReply {
         let format = if is_resp3 { c"3v" } else { c"v" };
         // SAFETY: the context lives for ever, and this is the main thread; the format names a list of strings with its
         // length, and both follow. The strings live through the call.
-        let raw = unsafe {
-            call(lasting.raw, command.as_ptr(), format.as_ptr(), arguments.as_ptr(), arguments.len())
-        };
+        let raw = unsafe { call(lasting.raw, command.as_ptr(), format.as_ptr(), arguments.as_ptr(), arguments.len()) };
         if raw.is_null() {
             return None;
         }
@@ -55,7 +53,11 @@ impl CallReply {
         // SAFETY: the reply is ours; `length` is set with the pointer, which points into the reply.
         let first = unsafe {
             let start: *const c_char = bytes(reply.raw, &mut length);
-            if start.is_null() || length == 0 { 0 } else { *start.cast::<u8>() }
+            if start.is_null() || length == 0 {
+                0
+            } else {
+                *start.cast::<u8>()
+            }
         };
         // An error is nobody's but his who asked.
         if !matches!(first, b'*' | b'$') || length > LONGEST || KEPT.load(Ordering::Relaxed) + length > MOST {
