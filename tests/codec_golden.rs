@@ -29,7 +29,7 @@ const CHECKSUM_BYTES: usize = 4;
 // ---- golden files ----------------------------------------------------------------------------------------------------
 
 fn golden_file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/codec").join(format!("v1-{name}.bin"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/codec").join(format!("v2-{name}.bin"))
 }
 
 fn golden_bytes(name: &str, written_now: &[u8]) -> Vec<u8> {
@@ -169,7 +169,7 @@ fn a_record_says_first_what_an_index_asks() {
     for record in [golden::record(), Record { log: Default::default(), ..golden::record() }] {
         assert_eq!(overview_of(&encode_record(&record)).ok(), Overview::of(&record));
     }
-    assert_eq!(overview_of(b"dp\x01"), Err(DecodeError::Truncated));
+    assert_eq!(overview_of(b"dp\x02"), Err(DecodeError::Truncated));
     assert_eq!(overview_of(&encode_batch(&golden::batches()[0].1)), Err(DecodeError::Malformed));
     // A stranger's must be true: here the one byte by which the two differ is that of another status.
     let mut record = golden::record();
@@ -219,7 +219,7 @@ fn with_right_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
 /// An envelope around a payload.
 fn sealed(payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_le_bytes();
-    let bytes = [b"dp\x01\x00\x01\x00", &length[..], payload, &[0; CHECKSUM_BYTES]].concat();
+    let bytes = [b"dp\x02\x00\x01\x00", &length[..], payload, &[0; CHECKSUM_BYTES]].concat();
     with_right_checksum(bytes)
 }
 
@@ -312,12 +312,12 @@ fn what_follows_the_end_is_refused() {
 #[test]
 fn a_newer_format_is_told_from_damage() {
     let mut newer = encode_record(&golden::record());
-    newer[2..4].copy_from_slice(&2u16.to_le_bytes());
+    newer[2..4].copy_from_slice(&3u16.to_le_bytes());
     assert_eq!(decode_record(&newer), Err(DecodeError::Checksum));
     newer[4..6].copy_from_slice(&[7, 0xff]);
     let newer = with_right_checksum(newer);
-    assert_eq!(decode_record(&newer), Err(DecodeError::NewerFormat { format: 2 }));
-    assert_eq!(decode_batch(&newer), Err(DecodeError::NewerFormat { format: 2 }));
+    assert_eq!(decode_record(&newer), Err(DecodeError::NewerFormat { format: 3 }));
+    assert_eq!(decode_batch(&newer), Err(DecodeError::NewerFormat { format: 3 }));
     assert_eq!(decode_record(&newer[..newer.len() - 1]), Err(DecodeError::Truncated));
 }
 
@@ -328,7 +328,7 @@ fn what_is_not_ours_or_of_another_kind_is_refused() {
     assert_eq!(decode_record(b"REDIS0011"), Err(DecodeError::NotOurs));
     assert_eq!(decode_batch(&record), Err(DecodeError::Malformed));
     assert_eq!(decode_record(&encode_batch(&golden::batches()[0].1)), Err(DecodeError::Malformed));
-    for (place, byte) in [(2, 0), (4, 0), (5, 1)] {
+    for (place, byte) in [(2, 0), (2, 1), (4, 0), (5, 1)] {
         let mut odd = record.clone();
         odd[place] = byte;
         assert_eq!(decode_record(&with_right_checksum(odd)), Err(DecodeError::Malformed), "byte {place} as {byte}");

@@ -13,7 +13,7 @@
 //! takes memory in proportion to what is there and not to what is claimed, and a value is [judged](validation) as if a
 //! user had sent it.
 
-mod v1;
+mod v2;
 mod validation;
 
 use crate::engine::event_log::{Log, Packing};
@@ -23,8 +23,8 @@ use thiserror::Error;
 /// Two bytes that start all that this module writes.
 const MAGIC: [u8; 2] = *b"dp";
 
-/// The format that is written. Every format up to this one is read.
-const FORMAT: u16 = 1;
+/// The format that is written. Every format that a release has written is read; the one before this was in none.
+const FORMAT: u16 = 2;
 
 /// The bytes before the payload, and the checksum after it.
 const HEADER_BYTES: usize = 10;
@@ -80,19 +80,19 @@ struct Packed;
 
 impl Packing for Packed {
     fn pack(&self, event: &Event, bytes: &mut Vec<u8>) {
-        v1::pack_event(event, bytes);
+        v2::pack_event(event, bytes);
     }
 
     fn split<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
-        v1::split_event(bytes)
+        v2::split_event(bytes)
     }
 
     fn revision(&self, event: &[u8]) -> Option<u64> {
-        v1::revision_of_event(event)
+        v2::revision_of_event(event)
     }
 
     fn unpack(&self, event: &[u8]) -> Option<Event> {
-        v1::unpack_event(event).ok()
+        v2::unpack_event(event).ok()
     }
 }
 
@@ -106,17 +106,17 @@ pub fn empty_record() -> Record {
 }
 
 pub fn encode_record(record: &Record) -> Vec<u8> {
-    seal(Kind::Record, |payload| v1::write_record(record, payload))
+    seal(Kind::Record, |payload| v2::write_record(record, payload))
 }
 
 /// What an intact record says of itself; nothing else of it is read, and nothing is judged.
 pub fn overview_of(bytes: &[u8]) -> Result<Overview, DecodeError> {
-    v1::read_overview(open(Kind::Record, bytes)?)?.ok_or(DecodeError::Malformed)
+    v2::read_overview(open(Kind::Record, bytes)?)?.ok_or(DecodeError::Malformed)
 }
 
 /// Judged as if a user had sent it, whole.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
-    let (record, overview) = v1::read_record(open(Kind::Record, bytes)?)?;
+    let (record, overview) = v2::read_record(open(Kind::Record, bytes)?)?;
     validation::judge_record(&record)?;
     match overview == Overview::of(&record) {
         true => Ok(record),
@@ -127,22 +127,22 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
 /// A record that this server has saved itself, or one like it. What is only read out, the log and
 /// manifests that nobody runs, is left for when it is: to judge it costs many times the rest.
 pub fn decode_saved_record(bytes: &[u8]) -> Result<Record, DecodeError> {
-    let (record, _) = v1::read_record(open(Kind::Record, bytes)?)?;
+    let (record, _) = v2::read_record(open(Kind::Record, bytes)?)?;
     validation::judge_working_parts(&record)?;
     Ok(record)
 }
 
 pub fn encode_batch(batch: &Batch) -> Vec<u8> {
-    seal(Kind::Batch, |payload| v1::write_batch(batch, &[], payload))
+    seal(Kind::Batch, |payload| v2::write_batch(batch, &[], payload))
 }
 
 /// The same of changes that are not committed yet: of their events the log has the bytes already.
 pub fn encode_pending(pending: &Pending) -> Vec<u8> {
-    seal(Kind::Batch, |payload| v1::write_batch(&pending.batch, pending.packed_events(), payload))
+    seal(Kind::Batch, |payload| v2::write_batch(&pending.batch, pending.packed_events(), payload))
 }
 
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, DecodeError> {
-    let batch = v1::read_batch(open(Kind::Batch, bytes)?)?;
+    let batch = v2::read_batch(open(Kind::Batch, bytes)?)?;
     validation::judge_batch(&batch)?;
     Ok(batch)
 }

@@ -54,7 +54,7 @@ impl NumberConfig {
     }
 }
 
-/// The most versions kept: a record is copied for each change, and each version is a word in it.
+/// The most versions kept: a large reply copies the record, and each version is a word in it.
 static HISTORY_MAX: NumberConfig = NumberConfig::new(c"history-max", 50, 1, 10_000, false);
 static EVENTS_MAX: NumberConfig = NumberConfig::new(c"events-max", 100, 1, 100_000, false);
 /// No more than what the codec reads back as one text.

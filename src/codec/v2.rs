@@ -1,4 +1,4 @@
-//! Format 1, frozen: the shapes as they lie in the bytes, and the only file that names bincode.
+//! Format 2, frozen: the shapes as they lie in the bytes, and the only file that names bincode.
 //!
 //! ```text
 //! payload of a record   Overview │ Head │ versions │ instances │ services │ requests │ log
