@@ -338,6 +338,12 @@ impl Drop for Server {
     }
 }
 
+/// Further arguments of the module, for who wants to see that everything holds with them as well: `rest-after-ms 1`.
+fn module_arguments() -> Vec<String> {
+    let arguments = std::env::var("REDIS_DEPLOY_ARGUMENTS").unwrap_or_default();
+    arguments.split_whitespace().map(str::to_string).collect()
+}
+
 fn launch(kind: ServerKind, port: u16, folder: &Path, extra: &[String]) -> Child {
     let binary = kind.binary().unwrap_or_else(|| panic!("{} is not on this machine", kind.name()));
     Command::new(&binary)
@@ -350,6 +356,7 @@ fn launch(kind: ServerKind, port: u16, folder: &Path, extra: &[String]) -> Child
         .args(extra)
         .arg("--loadmodule")
         .arg(module_path())
+        .args(module_arguments())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
