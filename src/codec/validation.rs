@@ -40,15 +40,18 @@ fn all_differ<T: Ord>(items: impl Iterator<Item = T>) -> bool {
 
 /// All of a record.
 pub(super) fn judge_record(record: &Record) -> Judged {
-    judge_working_parts(record)?;
-    let (run, mut manifests) = (versions_run(record), Manifests::default());
-    record.versions.iter().try_for_each(|version| manifests.judge(version, run.contains(&version.number)))?;
+    judge_parts(record, |_| true)?;
     judge_log(record)
 }
 
 /// All but what is only read out: the log, and manifests that nobody runs.
 pub(super) fn judge_working_parts(record: &Record) -> Judged {
-    judge_history(record)?;
+    judge_parts(record, |is_run| is_run)
+}
+
+/// `reads` says whether a manifest is judged, by whether agents run its version. It is parsed for that, so once.
+fn judge_parts(record: &Record, reads: impl Fn(bool) -> bool) -> Judged {
+    judge_history(record, reads)?;
     judge_deployment(record)?;
     judge_instances(record)?;
     must(record.requests.len() <= REQUESTS_REMEMBERED, "it remembers too many requests")?;
@@ -71,7 +74,7 @@ pub(super) fn judge_batch(batch: &Batch) -> Judged {
     Ok(())
 }
 
-fn judge_history(record: &Record) -> Judged {
+fn judge_history(record: &Record, reads: impl Fn(bool) -> bool) -> Judged {
     let versions = &record.versions;
     must(ascends(versions.iter().map(|version| version.number)), "its versions are not in order")?;
     let newest = versions.last().map_or(0, |version| version.number);
@@ -79,17 +82,16 @@ fn judge_history(record: &Record) -> Judged {
     must(all_differ(versions.iter().filter_map(|version| version.tag.as_ref())), "two versions have the same tag")?;
     let is_kept = |number| record.version(number).is_some();
     must(record.current_version.is_none_or(is_kept), "its current version is missing")?;
-    versions.iter().try_for_each(|version| judge_version(version))?;
-    let (run, mut manifests) = (versions_run(record), Manifests::default());
-    versions
-        .iter()
-        .filter(|version| run.contains(&version.number))
-        .try_for_each(|version| manifests.judge(version, true))
-}
-
-/// The versions that agents run: the outlines of their manifests will be asked for.
-fn versions_run(record: &Record) -> BTreeSet<u64> {
-    record.instances.iter().map(|instance| instance.version).collect()
+    let mut manifests = Manifests::default();
+    let run: BTreeSet<u64> = record.instances.iter().map(|instance| instance.version).collect();
+    for version in versions.iter() {
+        judge_version(version)?;
+        let is_run = run.contains(&version.number);
+        if reads(is_run) {
+            manifests.judge(version, is_run)?;
+        }
+    }
+    Ok(())
 }
 
 fn judge_version(version: &Version) -> Judged {
