@@ -230,7 +230,8 @@ fn many_events_take_a_multiple_of_their_bytes() {
     let events: Vec<Arc<Event>> = (1..=100_000).map(event).collect();
     let changes = events.iter().cloned().map(Change::Event).collect();
     let batch = codec::encode_batch(&Batch { changes, log_max: 0 });
-    let record = codec::encode_record(&Record { revision: 100_000, log: events.into_iter().collect(), ..golden::record() });
+    let record =
+        codec::encode_record(&Record { revision: 100_000, log: events.into_iter().collect(), ..golden::record() });
     frugal(&batch);
     frugal(&record);
 }

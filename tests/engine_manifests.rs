@@ -49,7 +49,9 @@ impl Bench {
         let decision = decide(self.record.as_ref(), &command, &self.context())?;
         for change in &decision.batch.changes {
             let Change::Event(event) = change else { continue };
-            if let EventBody::TaskIssued { of, task: TaskKind::Start | TaskKind::Replace | TaskKind::Run, .. } = &event.body {
+            if let EventBody::TaskIssued { of, task: TaskKind::Start | TaskKind::Replace | TaskKind::Run, .. } =
+                &event.body
+            {
                 self.went.push((event.version, of.agent.clone(), of.role, event.at));
             }
         }
@@ -210,7 +212,11 @@ fn plan_tells_the_truth() {
         let began = bench.record().deployment.clone().expect("something was deployed");
         if planned.mode == Mode::Unchanged {
             assert!(planned.batches.is_empty() && planned.changed_agents.is_empty(), "seed {seed}: nothing is planned");
-            assert_eq!(bench.record().last_version, before.map_or(0, |r| r.last_version), "seed {seed}: nothing is recorded");
+            assert_eq!(
+                bench.record().last_version,
+                before.map_or(0, |r| r.last_version),
+                "seed {seed}: nothing is recorded"
+            );
             continue;
         }
         assert_eq!(planned.strategy, began.strategy, "seed {seed}: the strategy");
@@ -221,7 +227,8 @@ fn plan_tells_the_truth() {
         }
         bench.play();
         let of_it = bench.went.iter().filter(|(version, ..)| *version == planned.version);
-        let went: Vec<(Arc<str>, Role, u64)> = of_it.map(|(_, agent, role, at)| (agent.clone(), *role, at - from)).collect();
+        let went: Vec<(Arc<str>, Role, u64)> =
+            of_it.map(|(_, agent, role, at)| (agent.clone(), *role, at - from)).collect();
         let expected: Vec<(Arc<str>, Role, u64)> = planned
             .batches
             .iter()
@@ -327,7 +334,11 @@ fn real_manifests_deploy() {
         bench.play();
         if expected == Mode::Initial {
             assert_eq!(bench.status(), Status::Successful, "{name}");
-            assert_eq!(bench.plan(&deploy(manifest)).map(|p| p.mode), Ok(Mode::Unchanged), "{name}: the same once more");
+            assert_eq!(
+                bench.plan(&deploy(manifest)).map(|p| p.mode),
+                Ok(Mode::Unchanged),
+                "{name}: the same once more"
+            );
         }
     }
     println!("{} real manifests deploy", manifests.len());
@@ -372,7 +383,11 @@ fn a_changed_copy_of_a_real_manifest_plans_what_its_change_implies() {
         let mut more = service.clone();
         more["extra_nodes"] = json!([{"node_id": "one-more-node"}]);
         let planned = plan(&again(&more));
-        assert_eq!((planned.mode, agents(&planned).len()), (Mode::BlueGreen, roster.len() + 1), "{name}: one node more");
+        assert_eq!(
+            (planned.mode, agents(&planned).len()),
+            (Mode::BlueGreen, roster.len() + 1),
+            "{name}: one node more"
+        );
 
         let mut edge = service.clone();
         match first_of(&mut edge, &["edges", "extra_edges"]) {

@@ -10,11 +10,11 @@ mod conversation;
 
 use conversation::{events, Outcome, World};
 use proptest::prelude::*;
+use redis_deploy::codec;
 use redis_deploy::engine::command::{
     Check, CheckStatus, Deploy, Operate, Register, Report, Reported, Rollback, RollbackTo,
 };
 use redis_deploy::engine::deployment::{Cause, Deployment, Instance, Mode, Role, Status, TaskKind};
-use redis_deploy::codec;
 use redis_deploy::engine::event::{Batch, Subject};
 use redis_deploy::engine::health::{Health, InstanceState};
 use redis_deploy::engine::instances::InstanceKey;

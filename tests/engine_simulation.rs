@@ -52,7 +52,8 @@ fn every_rule_holds_in_every_world() {
     let first = number("SIMULATE_SEED").unwrap_or(1);
     let count = number("SIMULATE_SEEDS").unwrap_or(SEEDS);
     let all = number("SIMULATE_ALL").is_some_and(|n| n > 0);
-    let threads = number("SIMULATE_THREADS").unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() as u64));
+    let threads = number("SIMULATE_THREADS")
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() as u64));
     let next = AtomicU64::new(first);
     let lived = Mutex::new(world::Lived::default());
     let failures = Mutex::new(BTreeMap::new());

@@ -14,29 +14,137 @@ use std::collections::BTreeMap;
 use wire::*;
 
 const COMMANDS: [&str; 24] = [
-    "DEPLOY", "PLAN", "LIST", "STATUS", "SHOW", "HISTORY", "VERSION", "PROMOTE", "ROLLBACK", "PAUSE", "RESUME", "FAIL",
-    "STOP", "TAG", "UNTAG", "WAIT", "EVENTS", "TASKS", "REPORT", "REGISTER", "CHECK", "DEREGISTER", "RESOLVE",
+    "DEPLOY",
+    "PLAN",
+    "LIST",
+    "STATUS",
+    "SHOW",
+    "HISTORY",
+    "VERSION",
+    "PROMOTE",
+    "ROLLBACK",
+    "PAUSE",
+    "RESUME",
+    "FAIL",
+    "STOP",
+    "TAG",
+    "UNTAG",
+    "WAIT",
+    "EVENTS",
+    "TASKS",
+    "REPORT",
+    "REGISTER",
+    "CHECK",
+    "DEREGISTER",
+    "RESOLVE",
     "HELP",
 ];
 
 const KEYS: [&str; 6] = ["agent-api", "a-string", "nothing", "", "\u{7f}", "ключ"];
 
 const WORDS: [&str; 78] = [
-    "MANIFEST", "BUNDLE", "JOB", "AGENTS", "TAG", "REASON", "REQUEST", "IFVERSION", "STRATEGY", "MAX_PARALLEL", "CANARY",
-    "MIN_HEALTHY_MS", "HEALTHY_DEADLINE_MS", "PROGRESS_DEADLINE_MS", "HEALTH_CHECK", "AUTO_PROMOTE", "AUTO_REVERT", "ID",
-    "VERSION", "STATUS", "MATCH", "CURSOR", "COUNT", "JSON", "UNTIL", "TIMEOUT", "AFTER", "BLOCK", "ATTEMPT", "INSTANCE",
-    "ADDRESS", "PORT", "TTL", "TAGS", "META", "SERVICE", "ROLE", "ALL", "rolling", "canary", "blue-green", "checks",
-    "agent_states", "true", "false", "running", "successful", "passing", "critical", "warning", "ready", "starting",
-    "unready", "failed", "stopped", "completed", "unsafe", "primary", "any", "agent-1", "agent-2", "http", "i-1", "*",
-    "a*[^b", "25%", "100%", "0", "1", "2", "3", "-1", "65536", "18446744073709551615", "18446744073709551616", "1e3",
-    "dep_agent-api_2", "after:",
+    "MANIFEST",
+    "BUNDLE",
+    "JOB",
+    "AGENTS",
+    "TAG",
+    "REASON",
+    "REQUEST",
+    "IFVERSION",
+    "STRATEGY",
+    "MAX_PARALLEL",
+    "CANARY",
+    "MIN_HEALTHY_MS",
+    "HEALTHY_DEADLINE_MS",
+    "PROGRESS_DEADLINE_MS",
+    "HEALTH_CHECK",
+    "AUTO_PROMOTE",
+    "AUTO_REVERT",
+    "ID",
+    "VERSION",
+    "STATUS",
+    "MATCH",
+    "CURSOR",
+    "COUNT",
+    "JSON",
+    "UNTIL",
+    "TIMEOUT",
+    "AFTER",
+    "BLOCK",
+    "ATTEMPT",
+    "INSTANCE",
+    "ADDRESS",
+    "PORT",
+    "TTL",
+    "TAGS",
+    "META",
+    "SERVICE",
+    "ROLE",
+    "ALL",
+    "rolling",
+    "canary",
+    "blue-green",
+    "checks",
+    "agent_states",
+    "true",
+    "false",
+    "running",
+    "successful",
+    "passing",
+    "critical",
+    "warning",
+    "ready",
+    "starting",
+    "unready",
+    "failed",
+    "stopped",
+    "completed",
+    "unsafe",
+    "primary",
+    "any",
+    "agent-1",
+    "agent-2",
+    "http",
+    "i-1",
+    "*",
+    "a*[^b",
+    "25%",
+    "100%",
+    "0",
+    "1",
+    "2",
+    "3",
+    "-1",
+    "65536",
+    "18446744073709551615",
+    "18446744073709551616",
+    "1e3",
+    "dep_agent-api_2",
+    "after:",
 ];
 
 /// Options with values that they take.
 const OPTIONS: [&str; 20] = [
-    "REASON because", "REQUEST r-1", "TAG t-1", "JOB j-1", "BUNDLE s3://b", "IFVERSION 1", "STRATEGY canary", "CANARY 1",
-    "MAX_PARALLEL 50%", "MIN_HEALTHY_MS 0", "AUTO_REVERT true", "ID dep_agent-api_2", "VERSION 1", "JSON", "COUNT 5",
-    "TIMEOUT 5", "AFTER 3", "BLOCK 5", "ROLE any", "ATTEMPT 2",
+    "REASON because",
+    "REQUEST r-1",
+    "TAG t-1",
+    "JOB j-1",
+    "BUNDLE s3://b",
+    "IFVERSION 1",
+    "STRATEGY canary",
+    "CANARY 1",
+    "MAX_PARALLEL 50%",
+    "MIN_HEALTHY_MS 0",
+    "AUTO_REVERT true",
+    "ID dep_agent-api_2",
+    "VERSION 1",
+    "JSON",
+    "COUNT 5",
+    "TIMEOUT 5",
+    "AFTER 3",
+    "BLOCK 5",
+    "ROLE any",
+    "ATTEMPT 2",
 ];
 
 fn word(dice: &mut Dice, manifests: &[String]) -> Vec<u8> {
@@ -120,10 +228,8 @@ fn no_arguments_whatever_end_the_server() {
         for _ in 0..if long_run() { 10_000 } else { 1_000 } {
             // In a transaction, where nothing blocks. What is wrong at sight ends it, so each is one of its own.
             let batch: Vec<Vec<Vec<u8>>> = (0..50).map(|_| nearly_right(&mut dice, &manifests)).collect();
-            let commands: Vec<Vec<u8>> = batch
-                .iter()
-                .flat_map(|words| [command(&["MULTI"]), command(words), command(&["EXEC"])])
-                .collect();
+            let commands: Vec<Vec<u8>> =
+                batch.iter().flat_map(|words| [command(&["MULTI"]), command(words), command(&["EXEC"])]).collect();
             let replies = wire.pipeline(&commands);
             for (words, replies) in batch.iter().zip(replies.chunks(3)) {
                 let reply = match &replies[2] {
@@ -143,7 +249,8 @@ fn no_arguments_whatever_end_the_server() {
         }
         eprintln!("   {sent} commands in {} ms, seed {seed}: {codes:?}", unix_ms() - began);
         for code in codes.keys() {
-            let known = ["taken", "ERR", "WRONGTYPE", "NOTFOUND", "INVALID", "BADSTATE", "UNHEALTHY", "CONFLICT", "LIMIT"];
+            let known =
+                ["taken", "ERR", "WRONGTYPE", "NOTFOUND", "INVALID", "BADSTATE", "UNHEALTHY", "CONFLICT", "LIMIT"];
             assert!(known.contains(&code.as_str()), "seed {seed}: an error of code {code}");
         }
         assert!(codes["taken"] > 1_000, "seed {seed}: nearly right, and not all wrong");

@@ -337,7 +337,8 @@ fn sharded_events_reach_the_replicas_of_a_server_without_cluster_too() {
         };
         publish("sharded");
         let channel = "deploy:events:{agent-api}";
-        let (here, there) = (Subscriber::start_sharded(&primary, channel), Subscriber::start_sharded(&replica, channel));
+        let (here, there) =
+            (Subscriber::start_sharded(&primary, channel), Subscriber::start_sharded(&replica, channel));
         client.deploy("agent-api", &manifest(&AGENTS, "small"), &QUICK);
         client.carry_out_until("agent-api", "successful");
         let log = client.log_without_repetition("agent-api");

@@ -63,8 +63,8 @@ fn the_server_knows_what_each_command_does_and_to_which_key() {
         let known = client.call(&["COMMAND", "LIST", "FILTERBY", "MODULE", "deploy"]);
         let expected: BTreeSet<String> = COMMANDS.iter().map(|(name, ..)| name.to_string()).collect();
         assert_eq!(texts(&known), expected);
-        let has_category = !client.call(&["ACL", "CAT"]).eq(&Value::Nil)
-            && texts(&client.call(&["ACL", "CAT"])).contains("deploy");
+        let has_category =
+            !client.call(&["ACL", "CAT"]).eq(&Value::Nil) && texts(&client.call(&["ACL", "CAT"])).contains("deploy");
         for (name, arity, flags, key, tips) in COMMANDS {
             let reply = client.call(&["COMMAND", "INFO", name]);
             let info = items(&items(&reply)[0]);
@@ -330,9 +330,8 @@ fn words_of_the_sources() -> BTreeSet<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/redis");
     for entry in folder.read_dir().expect("the shell's sources").flatten().filter(|entry| entry.path().is_file()) {
         let source = std::fs::read_to_string(entry.path()).expect("readable");
-        let is_word = |word: &&str| {
-            !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
-        };
+        let is_word =
+            |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
         words.extend(source.split('"').filter(is_word).map(str::to_string));
     }
     // Policy fields are options by their own names.
@@ -350,9 +349,8 @@ fn every_option_that_is_taken_is_documented() {
         let mut candidates = words_of_the_sources();
         let all: BTreeMap<&str, Vec<Argument>> =
             COMMANDS.iter().map(|(name, ..)| (*name, docs(&mut client, name).1)).collect();
-        let keywords = |arguments: &[Argument]| -> BTreeSet<String> {
-            arguments.iter().flat_map(Argument::keywords).collect()
-        };
+        let keywords =
+            |arguments: &[Argument]| -> BTreeSet<String> { arguments.iter().flat_map(Argument::keywords).collect() };
         candidates.extend(all.values().flat_map(|arguments| keywords(arguments)));
         let before = client.status(BASE);
         for (name, ..) in COMMANDS.iter().filter(|(name, ..)| *name != "deploy.apply") {
@@ -384,13 +382,24 @@ fn every_word_that_is_taken_is_documented() {
         let mut seen = 0;
         for (name, ..) in COMMANDS.iter().filter(|(name, ..)| *name != "deploy.apply") {
             let (_, arguments) = docs(&mut client, name);
-            let choices = arguments.iter().enumerate().filter(|(_, a)| a.kind == "oneof" && a.parts.iter().all(|p| p.kind == "pure-token"));
+            let choices = arguments
+                .iter()
+                .enumerate()
+                .filter(|(_, a)| a.kind == "oneof" && a.parts.iter().all(|p| p.kind == "pure-token"));
             for (place, choice) in choices {
                 let words: BTreeSet<String> = choice.parts.iter().filter_map(|part| part.token.clone()).collect();
                 let sample = |keyword: &str, value: &str, n: usize| sample(name, keyword, value, n);
-                let before: Vec<String> =
-                    arguments[..place].iter().filter(|a| !a.is("optional")).flat_map(|a| a.written(&sample).remove(0)).collect();
-                let call = [vec![name.to_string()], before, choice.token.clone().into_iter().collect(), vec!["nonsense".into()]];
+                let before: Vec<String> = arguments[..place]
+                    .iter()
+                    .filter(|a| !a.is("optional"))
+                    .flat_map(|a| a.written(&sample).remove(0))
+                    .collect();
+                let call = [
+                    vec![name.to_string()],
+                    before,
+                    choice.token.clone().into_iter().collect(),
+                    vec!["nonsense".into()],
+                ];
                 let refused = client.refused(&call.concat());
                 let must = refused.split("must be ").nth(1).unwrap_or_else(|| panic!("{refused}"));
                 let must = must.trim_start_matches("one of ").split(", not ").next().unwrap_or_default();
@@ -411,10 +420,19 @@ fn redis_cli_hints_at_what_may_follow() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut typist = Typist::sit_down(&server);
-        typist.hint_behind("DEPLOY.DEPLOY ", "key MANIFEST json [BUNDLE ref] [JOB job-id] [AGENTS n id [id ...]] [TAG tag]");
+        typist.hint_behind(
+            "DEPLOY.DEPLOY ",
+            "key MANIFEST json [BUNDLE ref] [JOB job-id] [AGENTS n id [id ...]] [TAG tag]",
+        );
         typist.hint_behind("deploy.report agent-api ", "agent starting|ready|unready|failed|stopped|completed|unsafe");
-        typist.hint_behind("DEPLOY.ROLLBACK ", "key [VERSION n|TAG tag] [ID id] [REASON text] [REQUEST request] [STRATEGY");
-        typist.hint_behind("DEPLOY.RESOLVE ", "key [SERVICE name] [TAG tag] [ROLE primary|canary|candidate|any] [ALL] [JSON]");
+        typist.hint_behind(
+            "DEPLOY.ROLLBACK ",
+            "key [VERSION n|TAG tag] [ID id] [REASON text] [REQUEST request] [STRATEGY",
+        );
+        typist.hint_behind(
+            "DEPLOY.RESOLVE ",
+            "key [SERVICE name] [TAG tag] [ROLE primary|canary|candidate|any] [ALL] [JSON]",
+        );
         typist.hint_behind("DEPLOY.SHOW ", "key");
     });
 }

@@ -108,8 +108,7 @@ fn every_acknowledged_command_survives_a_kill() {
             }
             server.kill();
             over.store(true, Ordering::Relaxed);
-            let told: Vec<Acknowledged> =
-                writers.into_iter().map(|writer| writer.join().expect("a writer")).collect();
+            let told: Vec<Acknowledged> = writers.into_iter().map(|writer| writer.join().expect("a writer")).collect();
             server.restart(End::Kill);
             let mut client = server.client();
             for acknowledged in &told {

@@ -477,7 +477,8 @@ fn the_servers_own_questions_get_answers() {
         client.status("idle");
         assert!(int(&client.call(&["OBJECT", "IDLETIME", "idle"])) < 1000);
         // Commands of other types keep away from it.
-        for words in [&["GET", KEY][..], &["LPUSH", KEY, "x"], &["APPEND", KEY, "x"], &["HGETALL", KEY], &["SORT", KEY]] {
+        for words in [&["GET", KEY][..], &["LPUSH", KEY, "x"], &["APPEND", KEY, "x"], &["HGETALL", KEY], &["SORT", KEY]]
+        {
             assert!(client.refused(words).starts_with("WRONGTYPE "), "{words:?}");
         }
         // And its own from theirs.
@@ -525,7 +526,8 @@ fn active_defragmentation_does_no_harm() {
         let kept: Vec<&String> = keys.iter().skip(1).step_by(2).collect();
         let before: Vec<_> = kept.iter().map(|key| dump(&mut client, key)).collect();
         let work = |client: &mut Client| {
-            let number = |client: &mut Client, name: &str| client.info("stats", name).parse::<u64>().unwrap_or_default();
+            let number =
+                |client: &mut Client, name: &str| client.info("stats", name).parse::<u64>().unwrap_or_default();
             number(client, "active_defrag_hits") + number(client, "active_defrag_key_misses")
         };
         let began = work(&mut client);

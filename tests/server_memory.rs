@@ -47,7 +47,8 @@ const SHAPES: [(&str, Making); 5] = [
         for n in 0..50 {
             let (agent, instance) = (format!("agent-{n}"), format!("i-{n}"));
             client.report(key, &agent, "ready");
-            let words = ["DEPLOY.REGISTER", key, &agent, "http", "INSTANCE", &instance, "ADDRESS", "10.0.0.1", "PORT", "80"];
+            let words =
+                ["DEPLOY.REGISTER", key, &agent, "http", "INSTANCE", &instance, "ADDRESS", "10.0.0.1", "PORT", "80"];
             client.call(&words);
         }
     }),
@@ -61,7 +62,14 @@ const SHAPES: [(&str, Making); 5] = [
         client.deploy(key, &manifest(&["a"], "small"), &SLOW);
         for n in 0..60 {
             let state = if n % 2 == 0 { "ready" } else { "unready" };
-            client.call(&["DEPLOY.REPORT", key, "a", state, "REASON", "a probe of the health endpoint timed out after 5 s"]);
+            client.call(&[
+                "DEPLOY.REPORT",
+                key,
+                "a",
+                state,
+                "REASON",
+                "a probe of the health endpoint timed out after 5 s",
+            ]);
         }
     }),
 ];

@@ -230,7 +230,10 @@ fn slow_log_latency_and_monitor_show_commands_and_no_megabytes() {
         let (long, short): (Vec<&String>, Vec<&String>) = heard.iter().partition(|line| line.len() > 4_000);
         assert_eq!(long.len(), 1, "{:?}", long.iter().map(|line| &line[..100]).collect::<Vec<_>>());
         assert!(long[0].contains("\"DEPLOY.DEPLOY\" \"agent-api\" \"MANIFEST\""));
-        assert!(!short.iter().any(|line| line.contains("PUBLISH") && line.contains("agent-api")), "it publishes by itself");
+        assert!(
+            !short.iter().any(|line| line.contains("PUBLISH") && line.contains("agent-api")),
+            "it publishes by itself"
+        );
         assert!(
             short.iter().any(|line| line.contains("\"DEPLOY.APPLY\" \"agent-api\" \"TICK\"")),
             "the timer's verdict"

@@ -327,7 +327,9 @@ fn a_replica_survives_whatever_its_primary_says() {
         primary.is_heard(&replica);
         // Whatever became of them, they can be asked about.
         for key in scanned(&mut client) {
-            for words in [&["DEPLOY.STATUS", &key][..], &["DEPLOY.TASKS", &key], &["DEPLOY.EVENTS", &key], &["DUMP", &key]] {
+            for words in
+                [&["DEPLOY.STATUS", &key][..], &["DEPLOY.TASKS", &key], &["DEPLOY.EVENTS", &key], &["DUMP", &key]]
+            {
                 if let Err(line) = client.try_call(words) {
                     assert!(!line.contains("internal"), "{words:?}: {line}");
                 }
@@ -538,7 +540,9 @@ fn a_newer_or_damaged_payload_from_the_primary_is_kept() {
         primary.is_heard(&replica);
         let mut client = replica.client();
         let all_is_right = |client: &mut Client, when: &str| {
-            for (key, envelope) in [("newer", &newer), ("damaged", &damaged), ("good", &dump.envelope), ("whole", &dump.envelope)] {
+            for (key, envelope) in
+                [("newer", &newer), ("damaged", &damaged), ("good", &dump.envelope), ("whole", &dump.envelope)]
+            {
                 assert_eq!(rollout::dump(client, key), dump.of(envelope), "{key}, {when}");
             }
             is_read_only(client, "newer");

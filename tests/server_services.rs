@@ -4,8 +4,8 @@
 mod common;
 
 use common::*;
-use redis_deploy::engine::time::UnixMs;
 use redis::Value;
+use redis_deploy::engine::time::UnixMs;
 use serde_json::{json, Value as Json};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -162,9 +162,15 @@ fn look(client: &mut Client, options: &[&str]) -> BTreeSet<String> {
     let entries: Vec<Json> = match options.last() {
         Some(&"JSON") => array(&client.json(&words)).clone(),
         _ => {
-            let named = |entry: &Value| Value::Map(
-                Fields::of(entry).0.into_iter().map(|(name, value)| (Value::BulkString(name.into()), value)).collect(),
-            );
+            let named = |entry: &Value| {
+                Value::Map(
+                    Fields::of(entry)
+                        .0
+                        .into_iter()
+                        .map(|(name, value)| (Value::BulkString(name.into()), value))
+                        .collect(),
+                )
+            };
             items(&client.call(&words)).iter().map(|entry| as_json(&named(entry))).collect()
         }
     };
@@ -471,9 +477,8 @@ fn a_refresh_that_only_moves_the_time_is_replicated_and_costs_little() {
         client.report(KEY, "web", "ready");
         register(&mut client, "web", "i-1", &["TTL", "600000"]);
         client.wait_for_status(KEY, "successful");
-        let size = |client: &mut Client| -> u64 {
-            client.info("persistence", "aof_current_size").parse().expect("a size")
-        };
+        let size =
+            |client: &mut Client| -> u64 { client.info("persistence", "aof_current_size").parse().expect("a size") };
         let rewrite = |client: &mut Client| {
             client.call(&["BGREWRITEAOF"]);
             wait_until("the rewrite", || {
@@ -608,10 +613,7 @@ fn services_move_with_their_key() {
         let (mut ours, mut theirs) = (here.client(), there.client());
         let due = three_services(&mut ours, "1500");
         let before = ours.status(KEY);
-        assert_eq!(
-            text(&ours.call(&["MIGRATE", "127.0.0.1", &there.port.to_string(), KEY, "0", "5000"])),
-            "OK"
-        );
+        assert_eq!(text(&ours.call(&["MIGRATE", "127.0.0.1", &there.port.to_string(), KEY, "0", "5000"])), "OK");
         assert_eq!(theirs.status(KEY)["services"], before["services"], "absolute times");
         ran_out(&mut theirs, &before, due, unix_ms());
 

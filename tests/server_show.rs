@@ -16,7 +16,11 @@ fn in_mid_rollout(server: &Server) -> Client {
     let mut client = server.client();
     client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
     client.carry_out_until(KEY, "successful");
-    client.deploy(KEY, &manifest(&AGENTS, "large"), &[&SLOW[..], &["REASON", "line one\r\nline \x1b[31mtwo ключ"]].concat());
+    client.deploy(
+        KEY,
+        &manifest(&AGENTS, "large"),
+        &[&SLOW[..], &["REASON", "line one\r\nline \x1b[31mtwo ключ"]].concat(),
+    );
     client.report(KEY, "agent-1", "ready");
     client
 }
@@ -107,7 +111,10 @@ fn redis_cli_shows_lines_on_a_terminal_and_in_a_pipe() {
             assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line:?}");
         }
         let reason = piped.iter().find(|line| line.starts_with("by ")).expect("its line");
-        assert_eq!(reason.as_str(), r"by          default: line one\r\nline \u{1b}[31mtwo \u{43a}\u{43b}\u{44e}\u{447}");
+        assert_eq!(
+            reason.as_str(),
+            r"by          default: line one\r\nline \u{1b}[31mtwo \u{43a}\u{43b}\u{44e}\u{447}"
+        );
     });
 }
 

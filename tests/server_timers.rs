@@ -240,7 +240,9 @@ fn a_busy_client_does_not_keep_the_timer_from_its_turn() {
         let mut pipe = redis::pipe();
         for n in 0..COUNT {
             let key = format!("due-{n}");
-            pipe.cmd("DEPLOY.DEPLOY").arg(&[&key, "MANIFEST", &manifest(&["a"], "small"), "MIN_HEALTHY_MS", "0"]).ignore();
+            pipe.cmd("DEPLOY.DEPLOY")
+                .arg(&[&key, "MANIFEST", &manifest(&["a"], "small"), "MIN_HEALTHY_MS", "0"])
+                .ignore();
             pipe.cmd("DEPLOY.REPORT").arg(&[&key, "a", "ready"]).ignore();
         }
         pipe.cmd("INFO").arg("deploy");

@@ -166,7 +166,9 @@ fn every_command_works_in_scripts_and_functions() {
         // A refusal can be caught, and has its code.
         let refused = "return redis.pcall('DEPLOY.STATUS', 'nothing')['err']";
         assert!(text(&client.call(&["EVAL", refused, "1", KEY])).starts_with("NOTFOUND "));
-        assert!(client.refused(&["EVAL", "return redis.call('DEPLOY.STATUS', 'nothing')", "0"]).starts_with("NOTFOUND "));
+        assert!(client
+            .refused(&["EVAL", "return redis.call('DEPLOY.STATUS', 'nothing')", "0"])
+            .starts_with("NOTFOUND "));
     });
 }
 
@@ -200,7 +202,8 @@ fn one_unit_goes_out_as_one_unit() {
             }
             client.call(&["DEL", "a", "b"]);
             let sent = stream.until_now(&mut client);
-            let names: Vec<String> = sent.iter().map(|words| String::from_utf8_lossy(&words[0]).to_uppercase()).collect();
+            let names: Vec<String> =
+                sent.iter().map(|words| String::from_utf8_lossy(&words[0]).to_uppercase()).collect();
             let shape = names.join(" ");
             let count = |name: &str| names.iter().filter(|n| *n == name).count();
             if how == "one command" {
@@ -378,7 +381,8 @@ fn the_internal_command_is_refused_to_every_kind_of_client() {
         let mut stream = ReplicationStream::of(&server);
         in_mid_rollout_with(&mut client, KEY, 200_000);
         let sent = stream.until_now(&mut client);
-        let payload = sent.iter().rfind(|words| words[0].eq_ignore_ascii_case(b"DEPLOY.APPLY")).expect("changes")[2].clone();
+        let payload =
+            sent.iter().rfind(|words| words[0].eq_ignore_ascii_case(b"DEPLOY.APPLY")).expect("changes")[2].clone();
         let before = dump(&mut client, KEY);
         let envelope: Vec<u8> = before[..].to_vec();
         let apply: Vec<Vec<&[u8]>> = vec![

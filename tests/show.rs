@@ -164,7 +164,10 @@ fn a_hostile_reason_does_not_touch_the_terminal() {
     world.say("@0 DEPLOY v1");
     world.say("@10 REPORT a failed REASON \"\u{1b}[2J\u{1b}[1;1Hall is well\r\nSTATUS: \u{202e}fine\"");
     let page = page(world.seen(), "app", 20);
-    assert!(page.iter().any(|line| line.contains(r"\u{1b}[2J\u{1b}[1;1Hall is well\r\nSTATUS: \u{202e}fine")), "{page:?}");
+    assert!(
+        page.iter().any(|line| line.contains(r"\u{1b}[2J\u{1b}[1;1Hall is well\r\nSTATUS: \u{202e}fine")),
+        "{page:?}"
+    );
 }
 
 /// Within a rollout the lines that are there stay where they are: labels, agents and columns.

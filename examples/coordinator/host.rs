@@ -284,14 +284,7 @@ impl Host {
         }
     }
 
-    fn want(
-        &mut self,
-        place_id: &PlaceId,
-        id: &Id,
-        instance: &Instance,
-        spec: Option<Reading>,
-        now: Instant,
-    ) {
+    fn want(&mut self, place_id: &PlaceId, id: &Id, instance: &Instance, spec: Option<Reading>, now: Instant) {
         let place = self.places.entry(place_id.clone()).or_default();
         if place.life.as_ref().is_some_and(|life| life.id == *id) {
             return;

@@ -153,12 +153,19 @@ pub enum Command {
     Resume(Operate),
     Fail(Operate),
     Stop(Operate),
-    Tag { version: u64, tag: Arc<str> },
-    Untag { tag: Arc<str> },
+    Tag {
+        version: u64,
+        tag: Arc<str>,
+    },
+    Untag {
+        tag: Arc<str>,
+    },
     Report(Report),
     Register(Register),
     Check(Check),
-    Deregister { instance: Arc<str> },
+    Deregister {
+        instance: Arc<str>,
+    },
     /// Time has passed. Late, early or repeated: harmless.
     Tick,
 }

@@ -275,7 +275,8 @@ fn judge_job_type(record: &Record, new: &Candidate) -> Result<(), Rejection> {
 /// successful. Where nothing runs any more there is something to do (SPEC 4.1), and a batch job is a rerun (SPEC 4.7).
 fn is_nothing_new(record: &Record, new: &Candidate, only_active: bool) -> bool {
     let Some(d) = &record.deployment else { return false };
-    let counts = if only_active { d.status.is_active() } else { d.status.is_active() || d.status == Status::Successful };
+    let counts =
+        if only_active { d.status.is_active() } else { d.status.is_active() || d.status == Status::Successful };
     if !counts || new.manifest.job_type.is_batch() || record.instances.running() == 0 {
         return false;
     }
@@ -334,9 +335,7 @@ fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Option<Mode>, Reje
     let record = &draft.record;
     let number = match &rollback.to {
         RollbackTo::Version(number) => *number,
-        RollbackTo::Tag(tag) => {
-            record.version_of_tag(tag).ok_or_else(|| Rejection::NoSuchTag(tag.to_string()))?.number
-        }
+        RollbackTo::Tag(tag) => record.version_of_tag(tag).ok_or_else(|| Rejection::NoSuchTag(tag.to_string()))?.number,
         RollbackTo::NewestStable => record.rollback_target().ok_or(Rejection::NoStableVersion)?,
     };
     let version = record.version(number).ok_or(Rejection::NoSuchVersion(number))?;
@@ -364,13 +363,8 @@ fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Option<Mode>, Reje
     }
     let by = draft.by(&rollback.reason);
     draft.supersede(&by, &format!("a rollback to version {number}"));
-    let submission = Submission {
-        tag: None,
-        rollback_of: Some(number),
-        cause: None,
-        by: by.who,
-        reason: rollback.reason.clone(),
-    };
+    let submission =
+        Submission { tag: None, rollback_of: Some(number), cause: None, by: by.who, reason: rollback.reason.clone() };
     propose::roll_back(draft, &old, policy, number, submission);
     Ok(None)
 }
@@ -730,7 +724,9 @@ fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
     let known = draft.record.services.get(&register.instance).cloned();
     // A refresh that names neither version nor job stays where it is: the agent's newest instance may be one that
     // nobody has taken up yet, and the services of the old one stay until then (SPEC 8 "What an agent now runs").
-    let stays = known.as_ref().filter(|s| s.owner.agent == register.agent && register.version.is_none() && register.job.is_none());
+    let stays = known
+        .as_ref()
+        .filter(|s| s.owner.agent == register.agent && register.version.is_none() && register.job.is_none());
     let owner = match stays {
         Some(service) => service.owner.clone(),
         None => match locate(&draft.record, &register.agent, register.version, &register.job)? {
@@ -741,7 +737,11 @@ fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
     if let Some(meta) = &register.meta {
         match serde_json::from_str(meta) {
             Ok(value) if !manifest::is_deeper(&value, META_DEPTH) => {}
-            _ => return Err(Rejection::Invalid(vec![format!("META must be a JSON value of at most {META_DEPTH} levels")])),
+            _ => {
+                return Err(Rejection::Invalid(vec![format!(
+                    "META must be a JSON value of at most {META_DEPTH} levels"
+                )]))
+            }
         }
     }
     let max = draft.context.limits.agents_max.saturating_mul(SERVICES_PER_AGENT);

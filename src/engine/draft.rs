@@ -323,9 +323,7 @@ impl<'r, 'c> Draft<'r, 'c> {
     }
 
     pub fn own_counts(&self) -> super::instances::Counts {
-        self.deployment()
-            .map(|d| self.record.instances.counts(d.target_version, &d.target_job_id))
-            .unwrap_or_default()
+        self.deployment().map(|d| self.record.instances.counts(d.target_version, &d.target_job_id)).unwrap_or_default()
     }
 
     /// Some of the deployment's own instances that are not healthy, in words.
@@ -363,11 +361,7 @@ impl<'r, 'c> Draft<'r, 'c> {
         let Some(target) = self.record.version(version) else { return };
         let node = target.node_of(agent);
         let bundle = target.bundle.clone();
-        let old = self
-            .record
-            .now_runs_in(agent, &job_id)
-            .filter(|_| role != Role::Candidate)
-            .map(|i| i.version);
+        let old = self.record.now_runs_in(agent, &job_id).filter(|_| role != Role::Candidate).map(|i| i.version);
         let (task, from_version) = match old {
             Some(version) => (TaskKind::Replace, Some(version)),
             None => (TaskKind::Start, None),
@@ -507,12 +501,8 @@ impl<'r, 'c> Draft<'r, 'c> {
             Revert::No(why) => format!("{words}; not reverted: {why}"),
             Revert::To(version) => format!("{words}; reverts to version {version}"),
         };
-        let body = EventBody::DeploymentFailed {
-            cause,
-            description: Arc::from(description),
-            by: by.who,
-            reason: by.reason,
-        };
+        let body =
+            EventBody::DeploymentFailed { cause, description: Arc::from(description), by: by.who, reason: by.reason };
         self.emit(d.target_version, body);
         self.clear_after_failure();
         if let Revert::To(version) = revert {
@@ -608,13 +598,10 @@ impl<'r, 'c> Draft<'r, 'c> {
         for key in waiting {
             self.withdraw(&key, true);
         }
-        self.emit(target, EventBody::FallbackBlueGreen {
-            agent: report.agent,
-            reason: report.words,
-            job_id,
-            changed,
-            canaries,
-        });
+        self.emit(
+            target,
+            EventBody::FallbackBlueGreen { agent: report.agent, reason: report.words, job_id, changed, canaries },
+        );
     }
 }
 
@@ -626,9 +613,7 @@ enum Revert {
 
 /// SPEC 1: `dep_<key>_<n>`; characters of the key outside `A-Za-z0-9_.-` become `-`.
 pub(super) fn deployment_id(key: &str, n: u64) -> Arc<str> {
-    let key: String = key
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '-' })
-        .collect();
+    let key: String =
+        key.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '-' }).collect();
     Arc::from(format!("dep_{key}_{n}"))
 }

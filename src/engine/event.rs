@@ -59,7 +59,13 @@ pub enum EventBody {
     DeploymentNoop(Box<Beginning>),
     /// A version of a batch job.
     VersionRecorded(Box<Beginning>),
-    RollbackStarted { from_version: u64, rollback_of: u64, cause: Option<Cause>, by: Arc<str>, reason: Option<Arc<str>> },
+    RollbackStarted {
+        from_version: u64,
+        rollback_of: u64,
+        cause: Option<Cause>,
+        by: Arc<str>,
+        reason: Option<Arc<str>>,
+    },
     TaskIssued {
         of: Subject,
         task: TaskKind,
@@ -72,7 +78,12 @@ pub enum EventBody {
         reason: Option<Arc<str>>,
     },
     /// `withdrawn`: nobody has to do it any more. `leaves`: the instance leaves the record with it.
-    TaskDone { of: Subject, task: TaskKind, withdrawn: bool, leaves: bool },
+    TaskDone {
+        of: Subject,
+        task: TaskKind,
+        withdrawn: bool,
+        leaves: bool,
+    },
     AgentState {
         of: Subject,
         state: AgentReport,
@@ -85,21 +96,71 @@ pub enum EventBody {
         /// It would have failed the paused deployment.
         dooms: bool,
     },
-    AgentHealthy { of: Subject, progress: Clock },
+    AgentHealthy {
+        of: Subject,
+        progress: Clock,
+    },
     /// `reopens`: a canary was lost, so the deployment runs again, with this progress deadline.
-    AgentUnhealthy { of: Subject, reason: Arc<str>, reopens: Option<Clock>, dooms: bool },
-    AwaitingPromotion { healthy: u32 },
-    DeploymentPromoted { progress: Clock, by: Arc<str>, reason: Option<Arc<str>> },
-    DeploymentPaused { by: Arc<str>, reason: Option<Arc<str>> },
-    DeploymentResumed { status: Status, progress: Clock, by: Arc<str>, reason: Option<Arc<str>> },
-    DeploymentFailed { cause: Cause, description: Arc<str>, by: Arc<str>, reason: Option<Arc<str>> },
-    DeploymentCancelled { cause: Cause, description: Arc<str>, by: Arc<str>, reason: Option<Arc<str>> },
-    DeploymentSuccessful { description: Arc<str> },
-    FallbackBlueGreen { agent: Arc<str>, reason: Arc<str>, job_id: Arc<str>, changed: Arc<[Arc<str>]>, canaries: u32 },
-    VersionTagged { tag: Arc<str>, replaced: Option<Arc<str>>, by: Arc<str> },
-    VersionUntagged { tag: Arc<str>, by: Arc<str> },
+    AgentUnhealthy {
+        of: Subject,
+        reason: Arc<str>,
+        reopens: Option<Clock>,
+        dooms: bool,
+    },
+    AwaitingPromotion {
+        healthy: u32,
+    },
+    DeploymentPromoted {
+        progress: Clock,
+        by: Arc<str>,
+        reason: Option<Arc<str>>,
+    },
+    DeploymentPaused {
+        by: Arc<str>,
+        reason: Option<Arc<str>>,
+    },
+    DeploymentResumed {
+        status: Status,
+        progress: Clock,
+        by: Arc<str>,
+        reason: Option<Arc<str>>,
+    },
+    DeploymentFailed {
+        cause: Cause,
+        description: Arc<str>,
+        by: Arc<str>,
+        reason: Option<Arc<str>>,
+    },
+    DeploymentCancelled {
+        cause: Cause,
+        description: Arc<str>,
+        by: Arc<str>,
+        reason: Option<Arc<str>>,
+    },
+    DeploymentSuccessful {
+        description: Arc<str>,
+    },
+    FallbackBlueGreen {
+        agent: Arc<str>,
+        reason: Arc<str>,
+        job_id: Arc<str>,
+        changed: Arc<[Arc<str>]>,
+        canaries: u32,
+    },
+    VersionTagged {
+        tag: Arc<str>,
+        replaced: Option<Arc<str>>,
+        by: Arc<str>,
+    },
+    VersionUntagged {
+        tag: Arc<str>,
+        by: Arc<str>,
+    },
     /// New, moved from another agent, or changed in more than its TTL.
-    ServiceRegistered { service: Box<Service>, healthy_at: Option<UnixMs> },
+    ServiceRegistered {
+        service: Box<Service>,
+        healthy_at: Option<UnixMs>,
+    },
     ServiceStatus {
         instance: Arc<str>,
         service: Arc<str>,
@@ -109,7 +170,13 @@ pub enum EventBody {
         expires_at: Option<UnixMs>,
         healthy_at: Option<UnixMs>,
     },
-    ServiceDeregistered { instance: Arc<str>, service: Arc<str>, agent: Arc<str>, reason: Arc<str>, healthy_at: Option<UnixMs> },
+    ServiceDeregistered {
+        instance: Arc<str>,
+        service: Arc<str>,
+        agent: Arc<str>,
+        reason: Arc<str>,
+        healthy_at: Option<UnixMs>,
+    },
 }
 
 /// What an `agent_state` event says: a state of an instance, or an outcome that is none.

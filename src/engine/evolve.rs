@@ -2,8 +2,8 @@
 //! so that a replica, an AOF and a test that fold the same changes hold the same record.
 
 use super::deployment::{
-    Action, Cause, Deployment, Doom, Instance, Mode, Record, Remembered, Role, Status, Task, TaskKind,
-    UnsafeReport, REQUESTS_REMEMBERED,
+    Action, Cause, Deployment, Doom, Instance, Mode, Record, Remembered, Role, Status, Task, TaskKind, UnsafeReport,
+    REQUESTS_REMEMBERED,
 };
 use super::event::{AgentReport, Batch, Beginning, Change, Event, EventBody, Note, Subject};
 use super::health::{Health, InstanceState};
@@ -280,7 +280,9 @@ fn for_the_log(event: &Arc<Event>) -> Arc<Event> {
         return event.clone();
     }
     let mut slim = (**event).clone();
-    if let EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) = &mut slim.body {
+    if let EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) =
+        &mut slim.body
+    {
         b.version.content = Arc::new(Content::omitted());
     }
     Arc::new(slim)
@@ -359,7 +361,14 @@ fn begin(record: &mut Record, event: &Event, beginning: &Beginning, status: Stat
 }
 
 /// The common end of a deployment. What a pause held runs on: verdicts go on after the end (SPEC 4.14).
-fn end(record: &mut Record, at: UnixMs, status: Status, cause: Option<Cause>, words: Arc<str>, reason: Option<Arc<str>>) {
+fn end(
+    record: &mut Record,
+    at: UnixMs,
+    status: Status,
+    cause: Option<Cause>,
+    words: Arc<str>,
+    reason: Option<Arc<str>>,
+) {
     own_deadlines(record, |deadline| deadline.release(at));
     let Some(deployment) = deployment_of(record) else { return };
     deployment.status = status;

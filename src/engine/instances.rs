@@ -136,8 +136,9 @@ fn places_of(few: &[Instance], agent: &str) -> Range<usize> {
 
 /// The place among a few. Most keys are made of the instance's own texts: those are found without reading any.
 fn position(few: &[Instance], key: &InstanceKey) -> Option<usize> {
-    let is_itself =
-        |i: &Instance| i.version == key.version && Arc::ptr_eq(&i.agent, &key.agent) && Arc::ptr_eq(&i.job_id, &key.job_id);
+    let is_itself = |i: &Instance| {
+        i.version == key.version && Arc::ptr_eq(&i.agent, &key.agent) && Arc::ptr_eq(&i.job_id, &key.job_id)
+    };
     let is_there = |at: &usize| few.get(*at).is_some_and(|i| i.is_at(key));
     few.iter().position(is_itself).or_else(|| places_of(few, &key.agent).find(is_there))
 }

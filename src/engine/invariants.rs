@@ -113,12 +113,17 @@ fn one(record: &Record, instance: &Instance, name: &str) -> Result<(), String> {
         }
         Some(TaskKind::Run) => must!(batch, "{name} is no batch job"),
         Some(TaskKind::Stop) => {
-            must!(instance.healthy_at.is_none() && instance.deadline == Clock::Off, "{name} is told to stop: no verdict");
+            must!(
+                instance.healthy_at.is_none() && instance.deadline == Clock::Off,
+                "{name} is told to stop: no verdict"
+            );
         }
         None => {}
     }
-    must!((instance.attempt == 0) == (instance.state == InstanceState::Waiting) || instance.is_told_to_stop(),
-        "{name} counts attempts from its first report");
+    must!(
+        (instance.attempt == 0) == (instance.state == InstanceState::Waiting) || instance.is_told_to_stop(),
+        "{name} counts attempts from its first report"
+    );
     match instance.health {
         Health::Healthy => {
             must!(instance.deadline == Clock::Off && instance.was_healthy, "{name} is judged healthy");

@@ -414,7 +414,12 @@ impl Reader {
         self.warnings.extend(odd);
     }
 
-    fn object<'a>(&mut self, object: &'a Map<String, Value>, prefix: &str, field: &str) -> Option<&'a Map<String, Value>> {
+    fn object<'a>(
+        &mut self,
+        object: &'a Map<String, Value>,
+        prefix: &str,
+        field: &str,
+    ) -> Option<&'a Map<String, Value>> {
         match present(object, field)? {
             Value::Object(inner) => Some(inner),
             _ => {

@@ -109,7 +109,10 @@ fn warnings(d: &Deployment, asked: &Deploy, record: &Record) -> Vec<String> {
         warnings.push(format!("canary is above the number of changed agents ({changed})"));
     }
     if d.mode == Mode::BlueGreen && d.requested_strategy != Strategy::BlueGreen {
-        warnings.push(format!("{}: all {changed} agents start in a second job, side by side with the old ones", d.mode_reason));
+        warnings.push(format!(
+            "{}: all {changed} agents start in a second job, side by side with the old ones",
+            d.mode_reason
+        ));
     }
     if !d.gone.is_empty() {
         warnings.push(format!("{} agents get a stop task at the end", d.gone.len()));

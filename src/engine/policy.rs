@@ -84,8 +84,7 @@ impl Amount {
     }
 
     fn from_option(text: &str) -> Option<Amount> {
-        Amount::from_percent_text(text)
-            .or_else(|| digits(text).and_then(|n| u32::try_from(n).ok()).map(Amount::Count))
+        Amount::from_percent_text(text).or_else(|| digits(text).and_then(|n| u32::try_from(n).ok()).map(Amount::Count))
     }
 }
 
@@ -322,7 +321,9 @@ impl PolicyPatch {
             && patch.auto_promote == Some(true)
             && matches!(canary, Amount::Count(0) | Amount::Percent(0))
         {
-            faults.push("policies.update.canary must be greater than 0 for strategy canary with auto_promote".to_string());
+            faults.push(
+                "policies.update.canary must be greater than 0 for strategy canary with auto_promote".to_string(),
+            );
         }
         patch
     }

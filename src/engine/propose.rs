@@ -163,7 +163,8 @@ fn changed_agents(
             return Some(format!("not running: {}", old.state.name()));
         }
         // An agent that came back to life while a later version of it was still to be started in the same job.
-        let waits = |i: &&Instance| i.created > old.created && matches!(&i.task, Some(task) if task.kind == TaskKind::Start);
+        let waits =
+            |i: &&Instance| i.created > old.created && matches!(&i.task, Some(task) if task.kind == TaskKind::Start);
         if let Some(later) = record.instances.of_agent(agent).iter().find(waits) {
             return Some(format!("version {} is still to be started", later.version));
         }
@@ -339,8 +340,7 @@ pub(super) fn of_version(record: &Record, number: u64, deployment_id: &Arc<str>)
 pub(super) fn revert(draft: &mut Draft, number: u64, cause: Cause, reason: Arc<str>) {
     let Ok(old) = Old::read(&draft.record, number) else { return };
     let by: Arc<str> = Arc::from(super::draft::AUTO);
-    let submission =
-        Submission { tag: None, rollback_of: Some(number), cause: Some(cause), by, reason: Some(reason) };
+    let submission = Submission { tag: None, rollback_of: Some(number), cause: Some(cause), by, reason: Some(reason) };
     roll_back(draft, &old, old.rollback_policy(), number, submission);
 }
 

@@ -250,12 +250,7 @@ fn positive(argument: &str, bytes: &[u8]) -> Result<u64, Refusal> {
     digits(bytes).filter(|n| *n > 0).ok_or_else(|| syntax(format!("{argument} must be a positive integer")))
 }
 
-fn word<T>(
-    argument: &str,
-    bytes: &[u8],
-    parse: impl Fn(&str) -> Option<T>,
-    known: &str,
-) -> Result<T, Refusal> {
+fn word<T>(argument: &str, bytes: &[u8], parse: impl Fn(&str) -> Option<T>, known: &str) -> Result<T, Refusal> {
     std::str::from_utf8(bytes)
         .ok()
         .and_then(parse)

@@ -12,11 +12,11 @@
 //! next turn of the event loop, when the command that did it is over.
 
 use super::args::{self, syntax, unknown, Args};
+use super::data_type::Stored;
 use super::ffi::{self, Blocked, Ctx, Key, Slot, TimerId};
 use super::index::Place;
 use super::reply;
 use super::{key_text, no_such_key, record_at, Answered, Call, Refusal};
-use super::data_type::Stored;
 use crate::engine::deployment::Status;
 use crate::engine::{Record, Rejection};
 use crate::view::{self, View};
@@ -165,7 +165,10 @@ impl Registry {
     /// Those whose time is up forget what they waited for.
     fn leave_by(&mut self, now: Instant) -> Vec<(Blocked, Place, Wish)> {
         let due = self.limits.iter().take_while(|(limit, _)| *limit <= now).map(|(_, who)| *who);
-        due.collect::<Vec<_>>().into_iter().filter_map(|who| self.leave(who).map(|(place, wish)| (who, place, wish))).collect()
+        due.collect::<Vec<_>>()
+            .into_iter()
+            .filter_map(|who| self.leave(who).map(|(place, wish)| (who, place, wish)))
+            .collect()
     }
 
     /// Who is woken by this record, and with what.
@@ -249,7 +252,9 @@ pub fn wait(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
         }
     }
     let mut open = Key::read(call.ctx(), key);
-    let (Some(record), Some(name)) = (record_at(&mut open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
+    let (Some(record), Some(name)) = (record_at(&mut open)?, key_text(key)) else {
+        return Err(no_such_key(key).into());
+    };
     let Some(current) = &record.deployment else { return Err(no_such_key(key).into()) };
     let deployment_id = id.unwrap_or_else(|| current.id.clone());
     if let Some(view) = arrived(record, name, &deployment_id, until)? {
@@ -272,7 +277,9 @@ pub fn events(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
         }
     }
     let mut open = Key::read(call.ctx(), key);
-    let (Some(record), Some(name)) = (record_at(&mut open)?, key_text(key)) else { return Err(no_such_key(key).into()) };
+    let (Some(record), Some(name)) = (record_at(&mut open)?, key_text(key)) else {
+        return Err(no_such_key(key).into());
+    };
     let shown = view::events(record, name, after, count);
     let there = after.unwrap_or(0);
     match block {
@@ -421,9 +428,7 @@ fn at_timeout(ctx: Ctx, place: &Place, wish: &Wish) -> Option<Answer> {
     let name = ctx.string(place.key.as_bytes());
     let mut open = Key::peek(ctx, &name);
     Some(match record_at(&mut open) {
-        Ok(Some(record)) => {
-            Answer::Shown(Arc::new(view::events(record, &place.key, Some(*after), None).into_owned()))
-        }
+        Ok(Some(record)) => Answer::Shown(Arc::new(view::events(record, &place.key, Some(*after), None).into_owned())),
         Ok(None) => Answer::Refused(Rejection::NoSuchKey(place.key.to_string())),
         Err(rejection) => Answer::Refused(rejection),
     })

@@ -357,7 +357,10 @@ pub fn tell_loaded(ctx: Ctx) {
     let all: u64 = counts.by_status.iter().sum();
     if all > 0 {
         let Counts { timers, tasks, .. } = counts;
-        ctx.log(LogLevel::Notice, &format!("{all} deployments loaded, {timers} wait for a time, {tasks} tasks are open"));
+        ctx.log(
+            LogLevel::Notice,
+            &format!("{all} deployments loaded, {timers} wait for a time, {tasks} tasks are open"),
+        );
     }
 }
 

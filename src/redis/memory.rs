@@ -145,7 +145,12 @@ impl Meter {
         self.list(&deployment.gone);
         self.texts(deployment.doom.iter().map(|doom| &doom.words));
         self.texts(deployment.unsafe_report.iter().flat_map(|report| [&report.agent, &report.words]));
-        self.texts(deployment.last_action.iter().flat_map(|action| [&action.name, &action.by].into_iter().chain(&action.reason)));
+        self.texts(
+            deployment
+                .last_action
+                .iter()
+                .flat_map(|action| [&action.name, &action.by].into_iter().chain(&action.reason)),
+        );
     }
 
     fn instances(&mut self, record: &Record) {
@@ -191,7 +196,13 @@ impl Meter {
     }
 
     fn service(&mut self, service: &Service) {
-        self.texts([&service.instance, &service.service, &service.address, &service.owner.agent, &service.owner.job_id]);
+        self.texts([
+            &service.instance,
+            &service.service,
+            &service.address,
+            &service.owner.agent,
+            &service.owner.job_id,
+        ]);
         self.texts(service.meta.iter().chain(&service.reason));
         self.block(service.tags.capacity() * size_of::<Arc<str>>());
         self.texts(&service.tags);

@@ -22,7 +22,10 @@ pub enum Access {
     /// It changes the record. `replies` what the record holds, so that it takes the right to read as well; one that says
     /// no more than whether anything has changed does not, as SADD and HSET do not. `deletes`, or else updates: the
     /// server takes one of UPDATE and INSERT, and what DEPLOY does to a record that is there is more than an insertion.
-    Write { replies: bool, deletes: bool },
+    Write {
+        replies: bool,
+        deletes: bool,
+    },
 }
 
 const OPERATES: Access = Access::Write { replies: true, deletes: false };

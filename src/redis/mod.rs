@@ -388,7 +388,9 @@ fn commit(
     let payload = codec::encode_pending(&pending);
     let announcement = Announcement::of(context.key, &pending.batch);
     if !ctx.replicate(replication::APPLY, key, &payload) {
-        return Err(Refusal::Internal("DEPLOY.APPLY, which replicates every change, was renamed or removed".to_string()));
+        return Err(Refusal::Internal(
+            "DEPLOY.APPLY, which replicates every change, was renamed or removed".to_string(),
+        ));
     }
     Ok((pending.commit(), Some(announcement)))
 }

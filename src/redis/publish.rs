@@ -59,7 +59,9 @@ impl Announcement {
 
     pub fn publish(&self, ctx: Ctx) {
         let part = |from, to| ctx.string(self.page.text.get(from..to).unwrap_or_default().as_bytes());
-        let Some((end, ends)) = self.page.ends.split_first().filter(|(_, messages)| !messages.is_empty()) else { return };
+        let Some((end, ends)) = self.page.ends.split_first().filter(|(_, messages)| !messages.is_empty()) else {
+            return;
+        };
         let channel = part(0, *end);
         let mut from = *end;
         for end in ends {

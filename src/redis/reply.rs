@@ -59,10 +59,7 @@ mod tests {
 
     #[test]
     fn every_error_starts_with_its_code() {
-        assert_eq!(
-            error(&Rejection::WrongType),
-            "WRONGTYPE Operation against a key holding the wrong kind of value"
-        );
+        assert_eq!(error(&Rejection::WrongType), "WRONGTYPE Operation against a key holding the wrong kind of value");
         assert_eq!(error(&Rejection::NoSuchKey("a".to_string())), "NOTFOUND no deployment at key 'a'");
         assert_eq!(error(&Rejection::Syntax("COUNT is missing".to_string())), "ERR COUNT is missing");
     }

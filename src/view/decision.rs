@@ -18,10 +18,8 @@ pub fn receipt(receipt: &Receipt) -> View<'_> {
 }
 
 pub fn plan(plan: &Plan) -> View<'_> {
-    let changed = plan
-        .changed_agents
-        .iter()
-        .map(|(agent, why)| View::map([("agent", agent.into()), ("why", why.into())]));
+    let changed =
+        plan.changed_agents.iter().map(|(agent, why)| View::map([("agent", agent.into()), ("why", why.into())]));
     let batches = plan.batches.iter().map(|batch| {
         View::map([
             ("agents", View::list(batch.agents.iter())),

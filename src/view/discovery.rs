@@ -81,10 +81,7 @@ pub fn count_resolved(record: &Record, filter: &ResolveFilter, most: usize) -> u
     admitted(record, filter).take(most).count()
 }
 
-fn admitted<'a, 'f>(
-    record: &'a Record,
-    filter: &'f ResolveFilter,
-) -> impl Iterator<Item = &'a Service> + use<'a, 'f> {
+fn admitted<'a, 'f>(record: &'a Record, filter: &'f ResolveFilter) -> impl Iterator<Item = &'a Service> + use<'a, 'f> {
     record.services.iter().map(|service| &**service).filter(|service| filter.admits(record, service))
 }
 

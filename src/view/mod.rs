@@ -74,7 +74,9 @@ impl<'a> View<'a> {
             View::Str(text) => View::Str(own(text)),
             View::Raw(json) => View::Raw(own(json)),
             View::List(items) => View::List(items.into_iter().map(View::into_owned).collect()),
-            View::Map(fields) => View::Map(fields.into_iter().map(|(name, value)| (name, value.into_owned())).collect()),
+            View::Map(fields) => {
+                View::Map(fields.into_iter().map(|(name, value)| (name, value.into_owned())).collect())
+            }
         }
     }
 

@@ -7,9 +7,7 @@ use crate::engine::history::BATCH_AGENT;
 
 /// Open tasks, in the order in which they were issued.
 pub fn tasks(record: &Record) -> View<'_> {
-    View::list(
-        record.instances.tasks().filter_map(|instance| Some(task(record, instance, instance.task.as_ref()?))),
-    )
+    View::list(record.instances.tasks().filter_map(|instance| Some(task(record, instance, instance.task.as_ref()?))))
 }
 
 fn task<'a>(record: &'a Record, instance: &'a Instance, task: &'a Task) -> View<'a> {

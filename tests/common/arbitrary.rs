@@ -231,7 +231,8 @@ impl Tape<'_> {
         }
         record.log = log.into_iter().collect();
         for i in 0..self.below(4) {
-            Arc::make_mut(&mut record.requests).push_back(Remembered { request: Arc::from(format!("r{i}")), receipt: self.receipt() });
+            Arc::make_mut(&mut record.requests)
+                .push_back(Remembered { request: Arc::from(format!("r{i}")), receipt: self.receipt() });
         }
         record
     }

@@ -20,9 +20,8 @@ impl Cluster {
     pub fn start(kind: ServerKind, replicas: usize, node_timeout_ms: u64, extra: &[&str]) -> Cluster {
         assert!(replicas <= PRIMARIES);
         let nodes: Vec<Server> = std::thread::scope(|scope| {
-            let starting: Vec<_> = (0..PRIMARIES + replicas)
-                .map(|_| scope.spawn(|| start_node(kind, node_timeout_ms, extra)))
-                .collect();
+            let starting: Vec<_> =
+                (0..PRIMARIES + replicas).map(|_| scope.spawn(|| start_node(kind, node_timeout_ms, extra))).collect();
             starting.into_iter().map(|node| node.join().expect("a node that starts")).collect()
         });
         let cluster = Cluster { nodes };
@@ -53,7 +52,9 @@ impl Cluster {
         let ids: Vec<String> = self.nodes.iter().map(id_of).collect();
         for (replica, primary) in self.nodes[PRIMARIES..].iter().zip(&ids) {
             // Its primary may not have told it of its slots yet; then it is not known as one.
-            wait_until("a replica to be taken", || replica.client().try_call(&["CLUSTER", "REPLICATE", primary]).is_ok());
+            wait_until("a replica to be taken", || {
+                replica.client().try_call(&["CLUSTER", "REPLICATE", primary]).is_ok()
+            });
         }
         self.wait_until_in_order();
     }
@@ -63,13 +64,19 @@ impl Cluster {
         let replicas = self.nodes.len() - PRIMARIES;
         self.wait_until_all("to agree", |view| {
             let of_flag = |flag: &str| view.iter().filter(|node| node.flags.split(',').any(|f| f == flag)).count();
-            of_flag("slave") == replicas && of_flag("master") == PRIMARIES && of_flag("fail") == 0 && of_flag("fail?") == 0
+            of_flag("slave") == replicas
+                && of_flag("master") == PRIMARIES
+                && of_flag("fail") == 0
+                && of_flag("fail?") == 0
         });
         for node in &self.nodes {
             let mut client = node.client();
-            wait_until("the cluster to be ok", || text(&client.call(&["CLUSTER", "INFO"])).contains("cluster_state:ok"));
+            wait_until("the cluster to be ok", || {
+                text(&client.call(&["CLUSTER", "INFO"])).contains("cluster_state:ok")
+            });
             wait_until("the replica to be in sync", || {
-                client.info("replication", "role") == "master" || client.info("replication", "master_link_status") == "up"
+                client.info("replication", "role") == "master"
+                    || client.info("replication", "master_link_status") == "up"
             });
         }
     }
@@ -85,7 +92,8 @@ impl Cluster {
     pub fn owner(&self, key: &str) -> &Server {
         wait_for("a node that has the key's slot", || {
             self.nodes.iter().find(|node| {
-                node.client().try_call(&["EXISTS", key]).is_ok() && node.client().info("replication", "role") == "master"
+                node.client().try_call(&["EXISTS", key]).is_ok()
+                    && node.client().info("replication", "role") == "master"
             })
         })
     }
@@ -110,9 +118,8 @@ impl Cluster {
 
     /// The nodes that are primaries now.
     pub fn primaries(&self) -> Vec<&Server> {
-        let is_primary = |node: &&Server| {
-            node.try_client().is_some_and(|mut client| client.info("replication", "role") == "master")
-        };
+        let is_primary =
+            |node: &&Server| node.try_client().is_some_and(|mut client| client.info("replication", "role") == "master");
         self.nodes.iter().filter(is_primary).collect()
     }
 
@@ -120,7 +127,9 @@ impl Cluster {
     pub fn replica_of(&self, primary: &Server) -> &Server {
         let port = primary.port.to_string();
         wait_for("a replica", || {
-            self.nodes.iter().find(|node| node.try_client().is_some_and(|mut c| c.info("replication", "master_port") == port))
+            self.nodes
+                .iter()
+                .find(|node| node.try_client().is_some_and(|mut c| c.info("replication", "master_port") == port))
         })
     }
 

@@ -33,8 +33,8 @@ use redis_deploy::engine::{
     apply, decide, invariants, plan, Change, Command, Context, Decision, Event, EventBody, Limits, Note, Record,
     Rejection, Reply,
 };
-use std::collections::BTreeMap;
 use redis_deploy::view;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -160,7 +160,9 @@ impl World {
             "TASKS" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), tasks)),
             "HISTORY" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), history)),
             "SERVICES" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), services)),
-            "SHOW" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), |record| page(record, &self.key, now))),
+            "SHOW" => {
+                return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), |record| page(record, &self.key, now)))
+            }
             "NEXT" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), next)),
             "PLAN" => {
                 let asked = self.deploy(operands)?;

@@ -121,9 +121,7 @@ fn compare(client: &mut Client, databases: &[u32]) -> Result<(), String> {
         }
     }
     client.call(&["SELECT", "0"]);
-    for status in
-        ["running", "awaiting_promotion", "paused", "successful", "failed", "cancelled", "version_recorded"]
-    {
+    for status in ["running", "awaiting_promotion", "paused", "successful", "failed", "cancelled", "version_recorded"] {
         let (told, is) = (client.info("deploy", &format!("deploy_deployments_{status}")), of_status.get(status));
         if told != is.copied().unwrap_or_default().to_string() {
             outcome = Err(format!("INFO counts {told} as {status}, there are {is:?}"));

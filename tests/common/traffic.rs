@@ -73,7 +73,8 @@ impl Traffic {
         let mut arguments = Vec::new();
         let mut body = String::new();
         for command in commands {
-            let places: Vec<String> = (0..command.len()).map(|n| format!("ARGV[{}]", arguments.len() + n + 1)).collect();
+            let places: Vec<String> =
+                (0..command.len()).map(|n| format!("ARGV[{}]", arguments.len() + n + 1)).collect();
             body.push_str(&format!("redis.{call}({})\n", places.join(",")));
             arguments.extend(command.iter().cloned());
         }

@@ -34,7 +34,8 @@ const NAMES: [&str; 8] = ["ask", "find", "judge", "plan", "rank", "sum", "talk",
 
 impl Content {
     pub fn first(dice: &mut Dice) -> Content {
-        let job_type = *dice.pick(&["service", "service", "service", "service", "system", "system", "batch", "sysbatch"]);
+        let job_type =
+            *dice.pick(&["service", "service", "service", "service", "system", "system", "batch", "sysbatch"]);
         let count = dice.between(1, if job_type == "system" { 2 } else { 5 }) as usize;
         let nodes = NAMES[..count]
             .iter()
@@ -153,7 +154,9 @@ impl Content {
 
     pub fn agents(&self) -> Option<Vec<Arc<str>>> {
         (!self.hosts.is_empty()).then(|| {
-            let of = |node: &Node| self.hosts.iter().map(|host| Arc::from(format!("{}@h{host}", node.id))).collect::<Vec<_>>();
+            let of = |node: &Node| {
+                self.hosts.iter().map(|host| Arc::from(format!("{}@h{host}", node.id))).collect::<Vec<_>>()
+            };
             self.nodes.iter().flat_map(of).collect()
         })
     }
@@ -168,8 +171,11 @@ impl Content {
             body
         };
         let id = |at: usize| self.nodes[at.min(self.nodes.len() - 1)].id.clone();
-        let edges: Vec<Value> =
-            self.edges.iter().map(|(from, to)| json!({"from_node": id(*from), "to_node": id(*to), "message_type": "m"})).collect();
+        let edges: Vec<Value> = self
+            .edges
+            .iter()
+            .map(|(from, to)| json!({"from_node": id(*from), "to_node": id(*to), "message_type": "m"}))
+            .collect();
         let mut manifest = json!({
             "type": self.job_type,
             "description": self.note,

@@ -154,11 +154,17 @@ impl RealWorld {
                 }
                 return Ok(());
             }
-            let open = record.instances.get(&errand.key).filter(|i| i.task.as_ref().is_some_and(|t| t.kind == errand.kind));
-            let runs_since = record.instances.get(&old).filter(|i| i.is_running() && i.state != InstanceState::Waiting).map(|i| i.since);
+            let open =
+                record.instances.get(&errand.key).filter(|i| i.task.as_ref().is_some_and(|t| t.kind == errand.kind));
+            let runs_since = record
+                .instances
+                .get(&old)
+                .filter(|i| i.is_running() && i.state != InstanceState::Waiting)
+                .map(|i| i.since);
             if let (TaskKind::Start, Some(open), Some(since)) = (errand.kind, open, runs_since) {
                 if since < open.task_at {
-                    beside = Err(format!("{} is started in {} where version {} of it runs", place.0, place.1, old.version));
+                    beside =
+                        Err(format!("{} is started in {} where version {} of it runs", place.0, place.1, old.version));
                 }
             }
             if errand.kind == TaskKind::Replace && dice.chance(4) {
@@ -274,7 +280,11 @@ impl RealWorld {
     /// A coordinator compares what runs with STATUS: it ends what the record does not know, and says what has ended.
     pub fn reconcile(&mut self, record: &Record) {
         self.processes.retain(|place, process| record.instances.get(&RealWorld::key(place, process)).is_some());
-        for i in record.instances.iter().filter(|i| !matches!(i.state, InstanceState::Waiting | InstanceState::Failed | InstanceState::Stopped)) {
+        for i in record
+            .instances
+            .iter()
+            .filter(|i| !matches!(i.state, InstanceState::Waiting | InstanceState::Failed | InstanceState::Stopped))
+        {
             let runs = self.processes.get(&(i.agent.clone(), i.job_id.clone())).is_some_and(|p| p.version == i.version);
             if !runs {
                 self.letters.push(report(&i.key(), Reported::Stopped, Some(i.attempt)));
@@ -285,13 +295,12 @@ impl RealWorld {
     /// Takes the record for the truth: what it says runs does run.
     pub fn believe(&mut self, record: &Record) {
         self.processes.clear();
-        for i in record.instances.iter().filter(|i| !matches!(i.state, InstanceState::Waiting | InstanceState::Failed | InstanceState::Stopped)) {
-            let process = Process {
-                version: i.version,
-                attempt: i.attempt,
-                state: i.state,
-                temper: Temper::Good,
-            };
+        for i in record
+            .instances
+            .iter()
+            .filter(|i| !matches!(i.state, InstanceState::Waiting | InstanceState::Failed | InstanceState::Stopped))
+        {
+            let process = Process { version: i.version, attempt: i.attempt, state: i.state, temper: Temper::Good };
             self.processes.insert((i.agent.clone(), i.job_id.clone()), process);
         }
     }
@@ -352,9 +361,20 @@ impl RealWorld {
         for (place, process) in &self.processes {
             let key = RealWorld::key(place, process);
             match record.instances.get(&key) {
-                None => return Some(format!("version {} of {} runs in {}, off the record", key.version, key.agent, key.job_id)),
+                None => {
+                    return Some(format!(
+                        "version {} of {} runs in {}, off the record",
+                        key.version, key.agent, key.job_id
+                    ))
+                }
                 Some(i) if i.state != process.state => {
-                    return Some(format!("{} of version {} is {} and said to be {}", key.agent, key.version, process.state.name(), i.state.name()))
+                    return Some(format!(
+                        "{} of version {} is {} and said to be {}",
+                        key.agent,
+                        key.version,
+                        process.state.name(),
+                        i.state.name()
+                    ))
                 }
                 Some(_) => {}
             }
@@ -363,6 +383,7 @@ impl RealWorld {
             matches!(i.state, InstanceState::Starting | InstanceState::Ready | InstanceState::Unready)
         };
         let said = record.instances.iter().filter(running).count();
-        (said != self.processes.len()).then(|| format!("{said} instances are said to run, and {} do", self.processes.len()))
+        (said != self.processes.len())
+            .then(|| format!("{said} instances are said to run, and {} do", self.processes.len()))
     }
 }

@@ -139,7 +139,9 @@ impl Told {
             Some(agents) => {
                 let mut ordered: Vec<(usize, Arc<str>)> = agents
                     .iter()
-                    .map(|a| (ids().position(|id| id == a.split('@').next().unwrap_or(a)).unwrap_or(usize::MAX), a.clone()))
+                    .map(|a| {
+                        (ids().position(|id| id == a.split('@').next().unwrap_or(a)).unwrap_or(usize::MAX), a.clone())
+                    })
                     .collect();
                 ordered.sort_by_key(|(place, _)| *place);
                 ordered.into_iter().map(|(_, agent)| agent).collect()

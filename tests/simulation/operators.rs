@@ -9,7 +9,13 @@ use redis_deploy::engine::{Command, Record};
 use std::sync::Arc;
 
 /// What an operator asks of a site whose latest content is `content`.
-pub fn ask(dice: &mut Dice, content: &mut Content, past: &mut Vec<Content>, record: Option<&Record>, wild: bool) -> Command {
+pub fn ask(
+    dice: &mut Dice,
+    content: &mut Content,
+    past: &mut Vec<Content>,
+    record: Option<&Record>,
+    wild: bool,
+) -> Command {
     let weights = match record.and_then(|r| r.deployment.as_ref()).map(|d| d.status) {
         None => [1, 0, 0, 0, 0, 0, 0, 0, 0],
         Some(Status::Running) => [22, 12, 16, 22, 5, 8, 3, 4, 2],
@@ -47,7 +53,13 @@ fn operate(dice: &mut Dice, record: Option<&Record>) -> Operate {
     Operate { id, reason: dice.chance(30).then(|| Arc::from("because")) }
 }
 
-fn deploy(dice: &mut Dice, content: &mut Content, past: &mut Vec<Content>, record: Option<&Record>, wild: bool) -> Command {
+fn deploy(
+    dice: &mut Dice,
+    content: &mut Content,
+    past: &mut Vec<Content>,
+    record: Option<&Record>,
+    wild: bool,
+) -> Command {
     match dice.weighted(&[70, 12, 12, 6]) {
         _ if record.is_none() => {}
         0 => content.change(dice),

@@ -195,12 +195,8 @@ pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<
     let is_left_over =
         |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting && i.task.is_none();
     let dead = |state: InstanceState| matches!(state, InstanceState::Failed | InstanceState::Stopped);
-    let Some(source) = record
-        .instances
-        .iter()
-        .filter(counts)
-        .filter(|i| !dead(i.state) && !is_left_over(i))
-        .max_by_key(|i| i.version)
+    let Some(source) =
+        record.instances.iter().filter(counts).filter(|i| !dead(i.state) && !is_left_over(i)).max_by_key(|i| i.version)
     else {
         return (Mode::Initial, roster);
     };
@@ -211,10 +207,9 @@ pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<
     }
     let is_changed = |agent: &Arc<str>| -> bool {
         let mine = || record.instances.of_agent(agent).iter().filter(counts);
-        let now = mine()
-            .filter(|i| i.state != InstanceState::Waiting)
-            .max_by_key(|i| i.created)
-            .or_else(|| mine().filter(|i| matches!(&i.task, Some(t) if t.kind == TaskKind::Start)).max_by_key(|i| i.created));
+        let now = mine().filter(|i| i.state != InstanceState::Waiting).max_by_key(|i| i.created).or_else(|| {
+            mine().filter(|i| matches!(&i.task, Some(t) if t.kind == TaskKind::Start)).max_by_key(|i| i.created)
+        });
         let Some(now) = now else { return true };
         let Some(old) = memory.versions.get(&now.version) else { return true };
         let node = agent.split('@').next().unwrap_or(agent);
@@ -243,16 +238,33 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
     must!(*b.changed == *changed, "changed agents are {:?}, and {changed:?} differ", b.changed);
     let n = canaries(&b.version.policy, changed.len());
     let expected = if matches!(mode, Mode::InPlace | Mode::BlueGreen) { n } else { 0 };
-    must!(b.canaries as usize == expected, "{} canaries of {} changed agents, and {expected} are asked", b.canaries, changed.len());
+    must!(
+        b.canaries as usize == expected,
+        "{} canaries of {} changed agents, and {expected} are asked",
+        b.canaries,
+        changed.len()
+    );
     let strategy = if mode == Mode::BlueGreen { Strategy::BlueGreen } else { b.version.policy.strategy };
     must!(b.strategy == strategy && b.requested_strategy == b.version.policy.strategy, "strategy is {:?}", b.strategy);
     let same_job = matches!(mode, Mode::InPlace | Mode::Noop);
     if let (Command::Deploy(asked), None, Mode::Initial | Mode::BlueGreen) = (h.command, b.version.rollback_of, mode) {
-        must!(asked.job.is_none() || asked.job.as_ref() == Some(&b.version.job_id), "JOB {:?} starts as {}", asked.job, b.version.job_id);
+        must!(
+            asked.job.is_none() || asked.job.as_ref() == Some(&b.version.job_id),
+            "JOB {:?} starts as {}",
+            asked.job,
+            b.version.job_id
+        );
     }
-    let left_over = |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting && i.task.is_none();
-    let taken = h.before.instances.iter().any(|i| i.job_id == b.version.job_id && i.state.is_running() && !left_over(i));
-    must!(same_job || mode == Mode::VersionOnly || !taken, "job {} of a {} has instances already", b.version.job_id, mode.name());
+    let left_over =
+        |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting && i.task.is_none();
+    let taken =
+        h.before.instances.iter().any(|i| i.job_id == b.version.job_id && i.state.is_running() && !left_over(i));
+    must!(
+        same_job || mode == Mode::VersionOnly || !taken,
+        "job {} of a {} has instances already",
+        b.version.job_id,
+        mode.name()
+    );
     Ok(())
 }
 
@@ -263,7 +275,10 @@ fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
     let Some(old) = h.memory.versions.get(&of) else { return Err(format!("version {of} was recorded")) };
     must!(old.stable || old.version.job_type.is_batch(), "version {of} was stable");
     must!(old.version.content.text() == b.version.content.text(), "the manifest is that of version {of}");
-    must!(old.version.bundle == b.version.bundle && old.version.agents == b.version.agents, "bundle and agents are those of {of}");
+    must!(
+        old.version.bundle == b.version.bundle && old.version.agents == b.version.agents,
+        "bundle and agents are those of {of}"
+    );
     must!(b.version.tag.is_none(), "a rollback takes no tag along");
     if !matches!(h.command, Command::Rollback(_)) {
         must!(matches!(b.version.policy.canary, Amount::Count(0)), "a revert has no canary");
@@ -281,7 +296,11 @@ fn a_revert_answers_one_failure_once(h: &Happening) -> Said {
     must!(*cause == failed.cause, "it names cause {}, and {} it was", cause.name(), failed.cause.name());
     must!(failed.auto_revert, "nobody asked for a revert");
     must!(!failed.is_rollback, "a rollback never reverts");
-    must!(failed.newest_stable == Some(*rollback_of), "it reverts to {rollback_of}, and {:?} is the newest stable", failed.newest_stable);
+    must!(
+        failed.newest_stable == Some(*rollback_of),
+        "it reverts to {rollback_of}, and {:?} is the newest stable",
+        failed.newest_stable
+    );
     Ok(())
 }
 
@@ -303,7 +322,9 @@ fn no_more_than_max_parallel_without_a_verdict(h: &Happening) -> Said {
 /// SPEC 4.4, 4.5: in place, the first `canary` changed agents go, as canaries, and nothing else before the promotion;
 /// in blue-green all are candidates; everything else is primary.
 fn canaries_go_first_and_alone(h: &Happening) -> Said {
-    let EventBody::TaskIssued { of, task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else { return Ok(()) };
+    let EventBody::TaskIssued { of, task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else {
+        return Ok(());
+    };
     let r = rollout(h.memory)?;
     must!(h.event.version == r.target && of.job_id == r.job, "a task is for the target, in its job");
     let place = h.memory.own().count();
@@ -330,8 +351,18 @@ fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
         }
         TaskKind::Replace => {
             let mut replaced = beside.filter(|i| Some(i.version) == *from_version);
-            must!(replaced.next().is_some(), "{} replaces {from_version:?}, which does not run in {}", of.agent, of.job_id);
-            let open = h.before.instances.of_agent(&of.agent).iter().find(|i| i.job_id == of.job_id && i.task.is_some() && !i.is_told_to_stop());
+            must!(
+                replaced.next().is_some(),
+                "{} replaces {from_version:?}, which does not run in {}",
+                of.agent,
+                of.job_id
+            );
+            let open = h
+                .before
+                .instances
+                .of_agent(&of.agent)
+                .iter()
+                .find(|i| i.job_id == of.job_id && i.task.is_some() && !i.is_told_to_stop());
             must!(open.is_none(), "{} has another open task in {}", of.agent, of.job_id);
         }
         TaskKind::Stop | TaskKind::Run => {}
@@ -441,7 +472,17 @@ fn a_closed_deployment_stays_as_it_ended(h: &Happening) -> Said {
         return Ok(());
     }
     let ended = |d: &redis_deploy::engine::deployment::Deployment| {
-        (d.id.clone(), d.status, d.cause, d.ended.clone(), d.finished_at, d.reason.clone(), d.mode, d.promoted, d.target_job_id.clone())
+        (
+            d.id.clone(),
+            d.status,
+            d.cause,
+            d.ended.clone(),
+            d.finished_at,
+            d.reason.clone(),
+            d.mode,
+            d.promoted,
+            d.target_job_id.clone(),
+        )
     };
     must!(ended(was) == ended(is), "{} was {} and changes", was.id, was.status.name());
     Ok(())
@@ -468,9 +509,8 @@ fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
     let Some(is) = &h.after.deployment else { return Ok(()) };
     let ms = is.policy.progress_deadline_ms;
     let full = if ms == 0 { None } else { Some(h.event.at + ms) };
-    let first_health = |key: &InstanceKey| {
-        h.memory.is_own(key) && h.memory.instances.get(key).is_some_and(|seen| !seen.ever_healthy)
-    };
+    let first_health =
+        |key: &InstanceKey| h.memory.is_own(key) && h.memory.instances.get(key).is_some_and(|seen| !seen.ever_healthy);
     match &h.event.body {
         EventBody::DeploymentStarted(_) => must!(is.progress.at() == full, "{:?} at the start", is.progress),
         EventBody::AgentHealthy { of, .. } => {
@@ -479,13 +519,21 @@ fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
                 must!(is.progress.at() >= full, "{:?} after a first health", is.progress);
             } else if let Some(was) = &h.before.deployment {
                 let held = matches!(&h.memory.rollout, Some(r) if matches!(r.phase, Phase::Paused { .. }));
-                must!(held || is.progress == was.progress, "{:?} becomes {:?} without progress", was.progress, is.progress);
+                must!(
+                    held || is.progress == was.progress,
+                    "{:?} becomes {:?} without progress",
+                    was.progress,
+                    is.progress
+                );
             }
         }
-        EventBody::DeploymentPromoted { .. } => must!(is.progress.at() >= full, "{:?} after the promotion", is.progress),
+        EventBody::DeploymentPromoted { .. } => {
+            must!(is.progress.at() >= full, "{:?} after the promotion", is.progress)
+        }
         EventBody::AwaitingPromotion { .. } => must!(is.progress == Clock::Off, "{:?} while awaiting", is.progress),
         EventBody::AgentUnhealthy { .. } => {
-            let reopened = matches!(&h.memory.rollout, Some(r) if r.phase == Phase::Awaiting) && is.status == Status::Running;
+            let reopened =
+                matches!(&h.memory.rollout, Some(r) if r.phase == Phase::Awaiting) && is.status == Status::Running;
             must!(!reopened || is.progress.at() == full, "{:?} after a canary was lost", is.progress);
         }
         _ => {}
@@ -541,7 +589,14 @@ fn unhealthy_has_a_ground(h: &Happening) -> Said {
     let late = matches!(seen.late, Late::At(at) if at <= h.event.at && !met(at));
     let broke = seen.verdict == Verdict::Healthy && seen.well_since.is_none_or(|since| since == h.event.at);
     let ended = matches!(seen.state, InstanceState::Failed | InstanceState::Stopped);
-    must!(late || broke || ended, "{} is {:?}, {:?}, well since {:?}", of.agent, seen.verdict, seen.late, seen.well_since);
+    must!(
+        late || broke || ended,
+        "{} is {:?}, {:?}, well since {:?}",
+        of.agent,
+        seen.verdict,
+        seen.late,
+        seen.well_since
+    );
     Ok(())
 }
 
@@ -554,7 +609,11 @@ fn nothing_that_runs_is_forgotten(h: &Happening) -> Said {
         let newer_reports = match &h.event.body {
             EventBody::AgentState { of, .. } => {
                 let key = key_of(of, h.event.version);
-                let first = h.before.instances.get(&key).is_some_and(|i| i.state == InstanceState::Waiting && i.created > gone.created);
+                let first = h
+                    .before
+                    .instances
+                    .get(&key)
+                    .is_some_and(|i| i.state == InstanceState::Waiting && i.created > gone.created);
                 let same_job = of.job_id == gone.job_id;
                 of.agent == gone.agent && first && (same_job || !gone.state.is_running())
             }
@@ -701,7 +760,10 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
         let policy = o.after.version(receipt.version).map(|v| &v.policy);
         must!(asked_policy.as_ref().ok() == policy, "the policy differs, and nothing is recorded");
         let status = o.after.deployment.as_ref().map(|d| d.status);
-        must!(status.is_some_and(|s| s.is_active() || s == Status::Successful), "unchanged is said of what is {status:?}");
+        must!(
+            status.is_some_and(|s| s.is_active() || s == Status::Successful),
+            "unchanged is said of what is {status:?}"
+        );
         return Ok(());
     }
     let Some(was) = before.version(before.last_version) else { return Ok(()) };
@@ -710,7 +772,10 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
         Change::Event(event) => Some(&event.body),
         Change::Note(_) => None,
     });
-    let at_once = matches!(first, Some(EventBody::DeploymentCancelled { .. } | EventBody::DeploymentStarted(_) | EventBody::DeploymentNoop(_)));
+    let at_once = matches!(
+        first,
+        Some(EventBody::DeploymentCancelled { .. } | EventBody::DeploymentStarted(_) | EventBody::DeploymentNoop(_))
+    );
     let policy = o.after.version(receipt.version).map(|v| &v.policy);
     let counts = before.deployment.as_ref().is_some_and(|d| d.status.is_active() || d.status == Status::Successful);
     let same = same_but_policy(was.number) && policy == Some(&was.policy) && receipt.version == before.last_version + 1;
@@ -745,7 +810,9 @@ fn the_account_of_the_rules_agrees(o: &Outcome) -> Said {
     must!(d.id == r.id && d.target_version == r.target && d.target_job_id == r.job, "it is about another deployment");
     must!(o.after.last_version == o.memory.last_version, "the last version is {}", o.after.last_version);
     for i in o.after.instances.iter() {
-        let Some(seen) = o.memory.instances.get(&i.key()) else { return Err(format!("{} was never said to be there", i.agent)) };
+        let Some(seen) = o.memory.instances.get(&i.key()) else {
+            return Err(format!("{} was never said to be there", i.agent));
+        };
         let verdict = match i.health {
             Health::Pending => Verdict::Pending,
             Health::Healthy => Verdict::Healthy,
@@ -798,7 +865,10 @@ fn what_may_go_on_goes_on(o: &Outcome) -> Said {
         }
         Phase::Awaiting => {
             let desired = if r.mode == Mode::BlueGreen { all } else { r.canaries };
-            must!(healthy == desired && placed == desired, "{healthy} of {desired} canaries are healthy while awaiting");
+            must!(
+                healthy == desired && placed == desired,
+                "{healthy} of {desired} canaries are healthy while awaiting"
+            );
             must!(!r.policy.auto_promote && !r.promoted && !r.agent_failed, "{} waits for nothing", r.id);
         }
         _ => {}
@@ -817,7 +887,12 @@ fn healthy_is_said_in_time(o: &Outcome) -> Said {
         let due = since + min;
         let passed = if matches!(o.command, Command::Tick) { due <= o.now } else { due < o.now };
         let counts = !seen.told_to_stop && &*key.agent != BATCH_AGENT;
-        must!(!(counts && passed) || seen.verdict == Verdict::Healthy, "{} is well since {} ms, of {min}", key.agent, o.now - since);
+        must!(
+            !(counts && passed) || seen.verdict == Verdict::Healthy,
+            "{} is well since {} ms, of {min}",
+            key.agent,
+            o.now - since
+        );
     }
     Ok(())
 }
@@ -854,7 +929,10 @@ fn what_must_fail_has_failed(o: &Outcome) -> Said {
         return Ok(());
     }
     must!(!r.agent_failed, "an agent failed");
-    must!(!(r.policy.progress_deadline_ms == 0 && r.was_unhealthy), "an agent is unhealthy, and there is no progress deadline");
+    must!(
+        !(r.policy.progress_deadline_ms == 0 && r.was_unhealthy),
+        "an agent is unhealthy, and there is no progress deadline"
+    );
     let progress = o.after.deployment.as_ref().and_then(|d| d.progress.at());
     must!(progress.is_none_or(|at| at >= o.now), "the progress deadline has passed");
     Ok(())
@@ -863,7 +941,9 @@ fn what_must_fail_has_failed(o: &Outcome) -> Said {
 /// SPEC 1: a version is never changed, except its `stable` flag and its tag (and what became of it).
 fn versions_never_change(o: &Outcome) -> Said {
     for v in o.after.versions.iter() {
-        let Some(told) = o.memory.versions.get(&v.number) else { return Err(format!("version {} came without an event", v.number)) };
+        let Some(told) = o.memory.versions.get(&v.number) else {
+            return Err(format!("version {} came without an event", v.number));
+        };
         let was = &told.version;
         let same = was.content == v.content
             && was.policy == v.policy
@@ -906,10 +986,12 @@ fn reports_count_once(o: &Outcome) -> Said {
     let (Command::Report(report), Reply::Changed(changed), Some(before)) = (o.command, o.reply, o.before) else {
         return Ok(());
     };
-    let events = || o.batch.changes.iter().filter_map(|c| match c {
-        Change::Event(event) => Some(event),
-        Change::Note(_) => None,
-    });
+    let events = || {
+        o.batch.changes.iter().filter_map(|c| match c {
+            Change::Event(event) => Some(event),
+            Change::Note(_) => None,
+        })
+    };
     let is_said = |e: &&Arc<Event>| {
         matches!(&e.body, EventBody::AgentState { of, state, leaves, .. }
             if of.agent == report.agent && state.name() == report.state.name() && (*changed || !leaves))
@@ -960,7 +1042,11 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     if !failed.auto_revert {
         return Ok(());
     }
-    must!(failed.description.contains("not reverted: "), "it does not say why it did not revert: {}", failed.description);
+    must!(
+        failed.description.contains("not reverted: "),
+        "it does not say why it did not revert: {}",
+        failed.description
+    );
     let stopped_since = matches!(o.command, Command::Stop(_));
     let Some(stable) = failed.newest_stable.filter(|_| !failed.is_rollback && !stopped_since) else { return Ok(()) };
     let Some(told) = o.memory.versions.get(&stable) else { return Ok(()) };
@@ -970,11 +1056,9 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     }
     let (mode, changed) = judge(o.memory, &failed.left, &told);
     let roster = told.roster();
-    let gone = failed
-        .left
-        .instances
-        .iter()
-        .any(|i| !i.is_told_to_stop() && !roster.contains(&i.agent) && !(i.state == InstanceState::Waiting && i.task.is_none()));
+    let gone = failed.left.instances.iter().any(|i| {
+        !i.is_told_to_stop() && !roster.contains(&i.agent) && !(i.state == InstanceState::Waiting && i.task.is_none())
+    });
     must!(mode == Mode::Noop && !gone, "a revert to {stable} would be {}, of {changed:?}", mode.name());
     Ok(())
 }
@@ -1005,7 +1089,8 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     if !succeeded || stopped_since || r.phase != Phase::Ended(Status::Successful) {
         return Ok(());
     }
-    let roster: BTreeSet<Arc<str>> = o.memory.versions.get(&r.target).map(|t| t.roster()).unwrap_or_default().into_iter().collect();
+    let roster: BTreeSet<Arc<str>> =
+        o.memory.versions.get(&r.target).map(|t| t.roster()).unwrap_or_default().into_iter().collect();
     let mut seen = BTreeSet::new();
     for i in o.after.instances.iter().filter(|i| !i.is_told_to_stop()) {
         must!(i.job_id == r.job, "{} of version {} runs on in job {}", i.agent, i.version, i.job_id);
@@ -1014,7 +1099,10 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
         must!(i.role == Role::Primary, "{} is {} after success", i.agent, i.role.name());
     }
     must!(seen == roster, "{seen:?} run, of {roster:?}");
-    must!(o.after.current_version == Some(r.target) && o.after.current_job_id.as_ref() == Some(&r.job), "the version is current");
+    must!(
+        o.after.current_version == Some(r.target) && o.after.current_job_id.as_ref() == Some(&r.job),
+        "the version is current"
+    );
     Ok(())
 }
 
@@ -1040,7 +1128,8 @@ fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
 fn rollback_target_is_one_that_rollback_takes(o: &Outcome) -> Said {
     let last = rollout(o.memory)?.target;
     let after_batch = o.after.version(last).is_some_and(|v| v.job_type.is_batch());
-    let others = o.memory.versions.iter().rev().filter(|(number, _)| **number != last && o.after.version(**number).is_some());
+    let others =
+        o.memory.versions.iter().rev().filter(|(number, _)| **number != last && o.after.version(**number).is_some());
     let mut takes = others.filter(|(_, told)| told.stable || (after_batch && told.version.job_type.is_batch()));
     let expected = takes.next().map(|(number, _)| *number);
     must!(o.after.rollback_target() == expected, "{:?} is offered, and {expected:?} is due", o.after.rollback_target());

@@ -4,8 +4,10 @@ use super::memory::Memory;
 use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, EVENT_RULES};
 use redis_deploy::codec;
 use redis_deploy::engine::event::EventBody;
+use redis_deploy::engine::{
+    apply, decide, transact, Batch, Change, Command, Context, Limits, Record, Rejection, Reply,
+};
 use std::collections::BTreeMap;
-use redis_deploy::engine::{apply, decide, transact, Batch, Change, Command, Context, Limits, Record, Rejection, Reply};
 
 /// One thing that was asked of a site, and when: what a history is made of.
 #[derive(Debug, Clone)]
@@ -51,7 +53,15 @@ fn send(batch: &Batch) -> Result<Batch, Broken> {
 
 impl Site {
     pub fn new(key: String, limits: Limits) -> Site {
-        Site { key, limits, record: None, second: None, memory: Memory::default(), reload: false, events: BTreeMap::new() }
+        Site {
+            key,
+            limits,
+            record: None,
+            second: None,
+            memory: Memory::default(),
+            reload: false,
+            events: BTreeMap::new(),
+        }
     }
 
     /// Asks the engine, lets the second one follow, and asks every rule.
@@ -93,7 +103,8 @@ impl Site {
                     failed: &failed,
                 };
                 for (rule, holds) in EVENT_RULES {
-                    holds(&happening).map_err(|words| Broken { rule, words: format!("{words} (at {})", event.body.name()) })?;
+                    holds(&happening)
+                        .map_err(|words| Broken { rule, words: format!("{words} (at {})", event.body.name()) })?;
                 }
                 match &event.body {
                     EventBody::DeploymentFailed { cause, description, .. } => {
@@ -158,7 +169,10 @@ impl Site {
                 invariants_hold(&decision.record).map_err(|words| Broken { rule: "invariants_hold", words })?;
             }
         } else if decision.record != empty {
-            return Err(Broken { rule: "nothing_comes_from_nothing", words: "a record without a deployment".to_string() });
+            return Err(Broken {
+                rule: "nothing_comes_from_nothing",
+                words: "a record without a deployment".to_string(),
+            });
         }
         self.record = Some(decision.record);
         Ok(Ok(decision.reply))

@@ -101,7 +101,8 @@ pub fn line(input: &Input) -> String {
             }
         }
         Command::Register(r) => {
-            let _ = write!(line, "REGISTER {} {} INSTANCE {} STATUS {}", r.agent, r.service, r.instance, r.status.name());
+            let _ =
+                write!(line, "REGISTER {} {} INSTANCE {} STATUS {}", r.agent, r.service, r.instance, r.status.name());
             if let Some(version) = r.version {
                 let _ = write!(line, " VERSION {version}");
             }

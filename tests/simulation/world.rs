@@ -137,7 +137,8 @@ impl World {
 
     fn tick(&mut self, at: usize) -> Result<(), Broken> {
         if self.sites[at].site.record.is_some() {
-            self.ask(at, "auto", Command::Tick)?.map_err(|r| Broken { rule: "a_tick_is_never_refused", words: r.to_string() })?;
+            self.ask(at, "auto", Command::Tick)?
+                .map_err(|r| Broken { rule: "a_tick_is_never_refused", words: r.to_string() })?;
         }
         Ok(())
     }
@@ -186,7 +187,12 @@ impl World {
         if dice.chance(6) {
             // The last moment at which an instance may get ready in time.
             let last = self.sites[at].site.record.as_ref().and_then(|record| {
-                let waiting: Vec<u64> = record.instances.iter().filter_map(|i| last_moment(record, i)).filter(|at| *at >= self.now).collect();
+                let waiting: Vec<u64> = record
+                    .instances
+                    .iter()
+                    .filter_map(|i| last_moment(record, i))
+                    .filter(|at| *at >= self.now)
+                    .collect();
                 waiting.into_iter().min()
             });
             if let Some(last) = last {
@@ -289,7 +295,10 @@ impl World {
         let after = &self.sites[at].site.record;
         let same_reply = (second == third || second.is_err()) && (!remembered || first.is_err() || first == second);
         if !same_reply || (settled != *after && third.is_ok()) {
-            return Err(Broken { rule: "repeats_are_harmless", words: format!("{first:?}, {second:?} and then {third:?}") });
+            return Err(Broken {
+                rule: "repeats_are_harmless",
+                words: format!("{first:?}, {second:?} and then {third:?}"),
+            });
         }
         Ok(())
     }
@@ -333,7 +342,9 @@ impl World {
         let newest = record.last_version;
         let status = *dice.pick(&[CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]);
         let command = match dice.below(8) {
-            0 if !services.is_empty() => Command::Check(Check { instance: dice.pick(&services).clone(), status, reason: None }),
+            0 if !services.is_empty() => {
+                Command::Check(Check { instance: dice.pick(&services).clone(), status, reason: None })
+            }
             1 => {
                 let id: Arc<str> = Arc::from(format!("svc-{}", dice.below(4)));
                 coordinators::register(&key, ["http", "grpc", "other"][dice.below(3)], &id, Some(30), status)
@@ -381,7 +392,10 @@ impl World {
             let record = self.sites[at].site.record.as_ref().expect("asked above");
             let ended = record.deployment.as_ref().is_some_and(|d| d.status != Status::Running);
             if !ended {
-                return Err(Broken { rule: "who_reads_tasks_brings_every_deployment_to_its_end", words: "it is still running".into() });
+                return Err(Broken {
+                    rule: "who_reads_tasks_brings_every_deployment_to_its_end",
+                    words: "it is still running".into(),
+                });
             }
             if let Some(task) = record.instances.tasks().next() {
                 let words = format!("{:?} of {} is still to be done", task.task.as_ref().map(|t| t.kind), task.agent);

@@ -10,8 +10,7 @@ use redis_deploy::view::{self, ResolveFilter, RoleFilter, View};
 /// One service for each role and status that matters: `<role>-<status>`.
 fn discovered() -> Record {
     let mut record = record();
-    let owners =
-        [("p", Role::Primary, 1), ("c", Role::Canary, 2), ("n", Role::Candidate, 2), ("r", Role::Retired, 1)];
+    let owners = [("p", Role::Primary, 1), ("c", Role::Canary, 2), ("n", Role::Candidate, 2), ("r", Role::Retired, 1)];
     for (i, (agent, role, number)) in owners.into_iter().enumerate() {
         record.instances.insert(Instance { role, ..instance(agent, number, 30 + i as u64) });
         for status in [CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical] {
@@ -47,7 +46,10 @@ fn resolve_gives_primary_and_passing_instances_unless_asked_for_more() {
         resolved(ResolveFilter { all: true, ..ResolveFilter::default() }),
         ["primary-admin", "primary-critical", "primary-passing", "primary-warning"]
     );
-    assert_eq!(resolved(ResolveFilter { role: RoleFilter::Is(Role::Canary), ..ResolveFilter::default() }), ["canary-passing"]);
+    assert_eq!(
+        resolved(ResolveFilter { role: RoleFilter::Is(Role::Canary), ..ResolveFilter::default() }),
+        ["canary-passing"]
+    );
     assert_eq!(
         resolved(ResolveFilter { role: RoleFilter::Is(Role::Candidate), all: true, ..ResolveFilter::default() }),
         ["candidate-critical", "candidate-passing", "candidate-warning"]
@@ -63,11 +65,22 @@ fn resolve_gives_primary_and_passing_instances_unless_asked_for_more() {
 
 #[test]
 fn resolve_filters_by_service_and_by_tag() {
-    assert_eq!(resolved(ResolveFilter { service: Some("admin".into()), ..ResolveFilter::default() }), ["primary-admin"]);
-    assert_eq!(resolved(ResolveFilter { service: Some("web".into()), ..ResolveFilter::default() }), ["primary-passing"]);
+    assert_eq!(
+        resolved(ResolveFilter { service: Some("admin".into()), ..ResolveFilter::default() }),
+        ["primary-admin"]
+    );
+    assert_eq!(
+        resolved(ResolveFilter { service: Some("web".into()), ..ResolveFilter::default() }),
+        ["primary-passing"]
+    );
     assert_eq!(resolved(ResolveFilter { tag: Some("green".into()), ..ResolveFilter::default() }), ["primary-admin"]);
     assert_eq!(resolved(ResolveFilter { tag: Some("http".into()), ..ResolveFilter::default() }), ["primary-passing"]);
-    assert!(resolved(ResolveFilter { service: Some("web".into()), tag: Some("green".into()), ..ResolveFilter::default() }).is_empty());
+    assert!(resolved(ResolveFilter {
+        service: Some("web".into()),
+        tag: Some("green".into()),
+        ..ResolveFilter::default()
+    })
+    .is_empty());
     // Names are exact: no prefix, no other case.
     assert!(resolved(ResolveFilter { service: Some("WEB".into()), ..ResolveFilter::default() }).is_empty());
     assert!(resolved(ResolveFilter { tag: Some("htt".into()), ..ResolveFilter::default() }).is_empty());

@@ -310,8 +310,7 @@ fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
     });
     assert_eq!(issued["healthy_deadline_left_ms"], 77);
     assert_eq!(issued["healthy_deadline_at"], Value::Null);
-    let unhealthy =
-        json(EventBody::AgentUnhealthy { of: subject(), reason: text("r"), reopens: None, dooms: false });
+    let unhealthy = json(EventBody::AgentUnhealthy { of: subject(), reason: text("r"), reopens: None, dooms: false });
     assert_eq!(unhealthy["reopens"], false);
     assert_eq!(unhealthy["progress_at"], Value::Null);
 }

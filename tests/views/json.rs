@@ -53,9 +53,24 @@ pub fn assert_begins_with(actual: &Value, spec: &Value, path: &str) {
 fn odd_strings_come_back_as_they_were() {
     let mut odd: Vec<String> = (0u8..=0x7f).map(|byte| format!("a{}z", byte as char)).collect();
     odd.extend(
-        ["", "\"", "\\", "\\\"", "\\u0041", "é", "日本", "\u{1f680}\u{1f469}\u{200d}\u{1f52c}", "\u{2028}\u{2029}",
-         "\u{feff}", "\u{fffd}", "\u{10ffff}", "\u{7f}\u{80}\u{9f}", "\"\\\u{8}\u{c}\n\r\t\u{0}\u{1f}\"", "a/b"]
-            .map(str::to_string),
+        [
+            "",
+            "\"",
+            "\\",
+            "\\\"",
+            "\\u0041",
+            "é",
+            "日本",
+            "\u{1f680}\u{1f469}\u{200d}\u{1f52c}",
+            "\u{2028}\u{2029}",
+            "\u{feff}",
+            "\u{fffd}",
+            "\u{10ffff}",
+            "\u{7f}\u{80}\u{9f}",
+            "\"\\\u{8}\u{c}\n\r\t\u{0}\u{1f}\"",
+            "a/b",
+        ]
+        .map(str::to_string),
     );
     for text in &odd {
         let written = json(&View::from(text));

@@ -129,14 +129,14 @@ fn a_policy_is_written_as_in_a_manifest() {
 fn a_deadline_that_does_not_run_is_null() {
     let deadlines = |record: &Record| value(&view::status(record, KEY, T))["deadlines"].to_string();
     let mut idle = record_where(|d| d.status = Status::Successful);
-    idle.instances.update_where(|_| true, |i| {
-        i.healthy_at = None;
-        i.deadline = Clock::Off;
-    });
-    assert_eq!(
-        deadlines(&idle),
-        r#"{"progress_at":null,"next_at":null,"next":null,"progress_left_ms":null}"#
+    idle.instances.update_where(
+        |_| true,
+        |i| {
+            i.healthy_at = None;
+            i.deadline = Clock::Off;
+        },
     );
+    assert_eq!(deadlines(&idle), r#"{"progress_at":null,"next_at":null,"next":null,"progress_left_ms":null}"#);
 
     let mut paused = record_where(|d| {
         d.status = Status::Paused;

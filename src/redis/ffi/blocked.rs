@@ -53,8 +53,8 @@ pub fn block(ctx: Ctx) -> Option<Blocked> {
 unsafe extern "C" fn answered(ctx: *mut raw::RedisModuleCtx, _: *mut *mut raw::RedisModuleString, _: c_int) -> c_int {
     or_else("a woken client", (), || {
         // SAFETY: the context is that of a blocked client, whose data is the box that `wake` made, or null.
-        let answer = api!(RedisModule_GetBlockedClientPrivateData)
-            .and_then(|get| unsafe { get(ctx).cast::<Answer>().as_ref() });
+        let answer =
+            api!(RedisModule_GetBlockedClientPrivateData).and_then(|get| unsafe { get(ctx).cast::<Answer>().as_ref() });
         blocking::reply(Ctx { raw: ctx }, answer);
     });
     raw::REDISMODULE_OK as c_int
@@ -148,7 +148,8 @@ impl Aside {
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        if let (Some(free), Some(unblock)) = (api!(RedisModule_FreeThreadSafeContext), api!(RedisModule_UnblockClient)) {
+        if let (Some(free), Some(unblock)) = (api!(RedisModule_FreeThreadSafeContext), api!(RedisModule_UnblockClient))
+        {
             // SAFETY: both are ours, given back here and nowhere else, the context first. Any thread may do so.
             unsafe {
                 free(self.ctx);

@@ -218,8 +218,7 @@ impl Ctx {
 
     pub fn select_db(self, db: i32) -> bool {
         // SAFETY: the context is valid for this call.
-        api!(RedisModule_SelectDb)
-            .is_some_and(|select| unsafe { select(self.raw, db) } == raw::REDISMODULE_OK as c_int)
+        api!(RedisModule_SelectDb).is_some_and(|select| unsafe { select(self.raw, db) } == raw::REDISMODULE_OK as c_int)
     }
 
     /// The ACL user of the caller; None for callers without one (the primary, a timer, another module).

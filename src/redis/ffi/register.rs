@@ -17,8 +17,8 @@ const VALKEY_HANDLE_ATOMIC_SLOT_MIGRATION: c_int = 1 << 5;
 pub fn set_options(ctx: Ctx) {
     let is_valkey = server_is_valkey(ctx);
     IS_VALKEY.store(is_valkey, Ordering::Relaxed);
-    let mut options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS as c_int
-        | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD as c_int;
+    let mut options =
+        raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS as c_int | raw::REDISMODULE_OPTIONS_HANDLE_REPL_ASYNC_LOAD as c_int;
     // SAFETY: takes nothing.
     let known = api!(RedisModule_GetModuleOptionsAll).map_or(0, |all| unsafe { all() });
     if is_valkey && known & VALKEY_HANDLE_ATOMIC_SLOT_MIGRATION != 0 {
@@ -230,8 +230,7 @@ pub fn set_command_info(ctx: Ctx, info: &CommandInfo) -> bool {
         Access::Read => raw::REDISMODULE_CMD_KEY_RO | raw::REDISMODULE_CMD_KEY_ACCESS,
         Access::Write { replies, deletes } => {
             let access = if replies { raw::REDISMODULE_CMD_KEY_ACCESS } else { 0 };
-            let effect =
-                if deletes { raw::REDISMODULE_CMD_KEY_DELETE } else { raw::REDISMODULE_CMD_KEY_UPDATE };
+            let effect = if deletes { raw::REDISMODULE_CMD_KEY_DELETE } else { raw::REDISMODULE_CMD_KEY_UPDATE };
             raw::REDISMODULE_CMD_KEY_RW | access | effect
         }
     };
@@ -241,8 +240,7 @@ pub fn set_command_info(ctx: Ctx, info: &CommandInfo) -> bool {
     keys[0].begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
     keys[0].bs.index = raw::RedisModuleCommandKeySpec__bindgen_ty_1__bindgen_ty_1 { pos: 1 };
     keys[0].find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;
-    keys[0].fk.range =
-        raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_1 { lastkey: 0, keystep: 1, limit: 0 };
+    keys[0].fk.range = raw::RedisModuleCommandKeySpec__bindgen_ty_2__bindgen_ty_1 { lastkey: 0, keystep: 1, limit: 0 };
     let told = raw::RedisModuleCommandInfo {
         version: &INFO_VERSION,
         summary: texts.keep(info.summary),

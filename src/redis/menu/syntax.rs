@@ -92,7 +92,8 @@ fn sequence(words: &mut Words) -> Vec<Argument> {
 fn name_by_value(arguments: &mut [Argument]) {
     for place in 0..arguments.len() {
         let word = arguments[place].display.clone();
-        let is_shared = arguments.iter().enumerate().any(|(other, a)| other != place && (a.name == word || a.display == word));
+        let is_shared =
+            arguments.iter().enumerate().any(|(other, a)| other != place && (a.name == word || a.display == word));
         if !word.is_empty() && !is_shared {
             arguments[place].name = word;
         }
@@ -201,7 +202,11 @@ mod tests {
                     None => format!("{}{many}", a.name),
                 },
             };
-            if a.optional { format!("[{inner}]") } else { inner }
+            if a.optional {
+                format!("[{inner}]")
+            } else {
+                inner
+            }
         };
         arguments.iter().map(one).collect::<Vec<_>>().join(" ")
     }
@@ -214,9 +219,8 @@ mod tests {
         assert_eq!(of("key [VERSION n | TAG tag] [ALL]"), "key [VERSION <n> | TAG <tag>] [ALL]");
         assert_eq!(of("key JOB id ID id [TTL ms]"), "key JOB <job> ID <id> [TTL <ms>]");
         assert_eq!(of("key state:on|off [ROLE role:a|b] word:c|d..."), "key on | off [ROLE a | b] c | d...");
-        assert!(of("key {policy}").starts_with(
-            "key [STRATEGY rolling | canary | blue-green] [MAX_PARALLEL <max_parallel>]"
-        ));
+        assert!(of("key {policy}")
+            .starts_with("key [STRATEGY rolling | canary | blue-green] [MAX_PARALLEL <max_parallel>]"));
     }
 
     #[test]

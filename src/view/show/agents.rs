@@ -28,15 +28,8 @@ pub(super) enum Rank {
     Unchanged,
 }
 
-const RANKS: [Rank; 7] = [
-    Rank::Unhealthy,
-    Rank::Pending,
-    Rank::Waiting,
-    Rank::Stopping,
-    Rank::ToGo,
-    Rank::Healthy,
-    Rank::Unchanged,
-];
+const RANKS: [Rank; 7] =
+    [Rank::Unhealthy, Rank::Pending, Rank::Waiting, Rank::Stopping, Rank::ToGo, Rank::Healthy, Rank::Unchanged];
 
 /// One agent with its instances: `main` is the deployment's own where there is one, else what the agent runs.
 pub(super) struct Row<'r> {

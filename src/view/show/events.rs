@@ -82,13 +82,9 @@ fn words(event: &Event) -> String {
             service.port,
             service.status.name()
         ),
-        EventBody::ServiceStatus { instance, agent, status, reason, .. } => format!(
-            "{} of {} {}{}",
-            fit(instance, NAME),
-            fit(agent, NAME),
-            status.name(),
-            because(reason.as_deref())
-        ),
+        EventBody::ServiceStatus { instance, agent, status, reason, .. } => {
+            format!("{} of {} {}{}", fit(instance, NAME), fit(agent, NAME), status.name(), because(reason.as_deref()))
+        }
         EventBody::ServiceDeregistered { instance, agent, reason, .. } => {
             format!("{} of {}{}", fit(instance, NAME), fit(agent, NAME), because(Some(&**reason)))
         }

@@ -84,7 +84,11 @@ fn deployment(record: &Record, d: &Deployment, now: UnixMs) -> String {
     let id = fit(&d.id, NAME);
     let revision = record.revision;
     match d.finished_at {
-        None => format!("{id}, begun {} UTC, {}, revision {revision}", time_of_day(d.created_at, now), ago(d.created_at, now)),
+        None => format!(
+            "{id}, begun {} UTC, {}, revision {revision}",
+            time_of_day(d.created_at, now),
+            ago(d.created_at, now)
+        ),
         Some(end) => format!(
             "{id}, ended {} UTC, {}, after {}, revision {revision}",
             time_of_day(end, now),

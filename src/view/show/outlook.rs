@@ -93,7 +93,11 @@ fn then(record: &Record, d: &Deployment) -> String {
     let parallel = d.policy.parallel(d.changed.len());
     let follow = match to_go {
         0 => "successful".to_string(),
-        n => format!("{} follow, {parallel} at a time", count(n, "agent")).replacen("1 agent follow", "1 agent follows", 1),
+        n => format!("{} follow, {parallel} at a time", count(n, "agent")).replacen(
+            "1 agent follow",
+            "1 agent follows",
+            1,
+        ),
     };
     let old = || record.instances.len().saturating_sub(own.placed);
     let waits = match (d.status, d.paused_from) {
@@ -115,7 +119,10 @@ fn then(record: &Record, d: &Deployment) -> String {
             format!("all candidates healthy, they become primary at once, {} to stop", count(old(), "instance"))
         }
         (Status::Running, Mode::InPlace) if d.canaries > 0 && !d.promoted => match d.policy.auto_promote {
-            true => format!("once healthy, {} primary by itself (auto_promote), {follow}", canaries_are(d.canaries as usize)),
+            true => format!(
+                "once healthy, {} primary by itself (auto_promote), {follow}",
+                canaries_are(d.canaries as usize)
+            ),
             false => format!("PROMOTE by a person, then {follow}"),
         },
         (Status::Running, Mode::InPlace) if to_go > 0 => {
@@ -147,7 +154,9 @@ fn deadline(d: &Deployment, now: UnixMs) -> String {
         (Status::Running, Clock::Running { at }) => {
             format!("fails at {} UTC without progress, {}", time_of_day(at, now), until(at, now))
         }
-        (Status::Running, _) if d.policy.progress_deadline_ms == 0 => "fails with the first unhealthy agent".to_string(),
+        (Status::Running, _) if d.policy.progress_deadline_ms == 0 => {
+            "fails with the first unhealthy agent".to_string()
+        }
         (Status::AwaitingPromotion, _) => "none runs while a promotion is awaited".to_string(),
         (Status::Paused, clock) => match remaining(clock, now) {
             Some(left) => format!("held, with {left} left for progress"),
