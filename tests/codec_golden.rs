@@ -6,14 +6,14 @@
 use proptest::prelude::*;
 use redis_deploy::codec;
 use redis_deploy::codec::{
-    decode_batch, decode_record, decode_saved_record, encode_batch, encode_pending, encode_record, overview_of,
+    decode_batch, decode_record, decode_trusted_record, encode_batch, encode_uncommitted, encode_record, summary_of,
     DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS,
 };
 use redis_deploy::engine;
-use redis_deploy::engine::command::{Command, Context, Deploy, Limits, Report, Reported};
+use redis_deploy::engine::command::{Command, Context, Deploy, Limits, Report, ReportedState};
 use redis_deploy::engine::deployment::{Mode, Record, Status};
-use redis_deploy::engine::manifest::Content;
-use redis_deploy::engine::{Batch, Change, EventBody, Overview};
+use redis_deploy::engine::manifest::ManifestText;
+use redis_deploy::engine::{Batch, Change, EventBody, Summary};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,7 +117,7 @@ fn what_many_name_is_stored_once_and_shared_again() {
 fn manifests_with_the_same_text_are_stored_once_though_they_are_two_in_memory() {
     let mut record = golden::record();
     let text = record.versions[0].content.text().to_string();
-    Arc::make_mut(&mut Arc::make_mut(&mut record.versions)[0]).content = Arc::new(Content::new(Arc::from(text)));
+    Arc::make_mut(&mut Arc::make_mut(&mut record.versions)[0]).content = Arc::new(ManifestText::new(Arc::from(text)));
     assert_eq!(encode_record(&record), encode_record(&golden::record()));
 }
 
@@ -136,7 +136,7 @@ fn pending_changes_are_written_as_any_batch() {
         let reason = Some(Arc::from(reason));
         Command::Report(Report {
             agent: agent.into(),
-            state: Reported::Ready,
+            state: ReportedState::Ready,
             version: None,
             job: None,
             attempt: None,
@@ -155,8 +155,8 @@ fn pending_changes_are_written_as_any_batch() {
     let (mut record, mut changes) = (codec::empty_record(), 0);
     for (now_ms, command) in (1_000..).zip(&commands) {
         let context = Context { key: "app", now_ms, by: "default", limits: Limits::default() };
-        let pending = engine::transact(&mut record, command, &context).expect("a good command");
-        assert_eq!(encode_pending(&pending), encode_batch(&pending.batch), "{command:?}");
+        let pending = engine::decide_in_place(&mut record, command, &context).expect("a good command");
+        assert_eq!(encode_uncommitted(&pending), encode_batch(&pending.batch), "{command:?}");
         changes += pending.batch.changes.len();
         pending.commit();
         assert_eq!(decode_record(&encode_record(&record)).as_ref(), Ok(&record));
@@ -167,20 +167,20 @@ fn pending_changes_are_written_as_any_batch() {
 #[test]
 fn a_record_says_first_what_an_index_asks() {
     for record in [golden::record(), Record { log: Default::default(), ..golden::record() }] {
-        assert_eq!(overview_of(&encode_record(&record)).ok(), Overview::of(&record));
+        assert_eq!(summary_of(&encode_record(&record)).ok(), Summary::of(&record));
     }
-    assert_eq!(overview_of(b"dp\x02"), Err(DecodeError::Truncated));
-    assert_eq!(overview_of(&encode_batch(&golden::batches()[0].1)), Err(DecodeError::Malformed));
+    assert_eq!(summary_of(b"dp\x02"), Err(DecodeError::Truncated));
+    assert_eq!(summary_of(&encode_batch(&golden::batches()[0].1)), Err(DecodeError::Malformed));
     // A stranger's must be true: here the one byte by which the two differ is that of another status.
     let mut record = golden::record();
     let bytes = encode_record(&record);
-    let status = Overview::of(&record).expect("it has a deployment").status;
+    let status = Summary::of(&record).expect("it has a deployment").status;
     deployment(&mut record).status = if status == Status::Failed { Status::Cancelled } else { Status::Failed };
     let other = encode_record(&record);
     let place =
         bytes.iter().zip(&other).skip(HEADER_BYTES).position(|(a, b)| a != b).expect("they differ") + HEADER_BYTES;
     let lies = with_right_checksum([&bytes[..place], &other[place..=place], &bytes[place + 1..]].concat());
-    let why = "its overview is that of another record".to_string();
+    let why = "its summary is that of another record".to_string();
     assert_eq!(decode_record(&lies), Err(DecodeError::Invalid(why)));
 }
 
@@ -188,7 +188,7 @@ fn a_record_says_first_what_an_index_asks() {
 #[test]
 fn what_was_saved_here_is_read_with_its_log_unread() {
     let record = golden::record();
-    assert_eq!(decode_saved_record(&encode_record(&record)), Ok(record.clone()));
+    assert_eq!(decode_trusted_record(&encode_record(&record)), Ok(record.clone()));
     let mut unread = 0;
     let whole = encode_record(&record);
     let without = encode_record(&Record { log: Default::default(), ..record.clone() });
@@ -196,7 +196,7 @@ fn what_was_saved_here_is_read_with_its_log_unread() {
         let mut scratched = whole.clone();
         scratched[place] ^= 0x55;
         let scratched = with_right_checksum(scratched);
-        if let Ok(read) = decode_saved_record(&scratched) {
+        if let Ok(read) = decode_trusted_record(&scratched) {
             unread += u32::from(decode_record(&scratched).is_err());
             // What cannot be read is left out, and the record goes on.
             assert!(read.log.iter().count() <= record.log.len());
@@ -369,7 +369,7 @@ fn canary(record: &mut Record, change: impl FnOnce(&mut engine::deployment::Inst
 
 #[test]
 fn a_record_is_judged_as_if_a_user_had_sent_it() {
-    let version = |record: &mut Record, change: fn(&mut engine::history::Version)| {
+    let version = |record: &mut Record, change: fn(&mut engine::version::Version)| {
         change(Arc::make_mut(&mut Arc::make_mut(&mut record.versions)[2]));
     };
     assert_eq!(refusal(|r| Arc::make_mut(&mut r.versions).swap(0, 1)), "its versions are not in order");
@@ -395,7 +395,7 @@ fn a_record_is_judged_as_if_a_user_had_sent_it() {
         "a policy names too long a duration"
     );
     assert_eq!(
-        refusal(|r| version(r, |v| v.content = Arc::new(Content::new(r#"{"nodes":3}"#.into())))),
+        refusal(|r| version(r, |v| v.content = Arc::new(ManifestText::new(r#"{"nodes":3}"#.into())))),
         "nodes must be an array"
     );
     assert_eq!(
@@ -458,7 +458,7 @@ fn a_manifest_is_in_a_batch_and_not_in_the_log() {
     );
     let mut slim = (**event).clone();
     if let EventBody::DeploymentStarted(beginning) = &mut slim.body {
-        beginning.version.content = Arc::new(Content::omitted());
+        beginning.version.content = Arc::new(ManifestText::omitted());
     }
     let slim = Batch { changes: vec![Change::Event(Arc::new(slim))], log_max: 100 };
     assert!(matches!(decode_batch(&encode_batch(&slim)), Err(DecodeError::Invalid(_))));

@@ -6,7 +6,7 @@
 
 use engine::deployment::{Instance, Record, Role};
 use engine::health::{Health, InstanceState};
-use engine::time::Clock;
+use engine::time::Deadline;
 use engine::{Batch, Change, Event, EventBody};
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -198,7 +198,7 @@ fn instances(count: u64, of_one_agent: u64) -> Record {
             from_version: None,
             task: None,
             healthy_at: Some(0),
-            deadline: Clock::Running { at: 0 },
+            deadline: Deadline::Running { at: 0 },
             was_healthy: false,
             created: i,
         });
@@ -243,7 +243,7 @@ fn many_empty_texts_take_a_multiple_of_their_bytes() {
     for text in [|_| String::new(), |n| format!("{n:x}")] {
         let mut record = golden::record();
         if let Some(deployment) = record.deployment.as_mut().map(Arc::make_mut) {
-            deployment.gone = (0..count).map(|n: u64| Arc::from(text(n))).collect();
+            deployment.removed_agents = (0..count).map(|n: u64| Arc::from(text(n))).collect();
         }
         frugal(&codec::encode_record(&record));
     }

@@ -10,12 +10,12 @@ mod catalogue;
 #[path = "simulation/dice.rs"]
 mod dice;
 
-use catalogue::Content;
+use catalogue::ManifestText;
 use dice::Dice;
-use redis_deploy::engine::command::{CheckStatus, Deploy, Operate, Register, Report, Reported};
+use redis_deploy::engine::command::{CheckStatus, Deploy, Operate, Register, Report, ReportedState};
 use redis_deploy::engine::deployment::{Mode, Role, Status, TaskKind};
 use redis_deploy::engine::event::EventBody;
-use redis_deploy::engine::history::BATCH_AGENT;
+use redis_deploy::engine::version::BATCH_AGENT;
 use redis_deploy::engine::instances::InstanceKey;
 use redis_deploy::engine::policy::{PolicyPatch, Strategy};
 use redis_deploy::engine::{
@@ -72,7 +72,7 @@ impl Bench {
         self.record().deployment.as_ref().expect("something was deployed").status
     }
 
-    fn report(&mut self, key: &InstanceKey, state: Reported) {
+    fn report(&mut self, key: &InstanceKey, state: ReportedState) {
         let report = Report {
             agent: key.agent.clone(),
             state,
@@ -85,8 +85,8 @@ impl Bench {
     }
 
     fn get_ready(&mut self, key: &InstanceKey) {
-        self.report(key, Reported::Starting);
-        self.report(key, Reported::Ready);
+        self.report(key, ReportedState::Starting);
+        self.report(key, ReportedState::Ready);
         let Some(instance) = self.record().instances.get(key) else { return };
         let version = self.record().version(key.version).expect("what runs is kept");
         for name in version.content.services_of(&instance.node).to_vec() {
@@ -117,8 +117,8 @@ impl Bench {
             for (task, key) in self.tasks() {
                 match task {
                     TaskKind::Start | TaskKind::Replace => self.get_ready(&key),
-                    TaskKind::Stop => self.report(&key, Reported::Stopped),
-                    TaskKind::Run => self.report(&key, Reported::Completed),
+                    TaskKind::Stop => self.report(&key, ReportedState::Stopped),
+                    TaskKind::Run => self.report(&key, ReportedState::Completed),
                 }
             }
             if !self.tasks().is_empty() {
@@ -153,8 +153,8 @@ fn situation(dice: &mut Dice, content: &mut Content) -> Bench {
                 for (task, key) in tasks.iter().filter(|_| dice.chance(60)) {
                     match task {
                         TaskKind::Start | TaskKind::Replace => bench.get_ready(key),
-                        TaskKind::Stop => bench.report(key, Reported::Stopped),
-                        TaskKind::Run => bench.report(key, Reported::Starting),
+                        TaskKind::Stop => bench.report(key, ReportedState::Stopped),
+                        TaskKind::Run => bench.report(key, ReportedState::Starting),
                     }
                 }
                 bench.now += dice.between(0, 60);
@@ -164,7 +164,7 @@ fn situation(dice: &mut Dice, content: &mut Content) -> Bench {
         let keys: Vec<InstanceKey> = bench.record().instances.iter().map(|i| i.key()).collect();
         let troubles = if dice.chance(50) { dice.below(3) } else { 0 };
         for _ in 0..troubles {
-            let state = *dice.pick(&[Reported::Unready, Reported::Failed, Reported::Stopped, Reported::Starting]);
+            let state = *dice.pick(&[ReportedState::Unready, ReportedState::Failed, ReportedState::Stopped, ReportedState::Starting]);
             if !keys.is_empty() {
                 let key = dice.pick(&keys).clone();
                 bench.report(&key, state);
@@ -189,7 +189,7 @@ fn plan_tells_the_truth() {
     let mut seen = BTreeSet::new();
     for seed in 1..=4_000 {
         let mut dice = Dice::new(seed, 1);
-        let mut content = Content::first(&mut dice);
+        let mut content = ManifestText::first(&mut dice);
         let mut bench = situation(&mut dice, &mut content);
         let deploy = content.deploy();
         let before = bench.record.clone();
@@ -355,7 +355,7 @@ fn a_changed_copy_of_a_real_manifest_plans_what_its_change_implies() {
         assert_eq!(bench.plan(&again(&service)).map(|p| p.mode), Ok(Mode::Unchanged), "{name}: while it runs");
         bench.play();
         assert_eq!(bench.status(), Status::Successful, "{name}");
-        let roster: Vec<Arc<str>> = bench.record().roster(1).into_iter().map(|(agent, _)| agent).collect();
+        let agents_with_nodes: Vec<Arc<str>> = bench.record().agents_with_nodes(1).into_iter().map(|(agent, _)| agent).collect();
         let plan = |deploy: &Deploy| bench.plan(deploy).unwrap_or_else(|r| panic!("{name}: {r}"));
         let agents = |plan: &Plan| plan.changed_agents.iter().map(|(agent, _)| agent.clone()).collect::<Vec<_>>();
 
@@ -367,7 +367,7 @@ fn a_changed_copy_of_a_real_manifest_plans_what_its_change_implies() {
 
         let bundle = Deploy { bundle: Some(Arc::from("s3://bundles/other")), ..again(&service) };
         let planned = plan(&bundle);
-        assert_eq!((planned.mode, agents(&planned)), (Mode::InPlace, roster.clone()), "{name}: another bundle");
+        assert_eq!((planned.mode, agents(&planned)), (Mode::InPlace, agents_with_nodes.clone()), "{name}: another bundle");
 
         let mut config = service.clone();
         let (id, node) = one_node(&mut config).unwrap_or_else(|| panic!("{name} has a node"));
@@ -385,17 +385,17 @@ fn a_changed_copy_of_a_real_manifest_plans_what_its_change_implies() {
         let planned = plan(&again(&more));
         assert_eq!(
             (planned.mode, agents(&planned).len()),
-            (Mode::BlueGreen, roster.len() + 1),
+            (Mode::BlueGreen, agents_with_nodes.len() + 1),
             "{name}: one node more"
         );
 
         let mut edge = service.clone();
         match first_of(&mut edge, &["edges", "extra_edges"]) {
             Some(edges) => edges[0]["message_type"] = json!("another-message"),
-            None => edge["edges"] = json!([{"from_node": roster[0], "to_node": roster[0]}]),
+            None => edge["edges"] = json!([{"from_node": agents_with_nodes[0], "to_node": agents_with_nodes[0]}]),
         }
         let planned = plan(&again(&edge));
-        assert_eq!((planned.mode, agents(&planned)), (Mode::BlueGreen, roster.clone()), "{name}: another edge");
+        assert_eq!((planned.mode, agents(&planned)), (Mode::BlueGreen, agents_with_nodes.clone()), "{name}: another edge");
     }
     println!("{} real manifests plan what a change of them implies", manifests.len());
 }

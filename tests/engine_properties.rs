@@ -12,16 +12,16 @@ use conversation::{events, Outcome, World};
 use proptest::prelude::*;
 use redis_deploy::codec;
 use redis_deploy::engine::command::{
-    Check, CheckStatus, Deploy, Operate, Register, Report, Reported, Rollback, RollbackTo,
+    Check, CheckStatus, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo,
 };
 use redis_deploy::engine::deployment::{Cause, Deployment, Instance, Mode, Role, Status, TaskKind};
-use redis_deploy::engine::event::{Batch, Subject};
+use redis_deploy::engine::event::{Batch, InstanceRef};
 use redis_deploy::engine::health::{Health, InstanceState};
 use redis_deploy::engine::instances::InstanceKey;
-use redis_deploy::engine::policy::{Amount, HealthCheck, PolicyPatch, Strategy as Rollout};
-use redis_deploy::engine::time::Clock;
+use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, PolicyPatch, Strategy as Rollout};
+use redis_deploy::engine::time::Deadline;
 use redis_deploy::engine::{
-    apply, invariants, next_deadline, plan, Change, Command, Context, Event, EventBody, Note, Record, Reply,
+    apply, invariants, next_deadline, plan, Change, Command, Context, Event, EventBody, SilentChange, Record, Reply,
 };
 use redis_deploy::view::{self, ResolveFilter, RoleFilter};
 use std::collections::BTreeMap;
@@ -41,16 +41,16 @@ const MANIFESTS: [&str; 9] = [
 ];
 
 const AGENTS: [&str; 9] = ["a", "b", "c", "d", "a@1", "a@2", "b@1", "*", "nobody"];
-const STATES: [Reported; 9] = [
-    Reported::Starting,
-    Reported::Ready,
-    Reported::Ready,
-    Reported::Ready,
-    Reported::Unready,
-    Reported::Failed,
-    Reported::Stopped,
-    Reported::Completed,
-    Reported::Unsafe,
+const STATES: [ReportedState; 9] = [
+    ReportedState::Starting,
+    ReportedState::Ready,
+    ReportedState::Ready,
+    ReportedState::Ready,
+    ReportedState::Unready,
+    ReportedState::Failed,
+    ReportedState::Stopped,
+    ReportedState::Completed,
+    ReportedState::Unsafe,
 ];
 
 #[derive(Debug, Clone)]
@@ -228,10 +228,10 @@ fn patch(choices: &[(usize, usize)], quick: bool) -> PolicyPatch {
             }
             1 => {
                 patch.max_parallel =
-                    Some([Amount::Count(0), Amount::Count(2), Amount::Percent(51), Amount::Count(9)][*value])
+                    Some([CountOrPercent::Count(0), CountOrPercent::Count(2), CountOrPercent::Percent(51), CountOrPercent::Count(9)][*value])
             }
             2 => {
-                patch.canary = Some([Amount::Count(0), Amount::Count(1), Amount::Percent(50), Amount::Count(9)][*value])
+                patch.canary = Some([CountOrPercent::Count(0), CountOrPercent::Count(1), CountOrPercent::Percent(50), CountOrPercent::Count(9)][*value])
             }
             3 => patch.min_healthy_ms = Some([0, 1, 1000, 4999][*value]),
             4 => patch.progress_deadline_ms = Some([0, 5000, 10_000, 20_000][*value]),
@@ -346,10 +346,10 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
 fn work(instance: &Instance, well: bool) -> Report {
     let kind = instance.task.as_ref().map(|task| task.kind);
     let state = match kind {
-        Some(TaskKind::Stop) => Reported::Stopped,
-        Some(TaskKind::Run) if well => Reported::Completed,
-        _ if well => Reported::Ready,
-        _ => Reported::Failed,
+        Some(TaskKind::Stop) => ReportedState::Stopped,
+        Some(TaskKind::Run) if well => ReportedState::Completed,
+        _ if well => ReportedState::Ready,
+        _ => ReportedState::Failed,
     };
     Report {
         agent: instance.agent.clone(),
@@ -381,10 +381,10 @@ fn own(record: &Record) -> Vec<&Instance> {
     record.instances.iter().filter(|i| i.version == d.target_version && i.job_id == d.target_job_id).collect()
 }
 
-fn amount(amount: Amount, of: usize) -> usize {
+fn amount(amount: CountOrPercent, of: usize) -> usize {
     match amount {
-        Amount::Count(n) => (n as usize).min(of),
-        Amount::Percent(p) => ((of * p as usize) as f64 / 100.0).ceil().min(of as f64) as usize,
+        CountOrPercent::Count(n) => (n as usize).min(of),
+        CountOrPercent::Percent(p) => ((of * p as usize) as f64 / 100.0).ceil().min(of as f64) as usize,
     }
 }
 
@@ -400,11 +400,11 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
             assert_eq!((was.status, was.cause), (is.status, is.cause), "a terminal deployment never changes: {words}");
             assert_eq!(was.ended, is.ended, "nor does what is said of it: {words}");
         }
-        if let (Clock::Running { at: was }, Clock::Running { at: is }) = (was.progress, is.progress) {
+        if let (Deadline::Running { at: was }, Deadline::Running { at: is }) = (was.progress, is.progress) {
             assert!(is >= was, "the progress deadline never moves back: {words}");
         }
         if was.status == Status::Paused && is.status == Status::Paused {
-            if let (Clock::Held { left_ms: was }, Clock::Held { left_ms: is }) = (was.progress, is.progress) {
+            if let (Deadline::Paused { left_ms: was }, Deadline::Paused { left_ms: is }) = (was.progress, is.progress) {
                 assert!(is >= was, "a held deadline keeps what it had left: {words}");
             }
         }
@@ -504,7 +504,7 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
             let d = deployment(before).expect("one");
             let own = instance.version == d.target_version && instance.job_id == d.target_job_id;
             match progress {
-                Clock::Running { at } if own && !instance.was_healthy => {
+                Deadline::Running { at } if own && !instance.was_healthy => {
                     assert!(*at >= event.at + d.policy.progress_deadline_ms, "a first health renews it: {words}");
                 }
                 same => assert!(*same == d.progress || (own && !instance.was_healthy), "nothing else does: {words}"),
@@ -516,7 +516,7 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
 }
 
 /// What must hold once a command is done.
-fn judge_rest(record: &Record) {
+fn validate_rest(record: &Record) {
     let Some(d) = deployment(record) else { return };
     if d.status == Status::Running {
         assert!(next_deadline(record).is_some(), "what runs has a deadline, so it always ends");
@@ -524,16 +524,16 @@ fn judge_rest(record: &Record) {
     if d.status == Status::Successful && d.mode == Mode::BlueGreen {
         for instance in record.instances.iter() {
             let own = instance.version == d.target_version && instance.job_id == d.target_job_id;
-            assert!(own || instance.is_told_to_stop(), "each old instance gets a stop task");
+            assert!(own || instance.is_stopping(), "each old instance gets a stop task");
             assert!(if own {
-                instance.role == Role::Primary || instance.is_told_to_stop()
+                instance.role == Role::Primary || instance.is_stopping()
             } else {
                 instance.role == Role::Retired
             });
         }
     }
-    for agent in d.gone.iter().filter(|_| d.status == Status::Successful) {
-        assert!(record.instances.of_agent(agent).iter().all(Instance::is_told_to_stop), "{agent} is gone");
+    for agent in d.removed_agents.iter().filter(|_| d.status == Status::Successful) {
+        assert!(record.instances.of_agent(agent).iter().all(Instance::is_stopping), "{agent} is gone");
     }
 }
 
@@ -553,11 +553,11 @@ struct Known {
 impl Callers {
     fn hear(&mut self, change: &Change, after: &Record) {
         let event = match change {
-            Change::Note(Note::ServiceRefreshed { instance, expires_at }) => {
+            Change::Silent(SilentChange::ServiceRefreshed { instance, expires_at }) => {
                 self.services.get_mut(instance).expect("it is registered").expires_at = *expires_at;
                 return;
             }
-            Change::Note(_) => return,
+            Change::Silent(_) => return,
             Change::Event(event) => event,
         };
         match &event.body {
@@ -623,14 +623,14 @@ impl Callers {
     }
 
     /// What should have been refreshed before now is not passing.
-    fn judge_times(&self, now: u64) {
+    fn validate_times(&self, now: u64) {
         let late = self.services.iter().find(|(_, known)| known.expires_at.is_some_and(|at| at < now));
         assert!(late.is_none(), "{:?} has run out", late.map(|(id, _)| id));
     }
 }
 
 /// A Tick is harmless: early, late and repeated.
-fn judge_ticks(world: &World, now: u64) {
+fn validate_ticks(world: &World, now: u64) {
     let tick = |world: &World, now: u64| -> (World, Vec<&'static str>) {
         let mut world = world.clone();
         match world.ask(now, &Command::Tick) {
@@ -662,7 +662,7 @@ fn judge_ticks(world: &World, now: u64) {
 }
 
 /// PLAN is the same decision as DEPLOY, without doing it.
-fn judge_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
+fn validate_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
     let record = world.record.as_ref();
     let known = |r: &Record| r.requests.iter().any(|known| asked.request.as_ref() == Some(&known.request));
     if record.is_some_and(known) {
@@ -677,7 +677,7 @@ fn judge_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
             if plan.mode == Mode::Unchanged {
                 return;
             }
-            let gone: Vec<&Arc<str>> = events(decision)
+            let removed_agents: Vec<&Arc<str>> = events(decision)
                 .filter(|event| event.version == plan.version)
                 .filter_map(|event| match &event.body {
                     EventBody::TaskIssued { of, task, .. } if *task != TaskKind::Stop => Some(&of.agent),
@@ -697,7 +697,7 @@ fn judge_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
 }
 
 /// What is asked again changes nothing, and is answered the same.
-fn judge_repeat(world: &World, now: u64, command: &Command, reply: &Reply) {
+fn validate_repeat(world: &World, now: u64, command: &Command, reply: &Reply) {
     let status = world.seen().deployment.as_ref().expect("one").status;
     let repeats = match command {
         Command::Pause(_) | Command::Stop(_) => true,
@@ -747,7 +747,7 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
             let unasked = world.clone();
             let outcome = world.ask(now, &command);
             if let Command::Deploy(deploy) = &command {
-                judge_plan(&unasked, now, deploy, &outcome);
+                validate_plan(&unasked, now, deploy, &outcome);
             }
             match outcome {
                 Outcome::Refused(_) => assert_eq!(world.record, before, "a refused command changes nothing"),
@@ -771,13 +771,13 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
                     }
                     // A remembered REQUEST is answered from memory: there, nothing moves on.
                     if !batch.changes.is_empty() {
-                        callers.judge_times(now);
+                        callers.validate_times(now);
                     }
                     assert_eq!(Some(&*follower), world.record.as_ref(), "a follower that is fed events is equal");
-                    judge_rest(follower);
-                    judge_repeat(&world, now, &command, &decision.reply);
+                    validate_rest(follower);
+                    validate_repeat(&world, now, &command, &decision.reply);
                     if ticks {
-                        judge_ticks(&world, now);
+                        validate_ticks(&world, now);
                     }
                 }
             }
@@ -842,7 +842,7 @@ proptest! {
 // ---- the log ---------------------------------------------------------------------------------------------------------
 
 fn logged(revision: u64) -> Arc<Event> {
-    let of = Subject {
+    let of = InstanceRef {
         agent: Arc::from(format!("agent-{}", revision % 7)),
         node: Arc::from("node"),
         job_id: Arc::from("dep_app_1"),
@@ -850,8 +850,8 @@ fn logged(revision: u64) -> Arc<Event> {
     };
     let body = match revision % 3 {
         0 => EventBody::AwaitingPromotion { healthy: revision as u32 },
-        1 => EventBody::TaskDone { of, task: TaskKind::Start, withdrawn: revision % 2 == 0, leaves: false },
-        _ => EventBody::AgentHealthy { of, progress: Clock::Running { at: revision } },
+        1 => EventBody::TaskDone { of, task: TaskKind::Start, withdrawn: revision % 2 == 0, removes_instance: false },
+        _ => EventBody::AgentHealthy { of, progress: Deadline::Running { at: revision } },
     };
     Arc::new(Event { revision, at: revision * 10, deployment_id: Arc::from("dep_app_1"), version: 1, body })
 }

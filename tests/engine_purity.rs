@@ -157,7 +157,7 @@ fn what_is_not_pure_is_found() {
         "panic!(\"no\");",
         "unsafe { *pointer }",
         "use redis_module::Context;",
-        "use crate::redis::Clock;",
+        "use crate::redis::Deadline;",
         "use bincode::Encode;",
         "static ONCE: OnceLock<u8> = OnceLock::new();",
         "println!(\"here\");",
@@ -170,7 +170,7 @@ fn what_is_not_pure_is_found() {
         "fn who(&'static self) -> &'static str {",
         "let n = list.first().copied().unwrap_or_default();",
         "let fingerprint = expected(operand);",
-        "use super::time::Clock;",
+        "use super::time::Deadline;",
         "use std::collections::BTreeMap;",
         "use crate::engine::deployment::Role;",
     ] {

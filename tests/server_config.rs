@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 const KEY: &str = "agent-api";
 
-/// SPEC 6 "Configuration", and one more: name, default, least and most.
+/// rule 6 "Configuration", and one more: name, default, least and most.
 const NUMBERS: [(&str, i64, i64, i64); 6] = [
     ("deploy.history-max", 50, 1, 10_000),
     ("deploy.events-max", 100, 1, 100_000),

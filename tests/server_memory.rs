@@ -1,6 +1,6 @@
 //! Promise: what a record costs is told to within a tenth, is given back, and has an end: with `maxmemory` reached, what
 //! begins something is refused as the server refuses its own (`OOM`), what follows, holds or ends a rollout is taken, as
-//! DEL is, and timers wait until there is room (SPEC 6).
+//! DEL is, and timers wait until there is room (rule 6).
 //!
 //! | refused with `OOM` | taken |
 //! | --- | --- |

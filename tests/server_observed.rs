@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 const KEY: &str = "agent-api";
 
-/// SPEC 8 "INFO", in its order.
+/// rule 8 "INFO", in its order.
 const FIELDS: [&str; 24] = [
     "deploy_deployments_running",
     "deploy_deployments_awaiting_promotion",

@@ -143,7 +143,7 @@ fn spoilt(mut record: Record, hostile: &str, number: u64) -> Record {
         d.mode_reason = text.clone();
         d.ended = d.ended.as_ref().map(|_| text.clone());
         d.last_action.iter_mut().for_each(|action| action.by = text.clone());
-        d.doom.iter_mut().for_each(|doom| doom.words = text.clone());
+        d.deferred_failure.iter_mut().for_each(|deferred| deferred.words = text.clone());
         d.changed = d.changed.iter().cloned().chain([text.clone()]).collect();
     }
     let instances: Vec<_> = record.instances.iter().cloned().collect();

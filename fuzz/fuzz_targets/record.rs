@@ -7,7 +7,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use redis_deploy::codec::{decode_record, encode_record};
-use redis_deploy::engine::command::{Operate, Report, Reported, Rollback, RollbackTo};
+use redis_deploy::engine::command::{Operate, Report, ReportedState, Rollback, RollbackTo};
 use redis_deploy::engine::policy::PolicyPatch;
 use redis_deploy::engine::{self, invariants, Command, Context, Limits, Record};
 use redis_deploy::view;
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     let agent = record.instances.iter().next().map(|instance| instance.agent.clone());
     let mut commands = vec![Command::Resume(operate()), Command::Promote(operate()), Command::Pause(operate())];
     commands.extend(agent.into_iter().flat_map(|agent| {
-        Reported::ALL.into_iter().map(move |state| {
+        ReportedState::ALL.into_iter().map(move |state| {
             Command::Report(Report {
                 agent: agent.clone(),
                 state,

@@ -16,8 +16,8 @@
 mod v2;
 mod validation;
 
-use crate::engine::event_log::{Log, Packing};
-use crate::engine::{Batch, Event, Overview, Pending, Record};
+use crate::engine::event_log::{EventCodec, Log};
+use crate::engine::{Batch, Event, Record, Summary, Uncommitted};
 use thiserror::Error;
 
 /// Two bytes that start all that this module writes.
@@ -76,33 +76,33 @@ enum Kind {
 }
 
 /// How the log of a record is kept, in the shapes of the present format.
-struct Packed;
+struct LogCodec;
 
-impl Packing for Packed {
-    fn pack(&self, event: &Event, bytes: &mut Vec<u8>) {
-        v2::pack_event(event, bytes);
+impl EventCodec for LogCodec {
+    fn encode(&self, event: &Event, bytes: &mut Vec<u8>) {
+        v2::encode_event(event, bytes);
     }
 
-    fn split<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
-        v2::split_event(bytes)
+    fn split_first<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
+        v2::split_first_event(bytes)
     }
 
     fn revision(&self, event: &[u8]) -> Option<u64> {
         v2::revision_of_event(event)
     }
 
-    fn unpack(&self, event: &[u8]) -> Option<Event> {
-        v2::unpack_event(event).ok()
+    fn decode(&self, event: &[u8]) -> Option<Event> {
+        v2::decode_event(event).ok()
     }
 }
 
-fn packing() -> &'static dyn Packing {
-    &Packed
+fn event_codec() -> &'static dyn EventCodec {
+    &LogCodec
 }
 
 /// A record before its first event, as a server keeps it: with a log of bytes.
 pub fn empty_record() -> Record {
-    Record { log: Log::packing(packing()), ..Record::empty() }
+    Record { log: Log::with_codec(event_codec()), ..Record::empty() }
 }
 
 pub fn encode_record(record: &Record) -> Vec<u8> {
@@ -110,25 +110,25 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
 }
 
 /// What an intact record says of itself; nothing else of it is read, and nothing is judged.
-pub fn overview_of(bytes: &[u8]) -> Result<Overview, DecodeError> {
-    v2::read_overview(open(Kind::Record, bytes)?)?.ok_or(DecodeError::Malformed)
+pub fn summary_of(bytes: &[u8]) -> Result<Summary, DecodeError> {
+    v2::read_summary(open(Kind::Record, bytes)?)?.ok_or(DecodeError::Malformed)
 }
 
 /// Judged as if a user had sent it, whole.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
-    let (record, overview) = v2::read_record(open(Kind::Record, bytes)?)?;
-    validation::judge_record(&record)?;
-    match overview == Overview::of(&record) {
+    let (record, summary) = v2::read_record(open(Kind::Record, bytes)?)?;
+    validation::validate_record(&record)?;
+    match summary == Summary::of(&record) {
         true => Ok(record),
-        false => Err(DecodeError::Invalid("its overview is that of another record".to_string())),
+        false => Err(DecodeError::Invalid("its summary is that of another record".to_string())),
     }
 }
 
 /// A record that this server has saved itself, or one like it. What is only read out, the log and
 /// manifests that nobody runs, is left for when it is: to judge it costs many times the rest.
-pub fn decode_saved_record(bytes: &[u8]) -> Result<Record, DecodeError> {
+pub fn decode_trusted_record(bytes: &[u8]) -> Result<Record, DecodeError> {
     let (record, _) = v2::read_record(open(Kind::Record, bytes)?)?;
-    validation::judge_working_parts(&record)?;
+    validation::validate_trusted(&record)?;
     Ok(record)
 }
 
@@ -137,13 +137,13 @@ pub fn encode_batch(batch: &Batch) -> Vec<u8> {
 }
 
 /// The same of changes that are not committed yet: of their events the log has the bytes already.
-pub fn encode_pending(pending: &Pending) -> Vec<u8> {
-    seal(Kind::Batch, |payload| v2::write_batch(&pending.batch, pending.packed_events(), payload))
+pub fn encode_uncommitted(uncommitted: &Uncommitted) -> Vec<u8> {
+    seal(Kind::Batch, |payload| v2::write_batch(&uncommitted.batch, uncommitted.encoded_events(), payload))
 }
 
 pub fn decode_batch(bytes: &[u8]) -> Result<Batch, DecodeError> {
     let batch = v2::read_batch(open(Kind::Batch, bytes)?)?;
-    validation::judge_batch(&batch)?;
+    validation::validate_batch(&batch)?;
     Ok(batch)
 }
 

@@ -1,7 +1,7 @@
 //! Format 2, frozen: the shapes as they lie in the bytes, and the only file that names bincode.
 //!
 //! ```text
-//! payload of a record   Overview │ Head │ versions │ instances │ services │ requests │ log
+//! payload of a record   Summary │ Head │ versions │ instances │ services │ requests │ log
 //! payload of a batch    log_max │ changes
 //! log                   how many events │ how many bytes │ events, each behind its length
 //! ```
@@ -19,8 +19,8 @@
 
 use super::{DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_PAYLOAD_BYTES, MAX_TEXT_BYTES, MAX_TIME_MS};
 use crate::engine::event_log::Log;
-use crate::engine::manifest::Content;
-use crate::engine::{command, deployment, event, health, history, instances, overview, policy, services, time};
+use crate::engine::manifest::ManifestText;
+use crate::engine::{command, deployment, event, health, instances, summary, version, policy, services, time};
 use bincode::de::read::{BorrowReader, Reader as ReadBytes};
 use bincode::de::{BorrowDecoder, Decode, DecoderImpl};
 use bincode::enc::write::Writer as WriteBytes;
@@ -42,19 +42,19 @@ const ONE_BYTE_MAX: u8 = 250;
 // ---- payloads --------------------------------------------------------------------------------------------------------
 
 pub(super) fn write_record(record: &deployment::Record, payload: &mut Vec<u8>) {
-    let overview = overview::Overview::of(record);
+    let summary = summary::Summary::of(record);
     let mut out = Writer::onto(payload);
-    <Option<Overview> as Shape<_>>::write(&overview, &mut out);
+    <Option<Summary> as Shape<_>>::write(&summary, &mut out);
     Head::write(record, &mut out);
     out.values::<Version, _>(record.versions.len(), record.versions.iter().map(|version| &**version));
     out.values::<Instance, _>(record.instances.len(), record.instances.iter());
     out.values::<Service, _>(record.services.len(), record.services.iter().map(|service| &**service));
-    out.values::<Remembered, _>(record.requests.len(), record.requests.iter());
-    match record.log.packed() {
+    out.values::<IdempotencyEntry, _>(record.requests.len(), record.requests.iter());
+    match record.log.encoded() {
         Some((count, bytes)) => write_log(count, bytes, &mut out),
         None => {
             let mut bytes = Vec::new();
-            record.log.iter().for_each(|event| pack_event(&event, &mut bytes));
+            record.log.iter().for_each(|event| encode_event(&event, &mut bytes));
             write_log(record.log.len(), &bytes, &mut out);
         }
     }
@@ -67,9 +67,9 @@ fn write_log(count: usize, bytes: &[u8], out: &mut Writer) {
 }
 
 /// A record, and what it says of itself.
-pub(super) fn read_record(payload: &[u8]) -> Result<(deployment::Record, Option<overview::Overview>), DecodeError> {
+pub(super) fn read_record(payload: &[u8]) -> Result<(deployment::Record, Option<summary::Summary>), DecodeError> {
     let mut from = Reader::of(payload);
-    let overview = <Option<Overview> as Shape<_>>::read(&mut from)?;
+    let summary = <Option<Summary> as Shape<_>>::read(&mut from)?;
     let mut record: deployment::Record = Head::read(&mut from)?;
     for _ in 0..from.count()? {
         Arc::make_mut(&mut record.versions).push(Arc::new(Version::read(&mut from)?));
@@ -93,18 +93,18 @@ pub(super) fn read_record(payload: &[u8]) -> Result<(deployment::Record, Option<
         return Err(DecodeError::Invalid("a service instance comes twice".to_string()));
     }
     for _ in 0..from.count()? {
-        Arc::make_mut(&mut record.requests).push_back(Remembered::read(&mut from)?);
+        Arc::make_mut(&mut record.requests).push_back(IdempotencyEntry::read(&mut from)?);
     }
     let (count, length) = (from.count()?, from.count()?);
     let bytes = from.take(length)?;
     from.finish()?;
-    record.log = Log::of_packed(super::packing(), count, bytes.to_vec()).ok_or(DecodeError::Malformed)?;
-    Ok((record, overview))
+    record.log = Log::from_encoded(super::event_codec(), count, bytes.to_vec()).ok_or(DecodeError::Malformed)?;
+    Ok((record, summary))
 }
 
 /// What a record says of itself, without reading any more of it.
-pub(super) fn read_overview(payload: &[u8]) -> Result<Option<overview::Overview>, DecodeError> {
-    <Option<Overview> as Shape<_>>::read(&mut Reader::of(payload))
+pub(super) fn read_summary(payload: &[u8]) -> Result<Option<summary::Summary>, DecodeError> {
+    <Option<Summary> as Shape<_>>::read(&mut Reader::of(payload))
 }
 
 /// `packed` are the batch's events as the log has them, or nothing.
@@ -117,17 +117,17 @@ pub(super) fn write_batch(batch: &event::Batch, packed: &[u8], payload: &mut Vec
         match change {
             event::Change::Event(event) => {
                 out.number(EVENT);
-                let rest = split_event(packed).map_or(packed, |(_, rest)| rest);
+                let rest = split_first_event(packed).map_or(packed, |(_, rest)| rest);
                 match packed.get(..packed.len() - rest.len()) {
                     Some(known) if !known.is_empty() && !event.body.has_manifest() => out.bytes(known),
-                    _ => pack_event(event, out.buffer()),
+                    _ => encode_event(event, out.buffer()),
                 }
                 packed = rest;
             }
-            event::Change::Note(note) => {
+            event::Change::Silent(note) => {
                 out.number(NOTE);
                 out.begin_anew();
-                Note::write(note, &mut out);
+                Silent::write(note, &mut out);
             }
         }
     }
@@ -141,11 +141,11 @@ pub(super) fn read_batch(payload: &[u8]) -> Result<event::Batch, DecodeError> {
         changes.push(match from.number()? {
             EVENT => {
                 let length = from.count()?;
-                event::Change::Event(Arc::new(unpack_event(from.take(length)?)?))
+                event::Change::Event(Arc::new(decode_event(from.take(length)?)?))
             }
             NOTE => {
                 from.begin_anew();
-                event::Change::Note(Note::read(&mut from)?)
+                event::Change::Silent(Silent::read(&mut from)?)
             }
             _ => return Err(DecodeError::Malformed),
         });
@@ -160,7 +160,7 @@ const NOTE: u64 = 1;
 // ---- events by themselves, as they lie in the log --------------------------------------------------------------------
 
 /// Appends an event behind its length.
-pub(super) fn pack_event(event: &event::Event, bytes: &mut Vec<u8>) {
+pub(super) fn encode_event(event: &event::Event, bytes: &mut Vec<u8>) {
     let start = bytes.len();
     bytes.push(0);
     Event::write(event, &mut Writer::onto(bytes));
@@ -181,7 +181,7 @@ pub(super) fn pack_event(event: &event::Event, bytes: &mut Vec<u8>) {
 }
 
 /// Takes the first event's bytes off, unread.
-pub(super) fn split_event(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn split_first_event(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut from = Reader::of(bytes);
     let length = from.count().ok()?;
     let event = from.take(length).ok()?;
@@ -193,7 +193,7 @@ pub(super) fn revision_of_event(bytes: &[u8]) -> Option<u64> {
     Number::read(&mut Reader::of(bytes)).ok()
 }
 
-pub(super) fn unpack_event(bytes: &[u8]) -> Result<event::Event, DecodeError> {
+pub(super) fn decode_event(bytes: &[u8]) -> Result<event::Event, DecodeError> {
     let mut from = Reader::of(bytes);
     let event = Event::read(&mut from)?;
     from.finish()?;
@@ -269,7 +269,7 @@ macro_rules! frozen_enum {
 
 // ---- the record ------------------------------------------------------------------------------------------------------
 
-frozen_struct! { Overview = overview::Overview {
+frozen_struct! { Summary = summary::Summary {
     due: Option<Millis>,
     tasks: Number,
     deployment_id: Text,
@@ -345,25 +345,25 @@ frozen_struct! { Deployment = deployment::Deployment {
     requested_job: Option<Text>,
     policy: Policy,
     changed: List<Text>,
-    gone: List<Text>,
+    removed_agents: List<Text>,
     canaries: u32,
     promoted: bool,
-    progress: Clock,
+    progress: Deadline,
     paused_from: Option<Status>,
-    doom: Option<Doom>,
+    deferred_failure: Option<DeferredFailure>,
     unsafe_report: Option<UnsafeReport>,
     last_action: Option<Action>,
     created_at: Millis,
     finished_at: Option<Millis>,
 } }
 
-frozen_struct! { Doom = deployment::Doom { cause: Cause, words: Text } }
+frozen_struct! { DeferredFailure = deployment::DeferredFailure { cause: Cause, words: Text } }
 
 frozen_struct! { UnsafeReport = deployment::UnsafeReport { agent: Text, words: Text } }
 
 frozen_struct! { Action = deployment::Action { name: Text, by: Text, at: Millis, reason: Option<Text> } }
 
-frozen_struct! { Version = history::Version {
+frozen_struct! { Version = version::Version {
     number: Number,
     deployment_id: Text,
     job_id: Text,
@@ -384,8 +384,8 @@ frozen_struct! { Version = history::Version {
 
 frozen_struct! { Policy = policy::Policy {
     strategy: Strategy,
-    max_parallel: Amount,
-    canary: Amount,
+    max_parallel: CountOrPercent,
+    canary: CountOrPercent,
     min_healthy_ms: Millis,
     healthy_deadline_ms: Millis,
     progress_deadline_ms: Millis,
@@ -409,7 +409,7 @@ frozen_struct! { Instance = deployment::Instance {
     from_version: Option<Number>,
     task: Option<Task>,
     healthy_at: Option<Millis>,
-    deadline: Clock,
+    deadline: Deadline,
     was_healthy: bool,
     created: Number,
 } }
@@ -433,7 +433,7 @@ frozen_struct! { Service = services::Service {
     since: Millis,
 } }
 
-frozen_struct! { Remembered = deployment::Remembered { request: Text, receipt: Receipt } }
+frozen_struct! { IdempotencyEntry = deployment::IdempotencyEntry { request: Text, receipt: Receipt } }
 
 frozen_struct! { Receipt = deployment::Receipt {
     deployment_key: Text,
@@ -447,9 +447,9 @@ frozen_struct! { Receipt = deployment::Receipt {
 
 // ---- events and changes ----------------------------------------------------------------------------------------------
 
-frozen_enum! { Note = event::Note {
+frozen_enum! { Silent = event::SilentChange {
     ServiceRefreshed { instance: Text, expires_at: Option<Millis> },
-    RequestRemembered { request: Text, receipt: Receipt },
+    RequestRecorded { request: Text, receipt: Receipt },
 } }
 
 frozen_struct! { Event = event::Event {
@@ -461,36 +461,36 @@ frozen_struct! { Event = event::Event {
 } }
 
 frozen_enum! { EventBody = event::EventBody {
-    DeploymentStarted(beginning: Beginning),
-    DeploymentNoop(beginning: Beginning),
-    VersionRecorded(beginning: Beginning),
+    DeploymentStarted(beginning: NewDeployment),
+    DeploymentNoop(beginning: NewDeployment),
+    VersionRecorded(beginning: NewDeployment),
     RollbackStarted { from_version: Number, rollback_of: Number, cause: Option<Cause>, by: Text, reason: Option<Text> },
     TaskIssued {
-        of: Subject,
+        of: InstanceRef,
         task: TaskKind,
         from_version: Option<Number>,
         attempt: u32,
         bundle: Option<Text>,
-        deadline: Clock,
+        deadline: Deadline,
         by: Text,
         reason: Option<Text>,
     },
-    TaskDone { of: Subject, task: TaskKind, withdrawn: bool, leaves: bool },
+    TaskDone { of: InstanceRef, task: TaskKind, withdrawn: bool, removes_instance: bool },
     AgentState {
-        of: Subject,
+        of: InstanceRef,
         state: AgentReport,
         attempt: u32,
         reason: Option<Text>,
         healthy_at: Option<Millis>,
-        leaves: bool,
-        dooms: bool,
+        removes_instance: bool,
+        fails_at_resume: bool,
     },
-    AgentHealthy { of: Subject, progress: Clock },
-    AgentUnhealthy { of: Subject, reason: Text, reopens: Option<Clock>, dooms: bool },
+    AgentHealthy { of: InstanceRef, progress: Deadline },
+    AgentUnhealthy { of: InstanceRef, reason: Text, resumes_with: Option<Deadline>, fails_at_resume: bool },
     AwaitingPromotion { healthy: u32 },
-    DeploymentPromoted { progress: Clock, by: Text, reason: Option<Text> },
+    DeploymentPromoted { progress: Deadline, by: Text, reason: Option<Text> },
     DeploymentPaused { by: Text, reason: Option<Text> },
-    DeploymentResumed { status: Status, progress: Clock, by: Text, reason: Option<Text> },
+    DeploymentResumed { status: Status, progress: Deadline, by: Text, reason: Option<Text> },
     DeploymentFailed { cause: Cause, description: Text, by: Text, reason: Option<Text> },
     DeploymentCancelled { cause: Cause, description: Text, by: Text, reason: Option<Text> },
     DeploymentSuccessful { description: Text },
@@ -510,7 +510,7 @@ frozen_enum! { EventBody = event::EventBody {
     ServiceDeregistered { instance: Text, service: Text, agent: Text, reason: Text, healthy_at: Option<Millis> },
 } }
 
-frozen_struct! { Beginning = event::Beginning {
+frozen_struct! { NewDeployment = event::NewDeployment {
     version: Version,
     mode: Mode,
     strategy: Strategy,
@@ -521,19 +521,19 @@ frozen_struct! { Beginning = event::Beginning {
     source_job_id: Option<Text>,
     requested_job: Option<Text>,
     changed: List<Text>,
-    gone: List<Text>,
+    removed_agents: List<Text>,
     canaries: u32,
-    progress: Clock,
+    progress: Deadline,
     trimmed: List<Number>,
 } }
 
-frozen_struct! { Subject = event::Subject { agent: Text, node: Text, job_id: Text, role: Role } }
+frozen_struct! { InstanceRef = event::InstanceRef { agent: Text, node: Text, job_id: Text, role: Role } }
 
 // ---- words -----------------------------------------------------------------------------------------------------------
 
 frozen_enum! { AgentReport = event::AgentReport { State(state: InstanceState), Completed, Unsafe } }
 
-frozen_enum! { Amount = policy::Amount { Count(count: u32), Percent(percent: u32) } }
+frozen_enum! { CountOrPercent = policy::CountOrPercent { Count(count: u32), Percent(percent: u32) } }
 
 frozen_enum! { Cause = deployment::Cause {
     UnhealthyAgent,
@@ -546,7 +546,7 @@ frozen_enum! { Cause = deployment::Cause {
 
 frozen_enum! { CheckStatus = command::CheckStatus { Passing, Warning, Critical } }
 
-frozen_enum! { Clock = time::Clock { Off, Running { at: Millis }, Held { left_ms: Millis } } }
+frozen_enum! { Deadline = time::Deadline { Off, Running { at: Millis }, Paused { left_ms: Millis } } }
 
 frozen_enum! { Health = health::Health { Pending, Healthy, Unhealthy } }
 
@@ -554,11 +554,11 @@ frozen_enum! { HealthCheck = policy::HealthCheck { Checks, AgentStates } }
 
 frozen_enum! { InstanceState = health::InstanceState { Waiting, Starting, Ready, Unready, Failed, Stopped } }
 
-frozen_enum! { JobType = history::JobType { Service, System, Batch, Sysbatch } }
+frozen_enum! { JobType = version::JobType { Service, System, Batch, Sysbatch } }
 
 frozen_enum! { Mode = deployment::Mode { Initial, InPlace, BlueGreen, Noop, VersionOnly, Unchanged } }
 
-frozen_enum! { Outcome = history::Outcome { Successful, Failed, Cancelled, VersionRecorded, Completed } }
+frozen_enum! { Outcome = version::Outcome { Successful, Failed, Cancelled, VersionRecorded, Completed } }
 
 frozen_enum! { Role = deployment::Role { Primary, Canary, Candidate, Retired } }
 
@@ -682,7 +682,7 @@ macro_rules! pointed_to {
 }
 
 pointed_to!(Deployment = Arc<deployment::Deployment>);
-pointed_to!(Beginning = Box<event::Beginning>);
+pointed_to!(NewDeployment = Box<event::NewDeployment>);
 pointed_to!(Service = Box<services::Service>);
 
 /// A list within a shape. It takes memory as its elements come and not as their number says.
@@ -733,12 +733,12 @@ impl Shape<Arc<str>> for Text {
 /// A manifest, by its text.
 enum Manifest {}
 
-impl Shape<Arc<Content>> for Manifest {
-    fn write<'a>(value: &'a Arc<Content>, out: &mut Writer<'a, '_>) {
+impl Shape<Arc<ManifestText>> for Manifest {
+    fn write<'a>(value: &'a Arc<ManifestText>, out: &mut Writer<'a, '_>) {
         out.manifest(value);
     }
 
-    fn read(from: &mut Reader) -> Result<Arc<Content>, DecodeError> {
+    fn read(from: &mut Reader) -> Result<Arc<ManifestText>, DecodeError> {
         from.manifest()
     }
 }
@@ -751,7 +751,7 @@ struct TextsWritten<'a> {
     /// All of them, once there are more.
     places: Option<HashMap<&'a str, usize, foldhash::fast::RandomState>>,
     /// Manifests are long: one that versions share is looked up by where it lies in memory, not by its text.
-    manifests: BTreeMap<*const Content, usize>,
+    manifests: BTreeMap<*const ManifestText, usize>,
 }
 
 const FEW: usize = 16;
@@ -842,7 +842,7 @@ impl<'a, 'b> Writer<'a, 'b> {
         }
     }
 
-    fn manifest(&mut self, content: &'a Arc<Content>) {
+    fn manifest(&mut self, content: &'a Arc<ManifestText>) {
         let address = Arc::as_ptr(content);
         if let Some(place) = self.texts.manifests.get(&address) {
             return self.number((*place as u64) << 1 | 1);
@@ -901,7 +901,7 @@ struct Reader<'p> {
     /// The texts so far, less the empty ones.
     texts: Vec<Arc<str>>,
     /// By place of the text: what several versions contain is one in memory.
-    manifests: BTreeMap<usize, Arc<Content>>,
+    manifests: BTreeMap<usize, Arc<ManifestText>>,
 }
 
 impl<'p> Reader<'p> {
@@ -964,10 +964,10 @@ impl<'p> Reader<'p> {
         Ok((text, Some(self.texts.len() - 1)))
     }
 
-    fn manifest(&mut self) -> Result<Arc<Content>, DecodeError> {
+    fn manifest(&mut self) -> Result<Arc<ManifestText>, DecodeError> {
         let (text, place) = self.text()?;
-        let Some(place) = place else { return Ok(Arc::new(Content::new(text))) };
-        let content = self.manifests.entry(place).or_insert_with(|| Arc::new(Content::new(text)));
+        let Some(place) = place else { return Ok(Arc::new(ManifestText::new(text))) };
+        let content = self.manifests.entry(place).or_insert_with(|| Arc::new(ManifestText::new(text)));
         Ok(content.clone())
     }
 

@@ -5,11 +5,11 @@
 //! for [`Manifest::parse`], which may be tightened for commands only if what is stored goes on passing.
 
 use super::DecodeError;
-use crate::engine::deployment::{Mode, Record, REQUESTS_REMEMBERED};
-use crate::engine::event::{Beginning, Event};
-use crate::engine::history::Version;
+use crate::engine::deployment::{Mode, Record, MAX_REQUEST_IDS};
+use crate::engine::event::{NewDeployment, Event};
+use crate::engine::version::Version;
 use crate::engine::invariants;
-use crate::engine::manifest::{agents_faults, Content, MAX_ID_BYTES};
+use crate::engine::manifest::{agents_violations, ManifestText, MAX_ID_BYTES};
 use crate::engine::policy::Policy;
 use crate::engine::time::MAX_DURATION_MS;
 use crate::engine::{Batch, Change};
@@ -39,42 +39,42 @@ fn all_differ<T: Ord>(items: impl Iterator<Item = T>) -> bool {
 }
 
 /// All of a record.
-pub(super) fn judge_record(record: &Record) -> Judged {
-    judge_parts(record, |_| true)?;
-    judge_log(record)
+pub(super) fn validate_record(record: &Record) -> Judged {
+    validate_parts(record, |_| true)?;
+    validate_log(record)
 }
 
 /// All but what is only read out: the log, and manifests that nobody runs.
-pub(super) fn judge_working_parts(record: &Record) -> Judged {
-    judge_parts(record, |is_run| is_run)
+pub(super) fn validate_trusted(record: &Record) -> Judged {
+    validate_parts(record, |is_run| is_run)
 }
 
 /// `reads` says whether a manifest is judged, by whether agents run its version. It is parsed for that, so once.
-fn judge_parts(record: &Record, reads: impl Fn(bool) -> bool) -> Judged {
-    judge_history(record, reads)?;
-    judge_deployment(record)?;
-    judge_instances(record)?;
-    must(record.requests.len() <= REQUESTS_REMEMBERED, "it remembers too many requests")?;
+fn validate_parts(record: &Record, reads: impl Fn(bool) -> bool) -> Judged {
+    validate_history(record, reads)?;
+    validate_deployment(record)?;
+    validate_instances(record)?;
+    must(record.requests.len() <= MAX_REQUEST_IDS, "it remembers too many requests")?;
     invariants::check(record).map_err(DecodeError::Invalid)
 }
 
-pub(super) fn judge_batch(batch: &Batch) -> Judged {
+pub(super) fn validate_batch(batch: &Batch) -> Judged {
     let events = || {
         batch.changes.iter().filter_map(|change| match change {
             Change::Event(event) => Some(event),
-            Change::Note(_) => None,
+            Change::Silent(_) => None,
         })
     };
     must(ascends(events().map(|event| event.revision)), "its events are not in order")?;
     let mut manifests = Manifests::default();
-    for beginning in events().filter_map(|event| event.body.beginning()) {
-        judge_beginning(beginning)?;
+    for beginning in events().filter_map(|event| event.body.new_deployment()) {
+        validate_beginning(beginning)?;
         manifests.judge(&beginning.version, true)?;
     }
     Ok(())
 }
 
-fn judge_history(record: &Record, reads: impl Fn(bool) -> bool) -> Judged {
+fn validate_history(record: &Record, reads: impl Fn(bool) -> bool) -> Judged {
     let versions = &record.versions;
     must(ascends(versions.iter().map(|version| version.number)), "its versions are not in order")?;
     let newest = versions.last().map_or(0, |version| version.number);
@@ -85,7 +85,7 @@ fn judge_history(record: &Record, reads: impl Fn(bool) -> bool) -> Judged {
     let mut manifests = Manifests::default();
     let run: BTreeSet<u64> = record.instances.iter().map(|instance| instance.version).collect();
     for version in versions.iter() {
-        judge_version(version)?;
+        validate_version(version)?;
         let is_run = run.contains(&version.number);
         if reads(is_run) {
             manifests.judge(version, is_run)?;
@@ -94,24 +94,24 @@ fn judge_history(record: &Record, reads: impl Fn(bool) -> bool) -> Judged {
     Ok(())
 }
 
-fn judge_version(version: &Version) -> Judged {
+fn validate_version(version: &Version) -> Judged {
     must(version.number > 0, "a version has the number 0")?;
-    judge_policy(&version.policy)
+    validate_policy(&version.policy)
 }
 
-fn judge_policy(policy: &Policy) -> Judged {
+fn validate_policy(policy: &Policy) -> Judged {
     let longest = policy.min_healthy_ms.max(policy.healthy_deadline_ms).max(policy.progress_deadline_ms);
     must(longest <= MAX_DURATION_MS, "a policy names too long a duration")?;
-    match policy.clashes().first() {
+    match policy.conflicts().first() {
         None => Ok(()),
-        Some(clash) => Err(DecodeError::Invalid(clash.clone())),
+        Some(conflict) => Err(DecodeError::Invalid(conflict.clone())),
     }
 }
 
 /// Manifests that were found in order, by where they lie in memory, with their nodes: versions share them.
 #[derive(Default)]
 struct Manifests {
-    node_ids: BTreeMap<*const Content, Vec<Arc<str>>>,
+    node_ids: BTreeMap<*const ManifestText, Vec<Arc<str>>>,
 }
 
 impl Manifests {
@@ -121,26 +121,26 @@ impl Manifests {
             Entry::Occupied(judged) => judged.into_mut(),
             Entry::Vacant(new) => {
                 let first = |faults: Vec<String>| DecodeError::Invalid(faults.into_iter().next().unwrap_or_default());
-                new.insert(version.content.judge(is_run).map_err(first)?)
+                new.insert(version.content.parse_and_cache(is_run).map_err(first)?)
             }
         };
-        match version.agents.as_ref().and_then(|agents| agents_faults(node_ids, agents).into_iter().next()) {
+        match version.agents.as_ref().and_then(|agents| agents_violations(node_ids, agents).into_iter().next()) {
             None => Ok(()),
             Some(fault) => Err(DecodeError::Invalid(fault)),
         }
     }
 }
 
-fn judge_deployment(record: &Record) -> Judged {
+fn validate_deployment(record: &Record) -> Judged {
     let Some(deployment) = &record.deployment else {
         return Err(DecodeError::Invalid("it has no deployment".to_string()));
     };
     must(record.version(deployment.target_version).is_some(), "its target version is missing")?;
     must(deployment.mode != Mode::Unchanged, "its deployment has a mode that only replies have")?;
-    judge_policy(&deployment.policy)
+    validate_policy(&deployment.policy)
 }
 
-fn judge_instances(record: &Record) -> Judged {
+fn validate_instances(record: &Record) -> Judged {
     let instances = || record.instances.iter();
     must(all_differ(instances().map(|instance| instance.created)), "two instances came at once")?;
     let tasks = || instances().filter_map(|instance| instance.task.as_ref());
@@ -155,17 +155,17 @@ fn judge_instances(record: &Record) -> Judged {
     Ok(())
 }
 
-fn judge_log(record: &Record) -> Judged {
+fn validate_log(record: &Record) -> Judged {
     let log: Vec<Arc<Event>> = record.log.iter().collect();
     must(log.len() == record.log.len(), "its log cannot be read")?;
-    for beginning in log.iter().filter_map(|event| event.body.beginning()) {
-        judge_beginning(beginning)?;
+    for beginning in log.iter().filter_map(|event| event.body.new_deployment()) {
+        validate_beginning(beginning)?;
         must(beginning.version.content.text().is_empty(), "its log has a manifest")?;
     }
     Ok(())
 }
 
-fn judge_beginning(beginning: &Beginning) -> Judged {
+fn validate_beginning(beginning: &NewDeployment) -> Judged {
     must(beginning.mode != Mode::Unchanged, "a deployment began in a mode that only replies have")?;
-    judge_version(&beginning.version)
+    validate_version(&beginning.version)
 }

@@ -4,7 +4,7 @@ use super::policy::PolicyPatch;
 use super::time::UnixMs;
 use std::sync::Arc;
 
-/// The operands of DEPLOY and PLAN (SPEC 3).
+/// The operands of DEPLOY and PLAN (rule 3).
 #[derive(Debug, Clone, Default)]
 pub struct Deploy {
     /// The manifest as given; whether it is UTF-8 and JSON is content, so the engine judges it.
@@ -46,7 +46,7 @@ pub struct Operate {
 
 /// What a coordinator says about an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reported {
+pub enum ReportedState {
     Starting,
     Ready,
     Unready,
@@ -56,39 +56,39 @@ pub enum Reported {
     Unsafe,
 }
 
-impl Reported {
-    pub const ALL: [Reported; 7] = [
-        Reported::Starting,
-        Reported::Ready,
-        Reported::Unready,
-        Reported::Failed,
-        Reported::Stopped,
-        Reported::Completed,
-        Reported::Unsafe,
+impl ReportedState {
+    pub const ALL: [ReportedState; 7] = [
+        ReportedState::Starting,
+        ReportedState::Ready,
+        ReportedState::Unready,
+        ReportedState::Failed,
+        ReportedState::Stopped,
+        ReportedState::Completed,
+        ReportedState::Unsafe,
     ];
 
     pub fn name(self) -> &'static str {
         match self {
-            Reported::Starting => "starting",
-            Reported::Ready => "ready",
-            Reported::Unready => "unready",
-            Reported::Failed => "failed",
-            Reported::Stopped => "stopped",
-            Reported::Completed => "completed",
-            Reported::Unsafe => "unsafe",
+            ReportedState::Starting => "starting",
+            ReportedState::Ready => "ready",
+            ReportedState::Unready => "unready",
+            ReportedState::Failed => "failed",
+            ReportedState::Stopped => "stopped",
+            ReportedState::Completed => "completed",
+            ReportedState::Unsafe => "unsafe",
         }
     }
 
     /// Any case, as Redis keywords.
-    pub fn parse(text: &str) -> Option<Reported> {
-        Reported::ALL.into_iter().find(|state| state.name().eq_ignore_ascii_case(text))
+    pub fn parse(text: &str) -> Option<ReportedState> {
+        ReportedState::ALL.into_iter().find(|state| state.name().eq_ignore_ascii_case(text))
     }
 }
 
 #[derive(Debug, Clone)]
 pub struct Report {
     pub agent: Arc<str>,
-    pub state: Reported,
+    pub state: ReportedState,
     pub version: Option<u64>,
     pub job: Option<Arc<str>>,
     pub attempt: Option<u32>,
@@ -171,7 +171,7 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether what it does carries the caller's name: `Context::by` is read (SPEC 5, "operator events").
+    /// Whether what it does carries the caller's name: `Context::by` is read (rule 5, "operator events").
     pub fn has_author(&self) -> bool {
         !matches!(
             self,

@@ -1,7 +1,7 @@
 //! When the record next wants to be told that time has passed.
 
 use super::deployment::{Record, Status};
-use super::instances::{InstanceKey, Verdict};
+use super::instances::{InstanceKey, InstanceDue};
 use super::time::UnixMs;
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ pub enum Due {
 pub fn next_due(record: &Record) -> Option<(UnixMs, Due)> {
     let ttl = record.services.next_expiry().map(|(at, id)| (at, Due::Ttl(id.clone())));
     let instance = record.instances.next_due().map(|(at, verdict, key)| match verdict {
-        Verdict::Healthy => (at, Due::Healthy(key)),
-        Verdict::Deadline => (at, Due::HealthyDeadline(key)),
+        InstanceDue::Healthy => (at, Due::Healthy(key)),
+        InstanceDue::Deadline => (at, Due::HealthyDeadline(key)),
     });
     let progress = progress_deadline(record).map(|at| (at, Due::ProgressDeadline));
     ttl.into_iter().chain(instance).chain(progress).min()

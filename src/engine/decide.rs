@@ -1,20 +1,20 @@
 //! What a command leads to: one match, one function per command. A function first judges, then lets things happen;
-//! what it judged was brought up to `now` before (`Draft::settle`), and what follows by itself comes after
+//! what it judged was brought up to `now` before (`Draft::process_due`), and what follows by itself comes after
 //! (`Draft::advance`). A refusal drops the draft, so it changes nothing.
 
 use super::command::{
-    Check, CheckStatus, Command, Context, Deploy, Operate, Register, Report, Reported, Rollback, RollbackTo,
+    Check, CheckStatus, Command, Context, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo,
 };
 use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Status, TaskKind};
-use super::draft::{subject, By, Draft};
-use super::event::{AgentReport, Batch, EventBody, Note};
+use super::draft::{instance_ref, Actor, Draft};
+use super::event::{AgentReport, Batch, EventBody, SilentChange};
 use super::evolve::predecessors;
 use super::health::{Health, InstanceState};
-use super::history::{Version, BATCH_AGENT};
+use super::version::{Version, BATCH_AGENT};
 use super::instances::InstanceKey;
-use super::manifest::{self, Content, Manifest};
+use super::manifest::{self, ManifestText, Manifest};
 use super::policy::Policy;
-use super::propose::{self, Candidate, Old, Proposal, Submission};
+use super::planner::{self, StoredVersion, VersionMeta, VersionPlan, VersionSpec};
 use super::rejection::Rejection;
 use super::services::Service;
 use super::transaction::Transaction;
@@ -35,11 +35,11 @@ pub const SERVICES_PER_AGENT: usize = 10;
 pub const META_DEPTH: usize = 32;
 
 /// How much of what is due one tick takes up.
-pub const DUES_PER_TICK: usize = 256;
+pub const MAX_DUE_PER_TICK: usize = 256;
 
 /// What a command is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reply {
+pub enum DecisionReply {
     Receipt(Receipt),
     /// 1 where it changed something, 0 where it was known already or stale.
     Changed(bool),
@@ -51,13 +51,13 @@ pub enum Reply {
 pub struct Decision {
     pub batch: Batch,
     pub record: Record,
-    pub reply: Reply,
+    pub reply: DecisionReply,
 }
 
 /// What a command leads to, beside the record as it is.
 pub fn decide(record: Option<&Record>, command: &Command, context: &Context) -> Result<Decision, Rejection> {
     let mut after = record.cloned().unwrap_or_default();
-    let pending = transact(&mut after, command, context)?;
+    let pending = decide_in_place(&mut after, command, context)?;
     let batch = pending.batch.clone();
     let reply = pending.commit();
     Ok(Decision { batch, record: after, reply })
@@ -65,33 +65,33 @@ pub fn decide(record: Option<&Record>, command: &Command, context: &Context) -> 
 
 /// A command that was not refused, done on the record itself. Unless it is committed, the record is as it was.
 #[derive(Debug)]
-pub struct Pending<'r> {
+pub struct Uncommitted<'r> {
     record: Transaction<'r>,
     /// Without changes, there is nothing to commit.
     pub batch: Batch,
-    pub reply: Reply,
+    pub reply: DecisionReply,
 }
 
-impl Pending<'_> {
+impl Uncommitted<'_> {
     /// The record with the changes, its log not yet cut.
     pub fn record(&self) -> &Record {
         &self.record
     }
 
     /// The bytes of the batch's events, where the log keeps bytes.
-    pub fn packed_events(&self) -> &[u8] {
-        self.record.packed_events()
+    pub fn encoded_events(&self) -> &[u8] {
+        self.record.encoded_events()
     }
 
     /// Lets the changes stand, and gives the reply.
-    pub fn commit(self) -> Reply {
+    pub fn commit(self) -> DecisionReply {
         self.record.commit(self.batch.log_max);
         self.reply
     }
 }
 
 /// Decides in place: the same as [`decide`], without a copy of the record. An empty record is that of a new key.
-pub fn transact<'r>(record: &'r mut Record, command: &Command, context: &Context) -> Result<Pending<'r>, Rejection> {
+pub fn decide_in_place<'r>(record: &'r mut Record, command: &Command, context: &Context) -> Result<Uncommitted<'r>, Rejection> {
     if record.deployment.is_none() && !matches!(command, Command::Deploy(_)) {
         return Err(Rejection::NoSuchKey(context.key.to_string()));
     }
@@ -101,10 +101,10 @@ pub fn transact<'r>(record: &'r mut Record, command: &Command, context: &Context
         _ => None,
     };
     if let Some(known) = request.and_then(|id| draft.record.requests.iter().find(|r| r.request == *id)) {
-        let reply = Reply::Receipt(known.receipt.clone());
+        let reply = DecisionReply::Receipt(known.receipt.clone());
         return Ok(done(draft, reply));
     }
-    draft.settle(if matches!(command, Command::Tick) { DUES_PER_TICK } else { usize::MAX });
+    draft.process_due(if matches!(command, Command::Tick) { MAX_DUE_PER_TICK } else { usize::MAX });
     let reply = match command {
         Command::Deploy(deploy) => {
             let outcome = self::deploy(&mut draft, deploy)?;
@@ -126,19 +126,19 @@ pub fn transact<'r>(record: &'r mut Record, command: &Command, context: &Context
     };
     draft.advance();
     let reply = match reply {
-        Answer::Receipt(mode) => draft.receipt(mode).map_or(Reply::Nothing, Reply::Receipt),
-        Answer::Changed(changed) => Reply::Changed(changed),
-        Answer::Nothing => Reply::Nothing,
+        Answer::Receipt(mode) => draft.receipt(mode).map_or(DecisionReply::Nothing, DecisionReply::Receipt),
+        Answer::Changed(changed) => DecisionReply::Changed(changed),
+        Answer::Nothing => DecisionReply::Nothing,
     };
-    if let (Some(id), Reply::Receipt(receipt)) = (request, &reply) {
-        draft.note(Note::RequestRemembered { request: id.clone(), receipt: receipt.clone() });
+    if let (Some(id), DecisionReply::Receipt(receipt)) = (request, &reply) {
+        draft.emit_silent(SilentChange::RequestRecorded { request: id.clone(), receipt: receipt.clone() });
     }
     Ok(done(draft, reply))
 }
 
-fn done<'r>(draft: Draft<'r, '_>, reply: Reply) -> Pending<'r> {
+fn done<'r>(draft: Draft<'r, '_>, reply: DecisionReply) -> Uncommitted<'r> {
     let log_max = draft.context.limits.events_max;
-    Pending { record: draft.record, batch: Batch { changes: draft.changes, log_max }, reply }
+    Uncommitted { record: draft.record, batch: Batch { changes: draft.changes, log_max }, reply }
 }
 
 /// A reply before what follows by itself has happened.
@@ -151,7 +151,7 @@ enum Answer {
 
 const RECEIPT: Answer = Answer::Receipt(None);
 
-fn guard(draft: &Draft, id: &Option<Arc<str>>) -> Result<Arc<Deployment>, Rejection> {
+fn check_deployment_id(draft: &Draft, id: &Option<Arc<str>>) -> Result<Arc<Deployment>, Rejection> {
     let Some(d) = &draft.record.deployment else { return Err(Rejection::NoSuchKey(draft.context.key.to_string())) };
     match id {
         Some(given) if *given != d.id => {
@@ -169,10 +169,10 @@ fn bad_state(d: &Deployment, expected: &'static str) -> Rejection {
 
 pub(super) enum Deployed {
     Unchanged,
-    Begun { proposal: Proposal, warnings: Vec<String> },
+    Begun { proposal: VersionPlan, warnings: Vec<String> },
 }
 
-/// SPEC 4.1, 4.2, 4.5 to 4.8. PLAN asks the same, and throws the draft away.
+/// rule 4.1, 4.2, 4.5 to 4.8. PLAN asks the same, and throws the draft away.
 pub(super) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<Deployed, Rejection> {
     let newest = draft.record.last_version;
     if let Some(given) = deploy.if_version.filter(|given| *given != newest) {
@@ -187,16 +187,16 @@ pub(super) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<Deployed, Rej
     let node_ids = manifest.node_ids();
     if reading.nodes_are_sound {
         match &deploy.agents {
-            Some(agents) => faults.extend(manifest::agents_faults(&node_ids, agents)),
+            Some(agents) => faults.extend(manifest::agents_violations(&node_ids, agents)),
             None if node_ids.is_empty() => {
                 faults.push("nodes must have at least one node, or AGENTS must be given".to_string());
             }
             None => {}
         }
     }
-    let policy = Policy::default().overlay(&manifest.policy).overlay(&deploy.policy);
+    let policy = Policy::default().merged_with(&manifest.policy).merged_with(&deploy.policy);
     if reading.policy_is_sound {
-        faults.extend(policy.clashes());
+        faults.extend(policy.conflicts());
     }
     if !faults.is_empty() {
         return Err(Rejection::Invalid(faults));
@@ -206,7 +206,7 @@ pub(super) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<Deployed, Rej
         return Err(Rejection::Limit { what: "the number of agents".to_string(), max: limits.agents_max as u64 });
     }
     let content = shared_content(&draft.record, &deploy.manifest);
-    let candidate = Candidate {
+    let candidate = VersionSpec {
         manifest: &manifest,
         content,
         agents: deploy.agents.as_ref().map(|agents| agents.iter().cloned().collect()),
@@ -215,12 +215,12 @@ pub(super) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<Deployed, Rej
         requested_job: deploy.job.clone(),
         deployment_id: draft.context_id(),
     };
-    judge_job_type(&draft.record, &candidate)?;
-    if is_nothing_new(&draft.record, &candidate, false) {
+    validate_job_type(&draft.record, &candidate)?;
+    if is_unchanged(&draft.record, &candidate, false) {
         return Ok(Deployed::Unchanged);
     }
     if let Some(tag) = &deploy.tag {
-        judge_tag(&draft.record, tag, None)?;
+        validate_tag(&draft.record, tag, None)?;
     }
     let mut warnings = manifest.warnings.clone();
     if let Some(d) = draft.deployment().filter(|d| d.status.is_active()) {
@@ -228,32 +228,32 @@ pub(super) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<Deployed, Rej
     }
     let by = draft.by(&deploy.reason);
     draft.supersede(&by, &format!("version {}", newest + 1));
-    let proposal = propose::propose(&draft.record, &candidate);
-    judge_job(&draft.record, &candidate, &proposal)?;
-    judge_runs(&draft.record, &proposal)?;
-    judge_instances(draft, &proposal)?;
-    let submission = Submission {
+    let proposal = planner::plan_version(&draft.record, &candidate);
+    validate_job(&draft.record, &candidate, &proposal)?;
+    validate_runs(&draft.record, &proposal)?;
+    validate_instances(draft, &proposal)?;
+    let meta = VersionMeta {
         tag: deploy.tag.clone(),
         rollback_of: None,
         cause: None,
-        by: by.who,
+        by: by.name,
         reason: deploy.reason.clone(),
     };
-    propose::begin(draft, &candidate, &proposal, submission);
+    planner::begin(draft, &candidate, &proposal, meta);
     Ok(Deployed::Begun { proposal, warnings })
 }
 
 /// Equal manifests are kept once.
-fn shared_content(record: &Record, text: &[u8]) -> Arc<Content> {
+fn shared_content(record: &Record, text: &[u8]) -> Arc<ManifestText> {
     let known = record.versions.iter().rev().find(|v| v.content.text().as_bytes() == text);
     match known {
         Some(version) => version.content.clone(),
-        None => Arc::new(Content::new(Arc::from(String::from_utf8_lossy(text)))),
+        None => Arc::new(ManifestText::new(Arc::from(String::from_utf8_lossy(text)))),
     }
 }
 
-/// SPEC 8 "Batch": a key does not turn from service to batch, or back, while instances run.
-fn judge_job_type(record: &Record, new: &Candidate) -> Result<(), Rejection> {
+/// rule 8 "Batch": a key does not turn from service to batch, or back, while instances run.
+fn validate_job_type(record: &Record, new: &VersionSpec) -> Result<(), Rejection> {
     let batch = new.manifest.job_type.is_batch();
     let other = record
         .instances
@@ -271,9 +271,9 @@ fn judge_job_type(record: &Record, new: &Candidate) -> Result<(), Rejection> {
     }
 }
 
-/// SPEC 4.2: manifest, bundle, agents and policy equal those of the current deployment, and that one is active or
-/// successful. Where nothing runs any more there is something to do (SPEC 4.1), and a batch job is a rerun (SPEC 4.7).
-fn is_nothing_new(record: &Record, new: &Candidate, only_active: bool) -> bool {
+/// rule 4.2: manifest, bundle, agents and policy equal those of the current deployment, and that one is active or
+/// successful. Where nothing runs any more there is something to do (rule 4.1), and a batch job is a rerun (rule 4.7).
+fn is_unchanged(record: &Record, new: &VersionSpec, only_active: bool) -> bool {
     let Some(d) = &record.deployment else { return false };
     let counts =
         if only_active { d.status.is_active() } else { d.status.is_active() || d.status == Status::Successful };
@@ -287,24 +287,24 @@ fn is_nothing_new(record: &Record, new: &Candidate, only_active: bool) -> bool {
         && same_manifest(version, new)
 }
 
-fn same_agents(version: &Version, new: &Candidate) -> bool {
-    let names = |roster: Vec<(Arc<str>, Arc<str>)>| roster.into_iter().map(|(agent, _)| agent).collect::<BTreeSet<_>>();
-    names(version.roster()) == names(manifest::roster(&new.manifest.node_ids(), new.agents.as_deref()))
+fn same_agents(version: &Version, new: &VersionSpec) -> bool {
+    let names = |agents_with_nodes: Vec<(Arc<str>, Arc<str>)>| agents_with_nodes.into_iter().map(|(agent, _)| agent).collect::<BTreeSet<_>>();
+    names(version.agents_with_nodes()) == names(manifest::agents_with_nodes(&new.manifest.node_ids(), new.agents.as_deref()))
 }
 
-fn same_manifest(version: &Version, new: &Candidate) -> bool {
+fn same_manifest(version: &Version, new: &VersionSpec) -> bool {
     version.content == new.content
         || Manifest::parse(version.content.text().as_bytes()).is_ok_and(|old| old.value == new.manifest.value)
 }
 
 /// A second job needs a name that no instance has: otherwise nobody could tell the two sides apart. A first one needs
 /// a name in which nothing is still to stop: otherwise an agent would run twice in one job.
-fn judge_job(record: &Record, new: &Candidate, proposal: &Proposal) -> Result<(), Rejection> {
+fn validate_job(record: &Record, new: &VersionSpec, proposal: &VersionPlan) -> Result<(), Rejection> {
     let Some(job) = &new.requested_job else { return Ok(()) };
     let mut named = record.instances.iter().filter(|i| i.job_id == *job);
     let taken = match proposal.mode {
         Mode::BlueGreen => named.next().is_some(),
-        Mode::Initial => named.any(|i| i.is_told_to_stop() && i.state.is_running()),
+        Mode::Initial => named.any(|i| i.is_stopping() && i.state.is_running()),
         _ => false,
     };
     match taken {
@@ -313,7 +313,7 @@ fn judge_job(record: &Record, new: &Candidate, proposal: &Proposal) -> Result<()
     }
 }
 
-fn judge_runs(record: &Record, proposal: &Proposal) -> Result<(), Rejection> {
+fn validate_runs(record: &Record, proposal: &VersionPlan) -> Result<(), Rejection> {
     let outstanding = record.instances.of_agent(BATCH_AGENT).len();
     if proposal.mode == Mode::VersionOnly && outstanding >= RUNS_MAX {
         return Err(Rejection::Limit { what: "the number of outstanding runs".to_string(), max: RUNS_MAX as u64 });
@@ -321,7 +321,7 @@ fn judge_runs(record: &Record, proposal: &Proposal) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn judge_instances(draft: &Draft, proposal: &Proposal) -> Result<(), Rejection> {
+fn validate_instances(draft: &Draft, proposal: &VersionPlan) -> Result<(), Rejection> {
     let max = draft.context.limits.agents_max.saturating_mul(INSTANCES_PER_AGENT);
     match draft.record.instances.len() + proposal.changed.len() > max {
         true => Err(Rejection::Limit { what: "the number of instances".to_string(), max: max as u64 }),
@@ -329,9 +329,9 @@ fn judge_instances(draft: &Draft, proposal: &Proposal) -> Result<(), Rejection> 
     }
 }
 
-/// SPEC 4.12. The mode to reply, where it is not the deployment's own.
+/// rule 4.12. The mode to reply, where it is not the deployment's own.
 fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Option<Mode>, Rejection> {
-    let d = guard(draft, &rollback.id)?;
+    let d = check_deployment_id(draft, &rollback.id)?;
     let record = &draft.record;
     let number = match &rollback.to {
         RollbackTo::Version(number) => *number,
@@ -347,33 +347,33 @@ fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Option<Mode>, Reje
             return Err(Rejection::NeverStable { version: number });
         }
     }
-    let old = Old::read(record, number).map_err(|fault| Rejection::Invalid(vec![fault]))?;
-    let policy = old.rollback_policy().overlay(&rollback.policy);
-    let faults = policy.clashes();
+    let old = StoredVersion::read(record, number).map_err(|fault| Rejection::Invalid(vec![fault]))?;
+    let policy = old.rollback_policy().merged_with(&rollback.policy);
+    let faults = policy.conflicts();
     if !faults.is_empty() {
         return Err(Rejection::Invalid(faults));
     }
     let candidate = old.candidate(policy.clone(), draft.context_id());
-    judge_job_type(record, &candidate)?;
-    if is_nothing_new(record, &candidate, true) {
+    validate_job_type(record, &candidate)?;
+    if is_unchanged(record, &candidate, true) {
         return Ok(Some(Mode::Unchanged));
     }
     if old.job_type().is_batch() {
-        judge_runs(record, &propose::propose(record, &candidate))?;
+        validate_runs(record, &planner::plan_version(record, &candidate))?;
     }
     let by = draft.by(&rollback.reason);
     draft.supersede(&by, &format!("a rollback to version {number}"));
-    let submission =
-        Submission { tag: None, rollback_of: Some(number), cause: None, by: by.who, reason: rollback.reason.clone() };
-    propose::roll_back(draft, &old, policy, number, submission);
+    let meta =
+        VersionMeta { tag: None, rollback_of: Some(number), cause: None, by: by.name, reason: rollback.reason.clone() };
+    planner::roll_back(draft, &old, policy, number, meta);
     Ok(None)
 }
 
 // ---- the operator's other commands ---------------------------------------------------------------------------------
 
-/// SPEC 4.4.
+/// rule 4.4.
 fn promote(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
-    let d = guard(draft, &op.id)?;
+    let d = check_deployment_id(draft, &op.id)?;
     let awaits = "awaiting_promotion";
     match d.status {
         Status::AwaitingPromotion => {
@@ -397,37 +397,37 @@ fn promote(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
 
 const ACTIVE: &str = "an active deployment";
 
-/// SPEC 4.13.
+/// rule 4.13.
 fn pause(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
-    let d = guard(draft, &op.id)?;
+    let d = check_deployment_id(draft, &op.id)?;
     if !d.status.is_active() {
         return Err(bad_state(&d, ACTIVE));
     }
     if d.status != Status::Paused {
         let by = draft.by(&op.reason);
-        draft.emit(d.target_version, EventBody::DeploymentPaused { by: by.who, reason: by.reason });
+        draft.emit(d.target_version, EventBody::DeploymentPaused { by: by.name, reason: by.reason });
     }
     Ok(RECEIPT)
 }
 
-/// SPEC 4.13: goes on from where it was, at once.
+/// rule 4.13: goes on from where it was, at once.
 fn resume(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
-    let d = guard(draft, &op.id)?;
+    let d = check_deployment_id(draft, &op.id)?;
     if !d.status.is_active() {
         return Err(bad_state(&d, ACTIVE));
     }
     if d.status == Status::Paused {
         let by = draft.by(&op.reason);
         let status = d.paused_from.unwrap_or(Status::Running);
-        let progress = d.progress.release(draft.now());
-        let body = EventBody::DeploymentResumed { status, progress, by: by.who, reason: by.reason };
+        let progress = d.progress.resume(draft.now());
+        let body = EventBody::DeploymentResumed { status, progress, by: by.name, reason: by.reason };
         draft.emit(d.target_version, body);
     }
     Ok(RECEIPT)
 }
 
 fn fail(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
-    let d = guard(draft, &op.id)?;
+    let d = check_deployment_id(draft, &op.id)?;
     if !d.status.is_active() {
         return Err(bad_state(&d, ACTIVE));
     }
@@ -437,44 +437,44 @@ fn fail(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
 }
 
 /// `failed by ops: too slow`.
-fn words(what: &str, by: &By) -> String {
+fn words(what: &str, by: &Actor) -> String {
     match &by.reason {
-        Some(reason) => format!("{what} by {}: {reason}", by.who),
-        None => format!("{what} by {}", by.who),
+        Some(reason) => format!("{what} by {}: {reason}", by.name),
+        None => format!("{what} by {}", by.name),
     }
 }
 
 /// Ends an active deployment, and gives every instance a `stop` task. Twice is as good as once.
 fn stop(draft: &mut Draft, op: &Operate) -> Result<Answer, Rejection> {
-    let d = guard(draft, &op.id)?;
+    let d = check_deployment_id(draft, &op.id)?;
     let by = draft.by(&op.reason);
     if d.status.is_active() {
         let body = EventBody::DeploymentCancelled {
             cause: Cause::Stopped,
             description: Arc::from(words("stopped", &by)),
-            by: by.who.clone(),
+            by: by.name.clone(),
             reason: by.reason.clone(),
         };
         draft.emit(d.target_version, body);
     }
     let all: Vec<_> = draft.record.instances.iter().map(|i| (i.key(), i.role)).collect();
     for (key, role) in all {
-        draft.tell_to_stop(&key, role, by.clone());
+        draft.request_stop(&key, role, by.clone());
     }
     Ok(RECEIPT)
 }
 
 fn tag(draft: &mut Draft, number: u64, tag: &Arc<str>) -> Result<Answer, Rejection> {
     let version = draft.record.version(number).ok_or(Rejection::NoSuchVersion(number))?.clone();
-    judge_tag(&draft.record, tag, Some(number))?;
+    validate_tag(&draft.record, tag, Some(number))?;
     if version.tag.as_ref() != Some(tag) {
-        let by = draft.by(&None).who;
+        let by = draft.by(&None).name;
         draft.emit(number, EventBody::VersionTagged { tag: tag.clone(), replaced: version.tag.clone(), by });
     }
     Ok(RECEIPT)
 }
 
-fn judge_tag(record: &Record, tag: &Arc<str>, of: Option<u64>) -> Result<(), Rejection> {
+fn validate_tag(record: &Record, tag: &Arc<str>, of: Option<u64>) -> Result<(), Rejection> {
     match record.version_of_tag(tag) {
         Some(other) if Some(other.number) != of => {
             Err(Rejection::TagTaken { tag: tag.to_string(), version: other.number })
@@ -490,22 +490,22 @@ fn judge_tag(record: &Record, tag: &Arc<str>, of: Option<u64>) -> Result<(), Rej
 
 fn untag(draft: &mut Draft, tag: &Arc<str>) -> Result<Answer, Rejection> {
     let number = draft.record.version_of_tag(tag).ok_or_else(|| Rejection::NoSuchTag(tag.to_string()))?.number;
-    let by = draft.by(&None).who;
+    let by = draft.by(&None).name;
     draft.emit(number, EventBody::VersionUntagged { tag: tag.clone(), by });
     Ok(RECEIPT)
 }
 
 // ---- coordinators --------------------------------------------------------------------------------------------------
 
-/// Which instance is meant: the agent's newest one of that version and job. None where what is meant is gone: stale.
-fn locate<'r>(
+/// Which instance is meant: the agent's newest one of that version and job. None where what is meant is removed_agents: stale.
+fn find_instance<'r>(
     record: &'r Record,
     agent: &Arc<str>,
     version: Option<u64>,
     job: &Option<Arc<str>>,
 ) -> Result<Option<&'r Instance>, Rejection> {
     let all = record.instances.of_agent(agent);
-    if all.is_empty() && !record.knows_agent(agent) {
+    if all.is_empty() && !record.has_agent(agent) {
         return Err(Rejection::NoSuchAgent(agent.to_string()));
     }
     if let Some(number) = version {
@@ -519,31 +519,31 @@ fn locate<'r>(
     Ok(all.iter().rev().find(meant))
 }
 
-/// SPEC 3 "For coordinators", 8 "Attempts" and "Tasks".
+/// rule 3 "For coordinators", 8 "Attempts" and "Tasks".
 fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
-    let meant = locate(&draft.record, &report.agent, report.version, &report.job)?;
+    let meant = find_instance(&draft.record, &report.agent, report.version, &report.job)?;
     let Some(instance) = meant else { return Ok(false) };
     let batch = &*instance.agent == BATCH_AGENT;
     let Some(attempt) = attempt(instance, report) else { return Ok(false) };
     let state = match report.state {
-        Reported::Starting => InstanceState::Starting,
-        Reported::Ready => InstanceState::Ready,
-        Reported::Unready => InstanceState::Unready,
-        Reported::Failed => InstanceState::Failed,
-        Reported::Stopped => {
+        ReportedState::Starting => InstanceState::Starting,
+        ReportedState::Ready => InstanceState::Ready,
+        ReportedState::Unready => InstanceState::Unready,
+        ReportedState::Failed => InstanceState::Failed,
+        ReportedState::Stopped => {
             let key = instance.key();
             return Ok(stopped(draft, &key, attempt, report));
         }
-        Reported::Completed if !batch => {
+        ReportedState::Completed if !batch => {
             return Err(Rejection::NotABatchJob { agent: instance.agent.to_string(), version: instance.version })
         }
-        Reported::Completed => {
+        ReportedState::Completed => {
             let instance = instance.clone();
             return Ok(batch_ended(draft, &instance, AgentReport::Completed, attempt, report));
         }
-        Reported::Unsafe => {
+        ReportedState::Unsafe => {
             let instance = instance.clone();
-            return Ok(unsafe_to_replace(draft, &instance, attempt, report));
+            return Ok(mark_unsafe(draft, &instance, attempt, report));
         }
     };
     if state == InstanceState::Failed && batch {
@@ -556,15 +556,15 @@ fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
     let version = instance.version;
     let first = instance.state == InstanceState::Waiting;
     let replaced = if first { predecessors(&draft.record, instance) } else { Vec::new() };
-    let changed = changed_state(draft, instance, state, attempt, report, false);
+    let changed = state_event(draft, instance, state, attempt, report, false);
     let task = instance.task.as_ref().filter(|task| first && !batch && task.kind != TaskKind::Stop);
     let done = task.map(|task| EventBody::TaskDone {
-        of: subject(instance),
+        of: instance_ref(instance),
         task: task.kind,
         withdrawn: false,
-        leaves: false,
+        removes_instance: false,
     });
-    let meaning = meaning(instance, state, attempt, report);
+    let health_effect = health_effect(instance, state, attempt, report);
     for old in &replaced {
         draft.clear_services(old, "replaced");
     }
@@ -572,10 +572,10 @@ fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
     if let Some(done) = done {
         draft.emit(version, done);
     }
-    match meaning {
-        Meaning::Unhealthy(key, why) => draft.judge_unhealthy(&key, &why),
-        Meaning::MayBreak(key) => draft.judge_break(&key),
-        Meaning::Stands => {}
+    match health_effect {
+        HealthEffect::Unhealthy(key, why) => draft.mark_unhealthy(&key, &why),
+        HealthEffect::MayBreak(key) => draft.recheck_healthy(&key),
+        HealthEffect::Stands => {}
     }
     Ok(true)
 }
@@ -583,37 +583,37 @@ fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
 /// Which attempt is meant; None where that is over, or has started already.
 fn attempt(instance: &Instance, report: &Report) -> Option<u32> {
     match (report.state, report.attempt) {
-        (Reported::Starting, Some(given)) if given <= instance.attempt => None,
+        (ReportedState::Starting, Some(given)) if given <= instance.attempt => None,
         (_, Some(given)) if given < instance.attempt => None,
         (_, Some(given)) => Some(given.max(1)),
-        (Reported::Starting, None) if instance.state == InstanceState::Starting => None,
-        (Reported::Starting, None) => Some(instance.attempt.saturating_add(1)),
+        (ReportedState::Starting, None) if instance.state == InstanceState::Starting => None,
+        (ReportedState::Starting, None) => Some(instance.attempt.saturating_add(1)),
         (_, None) => Some(instance.attempt.max(1)),
     }
 }
 
 /// What a report means for an instance's health, beside when it will be healthy.
-enum Meaning {
+enum HealthEffect {
     Stands,
     /// Healthy, it is so no longer where it is not ready.
     MayBreak(InstanceKey),
     Unhealthy(InstanceKey, String),
 }
 
-fn meaning(instance: &Instance, state: InstanceState, attempt: u32, report: &Report) -> Meaning {
-    if instance.is_told_to_stop() {
-        return Meaning::Stands;
+fn health_effect(instance: &Instance, state: InstanceState, attempt: u32, report: &Report) -> HealthEffect {
+    if instance.is_stopping() {
+        return HealthEffect::Stands;
     }
     match (instance.health, state) {
         // Ready again in a new attempt: what ran before has ended in between.
         (Health::Healthy, InstanceState::Ready) if attempt != instance.attempt => {
-            Meaning::Unhealthy(instance.key(), format!("restarted: attempt {attempt}"))
+            HealthEffect::Unhealthy(instance.key(), format!("restarted: attempt {attempt}"))
         }
         (Health::Healthy | Health::Pending, InstanceState::Failed) => {
-            Meaning::Unhealthy(instance.key(), because("failed", report))
+            HealthEffect::Unhealthy(instance.key(), because("failed", report))
         }
-        (Health::Healthy, _) => Meaning::MayBreak(instance.key()),
-        _ => Meaning::Stands,
+        (Health::Healthy, _) => HealthEffect::MayBreak(instance.key()),
+        _ => HealthEffect::Stands,
     }
 }
 
@@ -623,34 +623,34 @@ fn because(what: &str, report: &Report) -> String {
 }
 
 /// An instance's state changes, with what follows for when it will be healthy.
-fn changed_state(
+fn state_event(
     draft: &Draft,
     instance: &Instance,
     state: InstanceState,
     attempt: u32,
     report: &Report,
-    leaves: bool,
+    removes_instance: bool,
 ) -> EventBody {
     let restarted = instance.state != InstanceState::Waiting && attempt != instance.attempt;
     let broke = instance.state != InstanceState::Ready || restarted;
-    let healthy_at = draft.outlook(instance, state, draft.record.services.of_instance(instance), broke);
-    // After a fallback, what had been replaced counts to the old side (SPEC 4.6), and fails nothing.
-    let dooms = state == InstanceState::Failed && draft.record.is_active() && draft.record.is_own(instance);
+    let healthy_at = draft.healthy_at_if(instance, state, draft.record.services.of_instance(instance), broke);
+    // After a fallback, what had been replaced counts to the old side (rule 4.6), and fails nothing.
+    let fails_at_resume = state == InstanceState::Failed && draft.record.is_active() && draft.record.is_own(instance);
     EventBody::AgentState {
-        of: subject(instance),
+        of: instance_ref(instance),
         state: AgentReport::State(state),
         attempt,
         reason: report.reason.clone(),
         healthy_at,
-        leaves,
-        dooms,
+        removes_instance,
+        fails_at_resume,
     }
 }
 
 /// `stopped`: done where it was told to, gone where another takes its place, not healthy at once where nobody asked.
 fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) -> bool {
     let Some(instance) = draft.record.instances.get(key) else { return false };
-    let told = instance.is_told_to_stop();
+    let told = instance.is_stopping();
     if !told && instance.state == InstanceState::Waiting {
         return false; // nothing of it has run that could have stopped
     }
@@ -668,35 +668,35 @@ fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) 
     }
     // Clearing services may have changed its outlook.
     let Some(instance) = draft.record.instances.get(key).cloned() else { return false };
-    let body = changed_state(draft, &instance, InstanceState::Stopped, attempt, report, replaced && !told);
+    let body = state_event(draft, &instance, InstanceState::Stopped, attempt, report, replaced && !told);
     draft.emit(key.version, body);
     if told {
-        let body = EventBody::TaskDone { of: subject(&instance), task: TaskKind::Stop, withdrawn: false, leaves: true };
+        let body = EventBody::TaskDone { of: instance_ref(&instance), task: TaskKind::Stop, withdrawn: false, removes_instance: true };
         draft.emit(key.version, body);
     } else if !replaced {
         draft.clear_services(key, "stopped");
         if instance.health != Health::Unhealthy {
-            draft.judge_unhealthy(key, &because("stopped", report));
+            draft.mark_unhealthy(key, &because("stopped", report));
         }
     }
     true
 }
 
-/// SPEC 4.7: the outcome goes onto the version.
+/// rule 4.7: the outcome goes onto the version.
 fn batch_ended(draft: &mut Draft, instance: &Instance, state: AgentReport, attempt: u32, report: &Report) -> bool {
     draft.clear_services(&instance.key(), "ended");
-    let of = subject(instance);
+    let of = instance_ref(instance);
     let task = instance.task.as_ref().map_or(TaskKind::Run, |task| task.kind);
     let reason = report.reason.clone();
     let body =
-        EventBody::AgentState { of: of.clone(), state, attempt, reason, healthy_at: None, leaves: false, dooms: false };
+        EventBody::AgentState { of: of.clone(), state, attempt, reason, healthy_at: None, removes_instance: false, fails_at_resume: false };
     draft.emit(instance.version, body);
-    draft.emit(instance.version, EventBody::TaskDone { of, task, withdrawn: false, leaves: true });
+    draft.emit(instance.version, EventBody::TaskDone { of, task, withdrawn: false, removes_instance: true });
     true
 }
 
-/// SPEC 8 "Attempts": only about an unhealthy or pending in-place instance of an active deployment.
-fn unsafe_to_replace(draft: &mut Draft, instance: &Instance, attempt: u32, report: &Report) -> bool {
+/// rule 8 "Attempts": only about an unhealthy or pending in-place instance of an active deployment.
+fn mark_unsafe(draft: &mut Draft, instance: &Instance, attempt: u32, report: &Report) -> bool {
     let Some(d) = draft.deployment() else { return false };
     let counts = d.status.is_active()
         && d.mode == Mode::InPlace
@@ -705,13 +705,13 @@ fn unsafe_to_replace(draft: &mut Draft, instance: &Instance, attempt: u32, repor
         && instance.health != Health::Healthy;
     if counts {
         let body = EventBody::AgentState {
-            of: subject(instance),
+            of: instance_ref(instance),
             state: AgentReport::Unsafe,
             attempt,
             reason: report.reason.clone(),
             healthy_at: instance.healthy_at,
-            leaves: false,
-            dooms: false,
+            removes_instance: false,
+            fails_at_resume: false,
         };
         draft.emit(instance.version, body);
     }
@@ -723,13 +723,13 @@ fn unsafe_to_replace(draft: &mut Draft, instance: &Instance, attempt: u32, repor
 fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
     let known = draft.record.services.get(&register.instance).cloned();
     // A refresh that names neither version nor job stays where it is: the agent's newest instance may be one that
-    // nobody has taken up yet, and the services of the old one stay until then (SPEC 8 "What an agent now runs").
+    // nobody has taken up yet, and the services of the old one stay until then (rule 8 "What an agent now runs").
     let stays = known
         .as_ref()
         .filter(|s| s.owner.agent == register.agent && register.version.is_none() && register.job.is_none());
     let owner = match stays {
         Some(service) => service.owner.clone(),
-        None => match locate(&draft.record, &register.agent, register.version, &register.job)? {
+        None => match find_instance(&draft.record, &register.agent, register.version, &register.job)? {
             Some(owner) => owner.key(),
             None => return Ok(false),
         },
@@ -773,16 +773,16 @@ fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
             ..s.clone()
         };
         if same_but(&known) == service {
-            return Ok(check_known(draft, &known, register.status, None));
+            return Ok(refresh_service(draft, &known, register.status, None));
         }
         if known.owner != owner {
             draft.deregister(&register.instance, &format!("moved to agent {}", owner.agent));
-            draft.judge_break(&known.owner);
+            draft.recheck_healthy(&known.owner);
         }
     }
-    let healthy_at = draft.outlook_with(&owner, &register.instance, Some(service.clone()));
+    let healthy_at = draft.healthy_at_with_service(&owner, &register.instance, Some(service.clone()));
     draft.emit(owner.version, EventBody::ServiceRegistered { service: Box::new(service), healthy_at });
-    draft.judge_break(&owner);
+    draft.recheck_healthy(&owner);
     Ok(true)
 }
 
@@ -794,18 +794,18 @@ fn expiry(draft: &Draft, ttl_ms: Option<u64>, status: CheckStatus) -> Option<u64
 fn check(draft: &mut Draft, check: &Check) -> Result<bool, Rejection> {
     let known = draft.record.services.get(&check.instance).cloned();
     let known = known.ok_or_else(|| Rejection::NoSuchService(check.instance.to_string()))?;
-    Ok(check_known(draft, &known, check.status, check.reason.clone()))
+    Ok(refresh_service(draft, &known, check.status, check.reason.clone()))
 }
 
-/// A new status is an event; the same one only moves the TTL, which is none (SPEC 8 "Services").
-fn check_known(draft: &mut Draft, known: &Service, status: CheckStatus, reason: Option<Arc<str>>) -> bool {
+/// A new status is an event; the same one only moves the TTL, which is none (rule 8 "Services").
+fn refresh_service(draft: &mut Draft, known: &Service, status: CheckStatus, reason: Option<Arc<str>>) -> bool {
     let expires_at = expiry(draft, known.ttl_ms, status);
     if known.status != status {
         draft.service_status(&known.instance, status, reason, expires_at);
         return true;
     }
     if known.expires_at != expires_at {
-        draft.note(Note::ServiceRefreshed { instance: known.instance.clone(), expires_at });
+        draft.emit_silent(SilentChange::ServiceRefreshed { instance: known.instance.clone(), expires_at });
     }
     false
 }
@@ -813,6 +813,6 @@ fn check_known(draft: &mut Draft, known: &Service, status: CheckStatus, reason: 
 fn deregister(draft: &mut Draft, instance: &Arc<str>) -> bool {
     let Some(known) = draft.record.services.get(instance).cloned() else { return false };
     draft.deregister(instance, "deregistered");
-    draft.judge_break(&known.owner);
+    draft.recheck_healthy(&known.owner);
     true
 }

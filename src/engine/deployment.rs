@@ -4,16 +4,16 @@
 use super::command::CheckStatus;
 use super::event_log::Log;
 use super::health::{Health, InstanceState};
-use super::history::Version;
+use super::version::Version;
 use super::instances::{is_same, InstanceKey, Instances};
 use super::policy::{HealthCheck, Policy, Strategy};
 use super::services::{Service, Services};
-use super::time::{Clock, UnixMs};
+use super::time::{Deadline, UnixMs};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-/// SPEC 4: the first three are active, the rest terminal.
+/// rule 4: the first three are active, the rest terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     Running,
@@ -64,7 +64,7 @@ pub enum Mode {
     BlueGreen,
     Noop,
     VersionOnly,
-    /// Of a reply alone: nothing was recorded (SPEC 4.2).
+    /// Of a reply alone: nothing was recorded (rule 4.2).
     Unchanged,
 }
 
@@ -177,9 +177,9 @@ pub struct Instance {
     pub task: Option<Task>,
     /// It is well now, and healthy at this time unless something breaks before. None where it is not well, or judged healthy.
     pub healthy_at: Option<UnixMs>,
-    /// `healthy_deadline_ms` from its task; off once it was judged (SPEC 8 "Unhealthy").
-    pub deadline: Clock,
-    /// Judged healthy at least once: only the first time renews the progress deadline (SPEC 4.10).
+    /// `healthy_deadline_ms` from its task; off once it was judged (rule 8 "Unhealthy").
+    pub deadline: Deadline,
+    /// Judged healthy at least once: only the first time renews the progress deadline (rule 4.10).
     pub was_healthy: bool,
     /// Revision at which it came onto the record: an agent's newest instance is the one with the largest.
     pub created: u64,
@@ -195,7 +195,7 @@ impl Instance {
     }
 
     /// Takes back a change of its key, or of its place among the agent's instances.
-    pub(super) fn stay_at(&mut self, before: &Instance) {
+    pub(super) fn restore_key(&mut self, before: &Instance) {
         self.version = before.version;
         self.created = before.created;
         if !Arc::ptr_eq(&self.agent, &before.agent) {
@@ -206,13 +206,13 @@ impl Instance {
         }
     }
 
-    pub fn is_told_to_stop(&self) -> bool {
+    pub fn is_stopping(&self) -> bool {
         matches!(&self.task, Some(task) if task.kind == TaskKind::Stop)
     }
 
-    /// Whether it counts as running (SPEC 4.1): told to stop it does not (SPEC 8 "Tasks").
+    /// Whether it counts as running (rule 4.1): told to stop it does not (rule 8 "Tasks").
     pub fn is_running(&self) -> bool {
-        !self.is_told_to_stop() && self.state.is_running()
+        !self.is_stopping() && self.state.is_running()
     }
 }
 
@@ -225,14 +225,14 @@ pub struct Action {
     pub reason: Option<Arc<str>>,
 }
 
-/// What would have failed a paused deployment, and fails it at resume (SPEC 4.13).
+/// What would have failed a paused deployment, and fails it at resume (rule 4.13).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Doom {
+pub struct DeferredFailure {
     pub cause: Cause,
     pub words: Arc<str>,
 }
 
-/// Which agent cannot be replaced in place, and why (SPEC 4.6).
+/// Which agent cannot be replaced in place, and why (rule 4.6).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsafeReport {
     pub agent: Arc<str>,
@@ -260,20 +260,20 @@ pub struct Deployment {
     pub source_job_id: Option<Arc<str>>,
     pub target_version: u64,
     pub target_job_id: Arc<str>,
-    /// `JOB` of the command, for where a second job may still start (SPEC 4.6).
+    /// `JOB` of the command, for where a second job may still start (rule 4.6).
     pub requested_job: Option<Arc<str>>,
     pub policy: Policy,
     /// The agents that this deployment changes, in the order in which they go.
     pub changed: Arc<[Arc<str>]>,
     /// The agents that this deployment does without: they get `stop` at its end.
-    pub gone: Arc<[Arc<str>]>,
+    pub removed_agents: Arc<[Arc<str>]>,
     /// How many of `changed` go first as canaries (in place), or whether promotion waits (blue-green: > 0).
     pub canaries: u32,
     pub promoted: bool,
-    pub progress: Clock,
+    pub progress: Deadline,
     /// While paused: the status to which it resumes, unless something changed meanwhile.
     pub paused_from: Option<Status>,
-    pub doom: Option<Doom>,
+    pub deferred_failure: Option<DeferredFailure>,
     /// A coordinator reported `unsafe`: the fallback to blue-green is due (at once, or at resume).
     pub unsafe_report: Option<UnsafeReport>,
     pub last_action: Option<Action>,
@@ -281,7 +281,7 @@ pub struct Deployment {
     pub finished_at: Option<UnixMs>,
 }
 
-/// The seven fields that a changing command replies (SPEC 3).
+/// The seven fields that a changing command replies (rule 3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     pub deployment_key: Arc<str>,
@@ -295,13 +295,13 @@ pub struct Receipt {
 
 /// A remembered `REQUEST` id and what it was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remembered {
+pub struct IdempotencyEntry {
     pub request: Arc<str>,
     pub receipt: Receipt,
 }
 
-/// How many `REQUEST` ids a key remembers (SPEC 3).
-pub const REQUESTS_REMEMBERED: usize = 16;
+/// How many `REQUEST` ids a key remembers (rule 3).
+pub const MAX_REQUEST_IDS: usize = 16;
 
 /// Everything that one key holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -321,7 +321,7 @@ pub struct Record {
     /// Oldest first.
     pub log: Log,
     /// Oldest first.
-    pub requests: Arc<VecDeque<Remembered>>,
+    pub requests: Arc<VecDeque<IdempotencyEntry>>,
     pub created_at: UnixMs,
     pub updated_at: UnixMs,
 }
@@ -363,7 +363,7 @@ impl Record {
         self.versions.iter().find(|v| v.tag.as_deref() == Some(tag))
     }
 
-    /// The version that ROLLBACK without an argument would take (SPEC 4.12).
+    /// The version that ROLLBACK without an argument would take (rule 4.12).
     pub fn rollback_target(&self) -> Option<u64> {
         let last = self.deployment.as_ref()?.target_version;
         let after_batch = self.version(last).is_some_and(|v| v.job_type.is_batch());
@@ -386,32 +386,32 @@ impl Record {
     }
 
     /// The agents of a version with their nodes, in manifest order.
-    pub fn roster(&self, number: u64) -> Vec<(Arc<str>, Arc<str>)> {
-        self.version(number).map(|v| v.roster()).unwrap_or_default()
+    pub fn agents_with_nodes(&self, number: u64) -> Vec<(Arc<str>, Arc<str>)> {
+        self.version(number).map(|v| v.agents_with_nodes()).unwrap_or_default()
     }
 
     /// Whether the record knows an agent at all: an instance, or a place in a version that is kept.
-    pub fn knows_agent(&self, agent: &str) -> bool {
+    pub fn has_agent(&self, agent: &str) -> bool {
         !self.instances.of_agent(agent).is_empty() || self.versions.iter().any(|v| v.has_agent(agent))
     }
 
-    /// What an agent now runs (SPEC 8): the old instance until the first report about the new one.
+    /// What an agent now runs (rule 8): the old instance until the first report about the new one.
     /// Candidates and what was told to stop do not count; nor does a replacement that nobody has taken up.
-    pub fn now_runs(&self, agent: &str) -> Option<&Instance> {
-        self.now_runs_where(agent, |_| true)
+    pub fn running_instance(&self, agent: &str) -> Option<&Instance> {
+        self.running_instance_where(agent, |_| true)
     }
 
     /// What an agent now runs in a job, and that can be replaced there.
-    pub fn now_runs_in(&self, agent: &str, job_id: &str) -> Option<&Instance> {
-        self.now_runs_where(agent, |i| *i.job_id == *job_id && i.is_running())
+    pub fn running_instance_in(&self, agent: &str, job_id: &str) -> Option<&Instance> {
+        self.running_instance_where(agent, |i| *i.job_id == *job_id && i.is_running())
     }
 
-    fn now_runs_where(&self, agent: &str, pick: impl Fn(&Instance) -> bool) -> Option<&Instance> {
+    fn running_instance_where(&self, agent: &str, pick: impl Fn(&Instance) -> bool) -> Option<&Instance> {
         let eligible = || {
             self.instances
                 .of_agent(agent)
                 .iter()
-                .filter(|i| !i.is_told_to_stop() && !matches!(i.role, Role::Candidate | Role::Retired) && pick(i))
+                .filter(|i| !i.is_stopping() && !matches!(i.role, Role::Candidate | Role::Retired) && pick(i))
         };
         eligible().rev().find(|i| i.state != InstanceState::Waiting).or_else(|| {
             eligible().rev().find(|i| matches!(&i.task, Some(t) if matches!(t.kind, TaskKind::Start | TaskKind::Run)))
@@ -423,8 +423,8 @@ impl Record {
         self.instances.get(key).map(|i| i.role)
     }
 
-    /// Whether all is well with an instance now, or why not (SPEC 4.9, `health_check`).
-    pub fn wellness(&self, instance: &Instance) -> Result<(), String> {
+    /// Whether all is well with an instance now, or why not (rule 4.9, `health_check`).
+    pub fn check_health(&self, instance: &Instance) -> Result<(), String> {
         if instance.state != InstanceState::Ready {
             return Err(match (&instance.state, &instance.reason) {
                 (InstanceState::Waiting, _) => "never ready: no report yet".to_string(),
@@ -432,7 +432,7 @@ impl Record {
                 (state, None) => format!("not ready: {}", state.name()),
             });
         }
-        let faults = self.faults(instance, self.services.of_instance(instance));
+        let faults = self.health_violations(instance, self.services.of_instance(instance));
         let words: Vec<String> = faults.map(|fault| fault.to_string()).collect();
         match words.is_empty() {
             true => Ok(()),
@@ -441,36 +441,36 @@ impl Record {
     }
 
     /// What is wrong with these service instances, were they those of an instance.
-    pub(super) fn faults<'r>(
+    pub(super) fn health_violations<'r>(
         &'r self,
         instance: &Instance,
         services: impl Iterator<Item = &'r Arc<Service>> + Clone + 'r,
-    ) -> impl Iterator<Item = Fault<'r>> {
+    ) -> impl Iterator<Item = HealthViolation<'r>> {
         let checked = self.version(instance.version).filter(|v| v.policy.health_check != HealthCheck::AgentStates);
         let declared = checked.map(|v| v.content.services_of(&instance.node)).unwrap_or_default();
         let services = checked.map(|_| services).into_iter().flatten();
-        let failing = services.clone().filter(|s| s.status != CheckStatus::Passing).map(|s| Fault::Failing(s));
+        let failing = services.clone().filter(|s| s.status != CheckStatus::Passing).map(|s| HealthViolation::Failing(s));
         let is_missing =
             move |name: &&Arc<str>| !services.clone().any(|s| s.service == **name && s.status == CheckStatus::Passing);
-        failing.chain(declared.iter().filter(is_missing).map(Fault::Missing))
+        failing.chain(declared.iter().filter(is_missing).map(HealthViolation::Missing))
     }
 }
 
 /// What can be wrong with an instance's services.
-pub(super) enum Fault<'r> {
+pub(super) enum HealthViolation<'r> {
     Failing(&'r Service),
     /// A declared service that no passing instance offers.
     Missing(&'r Arc<str>),
 }
 
-impl fmt::Display for Fault<'_> {
+impl fmt::Display for HealthViolation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Failing(Service { instance, status, reason: Some(reason), .. }) => {
+            HealthViolation::Failing(Service { instance, status, reason: Some(reason), .. }) => {
                 write!(f, "check of {instance} is {} ({reason})", status.name())
             }
-            Fault::Failing(Service { instance, status, .. }) => write!(f, "check of {instance} is {}", status.name()),
-            Fault::Missing(name) => write!(f, "service {name} has no passing instance"),
+            HealthViolation::Failing(Service { instance, status, .. }) => write!(f, "check of {instance} is {}", status.name()),
+            HealthViolation::Missing(name) => write!(f, "service {name} has no passing instance"),
         }
     }
 }

@@ -4,32 +4,32 @@
 use super::command::{CheckStatus, Context};
 use super::deadline::{next_deadline, next_due, Due};
 use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Role, Status, TaskKind, UnsafeReport};
-use super::event::{AgentReport, Change, Event, EventBody, Note, Subject};
+use super::event::{AgentReport, Change, Event, EventBody, SilentChange, InstanceRef};
 use super::evolve::evolve;
 use super::health::{Health, InstanceState};
-use super::history::BATCH_AGENT;
+use super::version::BATCH_AGENT;
 use super::instances::InstanceKey;
-use super::propose;
+use super::planner;
 use super::services::Service;
 use super::strategy::{self, Step};
-use super::time::{Clock, UnixMs};
+use super::time::{Deadline, UnixMs};
 use super::transaction::Transaction;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Who acts where a rule acts (SPEC 5).
+/// Who acts where a rule acts (rule 5).
 pub const AUTO: &str = "auto";
 
 /// Who does something, and why.
 #[derive(Debug, Clone)]
-pub(super) struct By {
-    pub who: Arc<str>,
+pub(super) struct Actor {
+    pub name: Arc<str>,
     pub reason: Option<Arc<str>>,
 }
 
-impl By {
-    pub fn auto() -> By {
-        By { who: Arc::from(AUTO), reason: None }
+impl Actor {
+    pub fn auto() -> Actor {
+        Actor { name: Arc::from(AUTO), reason: None }
     }
 }
 
@@ -41,8 +41,8 @@ pub(super) struct Draft<'r, 'c> {
 }
 
 /// How an instance is meant in an event.
-pub(super) fn subject(instance: &Instance) -> Subject {
-    Subject {
+pub(super) fn instance_ref(instance: &Instance) -> InstanceRef {
+    InstanceRef {
         agent: instance.agent.clone(),
         node: instance.node.clone(),
         job_id: instance.job_id.clone(),
@@ -59,8 +59,8 @@ impl<'r, 'c> Draft<'r, 'c> {
         self.context.now_ms
     }
 
-    pub fn by(&self, reason: &Option<Arc<str>>) -> By {
-        By { who: Arc::from(self.context.by), reason: reason.clone() }
+    pub fn by(&self, reason: &Option<Arc<str>>) -> Actor {
+        Actor { name: Arc::from(self.context.by), reason: reason.clone() }
     }
 
     /// Lets something have happened.
@@ -77,8 +77,8 @@ impl<'r, 'c> Draft<'r, 'c> {
         self.changes.push(change);
     }
 
-    pub fn note(&mut self, note: Note) {
-        let change = Change::Note(note);
+    pub fn emit_silent(&mut self, change: SilentChange) {
+        let change = Change::Silent(change);
         evolve(&mut self.record, &change);
         self.changes.push(change);
     }
@@ -110,7 +110,7 @@ impl<'r, 'c> Draft<'r, 'c> {
     /// Lets everything happen that is due by now, in the order of its times, so that a late tick decides what a
     /// punctual one would have. At most `most` things: a tick leaves the rest to the next one, so that no turn of the
     /// server gets long.
-    pub fn settle(&mut self, most: usize) {
+    pub fn process_due(&mut self, most: usize) {
         for _ in 0..most {
             if next_deadline(&self.record).is_none_or(|at| at > self.now()) {
                 return;
@@ -118,86 +118,86 @@ impl<'r, 'c> Draft<'r, 'c> {
             let Some((_, due)) = next_due(&self.record) else { return };
             match due {
                 Due::Ttl(id) => self.expire(&id),
-                Due::Healthy(key) => self.judge_healthy(&key),
-                Due::HealthyDeadline(key) => self.judge_late(&key),
+                Due::Healthy(key) => self.mark_healthy(&key),
+                Due::HealthyDeadline(key) => self.on_healthy_deadline(&key),
                 Due::ProgressDeadline => {
                     let ms = self.deployment().map_or(0, |d| d.policy.progress_deadline_ms);
                     let words = format!("no progress within {ms} ms: {}", self.who_is_not_healthy());
-                    self.fail(Cause::ProgressDeadline, &words, By::auto());
+                    self.fail(Cause::ProgressDeadline, &words, Actor::auto());
                 }
             }
             self.advance();
         }
     }
 
-    /// SPEC 4.9: a TTL that runs out is a failed check.
+    /// rule 4.9: a TTL that runs out is a failed check.
     fn expire(&mut self, id: &Arc<str>) {
         self.service_status(id, CheckStatus::Critical, Some(Arc::from("TTL expired")), None);
     }
 
-    fn judge_healthy(&mut self, key: &InstanceKey) {
+    fn mark_healthy(&mut self, key: &InstanceKey) {
         let Some(instance) = self.record.instances.get(key) else { return };
         let progress = self.progress_after_first_health(instance);
-        let event = EventBody::AgentHealthy { of: subject(instance), progress };
+        let event = EventBody::AgentHealthy { of: instance_ref(instance), progress };
         self.emit(key.version, event);
     }
 
-    /// SPEC 4.10: the progress deadline starts anew each time an instance becomes healthy for the first time in the
+    /// rule 4.10: the progress deadline starts anew each time an instance becomes healthy for the first time in the
     /// deployment, and never moves back.
-    fn progress_after_first_health(&self, instance: &Instance) -> Clock {
-        let Some(d) = self.deployment() else { return Clock::Off };
+    fn progress_after_first_health(&self, instance: &Instance) -> Deadline {
+        let Some(d) = self.deployment() else { return Deadline::Off };
         if instance.was_healthy || !self.record.is_own(instance) {
             return d.progress;
         }
-        d.progress.renewed(self.now(), d.policy.progress_deadline_ms)
+        d.progress.extend(self.now(), d.policy.progress_deadline_ms)
     }
 
     /// The healthy deadline has passed.
-    fn judge_late(&mut self, key: &InstanceKey) {
+    fn on_healthy_deadline(&mut self, key: &InstanceKey) {
         let Some(instance) = self.record.instances.get(key) else { return };
         let ms = self.record.version(key.version).map_or(0, |v| v.policy.healthy_deadline_ms);
-        let why = match self.record.wellness(instance) {
+        let why = match self.record.check_health(instance) {
             Ok(()) => "not ready long enough".to_string(),
             Err(_) if matches!(instance.state, InstanceState::Starting) => "never ready: starting".to_string(),
             Err(why) => why,
         };
-        self.judge_unhealthy(key, &format!("not healthy within {ms} ms: {why}"));
+        self.mark_unhealthy(key, &format!("not healthy within {ms} ms: {why}"));
     }
 
     /// Takes the healthy verdict, or the hope of one, from an instance.
-    pub fn judge_unhealthy(&mut self, key: &InstanceKey, reason: &str) {
+    pub fn mark_unhealthy(&mut self, key: &InstanceKey, reason: &str) {
         let (Some(instance), Some(d)) = (self.record.instances.get(key), self.deployment()) else { return };
         if &*instance.agent == BATCH_AGENT {
             return; // a batch job has an outcome, not a health
         }
         let own = self.record.is_own(instance);
         let ms = d.policy.progress_deadline_ms;
-        // SPEC 4.4: a canary lost while a promotion is awaited lets the deployment run again.
-        let reopens = match (d.status, d.paused_from) {
-            (Status::AwaitingPromotion, _) if own => Some(Clock::starting(self.now(), ms)),
+        // rule 4.4: a canary lost while a promotion is awaited lets the deployment run again.
+        let resumes_with = match (d.status, d.paused_from) {
+            (Status::AwaitingPromotion, _) if own => Some(Deadline::after(self.now(), ms)),
             (Status::Paused, Some(Status::AwaitingPromotion)) if own => {
-                Some(if ms == 0 { Clock::Off } else { Clock::Held { left_ms: ms } })
+                Some(if ms == 0 { Deadline::Off } else { Deadline::Paused { left_ms: ms } })
             }
             _ => None,
         };
-        // SPEC 4.10: without a progress deadline the first unhealthy instance is the end. A report `failed` is a
+        // rule 4.10: without a progress deadline the first unhealthy instance is the end. A report `failed` is a
         // cause of its own.
-        let dooms = own && d.status.is_active() && ms == 0 && instance.state != InstanceState::Failed;
-        let event = EventBody::AgentUnhealthy { of: subject(instance), reason: Arc::from(reason), reopens, dooms };
+        let fails_at_resume = own && d.status.is_active() && ms == 0 && instance.state != InstanceState::Failed;
+        let event = EventBody::AgentUnhealthy { of: instance_ref(instance), reason: Arc::from(reason), resumes_with, fails_at_resume };
         self.emit(key.version, event);
     }
 
     /// When an instance would be healthy, were it in this state and had these service instances; None where all is
     /// not well with it, or the verdict stands. `anew`: what was well so far does not count.
-    pub fn outlook<'s>(
+    pub fn healthy_at_if<'s>(
         &'s self,
         instance: &Instance,
         state: InstanceState,
         services: impl Iterator<Item = &'s Arc<Service>> + Clone + 's,
         anew: bool,
     ) -> Option<UnixMs> {
-        let is_judged = state == InstanceState::Ready && !instance.is_told_to_stop() && &*instance.agent != BATCH_AGENT;
-        if !is_judged || self.record.faults(instance, services).next().is_some() {
+        let is_judged = state == InstanceState::Ready && !instance.is_stopping() && &*instance.agent != BATCH_AGENT;
+        if !is_judged || self.record.health_violations(instance, services).next().is_some() {
             return None;
         }
         let min = self.record.version(instance.version).map_or(0, |v| v.policy.min_healthy_ms);
@@ -211,11 +211,11 @@ impl<'r, 'c> Draft<'r, 'c> {
     // ---- services ------------------------------------------------------------------------------------------------
 
     /// When an owner would be healthy, with one of its service instances changed, added or (None) taken out.
-    pub fn outlook_with(&self, owner: &InstanceKey, id: &str, new: Option<Service>) -> Option<UnixMs> {
+    pub fn healthy_at_with_service(&self, owner: &InstanceKey, id: &str, new: Option<Service>) -> Option<UnixMs> {
         let instance = self.record.instances.get(owner)?;
         let others = self.record.services.of_owner(owner).filter(|s| &*s.instance != id).cloned();
         let services: Vec<Arc<Service>> = others.chain(new.filter(|s| s.owner == *owner).map(Arc::new)).collect();
-        self.outlook(instance, instance.state, services.iter(), false)
+        self.healthy_at_if(instance, instance.state, services.iter(), false)
     }
 
     pub fn service_status(
@@ -229,7 +229,7 @@ impl<'r, 'c> Draft<'r, 'c> {
         let mut changed = (*service).clone();
         changed.status = status;
         changed.reason = reason.clone();
-        let healthy_at = self.outlook_with(&service.owner, id, Some(changed));
+        let healthy_at = self.healthy_at_with_service(&service.owner, id, Some(changed));
         self.emit(
             service.owner.version,
             EventBody::ServiceStatus {
@@ -242,12 +242,12 @@ impl<'r, 'c> Draft<'r, 'c> {
                 healthy_at,
             },
         );
-        self.judge_break(&service.owner);
+        self.recheck_healthy(&service.owner);
     }
 
     pub fn deregister(&mut self, id: &Arc<str>, reason: &str) {
         let Some(service) = self.record.services.get(id).cloned() else { return };
-        let healthy_at = self.outlook_with(&service.owner, id, None);
+        let healthy_at = self.healthy_at_with_service(&service.owner, id, None);
         self.emit(
             service.owner.version,
             EventBody::ServiceDeregistered {
@@ -268,14 +268,14 @@ impl<'r, 'c> Draft<'r, 'c> {
         }
     }
 
-    /// SPEC 4.9: healthy, then not ready or not passing: unhealthy at once.
-    pub fn judge_break(&mut self, key: &InstanceKey) {
+    /// rule 4.9: healthy, then not ready or not passing: unhealthy at once.
+    pub fn recheck_healthy(&mut self, key: &InstanceKey) {
         let Some(instance) = self.record.instances.get(key) else { return };
-        if instance.health != Health::Healthy || instance.is_told_to_stop() {
+        if instance.health != Health::Healthy || instance.is_stopping() {
             return;
         }
-        if let Err(why) = self.record.wellness(instance) {
-            self.judge_unhealthy(key, &why);
+        if let Err(why) = self.record.check_health(instance) {
+            self.mark_unhealthy(key, &why);
         }
     }
 
@@ -288,8 +288,8 @@ impl<'r, 'c> Draft<'r, 'c> {
             if !d.status.is_active() || d.status == Status::Paused {
                 return;
             }
-            if let Some(doom) = d.doom.clone() {
-                self.fail(doom.cause, &doom.words, By::auto());
+            if let Some(deferred) = d.deferred_failure.clone() {
+                self.fail(deferred.cause, &deferred.words, Actor::auto());
                 continue;
             }
             if d.status != Status::Running {
@@ -316,13 +316,13 @@ impl<'r, 'c> Draft<'r, 'c> {
                     self.emit(self.target(), EventBody::AwaitingPromotion { healthy });
                     return;
                 }
-                Step::Promote => self.promote(By::auto()),
+                Step::Promote => self.promote(Actor::auto()),
                 Step::Finish => self.finish(),
             }
         }
     }
 
-    pub fn own_counts(&self) -> super::instances::Counts {
+    pub fn own_counts(&self) -> super::instances::HealthCounts {
         self.deployment().map(|d| self.record.instances.counts(d.target_version, &d.target_job_id)).unwrap_or_default()
     }
 
@@ -336,7 +336,7 @@ impl<'r, 'c> Draft<'r, 'c> {
             let own = self.record.instances.of_agent(agent).iter().find(|i| self.record.is_own(i));
             match own {
                 Some(i) if i.health != Health::Healthy && words.len() < SHOWN => {
-                    let why = match (&i.reason, self.record.wellness(i)) {
+                    let why = match (&i.reason, self.record.check_health(i)) {
                         (Some(reason), _) if i.health == Health::Unhealthy => reason.to_string(),
                         (_, Err(why)) => why,
                         (_, Ok(())) => "ready, not long enough".to_string(),
@@ -357,11 +357,11 @@ impl<'r, 'c> Draft<'r, 'c> {
     fn release(&mut self, agent: &Arc<str>, role: Role) {
         let Some(d) = self.deployment() else { return };
         let (version, job_id) = (d.target_version, d.target_job_id.clone());
-        let deadline = Clock::starting(self.now(), d.policy.healthy_deadline_ms);
+        let deadline = Deadline::after(self.now(), d.policy.healthy_deadline_ms);
         let Some(target) = self.record.version(version) else { return };
         let node = target.node_of(agent);
         let bundle = target.bundle.clone();
-        let old = self.record.now_runs_in(agent, &job_id).filter(|_| role != Role::Candidate).map(|i| i.version);
+        let old = self.record.running_instance_in(agent, &job_id).filter(|_| role != Role::Candidate).map(|i| i.version);
         let (task, from_version) = match old {
             Some(version) => (TaskKind::Replace, Some(version)),
             None => (TaskKind::Start, None),
@@ -372,26 +372,26 @@ impl<'r, 'c> Draft<'r, 'c> {
             .instances
             .of_agent(agent)
             .iter()
-            .filter(|i| i.job_id == job_id && i.task.is_some() && !i.is_told_to_stop())
+            .filter(|i| i.job_id == job_id && i.task.is_some() && !i.is_stopping())
             .map(Instance::key)
             .collect();
         for key in unstarted {
             self.withdraw(&key, false);
         }
-        let of = Subject { agent: agent.clone(), node, job_id, role };
-        self.issue(version, of, task, from_version, deadline, bundle, By::auto());
+        let of = InstanceRef { agent: agent.clone(), node, job_id, role };
+        self.issue(version, of, task, from_version, deadline, bundle, Actor::auto());
     }
 
-    #[allow(clippy::too_many_arguments)] // the task's own fields, in the order of SPEC 7
+    #[allow(clippy::too_many_arguments)] // the task's own fields, in the order of rule 7
     pub fn issue(
         &mut self,
         version: u64,
-        of: Subject,
+        of: InstanceRef,
         task: TaskKind,
         from_version: Option<u64>,
-        deadline: Clock,
+        deadline: Deadline,
         bundle: Option<Arc<str>>,
-        by: By,
+        by: Actor,
     ) {
         let attempt = match task {
             TaskKind::Stop => {
@@ -400,35 +400,35 @@ impl<'r, 'c> Draft<'r, 'c> {
             }
             _ => 1,
         };
-        let (by, reason) = (by.who, by.reason);
+        let (by, reason) = (by.name, by.reason);
         self.emit(version, EventBody::TaskIssued { of, task, from_version, attempt, bundle, deadline, by, reason });
     }
 
     /// Tells an instance to stop; what it was still to do is withdrawn. One that has stopped already leaves instead:
     /// there is no task for work that is done.
-    pub fn tell_to_stop(&mut self, key: &InstanceKey, role: Role, by: By) {
+    pub fn request_stop(&mut self, key: &InstanceKey, role: Role, by: Actor) {
         let Some(instance) = self.record.instances.get(key) else { return };
-        if instance.is_told_to_stop() {
+        if instance.is_stopping() {
             return;
         }
         if instance.state == InstanceState::Stopped {
-            return self.let_leave(key, role);
+            return self.remove_stopped(key, role);
         }
-        let of = Subject { role, ..subject(instance) };
+        let of = InstanceRef { role, ..instance_ref(instance) };
         if let Some(open) = &instance.task {
-            let body = EventBody::TaskDone { of: of.clone(), task: open.kind, withdrawn: true, leaves: false };
+            let body = EventBody::TaskDone { of: of.clone(), task: open.kind, withdrawn: true, removes_instance: false };
             self.emit(key.version, body);
         }
         let bundle = self.record.version(key.version).and_then(|v| v.bundle.clone());
-        self.issue(key.version, of, TaskKind::Stop, None, Clock::Off, bundle, by);
+        self.issue(key.version, of, TaskKind::Stop, None, Deadline::Off, bundle, by);
     }
 
-    fn let_leave(&mut self, key: &InstanceKey, role: Role) {
+    fn remove_stopped(&mut self, key: &InstanceKey, role: Role) {
         self.clear_services(key, "stopped");
         let Some(instance) = self.record.instances.get(key) else { return };
-        let of = Subject { role, ..subject(instance) };
+        let of = InstanceRef { role, ..instance_ref(instance) };
         if let Some(open) = &instance.task {
-            let body = EventBody::TaskDone { of, task: open.kind, withdrawn: true, leaves: true };
+            let body = EventBody::TaskDone { of, task: open.kind, withdrawn: true, removes_instance: true };
             return self.emit(key.version, body);
         }
         let body = EventBody::AgentState {
@@ -437,8 +437,8 @@ impl<'r, 'c> Draft<'r, 'c> {
             attempt: instance.attempt,
             reason: instance.reason.clone(),
             healthy_at: None,
-            leaves: true,
-            dooms: false,
+            removes_instance: true,
+            fails_at_resume: false,
         };
         self.emit(key.version, body);
     }
@@ -447,54 +447,54 @@ impl<'r, 'c> Draft<'r, 'c> {
         self.record.instances.iter().filter(|i| self.record.is_own(i) && pick(i)).map(Instance::key).collect()
     }
 
-    pub fn promote(&mut self, by: By) {
+    pub fn promote(&mut self, by: Actor) {
         let Some(d) = self.deployment() else { return };
         let ms = d.policy.progress_deadline_ms;
         let progress = match d.progress {
-            Clock::Off => Clock::starting(self.now(), ms),
-            runs => runs.renewed(self.now(), ms),
+            Deadline::Off => Deadline::after(self.now(), ms),
+            runs => runs.extend(self.now(), ms),
         };
-        let body = EventBody::DeploymentPromoted { progress, by: by.who, reason: by.reason };
+        let body = EventBody::DeploymentPromoted { progress, by: by.name, reason: by.reason };
         self.emit(self.target(), body);
     }
 
     /// All changed agents are healthy: what the deployment does without is told to stop, and it is successful.
     fn finish(&mut self) {
         let Some(d) = self.deployment() else { return };
-        let (desired, gone) = (d.changed.len(), d.gone.clone());
-        self.stop_gone(&gone);
+        let (desired, removed) = (d.changed.len(), d.removed_agents.clone());
+        self.stop_removed(&removed);
         let description = format!("{desired} of {desired} agents healthy");
         self.emit(self.target(), EventBody::DeploymentSuccessful { description: Arc::from(description) });
     }
 
     /// What a successful version does without: agents that it has not, and all that is of another job. That is the old
     /// side of a blue-green update, or what came back to life in a job of which all had ended when this one began.
-    pub fn stop_gone(&mut self, gone: &[Arc<str>]) {
+    pub fn stop_removed(&mut self, removed: &[Arc<str>]) {
         let Some(job_id) = self.deployment().map(|d| d.target_job_id.clone()) else { return };
-        let gone: BTreeSet<&Arc<str>> = gone.iter().collect();
-        let is_gone = |i: &&Instance| gone.contains(&i.agent) || i.job_id != job_id;
-        let keys: Vec<InstanceKey> = self.record.instances.iter().filter(is_gone).map(Instance::key).collect();
+        let removed: BTreeSet<&Arc<str>> = removed.iter().collect();
+        let is_removed = |i: &&Instance| removed.contains(&i.agent) || i.job_id != job_id;
+        let keys: Vec<InstanceKey> = self.record.instances.iter().filter(is_removed).map(Instance::key).collect();
         for key in keys {
-            self.tell_to_stop(&key, Role::Retired, By::auto());
+            self.request_stop(&key, Role::Retired, Actor::auto());
         }
     }
 
-    /// SPEC 4.7: one `run` task.
+    /// rule 4.7: one `run` task.
     pub fn run_batch(&mut self, version: u64, job_id: Arc<str>, bundle: Option<Arc<str>>) {
         let agent: Arc<str> = Arc::from(BATCH_AGENT);
-        let of = Subject { agent: agent.clone(), node: agent, job_id, role: Role::Primary };
-        self.issue(version, of, TaskKind::Run, None, Clock::Off, bundle, By::auto());
+        let of = InstanceRef { agent: agent.clone(), node: agent, job_id, role: Role::Primary };
+        self.issue(version, of, TaskKind::Run, None, Deadline::Off, bundle, Actor::auto());
     }
 
-    /// Ends the deployment as failed; with `auto_revert` the newest stable version comes back in the same step (SPEC 4.11).
-    pub fn fail(&mut self, cause: Cause, words: &str, by: By) {
+    /// Ends the deployment as failed; with `auto_revert` the newest stable version comes back in the same step (rule 4.11).
+    pub fn fail(&mut self, cause: Cause, words: &str, by: Actor) {
         let Some(d) = self.record.deployment.clone() else { return };
         let revert = if !d.policy.auto_revert {
             Revert::NotAsked
         } else if d.rollback_of.is_some() {
             Revert::No("a rollback never reverts".to_string())
         } else {
-            self.judge_revert()
+            self.validate_revert()
         };
         let description = match &revert {
             Revert::NotAsked => words.to_string(),
@@ -502,12 +502,12 @@ impl<'r, 'c> Draft<'r, 'c> {
             Revert::To(version) => format!("{words}; reverts to version {version}"),
         };
         let body =
-            EventBody::DeploymentFailed { cause, description: Arc::from(description), by: by.who, reason: by.reason };
+            EventBody::DeploymentFailed { cause, description: Arc::from(description), by: by.name, reason: by.reason };
         self.emit(d.target_version, body);
         self.clear_after_failure();
         if let Revert::To(version) = revert {
             let reason = format!("reverts version {}: {words}", d.target_version);
-            propose::revert(self, version, cause, Arc::from(reason));
+            planner::revert(self, version, cause, Arc::from(reason));
         }
     }
 
@@ -526,22 +526,22 @@ impl<'r, 'c> Draft<'r, 'c> {
 
     fn stop_candidates(&mut self) {
         for key in self.own_keys(|_| true) {
-            self.tell_to_stop(&key, Role::Candidate, By::auto());
+            self.request_stop(&key, Role::Candidate, Actor::auto());
         }
     }
 
-    fn withdraw(&mut self, key: &InstanceKey, leaves: bool) {
-        if leaves {
+    fn withdraw(&mut self, key: &InstanceKey, removes_instance: bool) {
+        if removes_instance {
             self.clear_services(key, "withdrawn");
         }
         let Some(instance) = self.record.instances.get(key) else { return };
         let Some(open) = &instance.task else { return };
-        let body = EventBody::TaskDone { of: subject(instance), task: open.kind, withdrawn: true, leaves };
+        let body = EventBody::TaskDone { of: instance_ref(instance), task: open.kind, withdrawn: true, removes_instance };
         self.emit(key.version, body);
     }
 
     /// Whether a failure now would bring a version back, and which.
-    fn judge_revert(&self) -> Revert {
+    fn validate_revert(&self) -> Revert {
         let Some(version) = self.record.stable_version() else {
             return Revert::No("there is no stable version".to_string());
         };
@@ -549,8 +549,8 @@ impl<'r, 'c> Draft<'r, 'c> {
         let mut copy = self.record.clone();
         let mut after = Draft::on(&mut copy, self.context);
         after.clear_after_failure();
-        match propose::of_version(&after.record, version, &after.context_id()) {
-            Ok(proposal) if proposal.mode == Mode::Noop && proposal.gone.is_empty() => {
+        match planner::plan_rollback(&after.record, version, &after.context_id()) {
+            Ok(proposal) if proposal.mode == Mode::Noop && proposal.removed_agents.is_empty() => {
                 Revert::No(format!("nothing would change, every agent runs version {version}"))
             }
             Ok(_) => Revert::To(version),
@@ -564,14 +564,14 @@ impl<'r, 'c> Draft<'r, 'c> {
     }
 
     /// Ends the active deployment because something newer begins: replacements that nobody has taken up are
-    /// withdrawn and count for nothing; unpromoted candidates are told to stop (SPEC 4.8).
-    pub fn supersede(&mut self, by: &By, newer: &str) {
+    /// withdrawn and count for nothing; unpromoted candidates are told to stop (rule 4.8).
+    pub fn supersede(&mut self, by: &Actor, newer: &str) {
         let Some(d) = self.deployment().filter(|d| d.status.is_active()) else { return };
         let (mode, promoted, target) = (d.mode, d.promoted, d.target_version);
         let body = EventBody::DeploymentCancelled {
             cause: Cause::NewerVersion,
             description: Arc::from(format!("cancelled by {newer}")),
-            by: by.who.clone(),
+            by: by.name.clone(),
             reason: None,
         };
         self.emit(target, body);
@@ -586,14 +586,14 @@ impl<'r, 'c> Draft<'r, 'c> {
         }
     }
 
-    /// SPEC 4.6: an agent cannot be replaced in place, so a second job starts; what was replaced counts to the old side.
+    /// rule 4.6: an agent cannot be replaced in place, so a second job starts; what was replaced counts to the old side.
     fn fall_back(&mut self, report: UnsafeReport) {
         let Some(d) = self.deployment() else { return };
         let (target, requested, id, policy) =
             (d.target_version, d.requested_job.clone(), d.id.clone(), d.policy.clone());
         let waiting = self.own_keys(|i| i.state == InstanceState::Waiting && i.task.is_some());
-        let changed: Arc<[Arc<str>]> = self.record.roster(target).into_iter().map(|(agent, _)| agent).collect();
-        let job_id = propose::free_job(&self.record, requested.as_ref(), &id);
+        let changed: Arc<[Arc<str>]> = self.record.agents_with_nodes(target).into_iter().map(|(agent, _)| agent).collect();
+        let job_id = planner::unused_job_id(&self.record, requested.as_ref(), &id);
         let canaries = policy.canaries(changed.len()) as u32;
         for key in waiting {
             self.withdraw(&key, true);
@@ -611,7 +611,7 @@ enum Revert {
     To(u64),
 }
 
-/// SPEC 1: `dep_<key>_<n>`; characters of the key outside `A-Za-z0-9_.-` become `-`.
+/// rule 1: `dep_<key>_<n>`; characters of the key outside `A-Za-z0-9_.-` become `-`.
 pub(super) fn deployment_id(key: &str, n: u64) -> Arc<str> {
     let key: String =
         key.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '-' }).collect();

@@ -1,13 +1,13 @@
-//! What happened, in the past tense: the one vocabulary that is applied, replicated, logged, published and tested (SPEC 5).
+//! What happened, in the past tense: the one vocabulary that is applied, replicated, logged, published and tested (rule 5).
 //! An event carries everything that `evolve` needs; nobody has to decide anything again.
 
 use super::command::CheckStatus;
 use super::deployment::{Cause, Mode, Receipt, Role, Status, TaskKind};
 use super::health::InstanceState;
-use super::history::Version;
+use super::version::Version;
 use super::policy::Strategy;
 use super::services::Service;
-use super::time::{Clock, UnixMs};
+use super::time::{Deadline, UnixMs};
 use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Event {
 
 /// How a version came onto the record, and what its deployment sets out to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Beginning {
+pub struct NewDeployment {
     /// Its manifest is left out of the log: DEPLOY.VERSION has it.
     pub version: Version,
     pub mode: Mode,
@@ -36,16 +36,16 @@ pub struct Beginning {
     pub source_job_id: Option<Arc<str>>,
     pub requested_job: Option<Arc<str>>,
     pub changed: Arc<[Arc<str>]>,
-    pub gone: Arc<[Arc<str>]>,
+    pub removed_agents: Arc<[Arc<str>]>,
     pub canaries: u32,
-    pub progress: Clock,
+    pub progress: Deadline,
     /// Versions that left the history to make room.
     pub trimmed: Vec<u64>,
 }
 
 /// Which instance an event is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subject {
+pub struct InstanceRef {
     pub agent: Arc<str>,
     pub node: Arc<str>,
     pub job_id: Arc<str>,
@@ -54,11 +54,11 @@ pub struct Subject {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventBody {
-    DeploymentStarted(Box<Beginning>),
+    DeploymentStarted(Box<NewDeployment>),
     /// A version with nothing to do: at once successful.
-    DeploymentNoop(Box<Beginning>),
+    DeploymentNoop(Box<NewDeployment>),
     /// A version of a batch job.
-    VersionRecorded(Box<Beginning>),
+    VersionRecorded(Box<NewDeployment>),
     RollbackStarted {
         from_version: u64,
         rollback_of: u64,
@@ -67,51 +67,51 @@ pub enum EventBody {
         reason: Option<Arc<str>>,
     },
     TaskIssued {
-        of: Subject,
+        of: InstanceRef,
         task: TaskKind,
         from_version: Option<u64>,
         attempt: u32,
         bundle: Option<Arc<str>>,
         /// The healthy deadline of what is started.
-        deadline: Clock,
+        deadline: Deadline,
         by: Arc<str>,
         reason: Option<Arc<str>>,
     },
     /// `withdrawn`: nobody has to do it any more. `leaves`: the instance leaves the record with it.
     TaskDone {
-        of: Subject,
+        of: InstanceRef,
         task: TaskKind,
         withdrawn: bool,
-        leaves: bool,
+        removes_instance: bool,
     },
     AgentState {
-        of: Subject,
+        of: InstanceRef,
         state: AgentReport,
         attempt: u32,
         reason: Option<Arc<str>>,
         /// When it will be healthy, where all is well with it from now on.
         healthy_at: Option<UnixMs>,
         /// It leaves the record with this: stopped when told to, or replaced.
-        leaves: bool,
+        removes_instance: bool,
         /// It would have failed the paused deployment.
-        dooms: bool,
+        fails_at_resume: bool,
     },
     AgentHealthy {
-        of: Subject,
-        progress: Clock,
+        of: InstanceRef,
+        progress: Deadline,
     },
-    /// `reopens`: a canary was lost, so the deployment runs again, with this progress deadline.
+    /// `resumes_with`: a canary was lost, so the deployment runs again, with this progress deadline.
     AgentUnhealthy {
-        of: Subject,
+        of: InstanceRef,
         reason: Arc<str>,
-        reopens: Option<Clock>,
-        dooms: bool,
+        resumes_with: Option<Deadline>,
+        fails_at_resume: bool,
     },
     AwaitingPromotion {
         healthy: u32,
     },
     DeploymentPromoted {
-        progress: Clock,
+        progress: Deadline,
         by: Arc<str>,
         reason: Option<Arc<str>>,
     },
@@ -121,7 +121,7 @@ pub enum EventBody {
     },
     DeploymentResumed {
         status: Status,
-        progress: Clock,
+        progress: Deadline,
         by: Arc<str>,
         reason: Option<Arc<str>>,
     },
@@ -199,7 +199,7 @@ impl AgentReport {
 
 impl EventBody {
     /// How a version came onto the record, where the event is about that.
-    pub fn beginning(&self) -> Option<&Beginning> {
+    pub fn new_deployment(&self) -> Option<&NewDeployment> {
         match self {
             EventBody::DeploymentStarted(beginning)
             | EventBody::DeploymentNoop(beginning)
@@ -210,7 +210,7 @@ impl EventBody {
 
     /// Whether it carries a manifest, which the log does without.
     pub fn has_manifest(&self) -> bool {
-        self.beginning().is_some()
+        self.new_deployment().is_some()
     }
 
     /// The event's type, as published.
@@ -244,18 +244,18 @@ impl EventBody {
 
 /// A change that is replicated but is no event: it moves no revision and is not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Note {
-    /// A refresh that only moved a TTL (SPEC 8 "Services").
+pub enum SilentChange {
+    /// A refresh that only moved a TTL (rule 8 "Services").
     ServiceRefreshed { instance: Arc<str>, expires_at: Option<UnixMs> },
     /// A `REQUEST` id and what it was answered.
-    RequestRemembered { request: Arc<str>, receipt: Receipt },
+    RequestRecorded { request: Arc<str>, receipt: Receipt },
 }
 
 /// What is applied to a record and replicated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Event(Arc<Event>),
-    Note(Note),
+    Silent(SilentChange),
 }
 
 /// One command's changes, whole: what DEPLOY.APPLY carries.

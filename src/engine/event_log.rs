@@ -1,7 +1,7 @@
-//! The last events of a record (SPEC 5), oldest first.
+//! The last events of a record (rule 5), oldest first.
 //!
 //! A full log is most of what a record holds, and nobody decides by it. So it is kept as bytes, which are made once, by
-//! whoever knows bytes: the codec. A log without a packing keeps its events as they are.
+//! whoever knows bytes: the codec. A log without a codec keeps its events as they are.
 
 use super::event::Event;
 use std::collections::VecDeque;
@@ -9,14 +9,14 @@ use std::fmt;
 use std::sync::Arc;
 
 /// How events become bytes and come back.
-pub trait Packing: Sync {
-    /// Appends an event, so that [`Packing::split`] finds its end.
-    fn pack(&self, event: &Event, bytes: &mut Vec<u8>);
-    /// Takes the first event off, unread. None at the end, or where the bytes are none of this packing's.
-    fn split<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])>;
+pub trait EventCodec: Sync {
+    /// Appends an event, so that [`EventCodec::split`] finds its end.
+    fn encode(&self, event: &Event, bytes: &mut Vec<u8>);
+    /// Takes the first event off, unread. None at the end, or where the bytes are none of this codec's.
+    fn split_first<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])>;
     /// The revision of an event that was split off.
     fn revision(&self, event: &[u8]) -> Option<u64>;
-    fn unpack(&self, event: &[u8]) -> Option<Event>;
+    fn decode(&self, event: &[u8]) -> Option<Event>;
 }
 
 #[derive(Clone)]
@@ -27,21 +27,21 @@ pub struct Log {
 #[derive(Clone)]
 enum Events {
     Plain(VecDeque<Arc<Event>>),
-    Packed(Packed),
+    Encoded(EncodedEvents),
 }
 
 #[derive(Clone)]
-struct Packed {
+struct EncodedEvents {
     bytes: Vec<u8>,
     /// Where the oldest event begins: what lies before has left the log.
     start: usize,
     count: usize,
-    packing: &'static dyn Packing,
+    codec: &'static dyn EventCodec,
 }
 
 /// How far a log had come.
 #[derive(Debug, Clone, Copy)]
-pub struct Mark {
+pub struct LogMark {
     count: usize,
     end: usize,
 }
@@ -54,25 +54,25 @@ impl Default for Log {
 
 impl Log {
     /// An empty log that keeps bytes.
-    pub fn packing(packing: &'static dyn Packing) -> Log {
-        Log { events: Events::Packed(Packed { bytes: Vec::new(), start: 0, count: 0, packing }) }
+    pub fn with_codec(codec: &'static dyn EventCodec) -> Log {
+        Log { events: Events::Encoded(EncodedEvents { bytes: Vec::new(), start: 0, count: 0, codec }) }
     }
 
-    /// So many events that were packed before. None where these are not their bytes. What is in the events is not looked
+    /// So many events that were encoded before. None where these are not their bytes. What is in the events is not looked
     /// at: one that cannot be read is left out when the log is.
-    pub fn of_packed(packing: &'static dyn Packing, count: usize, bytes: Vec<u8>) -> Option<Log> {
-        let packed = Packed { bytes, start: 0, count, packing };
-        let (mut rest, mut found) = (packed.kept(), 0);
-        while let Some((_, next)) = packing.split(rest) {
+    pub fn from_encoded(codec: &'static dyn EventCodec, count: usize, bytes: Vec<u8>) -> Option<Log> {
+        let encoded = EncodedEvents { bytes, start: 0, count, codec };
+        let (mut rest, mut found) = (encoded.kept(), 0);
+        while let Some((_, next)) = codec.split_first(rest) {
             (rest, found) = (next, found + 1);
         }
-        (rest.is_empty() && found == count).then_some(Log { events: Events::Packed(packed) })
+        (rest.is_empty() && found == count).then_some(Log { events: Events::Encoded(encoded) })
     }
 
     pub fn len(&self) -> usize {
         match &self.events {
             Events::Plain(events) => events.len(),
-            Events::Packed(packed) => packed.count,
+            Events::Encoded(encoded) => encoded.count,
         }
     }
 
@@ -83,34 +83,34 @@ impl Log {
     pub fn push(&mut self, event: &Arc<Event>) {
         match &mut self.events {
             Events::Plain(events) => events.push_back(event.clone()),
-            Events::Packed(packed) => packed.push(event),
+            Events::Encoded(encoded) => encoded.push(event),
         }
     }
 
-    pub(super) fn mark(&self) -> Mark {
+    pub(super) fn mark(&self) -> LogMark {
         match &self.events {
-            Events::Plain(events) => Mark { count: events.len(), end: 0 },
-            Events::Packed(packed) => Mark { count: packed.count, end: packed.bytes.len() },
+            Events::Plain(events) => LogMark { count: events.len(), end: 0 },
+            Events::Encoded(encoded) => LogMark { count: encoded.count, end: encoded.bytes.len() },
         }
     }
 
     /// Takes back what was added since; none has left since.
-    pub(super) fn back_to(&mut self, mark: Mark) {
+    pub(super) fn truncate_to(&mut self, mark: LogMark) {
         match &mut self.events {
             Events::Plain(events) => events.truncate(mark.count),
-            Events::Packed(packed) => {
-                packed.bytes.truncate(mark.end);
-                packed.count = mark.count;
+            Events::Encoded(encoded) => {
+                encoded.bytes.truncate(mark.end);
+                encoded.count = mark.count;
             }
         }
     }
 
     /// Lets the oldest go where there are more than `max`.
-    pub fn settle(&mut self, max: usize) {
+    pub fn truncate_front(&mut self, max: usize) {
         let more = self.len().saturating_sub(max);
         match &mut self.events {
             Events::Plain(events) => drop(events.drain(..more)),
-            Events::Packed(packed) => packed.forget(more),
+            Events::Encoded(encoded) => encoded.drop_oldest(more),
         }
     }
 
@@ -118,8 +118,8 @@ impl Log {
     pub fn first_revision(&self) -> Option<u64> {
         match &self.events {
             Events::Plain(events) => events.front().map(|event| event.revision),
-            Events::Packed(packed) => {
-                packed.packing.split(packed.kept()).and_then(|(first, _)| packed.packing.revision(first))
+            Events::Encoded(encoded) => {
+                encoded.codec.split_first(encoded.kept()).and_then(|(first, _)| encoded.codec.revision(first))
             }
         }
     }
@@ -154,36 +154,36 @@ impl Log {
     }
 
     fn found(&self) -> impl Iterator<Item = Found<'_>> {
-        let (plain, packed) = match &self.events {
+        let (plain, encoded) = match &self.events {
             Events::Plain(events) => (Some(events.iter()), None),
-            Events::Packed(packed) => (None, Some(packed)),
+            Events::Encoded(encoded) => (None, Some(encoded)),
         };
         let plain = plain.into_iter().flatten().cloned();
-        let packed = packed.into_iter().flat_map(|packed| packed.split().map(|event| (packed.packing, event)));
-        plain.map(Found::Plain).chain(packed.map(|(packing, event)| Found::Packed(packing, event)))
+        let encoded = encoded.into_iter().flat_map(|encoded| encoded.split().map(|event| (encoded.codec, event)));
+        plain.map(Found::Plain).chain(encoded.map(|(codec, event)| Found::Encoded(codec, event)))
     }
 
     /// The number of events and their bytes, where it keeps bytes.
-    pub fn packed(&self) -> Option<(usize, &[u8])> {
+    pub fn encoded(&self) -> Option<(usize, &[u8])> {
         match &self.events {
             Events::Plain(_) => None,
-            Events::Packed(packed) => Some((packed.count, packed.kept())),
+            Events::Encoded(encoded) => Some((encoded.count, encoded.kept())),
         }
     }
 
-    /// What was added since, packed one behind the other.
-    pub fn packed_since(&self, mark: Mark) -> Option<&[u8]> {
+    /// What was added since, encoded one behind the other.
+    pub fn encoded_since(&self, mark: LogMark) -> Option<&[u8]> {
         match &self.events {
             Events::Plain(_) => None,
-            Events::Packed(packed) => packed.bytes.get(mark.end..),
+            Events::Encoded(encoded) => encoded.bytes.get(mark.end..),
         }
     }
 
     /// What lies in memory: for how many bytes there is room.
-    pub fn room(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         match &self.events {
             Events::Plain(events) => events.capacity() * size_of::<Arc<Event>>(),
-            Events::Packed(packed) => packed.bytes.capacity(),
+            Events::Encoded(encoded) => encoded.bytes.capacity(),
         }
     }
 }
@@ -191,26 +191,26 @@ impl Log {
 /// An event that may be wanted.
 enum Found<'l> {
     Plain(Arc<Event>),
-    Packed(&'static dyn Packing, &'l [u8]),
+    Encoded(&'static dyn EventCodec, &'l [u8]),
 }
 
 impl Found<'_> {
     fn revision(&self) -> Option<u64> {
         match self {
             Found::Plain(event) => Some(event.revision),
-            Found::Packed(packing, bytes) => packing.revision(bytes),
+            Found::Encoded(codec, bytes) => codec.revision(bytes),
         }
     }
 
     fn event(self) -> Option<Arc<Event>> {
         match self {
             Found::Plain(event) => Some(event),
-            Found::Packed(packing, bytes) => packing.unpack(bytes).map(Arc::new),
+            Found::Encoded(codec, bytes) => codec.decode(bytes).map(Arc::new),
         }
     }
 }
 
-impl Packed {
+impl EncodedEvents {
     fn kept(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
     }
@@ -219,7 +219,7 @@ impl Packed {
     fn split(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = self.kept();
         std::iter::from_fn(move || {
-            let (event, next) = self.packing.split(rest)?;
+            let (event, next) = self.codec.split_first(rest)?;
             rest = next;
             Some(event)
         })
@@ -232,14 +232,14 @@ impl Packed {
         if self.bytes.capacity() - self.bytes.len() < ROOM {
             self.bytes.reserve_exact(ROOM.max(self.bytes.len() / 8));
         }
-        self.packing.pack(event, &mut self.bytes);
+        self.codec.encode(event, &mut self.bytes);
         self.count += 1;
     }
 
     /// Lets the oldest go. Their room is used again once it is an eighth of all.
-    fn forget(&mut self, count: usize) {
+    fn drop_oldest(&mut self, count: usize) {
         for _ in 0..count {
-            let Some((_, rest)) = self.packing.split(self.kept()) else { break };
+            let Some((_, rest)) = self.codec.split_first(self.kept()) else { break };
             self.start = self.bytes.len() - rest.len();
             self.count -= 1;
         }

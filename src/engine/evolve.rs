@@ -2,16 +2,16 @@
 //! so that a replica, an AOF and a test that fold the same changes hold the same record.
 
 use super::deployment::{
-    Action, Cause, Deployment, Doom, Instance, Mode, Record, Remembered, Role, Status, Task, TaskKind, UnsafeReport,
-    REQUESTS_REMEMBERED,
+    Action, Cause, Deployment, DeferredFailure, Instance, Mode, Record, IdempotencyEntry, Role, Status, Task, TaskKind, UnsafeReport,
+    MAX_REQUEST_IDS,
 };
-use super::event::{AgentReport, Batch, Beginning, Change, Event, EventBody, Note, Subject};
+use super::event::{AgentReport, Batch, NewDeployment, Change, Event, EventBody, SilentChange, InstanceRef};
 use super::health::{Health, InstanceState};
-use super::history::{Outcome, Version, BATCH_AGENT};
+use super::version::{Outcome, Version, BATCH_AGENT};
 use super::instances::{is_same, InstanceKey};
-use super::manifest::Content;
+use super::manifest::ManifestText;
 use super::policy::Strategy;
-use super::time::{Clock, UnixMs};
+use super::time::{Deadline, UnixMs};
 use super::transaction::Transaction;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,40 +27,40 @@ pub fn apply(record: &mut Record, batch: &Batch) {
 
 pub(super) fn evolve(record: &mut Record, change: &Change) {
     match change {
-        Change::Event(event) => happened(record, event),
-        Change::Note(note) => noted(record, note),
+        Change::Event(event) => apply_event(record, event),
+        Change::Silent(note) => apply_silent(record, note),
     }
 }
 
-fn noted(record: &mut Record, note: &Note) {
+fn apply_silent(record: &mut Record, note: &SilentChange) {
     match note {
-        Note::ServiceRefreshed { instance, expires_at } => {
+        SilentChange::ServiceRefreshed { instance, expires_at } => {
             record.services.update(instance, |service| service.expires_at = *expires_at);
         }
-        Note::RequestRemembered { request, receipt } => {
+        SilentChange::RequestRecorded { request, receipt } => {
             let requests = Arc::make_mut(&mut record.requests);
-            requests.push_back(Remembered { request: request.clone(), receipt: receipt.clone() });
-            while requests.len() > REQUESTS_REMEMBERED {
+            requests.push_back(IdempotencyEntry { request: request.clone(), receipt: receipt.clone() });
+            while requests.len() > MAX_REQUEST_IDS {
                 requests.pop_front();
             }
         }
     }
 }
 
-fn happened(record: &mut Record, event: &Arc<Event>) {
+fn apply_event(record: &mut Record, event: &Arc<Event>) {
     let at = event.at;
     match &event.body {
-        EventBody::DeploymentStarted(beginning) => begin(record, event, beginning, Status::Running),
+        EventBody::DeploymentStarted(beginning) => start(record, event, beginning, Status::Running),
         EventBody::DeploymentNoop(beginning) => {
-            begin(record, event, beginning, Status::Running);
+            start(record, event, beginning, Status::Running);
             let description = format!("nothing to change: {}", beginning.mode_reason);
             succeed(record, at, Arc::from(description));
         }
         EventBody::VersionRecorded(beginning) => {
-            begin(record, event, beginning, Status::VersionRecorded);
+            start(record, event, beginning, Status::VersionRecorded);
             record.current_version = Some(beginning.version.number);
             record.current_job_id = Some(beginning.version.job_id.clone());
-            end(record, at, Status::VersionRecorded, None, "version recorded".into(), None);
+            finish(record, at, Status::VersionRecorded, None, "version recorded".into(), None);
         }
         EventBody::RollbackStarted { .. } => {}
         EventBody::TaskIssued { of, task: TaskKind::Stop, .. } => {
@@ -69,7 +69,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
                 instance.role = of.role;
                 instance.task = Some(task);
                 instance.healthy_at = None;
-                instance.deadline = Clock::Off;
+                instance.deadline = Deadline::Off;
             });
         }
         EventBody::TaskIssued { of, task, from_version, deadline, .. } => record.instances.insert(Instance {
@@ -91,9 +91,9 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
             was_healthy: false,
             created: event.revision,
         }),
-        EventBody::TaskDone { of, task, withdrawn, leaves } => {
+        EventBody::TaskDone { of, task, withdrawn, removes_instance } => {
             let key = key(of, event.version);
-            if *leaves {
+            if *removes_instance {
                 remove_instance(record, &key);
             } else {
                 record.instances.update(&key, |instance| {
@@ -101,18 +101,18 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
                         instance.task = None;
                     }
                     if *withdrawn {
-                        instance.deadline = Clock::Off; // nobody is late with what nobody has to do
+                        instance.deadline = Deadline::Off; // nobody is late with what nobody has to do
                     }
                 });
             }
         }
-        EventBody::AgentState { of, state, attempt, reason, healthy_at, leaves, dooms } => {
+        EventBody::AgentState { of, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
             let key = key(of, event.version);
             match state {
                 AgentReport::State(state) => {
                     agent_state(record, &key, *state, *attempt, reason.clone(), *healthy_at, at);
-                    if *dooms {
-                        doom(record, Cause::AgentFailed, failure_words(&of.agent, reason.as_deref()));
+                    if *fails_at_resume {
+                        defer_failure(record, Cause::AgentFailed, failure_words(&of.agent, reason.as_deref()));
                     }
                 }
                 AgentReport::Completed => {}
@@ -134,7 +134,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
                     change_version(record, event.version, |version| version.outcome = outcome);
                 }
             }
-            if *leaves {
+            if *removes_instance {
                 remove_instance(record, &key);
             }
         }
@@ -143,34 +143,34 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
                 instance.health = Health::Healthy;
                 instance.was_healthy = true;
                 instance.healthy_at = None;
-                instance.deadline = Clock::Off;
+                instance.deadline = Deadline::Off;
                 instance.reason = None;
             });
             if let Some(deployment) = deployment_of(record) {
                 deployment.progress = *progress;
             }
         }
-        EventBody::AgentUnhealthy { of, reason, reopens, dooms } => {
+        EventBody::AgentUnhealthy { of, reason, resumes_with, fails_at_resume } => {
             record.instances.update(&key(of, event.version), |instance| {
                 instance.health = Health::Unhealthy;
-                instance.deadline = Clock::Off;
+                instance.deadline = Deadline::Off;
                 instance.reason = Some(reason.clone());
             });
-            if let (Some(deployment), Some(progress)) = (deployment_of(record), reopens) {
+            if let (Some(deployment), Some(progress)) = (deployment_of(record), resumes_with) {
                 match deployment.status {
                     Status::Paused => deployment.paused_from = Some(Status::Running),
                     _ => deployment.status = Status::Running,
                 }
                 deployment.progress = *progress;
             }
-            if *dooms {
-                doom(record, Cause::UnhealthyAgent, format!("agent {} is unhealthy: {reason}", of.agent));
+            if *fails_at_resume {
+                defer_failure(record, Cause::UnhealthyAgent, format!("agent {} is unhealthy: {reason}", of.agent));
             }
         }
         EventBody::AwaitingPromotion { .. } => {
             if let Some(deployment) = deployment_of(record) {
                 deployment.status = Status::AwaitingPromotion;
-                deployment.progress = Clock::Off;
+                deployment.progress = Deadline::Off;
             }
         }
         EventBody::DeploymentPromoted { progress, by, reason } => {
@@ -178,7 +178,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
                 deployment.promoted = true;
                 deployment.status = Status::Running;
                 deployment.progress = *progress;
-                act(deployment, "promote", by, at, reason);
+                record_action(deployment, "promote", by, at, reason);
             }
             promote_roles(record);
         }
@@ -186,35 +186,35 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
             if let Some(deployment) = deployment_of(record) {
                 deployment.paused_from = Some(deployment.status);
                 deployment.status = Status::Paused;
-                deployment.progress = deployment.progress.hold(at);
-                act(deployment, "pause", by, at, reason);
+                deployment.progress = deployment.progress.pause(at);
+                record_action(deployment, "pause", by, at, reason);
             }
-            own_deadlines(record, |deadline| deadline.hold(at));
+            own_deadlines(record, |deadline| deadline.pause(at));
         }
         EventBody::DeploymentResumed { status, progress, by, reason } => {
             if let Some(deployment) = deployment_of(record) {
                 deployment.paused_from = None;
                 deployment.status = *status;
                 deployment.progress = *progress;
-                act(deployment, "resume", by, at, reason);
+                record_action(deployment, "resume", by, at, reason);
             }
-            own_deadlines(record, |deadline| deadline.release(at));
+            own_deadlines(record, |deadline| deadline.resume(at));
         }
         EventBody::DeploymentFailed { cause, description, by, reason } => {
             if *cause == Cause::Operator {
                 if let Some(deployment) = deployment_of(record) {
-                    act(deployment, "fail", by, at, reason);
+                    record_action(deployment, "fail", by, at, reason);
                 }
             }
-            end(record, at, Status::Failed, Some(*cause), description.clone(), reason.clone());
+            finish(record, at, Status::Failed, Some(*cause), description.clone(), reason.clone());
         }
         EventBody::DeploymentCancelled { cause, description, by, reason } => {
             if *cause == Cause::Stopped {
                 if let Some(deployment) = deployment_of(record) {
-                    act(deployment, "stop", by, at, reason);
+                    record_action(deployment, "stop", by, at, reason);
                 }
             }
-            end(record, at, Status::Cancelled, Some(*cause), description.clone(), reason.clone());
+            finish(record, at, Status::Cancelled, Some(*cause), description.clone(), reason.clone());
         }
         EventBody::DeploymentSuccessful { description } => succeed(record, at, description.clone()),
         EventBody::FallbackBlueGreen { reason, job_id, changed, canaries, .. } => {
@@ -224,7 +224,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
                 deployment.mode_reason = reason.clone();
                 deployment.target_job_id = job_id.clone();
                 deployment.changed = changed.clone();
-                deployment.gone = Arc::from([]);
+                deployment.removed_agents = Arc::from([]);
                 deployment.canaries = *canaries;
                 deployment.promoted = false;
                 deployment.unsafe_report = None;
@@ -270,7 +270,7 @@ fn happened(record: &mut Record, event: &Arc<Event>) {
     record.log.push(&for_the_log(event));
 }
 
-fn key(of: &Subject, version: u64) -> InstanceKey {
+fn key(of: &InstanceRef, version: u64) -> InstanceKey {
     InstanceKey { agent: of.agent.clone(), version, job_id: of.job_id.clone() }
 }
 
@@ -283,7 +283,7 @@ fn for_the_log(event: &Arc<Event>) -> Arc<Event> {
     if let EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) =
         &mut slim.body
     {
-        b.version.content = Arc::new(Content::omitted());
+        b.version.content = Arc::new(ManifestText::omitted());
     }
     Arc::new(slim)
 }
@@ -296,7 +296,7 @@ fn failure_words(agent: &str, reason: Option<&str>) -> String {
     }
 }
 
-fn act(deployment: &mut Deployment, name: &str, by: &Arc<str>, at: UnixMs, reason: &Option<Arc<str>>) {
+fn record_action(deployment: &mut Deployment, name: &str, by: &Arc<str>, at: UnixMs, reason: &Option<Arc<str>>) {
     deployment.last_action = Some(Action { name: name.into(), by: by.clone(), at, reason: reason.clone() });
 }
 
@@ -305,14 +305,14 @@ fn deployment_of(record: &mut Record) -> Option<&mut Deployment> {
     record.deployment.as_mut().map(Arc::make_mut)
 }
 
-/// The first cause is the true one (SPEC 4.10).
-fn doom(record: &mut Record, cause: Cause, words: String) {
+/// The first cause is the true one (rule 4.10).
+fn defer_failure(record: &mut Record, cause: Cause, words: String) {
     if let Some(deployment) = deployment_of(record) {
-        deployment.doom.get_or_insert_with(|| Doom { cause, words: words.into() });
+        deployment.deferred_failure.get_or_insert_with(|| DeferredFailure { cause, words: words.into() });
     }
 }
 
-fn begin(record: &mut Record, event: &Event, beginning: &Beginning, status: Status) {
+fn start(record: &mut Record, event: &Event, beginning: &NewDeployment, status: Status) {
     let version = &beginning.version;
     record.deployment = Some(Arc::new(Deployment {
         id: version.deployment_id.clone(),
@@ -333,12 +333,12 @@ fn begin(record: &mut Record, event: &Event, beginning: &Beginning, status: Stat
         requested_job: beginning.requested_job.clone(),
         policy: version.policy.clone(),
         changed: beginning.changed.clone(),
-        gone: beginning.gone.clone(),
+        removed_agents: beginning.removed_agents.clone(),
         canaries: beginning.canaries,
         promoted: false,
         progress: beginning.progress,
         paused_from: None,
-        doom: None,
+        deferred_failure: None,
         unsafe_report: None,
         last_action: None,
         created_at: event.at,
@@ -348,7 +348,7 @@ fn begin(record: &mut Record, event: &Event, beginning: &Beginning, status: Stat
     versions.retain(|v| !beginning.trimmed.contains(&v.number) && v.number < version.number);
     versions.push(Arc::new(version.clone()));
     record.last_version = version.number;
-    // What a failed deployment left waiting, with its task withdrawn, counts for nothing any more (SPEC 4.8).
+    // What a failed deployment left waiting, with its task withdrawn, counts for nothing any more (rule 4.8).
     let leftover: Vec<InstanceKey> = record
         .instances
         .iter()
@@ -360,8 +360,8 @@ fn begin(record: &mut Record, event: &Event, beginning: &Beginning, status: Stat
     }
 }
 
-/// The common end of a deployment. What a pause held runs on: verdicts go on after the end (SPEC 4.14).
-fn end(
+/// The common end of a deployment. What a pause held runs on: verdicts go on after the end (rule 4.14).
+fn finish(
     record: &mut Record,
     at: UnixMs,
     status: Status,
@@ -369,7 +369,7 @@ fn end(
     words: Arc<str>,
     reason: Option<Arc<str>>,
 ) {
-    own_deadlines(record, |deadline| deadline.release(at));
+    own_deadlines(record, |deadline| deadline.resume(at));
     let Some(deployment) = deployment_of(record) else { return };
     deployment.status = status;
     if cause.is_some() {
@@ -379,9 +379,9 @@ fn end(
         deployment.reason = reason;
     }
     deployment.ended = Some(words);
-    deployment.progress = Clock::Off;
+    deployment.progress = Deadline::Off;
     deployment.paused_from = None;
-    deployment.doom = None;
+    deployment.deferred_failure = None;
     deployment.unsafe_report = None;
     deployment.finished_at = Some(at);
     let outcome = match status {
@@ -395,7 +395,7 @@ fn end(
 }
 
 fn succeed(record: &mut Record, at: UnixMs, words: Arc<str>) {
-    end(record, at, Status::Successful, None, words, None);
+    finish(record, at, Status::Successful, None, words, None);
     let Some(deployment) = &record.deployment else { return };
     let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
     record.current_version = Some(target);
@@ -403,12 +403,12 @@ fn succeed(record: &mut Record, at: UnixMs, words: Arc<str>) {
     change_version(record, target, |version| version.stable = true);
     // Whoever runs the content of a successful version is primary, a canary of an older attempt included.
     record.instances.update_where(
-        |i| i.job_id == job_id && i.role == Role::Canary && !i.is_told_to_stop(),
+        |i| i.job_id == job_id && i.role == Role::Canary && !i.is_stopping(),
         |i| i.role = Role::Primary,
     );
 }
 
-/// SPEC 4.4 and 4.5: candidates and canaries become primary; in blue-green, the old side is retired in the same step.
+/// rule 4.4 and 4.5: candidates and canaries become primary; in blue-green, the old side is retired in the same step.
 fn promote_roles(record: &mut Record) {
     let Some(deployment) = &record.deployment else { return };
     let (target, job_id, mode) = (deployment.target_version, deployment.target_job_id.clone(), deployment.mode);
@@ -422,18 +422,18 @@ fn promote_roles(record: &mut Record) {
     } else {
         // A canary that an older attempt left, and that this one does not change, runs the promoted content as well.
         record.instances.update_where(
-            move |i| i.role == Role::Canary && !i.is_told_to_stop() && (own(i) || !changed.contains(&i.agent)),
+            move |i| i.role == Role::Canary && !i.is_stopping() && (own(i) || !changed.contains(&i.agent)),
             |i| i.role = Role::Primary,
         );
     }
 }
 
-/// Holds or releases the healthy deadlines of the deployment's own instances (SPEC 4.13).
-fn own_deadlines(record: &mut Record, change: impl Fn(Clock) -> Clock) {
+/// Holds or releases the healthy deadlines of the deployment's own instances (rule 4.13).
+fn own_deadlines(record: &mut Record, change: impl Fn(Deadline) -> Deadline) {
     let Some(deployment) = &record.deployment else { return };
     let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
     record.instances.update_where(
-        |i| i.version == target && i.job_id == job_id && i.deadline != Clock::Off,
+        |i| i.version == target && i.job_id == job_id && i.deadline != Deadline::Off,
         |i| i.deadline = change(i.deadline),
     );
 }
@@ -467,7 +467,7 @@ fn agent_state(
     }
 }
 
-/// The instances that leave when this one first reports (SPEC 4.3): the agent's older ones in its job, and, where it
+/// The instances that leave when this one first reports (rule 4.3): the agent's older ones in its job, and, where it
 /// is no candidate beside them, those of other jobs that do not run any more.
 pub(super) fn predecessors(record: &Record, new: &Instance) -> Vec<InstanceKey> {
     if &*new.agent == BATCH_AGENT {
@@ -477,7 +477,7 @@ pub(super) fn predecessors(record: &Record, new: &Instance) -> Vec<InstanceKey> 
         .instances
         .of_agent(&new.agent)
         .iter()
-        .filter(|i| i.created < new.created && !i.is_told_to_stop())
+        .filter(|i| i.created < new.created && !i.is_stopping())
         .filter(|i| is_same(&i.job_id, &new.job_id) || (new.role != Role::Candidate && !i.state.is_running()))
         .map(Instance::key)
         .collect()

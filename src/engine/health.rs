@@ -1,4 +1,4 @@
-//! The words for an instance's state and health (SPEC 4.9).
+//! The words for an instance's state and health (rule 4.9).
 
 /// What is known of an instance from reports; `waiting` until the first one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

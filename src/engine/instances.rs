@@ -1,6 +1,6 @@
-//! All instances of a record, with what is asked of them often: counts, tasks, what is due.
+//! Storage instances of a record, with what is asked of them often: counts, tasks, what is due.
 //!
-//! Few of them, as nearly all records have, lie side by side, and each question looks at each. Many are found by indexes,
+//! Small of them, as nearly all records have, lie side by side, and each question looks at each. Many are found by indexes,
 //! which every change brings up to date, and which can be told again from the instances.
 
 use super::deployment::Instance;
@@ -20,7 +20,7 @@ pub struct InstanceKey {
 
 /// The health of one version's instances in one job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct HealthCounts {
     pub placed: usize,
     pub pending: usize,
     pub healthy: usize,
@@ -29,44 +29,44 @@ pub struct Counts {
 
 /// What becomes due about an instance. The order is the order at equal times: a verdict comes before the deadline it meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
+pub enum InstanceDue {
     Healthy,
     Deadline,
 }
 
 /// Up to so many lie side by side: looking at each is then faster than an index, and takes a fraction of its memory.
-const FEW: usize = 32;
+const SMALL_MAX: usize = 32;
 
 #[derive(Debug, Clone, Default)]
 pub struct Instances {
-    all: All,
+    storage: Storage,
     /// While a transaction is open.
-    journal: Option<Journal>,
+    undo: Option<UndoLog>,
 }
 
 /// What was at the places that changed, in order.
 #[derive(Debug, Clone, Default)]
-struct Journal {
+struct UndoLog {
     /// Most commands change one instance, and need no memory of their own for it.
-    first: Option<Past>,
-    others: Vec<Past>,
+    first: Option<UndoEntry>,
+    others: Vec<UndoEntry>,
 }
 
 /// What was at a place before it changed.
 #[derive(Debug, Clone)]
-enum Past {
+enum UndoEntry {
     Instance(Instance),
     Nothing(InstanceKey),
 }
 
 #[derive(Debug, Clone)]
-enum All {
-    Few(Few),
-    Many(Box<Indexed>),
+enum Storage {
+    Small(Small),
+    Indexed(Box<Indexed>),
 }
 
 #[derive(Debug, Clone, Default)]
-struct Few {
+struct Small {
     /// By agent, and of one agent oldest first.
     list: Vec<Instance>,
     /// When something is due next: every command asks, and few change it.
@@ -77,21 +77,21 @@ struct Few {
 struct Indexed {
     /// Each agent's instances, oldest first.
     by_agent: BTreeMap<Arc<str>, Vec<Instance>>,
-    tally: Tally,
+    indexes: Indexes,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Tally {
-    counts: BTreeMap<(u64, Arc<str>), Counts>,
+struct Indexes {
+    counts: BTreeMap<(u64, Arc<str>), HealthCounts>,
     tasks: BTreeMap<u64, InstanceKey>,
-    due: BTreeSet<(UnixMs, Verdict, InstanceKey)>,
+    due: BTreeSet<(UnixMs, InstanceDue, InstanceKey)>,
     running: usize,
     len: usize,
 }
 
-impl Default for All {
-    fn default() -> All {
-        All::Few(Few::default())
+impl Default for Storage {
+    fn default() -> Storage {
+        Storage::Small(Small::default())
     }
 }
 
@@ -103,9 +103,9 @@ impl PartialEq for Instances {
 
 impl Eq for Instances {}
 
-fn dues(instance: &Instance) -> impl Iterator<Item = (UnixMs, Verdict)> {
-    let healthy = instance.healthy_at.map(|at| (at, Verdict::Healthy));
-    let deadline = instance.deadline.at().map(|at| (at, Verdict::Deadline));
+fn due_times(instance: &Instance) -> impl Iterator<Item = (UnixMs, InstanceDue)> {
+    let healthy = instance.healthy_at.map(|at| (at, InstanceDue::Healthy));
+    let deadline = instance.deadline.at().map(|at| (at, InstanceDue::Deadline));
     healthy.into_iter().chain(deadline)
 }
 
@@ -145,9 +145,9 @@ fn position(few: &[Instance], key: &InstanceKey) -> Option<usize> {
 
 impl Instances {
     pub fn len(&self) -> usize {
-        match &self.all {
-            All::Few(few) => few.list.len(),
-            All::Many(many) => many.tally.len,
+        match &self.storage {
+            Storage::Small(few) => few.list.len(),
+            Storage::Indexed(many) => many.indexes.len,
         }
     }
 
@@ -155,82 +155,82 @@ impl Instances {
         self.len() == 0
     }
 
-    /// How many count as running (SPEC 4.1).
+    /// How many count as running (rule 4.1).
     pub fn running(&self) -> usize {
-        match &self.all {
-            All::Few(few) => few.list.iter().filter(|i| i.is_running()).count(),
-            All::Many(many) => many.tally.running,
+        match &self.storage {
+            Storage::Small(few) => few.list.iter().filter(|i| i.is_running()).count(),
+            Storage::Indexed(many) => many.indexes.running,
         }
     }
 
     /// By agent, and of one agent oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Instance> {
-        let (few, many) = match &self.all {
-            All::Few(few) => (few.list.as_slice(), None),
-            All::Many(many) => (&[][..], Some(many.by_agent.values().flatten())),
+        let (few, many) = match &self.storage {
+            Storage::Small(few) => (few.list.as_slice(), None),
+            Storage::Indexed(many) => (&[][..], Some(many.by_agent.values().flatten())),
         };
         few.iter().chain(many.into_iter().flatten())
     }
 
     /// An agent's instances, oldest first.
     pub fn of_agent(&self, agent: &str) -> &[Instance] {
-        match &self.all {
-            All::Few(few) => few.list.get(places_of(&few.list, agent)).unwrap_or_default(),
-            All::Many(many) => many.by_agent.get(agent).map(Vec::as_slice).unwrap_or_default(),
+        match &self.storage {
+            Storage::Small(few) => few.list.get(places_of(&few.list, agent)).unwrap_or_default(),
+            Storage::Indexed(many) => many.by_agent.get(agent).map(Vec::as_slice).unwrap_or_default(),
         }
     }
 
     pub fn get(&self, key: &InstanceKey) -> Option<&Instance> {
-        match &self.all {
-            All::Few(few) => position(&few.list, key).and_then(|at| few.list.get(at)),
-            All::Many(many) => many.by_agent.get(&key.agent)?.iter().find(|i| i.is_at(key)),
+        match &self.storage {
+            Storage::Small(few) => position(&few.list, key).and_then(|at| few.list.get(at)),
+            Storage::Indexed(many) => many.by_agent.get(&key.agent)?.iter().find(|i| i.is_at(key)),
         }
     }
 
-    pub fn counts(&self, version: u64, job_id: &Arc<str>) -> Counts {
-        match &self.all {
-            All::Few(few) => few.counts(version, job_id),
-            All::Many(many) => many.tally.counts.get(&(version, job_id.clone())).copied().unwrap_or_default(),
+    pub fn counts(&self, version: u64, job_id: &Arc<str>) -> HealthCounts {
+        match &self.storage {
+            Storage::Small(few) => few.counts(version, job_id),
+            Storage::Indexed(many) => many.indexes.counts.get(&(version, job_id.clone())).copied().unwrap_or_default(),
         }
     }
 
     /// Open tasks, in the order in which they were issued.
     pub fn tasks(&self) -> impl Iterator<Item = &Instance> {
-        let (few, many) = match &self.all {
-            All::Few(few) => {
+        let (few, many) = match &self.storage {
+            Storage::Small(few) => {
                 let mut open: Vec<&Instance> = few.list.iter().filter(|i| i.task.is_some()).collect();
                 open.sort_by_key(|i| i.task.as_ref().map(|task| task.revision));
                 (open, None)
             }
-            All::Many(many) => (Vec::new(), Some(many.tally.tasks.values().filter_map(|key| self.get(key)))),
+            Storage::Indexed(many) => (Vec::new(), Some(many.indexes.tasks.values().filter_map(|key| self.get(key)))),
         };
         few.into_iter().chain(many.into_iter().flatten())
     }
 
     pub fn open_tasks(&self) -> usize {
-        match &self.all {
-            All::Few(few) => few.list.iter().filter(|i| i.task.is_some()).count(),
-            All::Many(many) => many.tally.tasks.len(),
+        match &self.storage {
+            Storage::Small(few) => few.list.iter().filter(|i| i.task.is_some()).count(),
+            Storage::Indexed(many) => many.indexes.tasks.len(),
         }
     }
 
     /// What is due next, and when.
-    pub fn next_due(&self) -> Option<(UnixMs, Verdict, InstanceKey)> {
-        match &self.all {
-            All::Few(few) => {
-                let all = few.list.iter().flat_map(|i| dues(i).map(move |(at, verdict)| (at, verdict, i)));
+    pub fn next_due(&self) -> Option<(UnixMs, InstanceDue, InstanceKey)> {
+        match &self.storage {
+            Storage::Small(few) => {
+                let all = few.list.iter().flat_map(|i| due_times(i).map(move |(at, verdict)| (at, verdict, i)));
                 let next = all.min_by_key(|(at, verdict, i)| (*at, *verdict, &i.agent, i.version, &i.job_id));
                 next.map(|(at, verdict, instance)| (at, verdict, instance.key()))
             }
-            All::Many(many) => many.tally.due.first().cloned(),
+            Storage::Indexed(many) => many.indexes.due.first().cloned(),
         }
     }
 
     /// When something is due next.
     pub fn next_due_at(&self) -> Option<UnixMs> {
-        match &self.all {
-            All::Few(few) => few.due_at,
-            All::Many(many) => many.tally.due.first().map(|(at, ..)| *at),
+        match &self.storage {
+            Storage::Small(few) => few.due_at,
+            Storage::Indexed(many) => many.indexes.due.first().map(|(at, ..)| *at),
         }
     }
 
@@ -238,21 +238,21 @@ impl Instances {
         let key = instance.key();
         let before = self.take(&key);
         self.put(instance);
-        note(&mut self.journal, before.map_or(Past::Nothing(key), Past::Instance));
+        record_undo(&mut self.undo, before.map_or(UndoEntry::Nothing(key), UndoEntry::Instance));
     }
 
     pub fn remove(&mut self, key: &InstanceKey) -> bool {
         let Some(before) = self.take(key) else { return false };
-        note(&mut self.journal, Past::Instance(before));
+        record_undo(&mut self.undo, UndoEntry::Instance(before));
         true
     }
 
     /// Changes one instance; false where there is none. Its key and its place among the agent's instances stay.
     pub fn update(&mut self, key: &InstanceKey, change: impl FnOnce(&mut Instance)) -> bool {
-        let Instances { all, journal } = self;
-        let is_there = match all {
-            All::Few(few) => few.update(key, change, |before| note(journal, Past::Instance(before))),
-            All::Many(many) => many.update(key, change, |before| note(journal, Past::Instance(before))),
+        let Instances { storage, undo } = self;
+        let is_there = match storage {
+            Storage::Small(few) => few.update(key, change, |before| record_undo(undo, UndoEntry::Instance(before))),
+            Storage::Indexed(many) => many.update(key, change, |before| record_undo(undo, UndoEntry::Instance(before))),
         };
         is_there.is_some()
     }
@@ -266,21 +266,21 @@ impl Instances {
     }
 
     /// For how many there is room side by side; None where indexes find them.
-    pub fn side_by_side(&self) -> Option<usize> {
-        match &self.all {
-            All::Few(few) => Some(few.list.capacity()),
-            All::Many(_) => None,
+    pub fn inline_capacity(&self) -> Option<usize> {
+        match &self.storage {
+            Storage::Small(few) => Some(few.list.capacity()),
+            Storage::Indexed(_) => None,
         }
     }
 
     /// Whether the order, and the indexes where there are any, are what the instances themselves tell.
-    pub fn are_in_order(&self) -> bool {
-        match &self.all {
-            All::Few(few) => {
+    pub fn is_consistent(&self) -> bool {
+        match &self.storage {
+            Storage::Small(few) => {
                 let is_sorted = few.list.is_sorted_by(|a, b| place(a) < place(b));
-                few.list.len() <= FEW && is_sorted && few.due_at == few.list.iter().filter_map(due_at).min()
+                few.list.len() <= SMALL_MAX && is_sorted && few.due_at == few.list.iter().filter_map(due_at).min()
             }
-            All::Many(many) => {
+            Storage::Indexed(many) => {
                 let mut again = Indexed::default();
                 self.iter().for_each(|instance| again.put(instance.clone()));
                 **many == again
@@ -291,22 +291,22 @@ impl Instances {
     // ---- transactions ------------------------------------------------------------------------------------------------
 
     pub(super) fn begin(&mut self) {
-        self.journal = Some(Journal::default());
+        self.undo = Some(UndoLog::default());
     }
 
     pub(super) fn commit(&mut self) {
-        self.journal = None;
+        self.undo = None;
     }
 
     /// Everything as it was when the transaction began.
     pub(super) fn roll_back(&mut self) {
-        let Journal { first, others } = self.journal.take().unwrap_or_default();
+        let UndoLog { first, others } = self.undo.take().unwrap_or_default();
         for past in first.into_iter().chain(others).rev() {
             match past {
-                Past::Nothing(key) => {
+                UndoEntry::Nothing(key) => {
                     self.take(&key);
                 }
-                Past::Instance(instance) => {
+                UndoEntry::Instance(instance) => {
                     self.take(&instance.key());
                     self.put(instance);
                 }
@@ -317,24 +317,24 @@ impl Instances {
     // ---- where they lie ----------------------------------------------------------------------------------------------
 
     fn put(&mut self, instance: Instance) {
-        match &mut self.all {
-            All::Few(few) if few.list.len() < FEW => few.put(instance),
-            All::Few(few) => {
+        match &mut self.storage {
+            Storage::Small(few) if few.list.len() < SMALL_MAX => few.put(instance),
+            Storage::Small(few) => {
                 let mut many = Box::<Indexed>::default();
                 few.list.drain(..).chain([instance]).for_each(|instance| many.put(instance));
-                self.all = All::Many(many);
+                self.storage = Storage::Indexed(many);
             }
-            All::Many(many) => many.put(instance),
+            Storage::Indexed(many) => many.put(instance),
         }
     }
 
     fn take(&mut self, key: &InstanceKey) -> Option<Instance> {
-        match &mut self.all {
-            All::Few(few) => few.take(key),
-            All::Many(many) => {
+        match &mut self.storage {
+            Storage::Small(few) => few.take(key),
+            Storage::Indexed(many) => {
                 let instance = many.take(key);
-                if many.tally.len == 0 {
-                    self.all = All::default();
+                if many.indexes.len == 0 {
+                    self.storage = Storage::default();
                 }
                 instance
             }
@@ -342,15 +342,15 @@ impl Instances {
     }
 }
 
-fn note(journal: &mut Option<Journal>, past: Past) {
-    match journal {
-        Some(Journal { first: first @ None, .. }) => *first = Some(past),
-        Some(Journal { others, .. }) => others.push(past),
+fn record_undo(undo: &mut Option<UndoLog>, past: UndoEntry) {
+    match undo {
+        Some(UndoLog { first: first @ None, .. }) => *first = Some(past),
+        Some(UndoLog { others, .. }) => others.push(past),
         None => {}
     }
 }
 
-impl Counts {
+impl HealthCounts {
     fn count(&mut self, health: Health, comes: bool) {
         step(&mut self.placed, comes);
         match health {
@@ -361,9 +361,9 @@ impl Counts {
     }
 }
 
-impl Few {
-    fn counts(&self, version: u64, job_id: &Arc<str>) -> Counts {
-        let mut counts = Counts::default();
+impl Small {
+    fn counts(&self, version: u64, job_id: &Arc<str>) -> HealthCounts {
+        let mut counts = HealthCounts::default();
         let of_it = self.list.iter().filter(|i| i.version == version && is_same(&i.job_id, job_id));
         of_it.for_each(|i| counts.count(i.health, true));
         counts
@@ -393,7 +393,7 @@ impl Few {
         let instance = position(&self.list, key).and_then(|at| self.list.get_mut(at))?;
         let before = instance.clone();
         change(instance);
-        instance.stay_at(&before);
+        instance.restore_key(&before);
         let due = due_at(instance);
         self.reschedule(due_at(&before), due);
         done(before);
@@ -414,7 +414,7 @@ impl Few {
 
 impl Indexed {
     fn put(&mut self, instance: Instance) {
-        self.tally.count(&instance, true);
+        self.indexes.count(&instance, true);
         // Nearly every agent has one instance: no room is kept for more.
         let list = self.by_agent.entry(instance.agent.clone()).or_insert_with(|| Vec::with_capacity(1));
         let at = list.partition_point(|i| i.created <= instance.created);
@@ -428,7 +428,7 @@ impl Indexed {
         if list.is_empty() {
             self.by_agent.remove(&key.agent);
         }
-        self.tally.count(&instance, false);
+        self.indexes.count(&instance, false);
         Some(instance)
     }
 
@@ -441,14 +441,14 @@ impl Indexed {
         let instance = self.by_agent.get_mut(&key.agent)?.iter_mut().find(|i| i.is_at(key))?;
         let before = instance.clone();
         change(instance);
-        instance.stay_at(&before);
-        self.tally.recount(&before, instance);
+        instance.restore_key(&before);
+        self.indexes.recount(&before, instance);
         done(before);
         Some(())
     }
 }
 
-impl Tally {
+impl Indexes {
     /// Takes in a change of one instance. Most change little of what is counted, and an index is dear to change.
     fn recount(&mut self, before: &Instance, after: &Instance) {
         let changes = [(before, false), (after, true)];
@@ -461,7 +461,7 @@ impl Tally {
         if before.task != after.task {
             changes.iter().for_each(|(instance, comes)| self.list_task(instance, *comes));
         }
-        if !dues(before).eq(dues(after)) {
+        if !due_times(before).eq(due_times(after)) {
             changes.iter().for_each(|(instance, comes)| self.list_dues(instance, *comes));
         }
     }
@@ -502,7 +502,7 @@ impl Tally {
     }
 
     fn list_dues(&mut self, instance: &Instance, comes: bool) {
-        for (at, verdict) in dues(instance) {
+        for (at, verdict) in due_times(instance) {
             if comes {
                 self.due.insert((at, verdict, instance.key()));
             } else {

@@ -1,9 +1,9 @@
 //! What must hold of every record after every event, and of every record that comes from outside.
 
-use super::deployment::{Instance, Mode, Record, Role, Status, TaskKind, REQUESTS_REMEMBERED};
+use super::deployment::{Instance, Mode, Record, Role, Status, TaskKind, MAX_REQUEST_IDS};
 use super::health::{Health, InstanceState};
-use super::history::BATCH_AGENT;
-use super::time::Clock;
+use super::version::BATCH_AGENT;
+use super::time::Deadline;
 use std::collections::BTreeSet;
 
 macro_rules! must {
@@ -35,7 +35,7 @@ fn history(record: &Record) -> Result<(), String> {
     );
     let tags: Vec<_> = record.versions.iter().filter_map(|v| v.tag.as_ref()).collect();
     must!(tags.iter().collect::<BTreeSet<_>>().len() == tags.len(), "a tag names one version");
-    must!(record.requests.len() <= REQUESTS_REMEMBERED, "at most {REQUESTS_REMEMBERED} requests are remembered");
+    must!(record.requests.len() <= MAX_REQUEST_IDS, "at most {MAX_REQUEST_IDS} requests are remembered");
     Ok(())
 }
 
@@ -53,15 +53,15 @@ fn deployment(record: &Record) -> Result<(), String> {
     must!(!version.stable || !active, "a version is stable only once its deployment is successful");
     let own = record.instances.counts(d.target_version, &d.target_job_id);
     match (d.status, d.progress) {
-        (Status::Running, Clock::Running { .. }) => {}
-        (Status::Running, Clock::Off) => {
+        (Status::Running, Deadline::Running { .. }) => {}
+        (Status::Running, Deadline::Off) => {
             must!(d.policy.progress_deadline_ms == 0, "a running deployment has a deadline, so that it ends")
         }
-        (Status::Running, Clock::Held { .. }) => return Err("only a pause holds the progress deadline".to_string()),
+        (Status::Running, Deadline::Paused { .. }) => return Err("only a pause holds the progress deadline".to_string()),
         (Status::Paused, progress) => must!(progress.at().is_none(), "no deadline runs while paused"),
-        (_, progress) => must!(progress == Clock::Off, "the progress deadline does not run while {}", d.status.name()),
+        (_, progress) => must!(progress == Deadline::Off, "the progress deadline does not run while {}", d.status.name()),
     }
-    must!(d.status == Status::Paused || d.doom.is_none(), "only a pause puts a failure off");
+    must!(d.status == Status::Paused || d.deferred_failure.is_none(), "only a pause puts a failure off");
     must!(d.status == Status::Paused || d.unsafe_report.is_none(), "only a pause puts a fallback off");
     if d.status == Status::AwaitingPromotion {
         must!(own.healthy == own.placed && own.placed > 0, "a promotion is awaited while all canaries are healthy");
@@ -85,7 +85,7 @@ fn deployment(record: &Record) -> Result<(), String> {
 }
 
 fn instances(record: &Record) -> Result<(), String> {
-    must!(record.instances.are_in_order(), "the counts are the instances' own");
+    must!(record.instances.is_consistent(), "the counts are the instances' own");
     let mut keys = BTreeSet::new();
     let mut created = BTreeSet::new();
     let mut tasks = BTreeSet::new();
@@ -114,47 +114,47 @@ fn one(record: &Record, instance: &Instance, name: &str) -> Result<(), String> {
         Some(TaskKind::Run) => must!(batch, "{name} is no batch job"),
         Some(TaskKind::Stop) => {
             must!(
-                instance.healthy_at.is_none() && instance.deadline == Clock::Off,
+                instance.healthy_at.is_none() && instance.deadline == Deadline::Off,
                 "{name} is told to stop: no verdict"
             );
         }
         None => {}
     }
     must!(
-        (instance.attempt == 0) == (instance.state == InstanceState::Waiting) || instance.is_told_to_stop(),
+        (instance.attempt == 0) == (instance.state == InstanceState::Waiting) || instance.is_stopping(),
         "{name} counts attempts from its first report"
     );
     match instance.health {
         Health::Healthy => {
-            must!(instance.deadline == Clock::Off && instance.was_healthy, "{name} is judged healthy");
+            must!(instance.deadline == Deadline::Off && instance.was_healthy, "{name} is judged healthy");
             must!(
-                instance.is_told_to_stop() || record.wellness(instance).is_ok(),
+                instance.is_stopping() || record.check_health(instance).is_ok(),
                 "{name} is healthy, so it is ready and passing"
             );
             must!(instance.healthy_at.is_none(), "{name} is healthy already");
         }
-        Health::Unhealthy => must!(instance.deadline == Clock::Off, "{name} has been judged"),
+        Health::Unhealthy => must!(instance.deadline == Deadline::Off, "{name} has been judged"),
         Health::Pending => {}
     }
     if let Some(at) = instance.healthy_at {
-        must!(record.wellness(instance).is_ok(), "{name} becomes healthy at {at}, so all is well with it");
-    } else if instance.health != Health::Healthy && !instance.is_told_to_stop() && !batch {
-        must!(record.wellness(instance).is_err(), "all is well with {name}, so its verdict is due");
+        must!(record.check_health(instance).is_ok(), "{name} becomes healthy at {at}, so all is well with it");
+    } else if instance.health != Health::Healthy && !instance.is_stopping() && !batch {
+        must!(record.check_health(instance).is_err(), "all is well with {name}, so its verdict is due");
     }
     let Some(d) = &record.deployment else { return Ok(()) };
-    if matches!(instance.deadline, Clock::Held { .. }) {
+    if matches!(instance.deadline, Deadline::Paused { .. }) {
         must!(d.status == Status::Paused && record.is_own(instance), "only a pause holds the deadline of {name}");
     }
-    if instance.role == Role::Candidate && !instance.is_told_to_stop() {
+    if instance.role == Role::Candidate && !instance.is_stopping() {
         must!(
             d.status.is_active() && d.mode == Mode::BlueGreen && record.is_own(instance) && !d.promoted,
             "{name} is a candidate of a deployment under way"
         );
     }
     if instance.role == Role::Retired {
-        must!(instance.is_told_to_stop(), "{name} is retired, so it is told to stop");
+        must!(instance.is_stopping(), "{name} is retired, so it is told to stop");
     }
-    if record.is_own(instance) && d.status == Status::Successful && !instance.is_told_to_stop() {
+    if record.is_own(instance) && d.status == Status::Successful && !instance.is_stopping() {
         must!(instance.role == Role::Primary, "{name} is primary after success");
     }
     Ok(())

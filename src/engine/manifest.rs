@@ -1,6 +1,6 @@
-//! The manifest (SPEC 2): what the module reads of it, every fault with its path, and what differs between two.
+//! The manifest (rule 2): what the module reads of it, every fault with its path, and what differs between two.
 
-use super::history::JobType;
+use super::version::JobType;
 use super::policy::PolicyPatch;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,31 +17,31 @@ const COSMETIC: [&str; 4] = ["alias", "display_name", "description", "metadata"]
 
 /// A manifest's text, kept byte for byte, with the little that is asked of it often. Shared between versions.
 #[derive(Debug, Clone)]
-pub struct Content {
+pub struct ManifestText {
     text: Arc<str>,
-    read: OnceLock<Read>,
+    read: OnceLock<ParsedText>,
 }
 
 #[derive(Debug, Clone)]
-struct Read {
+struct ParsedText {
     outline: Outline,
     /// Whether any node declares a service.
     declares: bool,
 }
 
-impl Read {
-    fn of(outline: Outline) -> Read {
-        Read { declares: outline.services.values().any(|names| !names.is_empty()), outline }
+impl ParsedText {
+    fn of(outline: Outline) -> ParsedText {
+        ParsedText { declares: outline.services.values().any(|names| !names.is_empty()), outline }
     }
 }
 
-impl PartialEq for Content {
-    fn eq(&self, other: &Content) -> bool {
+impl PartialEq for ManifestText {
+    fn eq(&self, other: &ManifestText) -> bool {
         self.text == other.text
     }
 }
 
-impl Eq for Content {}
+impl Eq for ManifestText {}
 
 /// Node ids in manifest order, and the services that each declares.
 #[derive(Debug, Clone, Default)]
@@ -50,25 +50,25 @@ pub struct Outline {
     pub services: BTreeMap<Arc<str>, Vec<Arc<str>>>,
 }
 
-impl Content {
-    pub fn new(text: Arc<str>) -> Content {
-        Content { text, read: OnceLock::new() }
+impl ManifestText {
+    pub fn new(text: Arc<str>) -> ManifestText {
+        ManifestText { text, read: OnceLock::new() }
     }
 
     /// Stands where a manifest is left out (the log).
-    pub fn omitted() -> Content {
-        Content::new(Arc::from(""))
+    pub fn omitted() -> ManifestText {
+        ManifestText::new(Arc::from(""))
     }
 
     pub fn text(&self) -> &Arc<str> {
         &self.text
     }
 
-    fn read(&self) -> &Read {
+    fn read(&self) -> &ParsedText {
         self.read.get_or_init(|| match Manifest::parse(self.text.as_bytes()) {
-            Ok(manifest) => Read::of(manifest.outline()),
+            Ok(manifest) => ParsedText::of(manifest.outline()),
             // Only what passed `parse` comes onto a record; a text that does not has no nodes.
-            Err(_) => Read::of(Outline::default()),
+            Err(_) => ParsedText::of(Outline::default()),
         })
     }
 
@@ -77,17 +77,17 @@ impl Content {
     }
 
     /// Reads the manifest, and has its outline from then on where that will be asked for; or gives its faults.
-    pub fn judge(&self, will_be_asked: bool) -> Result<Vec<Arc<str>>, Vec<String>> {
+    pub fn parse_and_cache(&self, will_be_asked: bool) -> Result<Vec<Arc<str>>, Vec<String>> {
         let manifest = Manifest::parse(self.text.as_bytes())?;
         let node_ids = manifest.node_ids();
         if will_be_asked {
-            self.read.get_or_init(|| Read::of(manifest.outline()));
+            self.read.get_or_init(|| ParsedText::of(manifest.outline()));
         }
         Ok(node_ids)
     }
 
     /// The outline, where it was asked for already.
-    pub fn known_outline(&self) -> Option<&Outline> {
+    pub fn cached_outline(&self) -> Option<&Outline> {
         self.read.get().map(|read| &read.outline)
     }
 
@@ -99,11 +99,11 @@ impl Content {
         self.outline().services.contains_key(node)
     }
 
-    /// The names of the services that a node declares (SPEC 8 "Manifest").
+    /// The names of the services that a node declares (rule 8 "Manifest").
     pub fn services_of(&self, node: &str) -> &[Arc<str>] {
         match self.read() {
-            Read { declares: false, .. } => &[],
-            Read { outline, .. } => outline.services.get(node).map(Vec::as_slice).unwrap_or_default(),
+            ParsedText { declares: false, .. } => &[],
+            ParsedText { outline, .. } => outline.services.get(node).map(Vec::as_slice).unwrap_or_default(),
         }
     }
 }
@@ -135,7 +135,7 @@ pub struct Manifest {
 }
 
 /// A manifest as far as it could be read.
-pub struct Reading {
+pub struct PartialManifest {
     pub manifest: Manifest,
     /// All of its own faults at once, each with its path.
     pub faults: Vec<String>,
@@ -158,7 +158,7 @@ impl Manifest {
 
     /// Reads what can be read, so that a caller can name faults of its own beside the manifest's. `Err` where it is
     /// no JSON object at all.
-    pub fn read(text: &[u8]) -> Result<Reading, Vec<String>> {
+    pub fn read(text: &[u8]) -> Result<PartialManifest, Vec<String>> {
         let text = std::str::from_utf8(text).map_err(|_| vec!["manifest must be UTF-8 text".to_string()])?;
         let value: Value =
             serde_json::from_str(text).map_err(|error| vec![format!("manifest must be a JSON object: {error}")])?;
@@ -168,32 +168,32 @@ impl Manifest {
         let Value::Object(top) = &value else {
             return Err(vec!["manifest must be a JSON object".to_string()]);
         };
-        let mut reader = Reader::default();
+        let mut parser = Parser::default();
         let agents = match top.get("agents") {
             None | Some(Value::Null) => None,
             Some(Value::Object(agents)) => Some(agents),
             Some(_) => {
-                reader.faults.push("agents must be an object".to_string());
+                parser.faults.push("agents must be an object".to_string());
                 None
             }
         };
-        reader.nodes(top, "");
+        parser.nodes(top, "");
         if let Some(agents) = agents {
-            reader.nodes(agents, "agents.");
+            parser.nodes(agents, "agents.");
         }
-        let nodes_are_sound = reader.faults.is_empty();
-        reader.links(top, "");
+        let nodes_are_sound = parser.faults.is_empty();
+        parser.links(top, "");
         if let Some(agents) = agents {
-            reader.links(agents, "agents.");
+            parser.links(agents, "agents.");
         }
-        let others = reader.faults.len();
-        let (job_type, policy) = reader.policies(top);
-        let policy_is_sound = reader.faults.len() == others;
-        let key = reader.deployment_key(top);
-        reader.judge_links();
-        let Reader { faults, nodes, edges, entrypoints, warnings, .. } = reader;
+        let others = parser.faults.len();
+        let (job_type, policy) = parser.policies(top);
+        let policy_is_sound = parser.faults.len() == others;
+        let key = parser.deployment_key(top);
+        parser.validate_links();
+        let Parser { faults, nodes, edges, entrypoints, warnings, .. } = parser;
         let manifest = Manifest { job_type, policy, nodes, edges, entrypoints, warnings, key, value };
-        Ok(Reading { manifest, faults, nodes_are_sound, policy_is_sound })
+        Ok(PartialManifest { manifest, faults, nodes_are_sound, policy_is_sound })
     }
 
     fn outline(&self) -> Outline {
@@ -215,7 +215,7 @@ impl Manifest {
 
 /// The agents of a version with their nodes, in manifest order: the node ids themselves, or `AGENTS`, each joined to
 /// its node (the whole id, or the part before `@`). Without any node in the manifest the agents imply theirs.
-pub fn roster(node_ids: &[Arc<str>], agents: Option<&[Arc<str>]>) -> Vec<(Arc<str>, Arc<str>)> {
+pub fn agents_with_nodes(node_ids: &[Arc<str>], agents: Option<&[Arc<str>]>) -> Vec<(Arc<str>, Arc<str>)> {
     let Some(agents) = agents else {
         return node_ids.iter().map(|id| (id.clone(), id.clone())).collect();
     };
@@ -240,7 +240,7 @@ fn before_at(agent: &str) -> &str {
 }
 
 /// What is wrong with `AGENTS` for a manifest with these nodes.
-pub fn agents_faults(node_ids: &[Arc<str>], agents: &[Arc<str>]) -> Vec<String> {
+pub fn agents_violations(node_ids: &[Arc<str>], agents: &[Arc<str>]) -> Vec<String> {
     let rank: BTreeMap<&str, usize> = node_ids.iter().enumerate().map(|(i, id)| (&**id, i)).collect();
     let mut seen = BTreeSet::new();
     let mut faults = Vec::new();
@@ -267,7 +267,7 @@ fn check_id(id: &str) -> Result<(), String> {
         Err(format!("must be at most {MAX_ID_BYTES} bytes"))
     } else if id.chars().any(char::is_control) {
         Err("must not contain control characters".to_string())
-    } else if id == super::history::BATCH_AGENT {
+    } else if id == super::version::BATCH_AGENT {
         Err("must not be \"*\", which stands for a batch job".to_string())
     } else {
         Ok(())
@@ -275,7 +275,7 @@ fn check_id(id: &str) -> Result<(), String> {
 }
 
 #[derive(Default)]
-struct Reader {
+struct Parser {
     faults: Vec<String>,
     warnings: Vec<String>,
     nodes: Vec<Node>,
@@ -289,7 +289,7 @@ fn present<'a>(object: &'a Map<String, Value>, field: &str) -> Option<&'a Value>
     object.get(field).filter(|value| !value.is_null())
 }
 
-impl Reader {
+impl Parser {
     fn array<'a>(&mut self, object: &'a Map<String, Value>, prefix: &str, field: &str) -> &'a [Value] {
         match present(object, field) {
             None => &[],
@@ -393,8 +393,8 @@ impl Reader {
         }
     }
 
-    /// Edges and entrypoints of unknown nodes are odd, not wrong (SPEC 8 "Manifest").
-    fn judge_links(&mut self) {
+    /// Edges and entrypoints of unknown nodes are odd, not wrong (rule 8 "Manifest").
+    fn validate_links(&mut self) {
         let known = |id: &str| self.seen.contains(id);
         let mut odd = BTreeSet::new();
         for edge in &self.edges {
@@ -479,7 +479,7 @@ fn canonical(value: &Value) -> String {
     }
 }
 
-/// Why two manifests are not of the same topology (SPEC 2), or None where they are.
+/// Why two manifests are not of the same topology (rule 2), or None where they are.
 pub fn topology_change(old: &Manifest, new: &Manifest) -> Option<String> {
     let (was, is) = (old.nodes_by_id(), new.nodes_by_id());
     let added: Vec<&str> = is.keys().filter(|id| !was.contains_key(*id)).copied().collect();

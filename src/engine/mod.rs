@@ -1,7 +1,7 @@
 //! The engine: pure decisions about deployments.
 //!
 //! ```text
-//! transact(record, command, context) ──► Err(Rejection): nothing happened
+//! decide_in_place(record, command, context) ──► Err(Rejection): nothing happened
 //!                                    └─► Ok(Pending):    the record changed in place, the batch of changes, the reply;
 //!                                                        committed, or as it was before
 //! decide(record, command, context)   ──► the same, with the changed record beside the one that was
@@ -22,14 +22,14 @@ pub mod event;
 pub mod event_log;
 pub mod evolve;
 pub mod health;
-pub mod history;
+pub mod version;
 pub mod instances;
 pub mod invariants;
 pub mod manifest;
-pub mod overview;
+pub mod summary;
 pub mod plan;
 pub mod policy;
-mod propose;
+mod planner;
 pub mod rejection;
 pub mod services;
 pub mod strategy;
@@ -38,10 +38,10 @@ pub mod transaction;
 
 pub use command::{Command, Context, Limits};
 pub use deadline::next_deadline;
-pub use decide::{decide, transact, Decision, Pending, Reply};
+pub use decide::{decide, decide_in_place, Decision, DecisionReply, Uncommitted};
 pub use deployment::Record;
-pub use event::{Batch, Change, Event, EventBody, Note};
+pub use event::{Batch, Change, Event, EventBody, SilentChange};
 pub use evolve::apply;
-pub use overview::Overview;
+pub use summary::Summary;
 pub use plan::{plan, Plan};
 pub use rejection::{Code, Rejection};

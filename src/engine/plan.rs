@@ -1,11 +1,11 @@
-//! DEPLOY.PLAN: the same decision as DEPLOY, without doing it (SPEC 3, 7). It decides on a draft and drops it.
+//! DEPLOY.PLAN: the same decision as DEPLOY, without doing it (rule 3, 7). It decides on a draft and drops it.
 
 use super::command::{Context, Deploy};
 use super::decide::{deploy, Deployed};
 use super::deployment::{Deployment, Mode, Record, Role};
 use super::draft::Draft;
-use super::history::BATCH_AGENT;
-use super::policy::{Amount, Strategy};
+use super::version::BATCH_AGENT;
+use super::policy::{CountOrPercent, Strategy};
 use super::rejection::Rejection;
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub struct Plan {
 pub fn plan(record: Option<&Record>, asked: &Deploy, context: &Context) -> Result<Plan, Rejection> {
     let mut copy = record.cloned().unwrap_or_default();
     let mut draft = Draft::on(&mut copy, context);
-    draft.settle(usize::MAX);
+    draft.process_due(usize::MAX);
     let outcome = deploy(&mut draft, asked)?;
     let Some(d) = draft.deployment() else { return Err(Rejection::NoSuchKey(context.key.to_string())) };
     let mut plan = Plan {
@@ -96,7 +96,7 @@ fn batches(d: &Deployment) -> Vec<Batch> {
 fn warnings(d: &Deployment, asked: &Deploy, record: &Record) -> Vec<String> {
     let mut warnings = Vec::new();
     let changed = d.changed.len();
-    let more_than_changed = |amount: Amount| matches!(amount, Amount::Count(n) if n as usize > changed);
+    let more_than_changed = |amount: CountOrPercent| matches!(amount, CountOrPercent::Count(n) if n as usize > changed);
     if matches!(d.mode, Mode::InPlace) {
         if more_than_changed(d.policy.max_parallel) {
             warnings.push(format!("max_parallel is above the number of changed agents ({changed})"));
@@ -114,8 +114,8 @@ fn warnings(d: &Deployment, asked: &Deploy, record: &Record) -> Vec<String> {
             d.mode_reason
         ));
     }
-    if !d.gone.is_empty() {
-        warnings.push(format!("{} agents get a stop task at the end", d.gone.len()));
+    if !d.removed_agents.is_empty() {
+        warnings.push(format!("{} agents get a stop task at the end", d.removed_agents.len()));
     }
     if d.policy.auto_revert && d.rollback_of.is_none() && record.stable_version().is_none() {
         warnings.push("auto_revert has no stable version to go back to".to_string());

@@ -1,4 +1,4 @@
-//! The update policy (SPEC 2): its fields, their defaults and ranges, and the precedence
+//! The update policy (rule 2): its fields, their defaults and ranges, and the precedence
 //! default < `policies.update` < option of the command.
 
 use super::time::MAX_DURATION_MS;
@@ -57,34 +57,34 @@ impl HealthCheck {
 
 /// A number of agents, or a percentage of the changed ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Amount {
+pub enum CountOrPercent {
     Count(u32),
     Percent(u32),
 }
 
-impl Amount {
+impl CountOrPercent {
     /// How many of `total` agents this is: percentages round up, and nothing is more than all.
     pub fn of(self, total: usize) -> usize {
         match self {
-            Amount::Count(n) => (n as usize).min(total),
-            Amount::Percent(p) => total.saturating_mul(p.min(100) as usize).div_ceil(100),
+            CountOrPercent::Count(n) => (n as usize).min(total),
+            CountOrPercent::Percent(p) => total.saturating_mul(p.min(100) as usize).div_ceil(100),
         }
     }
 
-    fn from_percent_text(text: &str) -> Option<Amount> {
-        text.strip_suffix('%').and_then(digits).and_then(|n| u32::try_from(n).ok()).map(Amount::Percent)
+    fn from_percent_text(text: &str) -> Option<CountOrPercent> {
+        text.strip_suffix('%').and_then(digits).and_then(|n| u32::try_from(n).ok()).map(CountOrPercent::Percent)
     }
 
-    fn from_json(value: &Value) -> Option<Amount> {
+    fn from_json(value: &Value) -> Option<CountOrPercent> {
         match value {
-            Value::Number(n) => n.as_u64().and_then(|n| u32::try_from(n).ok()).map(Amount::Count),
-            Value::String(text) => Amount::from_percent_text(text),
+            Value::Number(n) => n.as_u64().and_then(|n| u32::try_from(n).ok()).map(CountOrPercent::Count),
+            Value::String(text) => CountOrPercent::from_percent_text(text),
             _ => None,
         }
     }
 
-    fn from_option(text: &str) -> Option<Amount> {
-        Amount::from_percent_text(text).or_else(|| digits(text).and_then(|n| u32::try_from(n).ok()).map(Amount::Count))
+    fn from_option(text: &str) -> Option<CountOrPercent> {
+        CountOrPercent::from_percent_text(text).or_else(|| digits(text).and_then(|n| u32::try_from(n).ok()).map(CountOrPercent::Count))
     }
 }
 
@@ -101,8 +101,8 @@ fn digits(text: &str) -> Option<u64> {
 pub struct Policy {
     pub strategy: Strategy,
     /// 0 acts as 1.
-    pub max_parallel: Amount,
-    pub canary: Amount,
+    pub max_parallel: CountOrPercent,
+    pub canary: CountOrPercent,
     pub min_healthy_ms: u64,
     pub healthy_deadline_ms: u64,
     /// 0: the first unhealthy instance fails the deployment.
@@ -116,8 +116,8 @@ impl Default for Policy {
     fn default() -> Policy {
         Policy {
             strategy: Strategy::Rolling,
-            max_parallel: Amount::Count(1),
-            canary: Amount::Count(0),
+            max_parallel: CountOrPercent::Count(1),
+            canary: CountOrPercent::Count(0),
             min_healthy_ms: 10_000,
             healthy_deadline_ms: 300_000,
             progress_deadline_ms: 600_000,
@@ -149,16 +149,16 @@ impl Policy {
         self.canaries(usize::MAX / 200) > 0
     }
 
-    /// The policy of a rollback to a version with this one: it does not wait (SPEC 4.12, 8 "Rollback").
+    /// The policy of a rollback to a version with this one: it does not wait (rule 4.12, 8 "Rollback").
     pub fn for_rollback(&self) -> Policy {
         let strategy = match self.strategy {
             Strategy::Canary => Strategy::Rolling,
             other => other,
         };
-        Policy { strategy, canary: Amount::Count(0), ..self.clone() }
+        Policy { strategy, canary: CountOrPercent::Count(0), ..self.clone() }
     }
 
-    pub fn overlay(&self, patch: &PolicyPatch) -> Policy {
+    pub fn merged_with(&self, patch: &PolicyPatch) -> Policy {
         Policy {
             strategy: patch.strategy.unwrap_or(self.strategy),
             max_parallel: patch.max_parallel.unwrap_or(self.max_parallel),
@@ -173,7 +173,7 @@ impl Policy {
     }
 
     /// Faults between fields, each with its path.
-    pub fn clashes(&self) -> Vec<String> {
+    pub fn conflicts(&self) -> Vec<String> {
         let mut faults = Vec::new();
         if self.min_healthy_ms >= self.healthy_deadline_ms {
             faults.push(format!(
@@ -195,8 +195,8 @@ impl Policy {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PolicyPatch {
     pub strategy: Option<Strategy>,
-    pub max_parallel: Option<Amount>,
-    pub canary: Option<Amount>,
+    pub max_parallel: Option<CountOrPercent>,
+    pub canary: Option<CountOrPercent>,
     pub min_healthy_ms: Option<u64>,
     pub healthy_deadline_ms: Option<u64>,
     pub progress_deadline_ms: Option<u64>,
@@ -218,7 +218,7 @@ pub const POLICY_FIELDS: [&str; 9] = [
     "auto_revert",
 ];
 
-fn requirement(field: &str) -> &'static str {
+fn expected(field: &str) -> &'static str {
     match field {
         "strategy" => "must be rolling, canary or blue-green",
         "max_parallel" | "canary" => "must be a non-negative integer or a percentage",
@@ -231,19 +231,19 @@ fn requirement(field: &str) -> &'static str {
 }
 
 /// One field's value, from either of its two writings.
-trait Written {
+trait PolicyValue {
     fn text(&self) -> Option<&str>;
-    fn amount(&self) -> Option<Amount>;
+    fn amount(&self) -> Option<CountOrPercent>;
     fn millis(&self) -> Option<u64>;
     fn flag(&self) -> Option<bool>;
 }
 
-impl Written for Value {
+impl PolicyValue for Value {
     fn text(&self) -> Option<&str> {
         self.as_str()
     }
-    fn amount(&self) -> Option<Amount> {
-        Amount::from_json(self)
+    fn amount(&self) -> Option<CountOrPercent> {
+        CountOrPercent::from_json(self)
     }
     fn millis(&self) -> Option<u64> {
         self.as_u64()
@@ -253,12 +253,12 @@ impl Written for Value {
     }
 }
 
-impl Written for str {
+impl PolicyValue for str {
     fn text(&self) -> Option<&str> {
         Some(self)
     }
-    fn amount(&self) -> Option<Amount> {
-        Amount::from_option(self)
+    fn amount(&self) -> Option<CountOrPercent> {
+        CountOrPercent::from_option(self)
     }
     fn millis(&self) -> Option<u64> {
         digits(self)
@@ -274,7 +274,7 @@ impl Written for str {
 
 impl PolicyPatch {
     /// Sets one field; `Err` with what the field must be. Unknown fields are the caller's to judge.
-    fn set(&mut self, field: &str, value: &(impl Written + ?Sized)) -> Result<(), &'static str> {
+    fn set(&mut self, field: &str, value: &(impl PolicyValue + ?Sized)) -> Result<(), &'static str> {
         fn put<T>(slot: &mut Option<T>, value: Option<T>) -> Option<()> {
             *slot = Some(value?);
             Some(())
@@ -292,7 +292,7 @@ impl PolicyPatch {
             "auto_revert" => put(&mut self.auto_revert, value.flag()),
             _ => None,
         };
-        set.ok_or_else(|| requirement(field))
+        set.ok_or_else(|| expected(field))
     }
 
     /// Sets a field from a command's option; `Err` with what the option must be.
@@ -314,12 +314,12 @@ impl PolicyPatch {
                 faults.push(format!("policies.update.{field} {must}"));
             }
         }
-        let canary = patch.canary.unwrap_or(Amount::Count(0));
+        let canary = patch.canary.unwrap_or(CountOrPercent::Count(0));
         let canary_is_sound = patch.canary.is_some() || !fields.contains_key("canary");
         if canary_is_sound
             && patch.strategy == Some(Strategy::Canary)
             && patch.auto_promote == Some(true)
-            && matches!(canary, Amount::Count(0) | Amount::Percent(0))
+            && matches!(canary, CountOrPercent::Count(0) | CountOrPercent::Percent(0))
         {
             faults.push(
                 "policies.update.canary must be greater than 0 for strategy canary with auto_promote".to_string(),

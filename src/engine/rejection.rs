@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// The code word that a refusal starts with (SPEC 3, "Errors").
+/// The code word that a refusal starts with (rule 3, "Errors").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Code {
     Err,
@@ -85,7 +85,7 @@ pub enum Rejection {
     #[error("{what} is longer or more than the {max} allowed")]
     Limit { what: String, max: u64 },
     #[error("this record was written by a newer version of the module and is read-only here")]
-    NewerFormat,
+    ReadOnlyRecord,
 }
 
 /// A manifest's faults in one line; a wall of them helps nobody.
@@ -115,7 +115,7 @@ impl Rejection {
             | Rejection::RunsAlready { .. }
             | Rejection::NoStableVersion
             | Rejection::NotABatchJob { .. }
-            | Rejection::NewerFormat => Code::BadState,
+            | Rejection::ReadOnlyRecord => Code::BadState,
             Rejection::Unhealthy { .. } => Code::Unhealthy,
             Rejection::OtherDeployment { .. }
             | Rejection::OtherVersion { .. }

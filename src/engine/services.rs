@@ -1,4 +1,4 @@
-//! Service instances (SPEC 3, 4.9): who answers where, for which instance, and until when unless refreshed.
+//! Service instances (rule 3, 4.9): who answers where, for which instance, and until when unless refreshed.
 
 use super::command::CheckStatus;
 use super::deployment::Instance;
@@ -35,7 +35,7 @@ pub struct Services {
     by_owner: BTreeMap<InstanceKey, Vec<Arc<str>>>,
     expiry: BTreeSet<(UnixMs, Arc<str>)>,
     /// While a transaction is open: what was at the places that it changed, in order.
-    journal: Option<Vec<(Arc<str>, Option<Arc<Service>>)>>,
+    undo: Option<Vec<(Arc<str>, Option<Arc<Service>>)>>,
 }
 
 impl Services {
@@ -71,12 +71,12 @@ impl Services {
         let id = service.instance.clone();
         let before = self.take(&id);
         self.put(Arc::new(service));
-        self.note(id, before);
+        self.record_undo(id, before);
     }
 
     pub fn remove(&mut self, instance: &str) -> Option<Arc<Service>> {
         let service = self.take(instance)?;
-        self.note(service.instance.clone(), Some(service.clone()));
+        self.record_undo(service.instance.clone(), Some(service.clone()));
         Some(service)
     }
 
@@ -86,7 +86,7 @@ impl Services {
             change(&mut service);
             service.instance = before.instance.clone();
             self.put(Arc::new(service));
-            self.note(before.instance.clone(), Some(before));
+            self.record_undo(before.instance.clone(), Some(before));
         }
     }
 
@@ -98,16 +98,16 @@ impl Services {
     // ---- transactions ------------------------------------------------------------------------------------------------
 
     pub(super) fn begin(&mut self) {
-        self.journal = Some(Vec::new());
+        self.undo = Some(Vec::new());
     }
 
     pub(super) fn commit(&mut self) {
-        self.journal = None;
+        self.undo = None;
     }
 
     /// Everything as it was when the transaction began.
     pub(super) fn roll_back(&mut self) {
-        for (id, before) in self.journal.take().unwrap_or_default().into_iter().rev() {
+        for (id, before) in self.undo.take().unwrap_or_default().into_iter().rev() {
             self.take(&id);
             if let Some(service) = before {
                 self.put(service);
@@ -115,9 +115,9 @@ impl Services {
         }
     }
 
-    fn note(&mut self, id: Arc<str>, before: Option<Arc<Service>>) {
-        if let Some(journal) = &mut self.journal {
-            journal.push((id, before));
+    fn record_undo(&mut self, id: Arc<str>, before: Option<Arc<Service>>) {
+        if let Some(undo) = &mut self.undo {
+            undo.push((id, before));
         }
     }
 

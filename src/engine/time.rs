@@ -6,54 +6,54 @@ pub type UnixMs = u64;
 /// The largest duration a policy or a TTL may name, in ms (2^53 - 1: exact in every JSON reader).
 pub const MAX_DURATION_MS: u64 = (1 << 53) - 1;
 
-/// A deadline that can be held: SPEC 4.13, a pause keeps what a deadline had left.
+/// A deadline that can be held: rule 4.13, a pause keeps what a deadline had left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Clock {
+pub enum Deadline {
     /// It does not run and has nothing left to run.
     #[default]
     Off,
     /// It runs out at this time.
     Running { at: UnixMs },
     /// It is held, with this much left.
-    Held { left_ms: u64 },
+    Paused { left_ms: u64 },
 }
 
-impl Clock {
-    /// A clock that starts now and runs for `ms`; 0 is no deadline at all (SPEC 2, `progress_deadline_ms`).
-    pub fn starting(now: UnixMs, ms: u64) -> Clock {
+impl Deadline {
+    /// A clock that starts now and runs for `ms`; 0 is no deadline at all (rule 2, `progress_deadline_ms`).
+    pub fn after(now: UnixMs, ms: u64) -> Deadline {
         if ms == 0 {
-            Clock::Off
+            Deadline::Off
         } else {
-            Clock::Running { at: now.saturating_add(ms) }
+            Deadline::Running { at: now.saturating_add(ms) }
         }
     }
 
-    /// A running or held clock that has at least `ms` to run from now; it never moves back (SPEC 4.10).
-    pub fn renewed(self, now: UnixMs, ms: u64) -> Clock {
+    /// A running or held clock that has at least `ms` to run from now; it never moves back (rule 4.10).
+    pub fn extend(self, now: UnixMs, ms: u64) -> Deadline {
         match self {
-            Clock::Off => Clock::Off,
-            Clock::Running { at } => Clock::Running { at: at.max(now.saturating_add(ms)) },
-            Clock::Held { left_ms } => Clock::Held { left_ms: left_ms.max(ms) },
+            Deadline::Off => Deadline::Off,
+            Deadline::Running { at } => Deadline::Running { at: at.max(now.saturating_add(ms)) },
+            Deadline::Paused { left_ms } => Deadline::Paused { left_ms: left_ms.max(ms) },
         }
     }
 
     pub fn at(self) -> Option<UnixMs> {
         match self {
-            Clock::Running { at } => Some(at),
-            Clock::Off | Clock::Held { .. } => None,
+            Deadline::Running { at } => Some(at),
+            Deadline::Off | Deadline::Paused { .. } => None,
         }
     }
 
-    pub fn hold(self, now: UnixMs) -> Clock {
+    pub fn pause(self, now: UnixMs) -> Deadline {
         match self {
-            Clock::Running { at } => Clock::Held { left_ms: at.saturating_sub(now) },
+            Deadline::Running { at } => Deadline::Paused { left_ms: at.saturating_sub(now) },
             other => other,
         }
     }
 
-    pub fn release(self, now: UnixMs) -> Clock {
+    pub fn resume(self, now: UnixMs) -> Deadline {
         match self {
-            Clock::Held { left_ms } => Clock::Running { at: now.saturating_add(left_ms) },
+            Deadline::Paused { left_ms } => Deadline::Running { at: now.saturating_add(left_ms) },
             other => other,
         }
     }

@@ -4,9 +4,9 @@
 //! kept beside, and comes back unless the changes are committed: where a command is refused, where the server does not
 //! take a change, and where a panic cuts one short.
 
-use super::deployment::{Deployment, Record, Remembered};
-use super::event_log::Mark;
-use super::history::Version;
+use super::deployment::{Deployment, Record, IdempotencyEntry};
+use super::event_log::LogMark;
+use super::version::Version;
 use super::time::UnixMs;
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
@@ -17,22 +17,22 @@ use std::sync::Arc;
 pub struct Transaction<'r> {
     record: &'r mut Record,
     /// None once committed.
-    before: Option<Before>,
+    before: Option<Savepoint>,
 }
 
 /// All of a record that does not keep a journal of its own. What is large is shared with the record until that changes it.
 #[derive(Debug)]
-struct Before {
+struct Savepoint {
     revision: u64,
     last_version: u64,
     current_version: Option<u64>,
     current_job_id: Option<Arc<str>>,
     versions: Arc<Vec<Arc<Version>>>,
     deployment: Option<Arc<Deployment>>,
-    requests: Arc<VecDeque<Remembered>>,
+    requests: Arc<VecDeque<IdempotencyEntry>>,
     created_at: UnixMs,
     updated_at: UnixMs,
-    log: Mark,
+    log: LogMark,
 }
 
 impl<'r> Transaction<'r> {
@@ -54,7 +54,7 @@ impl<'r> Transaction<'r> {
         } = &mut *record;
         instances.begin();
         services.begin();
-        let before = Before {
+        let before = Savepoint {
             revision: *revision,
             last_version: *last_version,
             current_version: *current_version,
@@ -70,8 +70,8 @@ impl<'r> Transaction<'r> {
     }
 
     /// The bytes of the events since it began, where the log keeps bytes.
-    pub fn packed_events(&self) -> &[u8] {
-        self.before.as_ref().and_then(|before| self.record.log.packed_since(before.log)).unwrap_or_default()
+    pub fn encoded_events(&self) -> &[u8] {
+        self.before.as_ref().and_then(|before| self.record.log.encoded_since(before.log)).unwrap_or_default()
     }
 
     /// Lets the changes stand. The log is cut to `log_max` events here and not before: what it lost could not come back.
@@ -79,7 +79,7 @@ impl<'r> Transaction<'r> {
         if self.before.take().is_some() {
             self.record.instances.commit();
             self.record.services.commit();
-            self.record.log.settle(log_max);
+            self.record.log.truncate_front(log_max);
         }
     }
 }
@@ -111,7 +111,7 @@ impl Drop for Transaction<'_> {
         record.requests = before.requests;
         record.created_at = before.created_at;
         record.updated_at = before.updated_at;
-        record.log.back_to(before.log);
+        record.log.truncate_to(before.log);
         record.instances.roll_back();
         record.services.roll_back();
     }

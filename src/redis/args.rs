@@ -10,7 +10,7 @@ use redis_module::RedisString;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// The longest texts, in bytes, and the most of them: beyond is `LIMIT` (SPEC 8 "Services"). Everything here is kept
+/// The longest texts, in bytes, and the most of them: beyond is `LIMIT` (rule 8 "Services"). Everything here is kept
 /// on the record, and much of it in the log and in each reply.
 pub const REASON_MAX: usize = 1024;
 pub const TAG_MAX: usize = 128;

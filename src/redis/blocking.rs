@@ -326,7 +326,7 @@ pub fn changed(db: i32, key: &str, stored: &Stored) {
     let place = Place { db, key: Arc::from(key) };
     let woken = registry(|registry| match stored {
         Stored::Record(record) => registry.woken_by(&place, record),
-        Stored::AtRest(_) | Stored::Opaque { .. } => registry.everybody_at(&place, &Rejection::NewerFormat),
+        Stored::AtRest(_) | Stored::Opaque { .. } => registry.everybody_at(&place, &Rejection::ReadOnlyRecord),
     });
     wake(woken);
 }

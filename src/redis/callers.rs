@@ -1,4 +1,4 @@
-//! Commands for callers of the agents (SPEC 3): who answers where.
+//! Commands for callers of the agents (rule 3): who answers where.
 
 use super::args::{self, unknown, Args};
 use super::{aside, read_often, Answered, Call, Refusal};

@@ -1,4 +1,4 @@
-//! The configuration (SPEC 6): `deploy.*`, by CONFIG SET, the configuration file, or `loadmodule … name value`.
+//! The configuration (rule 6): `deploy.*`, by CONFIG SET, the configuration file, or `loadmodule … name value`.
 
 use super::ffi::{self, Ctx, LogLevel, Unavailable};
 use crate::engine::Limits;

@@ -1,8 +1,8 @@
-//! Commands for coordinators (SPEC 3): what is to be done, and what became of it.
+//! Commands for coordinators (rule 3): what is to be done, and what became of it.
 
 use super::args::{self, syntax, unknown, Args};
 use super::{change, read_at_length, Answered, Call, Refusal};
-use crate::engine::command::{Check, CheckStatus, Command, Register, Report, Reported};
+use crate::engine::command::{Check, CheckStatus, Command, Register, Report, ReportedState};
 use crate::engine::time::MAX_DURATION_MS;
 use crate::view;
 use redis_module::RedisString;
@@ -24,7 +24,7 @@ pub fn tasks(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
 pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     let key = args.key()?;
     let agent = args.name("agent", args::AGENT_MAX)?;
-    let state = args.word("state", Reported::parse, STATES)?;
+    let state = args.word("state", ReportedState::parse, STATES)?;
     let mut report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
     while let Some(option) = args.option()? {
         match &*option {

@@ -5,7 +5,7 @@ use super::guard::guard;
 use super::index::Entry;
 use super::log::Sparing;
 use crate::codec::{self, DecodeError};
-use crate::engine::{apply, Batch, Change, Overview, Record};
+use crate::engine::{apply, Batch, Change, Summary, Record};
 use redis_module::native_types::RedisType;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,8 +65,8 @@ impl AtRest {
     }
 
     /// What LIST shows; None of a forged one.
-    pub fn overview(&self) -> Option<Overview> {
-        codec::overview_of(&self.bytes).ok()
+    pub fn summary(&self) -> Option<Summary> {
+        codec::summary_of(&self.bytes).ok()
     }
 }
 
@@ -90,7 +90,7 @@ impl Stored {
     /// Reads a record that is at rest. One that cannot be read, which only a forged file has, is kept as it is.
     pub fn wake(&mut self, key: &str) {
         let Stored::AtRest(rest) = self else { return };
-        let why = match guard("reading a record", || codec::decode_saved_record(&rest.bytes)) {
+        let why = match guard("reading a record", || codec::decode_trusted_record(&rest.bytes)) {
             Ok(Ok(record)) => return *self = Stored::Record(Box::new(record)),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "reading it failed".to_string(),
@@ -134,10 +134,10 @@ static REFUSED: Sparing = Sparing::new();
 /// Takes a payload of a file, or of a primary's whole data set. Refusing it would end the server. One that is whole and of
 /// this format is not read yet.
 pub fn load_at_rest(encver: i32, bytes: Vec<u8>, key: &str) -> Stored {
-    match codec::overview_of(&bytes) {
-        Ok(overview) if encver <= ENCVER => {
+    match codec::summary_of(&bytes) {
+        Ok(summary) if encver <= ENCVER => {
             let is_large = bytes.len() > REST_MOST_BYTES;
-            let mut stored = Stored::AtRest(AtRest::new(bytes.into(), Entry::of_overview(&overview)));
+            let mut stored = Stored::AtRest(AtRest::new(bytes.into(), Entry::of_summary(&summary)));
             if is_large {
                 stored.wake(key);
             }
@@ -194,7 +194,7 @@ fn read(bytes: &[u8], kept: bool) -> Result<Record, DecodeError> {
 pub fn first_revision(batch: &Batch) -> Option<u64> {
     batch.changes.iter().find_map(|change| match change {
         Change::Event(event) => Some(event.revision),
-        Change::Note(_) => None,
+        Change::Silent(_) => None,
     })
 }
 
@@ -221,7 +221,7 @@ fn with_changes(bytes: &[u8]) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::command::{Command, Context, Deploy, Limits, Report, Reported};
+    use crate::engine::command::{Command, Context, Deploy, Limits, Report, ReportedState};
     use crate::engine::{decide, Decision};
 
     fn decided(record: Option<&Record>, command: Command) -> Decision {
@@ -233,7 +233,7 @@ mod tests {
     fn changes_that_were_kept_behind_a_record_are_made_up_for() {
         let manifest = br#"{"type":"service","nodes":[{"node_id":"a"}]}"#.to_vec();
         let first = decided(None, Command::Deploy(Deploy { manifest, ..Deploy::default() }));
-        let (agent, state) = ("a".into(), Reported::Ready);
+        let (agent, state) = ("a".into(), ReportedState::Ready);
         let report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
         let second = decided(Some(&first.record), Command::Report(report));
         let (start, changes) = (codec::encode_batch(&first.batch), codec::encode_batch(&second.batch));

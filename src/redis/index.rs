@@ -9,14 +9,14 @@
 //! - swapped by SWAPDB, and by the end of a replica's asynchronous load, which fills an index of its own beside the old
 //!
 //! Counts for INFO are kept with every change, so that INFO costs the same however many deployments there are.
-//! Keys that are not UTF-8 are no deployment keys (SPEC 8), and are not in it.
+//! Keys that are not UTF-8 are no deployment keys (rule 8), and are not in it.
 
 use super::data_type::Stored;
 use super::ffi::{Ctx, Key, LogLevel, Slot as KeySlot};
 use super::{aside, home_db, rest, timers};
 use crate::engine::deployment::Status;
 use crate::engine::time::UnixMs;
-use crate::engine::{next_deadline, Overview};
+use crate::engine::{next_deadline, Summary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,8 +44,8 @@ impl Entry {
         }
     }
 
-    pub fn of_overview(overview: &Overview) -> Entry {
-        Entry { due: overview.due, status: Some(overview.status), tasks: overview.tasks }
+    pub fn of_summary(summary: &Summary) -> Entry {
+        Entry { due: summary.due, status: Some(summary.status), tasks: summary.tasks }
     }
 
     /// The deployment has ended, and nothing becomes due about it.

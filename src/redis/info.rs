@@ -1,4 +1,4 @@
-//! `INFO deploy` (SPEC 8 "INFO"). Every number is kept as it changes, so that asking costs the same at any size.
+//! `INFO deploy` (rule 8 "INFO"). Every number is kept as it changes, so that asking costs the same at any size.
 
 use super::{data_type, guard, index, publish, timers};
 use crate::engine::deployment::Status;

@@ -6,7 +6,7 @@ use super::ffi::{Ctx, Key, Rights, Slot};
 use super::glob::matches;
 use super::{index, Answered, Call, Refusal};
 use crate::engine::deployment::Status;
-use crate::engine::Overview;
+use crate::engine::Summary;
 use crate::view::{self, View};
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -79,9 +79,9 @@ fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) ->
         return None;
     }
     let open = Key::peek(ctx, &name);
-    let overview = match open.slot() {
-        Slot::Ours(Stored::Record(record)) => Overview::of(record)?,
-        Slot::Ours(Stored::AtRest(rest)) => rest.overview()?,
+    let summary = match open.slot() {
+        Slot::Ours(Stored::Record(record)) => Summary::of(record)?,
+        Slot::Ours(Stored::AtRest(rest)) => rest.summary()?,
         // A record that a newer module wrote has nothing that could be told here.
         Slot::Ours(Stored::Opaque { .. }) => return None,
         Slot::Empty | Slot::Foreign => {
@@ -90,6 +90,6 @@ fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) ->
         }
     };
     // Many keys are opened one after another, and are replied together.
-    let is_wanted = filter.status.is_none_or(|wanted| wanted == overview.status);
-    is_wanted.then(|| view::list_entry(&overview, key).into_owned())
+    let is_wanted = filter.status.is_none_or(|wanted| wanted == summary.status);
+    is_wanted.then(|| view::list_entry(&summary, key).into_owned())
 }

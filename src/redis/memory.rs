@@ -5,10 +5,10 @@
 
 use super::data_type::Stored;
 use super::ffi;
-use crate::engine::deployment::{Deployment, Instance, Receipt, Record, Remembered};
-use crate::engine::history::Version;
-use crate::engine::instances::{Counts, InstanceKey};
-use crate::engine::manifest::{Content, Outline};
+use crate::engine::deployment::{Deployment, Instance, Receipt, Record, IdempotencyEntry};
+use crate::engine::version::Version;
+use crate::engine::instances::{HealthCounts, InstanceKey};
+use crate::engine::manifest::{ManifestText, Outline};
 use crate::engine::services::Service;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem::size_of;
@@ -107,11 +107,11 @@ impl Meter {
         });
         self.instances(record);
         self.services(record);
-        self.block(record.log.room());
-        if self.shared(Arc::as_ptr(&record.requests).cast(), size_of::<VecDeque<Remembered>>()) {
-            self.block(record.requests.capacity() * size_of::<Remembered>());
+        self.block(record.log.capacity());
+        if self.shared(Arc::as_ptr(&record.requests).cast(), size_of::<VecDeque<IdempotencyEntry>>()) {
+            self.block(record.requests.capacity() * size_of::<IdempotencyEntry>());
         }
-        for Remembered { request, receipt } in record.requests.iter() {
+        for IdempotencyEntry { request, receipt } in record.requests.iter() {
             let Receipt { deployment_key, deployment_id, job_id, .. } = receipt;
             self.texts([request, deployment_key, deployment_id, job_id]);
         }
@@ -121,10 +121,10 @@ impl Meter {
         self.texts([&version.deployment_id, &version.job_id, &version.by]);
         self.texts(version.bundle.iter().chain(&version.tag).chain(&version.reason));
         version.agents.iter().for_each(|agents| self.list(agents));
-        if self.shared(Arc::as_ptr(&version.content).cast(), size_of::<Content>()) {
+        if self.shared(Arc::as_ptr(&version.content).cast(), size_of::<ManifestText>()) {
             self.text(version.content.text());
             // Made when it was first asked for; a record that nobody has asked yet has none.
-            if let Some(Outline { nodes, services }) = version.content.known_outline() {
+            if let Some(Outline { nodes, services }) = version.content.cached_outline() {
                 self.block(nodes.capacity() * size_of::<Arc<str>>());
                 self.texts(nodes);
                 self.tree(services.len(), size_of::<Arc<str>>() + size_of::<Vec<Arc<str>>>());
@@ -142,8 +142,8 @@ impl Meter {
         self.texts(deployment.ended.iter().chain(&deployment.reason));
         self.texts(deployment.source_job_id.iter().chain(&deployment.requested_job));
         self.list(&deployment.changed);
-        self.list(&deployment.gone);
-        self.texts(deployment.doom.iter().map(|doom| &doom.words));
+        self.list(&deployment.removed_agents);
+        self.texts(deployment.deferred_failure.iter().map(|deferred| &deferred.words));
         self.texts(deployment.unsafe_report.iter().flat_map(|report| [&report.agent, &report.words]));
         self.texts(
             deployment
@@ -154,16 +154,16 @@ impl Meter {
     }
 
     fn instances(&mut self, record: &Record) {
-        let (mut agents, mut dues) = (HashSet::new(), 0);
+        let (mut agents, mut due_times) = (HashSet::new(), 0);
         let mut jobs = HashSet::new();
         for instance in record.instances.iter() {
             self.texts([&instance.agent, &instance.node, &instance.job_id]);
             self.texts(&instance.reason);
             agents.insert(instance.agent.as_ptr());
             jobs.insert((instance.version, &*instance.job_id));
-            dues += usize::from(instance.healthy_at.is_some()) + usize::from(instance.deadline.at().is_some());
+            due_times += usize::from(instance.healthy_at.is_some()) + usize::from(instance.deadline.at().is_some());
         }
-        if let Some(room) = record.instances.side_by_side() {
+        if let Some(room) = record.instances.inline_capacity() {
             return self.block(room * size_of::<Instance>());
         }
         let entry = size_of::<Arc<str>>() + size_of::<Vec<Instance>>();
@@ -172,9 +172,9 @@ impl Meter {
             self.block(size_of::<Instance>());
         }
         self.bytes += record.instances.len().saturating_sub(agents.len()) * size_of::<Instance>();
-        self.tree(jobs.len(), size_of::<(u64, Arc<str>)>() + size_of::<Counts>());
+        self.tree(jobs.len(), size_of::<(u64, Arc<str>)>() + size_of::<HealthCounts>());
         self.tree(record.instances.open_tasks(), size_of::<(u64, InstanceKey)>());
-        self.tree(dues, size_of::<(u64, u64, InstanceKey)>());
+        self.tree(due_times, size_of::<(u64, u64, InstanceKey)>());
     }
 
     fn services(&mut self, record: &Record) {

@@ -40,7 +40,7 @@ pub mod rest;
 pub mod timers;
 
 use crate::codec;
-use crate::engine::{self, Code, Command, Context, Record, Rejection, Reply};
+use crate::engine::{self, Code, Command, Context, DecisionReply, Record, Rejection};
 use crate::view::View;
 use args::Args;
 use data_type::Stored;
@@ -125,11 +125,11 @@ impl Call {
     }
 
     /// Replies what the engine answered.
-    fn reply_decided(&self, reply: &Reply) -> Answered {
+    fn reply_decided(&self, reply: &DecisionReply) -> Answered {
         match reply {
-            Reply::Receipt(receipt) => self.reply_view(&crate::view::receipt(receipt), false),
-            Reply::Changed(changed) => self.reply_int(i64::from(*changed)),
-            Reply::Nothing => self.reply_view(&View::Null, false),
+            DecisionReply::Receipt(receipt) => self.reply_view(&crate::view::receipt(receipt), false),
+            DecisionReply::Changed(changed) => self.reply_int(i64::from(*changed)),
+            DecisionReply::Nothing => self.reply_view(&View::Null, false),
         }
     }
 }
@@ -161,7 +161,7 @@ pub fn serve(context: &redis_module::Context, argv: &[RedisString], handler: Han
 
 // ---- reading ---------------------------------------------------------------------------------------------------------
 
-/// A key as the engine knows it: UTF-8, and not empty. A key that is neither is no deployment's (SPEC 8 "Codes").
+/// A key as the engine knows it: UTF-8, and not empty. A key that is neither is no deployment's (rule 8 "Codes").
 fn key_text(key: &RedisString) -> Option<&str> {
     std::str::from_utf8(key.as_slice()).ok().filter(|text| !text.is_empty())
 }
@@ -177,7 +177,7 @@ fn record_at(key: &mut Key) -> Result<Option<&Record>, Rejection> {
         Slot::Empty => Ok(None),
         Slot::Foreign => Err(Rejection::WrongType),
         Slot::Ours(Stored::Record(record)) => Ok(Some(record)),
-        Slot::Ours(Stored::AtRest(_) | Stored::Opaque { .. }) => Err(Rejection::NewerFormat),
+        Slot::Ours(Stored::AtRest(_) | Stored::Opaque { .. }) => Err(Rejection::ReadOnlyRecord),
     }
 }
 
@@ -313,7 +313,7 @@ fn caller(ctx: Ctx) -> String {
 
 /// What came of a command.
 pub struct Outcome {
-    pub reply: Reply,
+    pub reply: DecisionReply,
     pub changed: bool,
 }
 
@@ -377,15 +377,15 @@ fn commit(
     record: &mut Record,
     command: &Command,
     context: &Context,
-) -> Result<(Reply, Option<Announcement>), Refusal> {
-    let pending = engine::transact(record, command, context)?;
+) -> Result<(DecisionReply, Option<Announcement>), Refusal> {
+    let pending = engine::decide_in_place(record, command, context)?;
     if pending.batch.changes.is_empty() {
         return Ok((pending.reply, None));
     }
     // All that costs or could fail comes before the commitment. Replicating is the first step of all, because the server
     // may refuse it: it does where DEPLOY.APPLY was renamed. It only queues what is sent when the command ends, so the
     // order against storing does not show.
-    let payload = codec::encode_pending(&pending);
+    let payload = codec::encode_uncommitted(&pending);
     let announcement = Announcement::of(context.key, &pending.batch);
     if !ctx.replicate(replication::APPLY, key, &payload) {
         return Err(Refusal::Internal(

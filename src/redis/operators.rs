@@ -1,4 +1,4 @@
-//! Commands for operators (SPEC 3): they begin, judge and end deployments.
+//! Commands for operators (rule 3): they begin, judge and end deployments.
 
 use super::args::{self, syntax, unknown, Args};
 use super::{ask, change, key_text, menu, read, read_at_length, read_page, Answered, Call, Refusal};

@@ -94,7 +94,7 @@ pub fn hand_on(ctx: Ctx, key: &str, batch: &Batch) {
     }
 }
 
-/// SPEC 8 "Channel". A sharded channel must be in the slot of its key, so the key becomes its hash tag, unless it has
+/// rule 8 "Channel". A sharded channel must be in the slot of its key, so the key becomes its hash tag, unless it has
 /// one already.
 fn put_channel(put_prefix: impl FnOnce(&mut String), key: &str, mode: Publish, channel: &mut String) {
     put_prefix(channel);

@@ -4,7 +4,7 @@ use super::View;
 use crate::engine::deployment::Receipt;
 use crate::engine::plan::Plan;
 
-/// The seven fields that a changing command replies (SPEC 3).
+/// The seven fields that a changing command replies (rule 3).
 pub fn receipt(receipt: &Receipt) -> View<'_> {
     View::map([
         ("deployment_key", (&receipt.deployment_key).into()),

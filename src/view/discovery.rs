@@ -1,4 +1,4 @@
-//! Service instances, for whoever calls the agents (SPEC 3 RESOLVE).
+//! Service instances, for whoever calls the agents (rule 3 RESOLVE).
 
 use super::json::{fields, Fields, Json, Judged, ToJson, Word};
 use super::View;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoleFilter {
     Is(Role),
-    /// All roles; `retired` only together with ALL (SPEC 8 "Tasks").
+    /// All roles; `retired` only together with ALL (rule 8 "Tasks").
     Any,
 }
 

@@ -1,4 +1,4 @@
-//! Events as they are published and logged (SPEC 5), and the log (SPEC 3 EVENTS).
+//! Events as they are published and logged (rule 5), and the log (rule 3 EVENTS).
 //!
 //! An event says everything that it carries, so that whoever applies the log in order has the record. The one thing
 //! left out is a manifest's body: subscribers and MONITOR shall not carry a megabyte that DEPLOY.VERSION has.
@@ -7,9 +7,9 @@ use super::json::{fields, Json, Judged, Word};
 use super::policy::policy;
 use super::View;
 use crate::engine::deployment::Record;
-use crate::engine::event::{Beginning, Event, EventBody, Subject};
+use crate::engine::event::{NewDeployment, Event, EventBody, InstanceRef};
 use crate::engine::services::Service;
-use crate::engine::time::Clock;
+use crate::engine::time::Deadline;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ fn body(event: &Event, json: &mut Json) {
     match &event.body {
         EventBody::DeploymentStarted(beginning)
         | EventBody::DeploymentNoop(beginning)
-        | EventBody::VersionRecorded(beginning) => self::beginning(beginning, json),
+        | EventBody::VersionRecorded(beginning) => self::new_deployment(beginning, json),
         EventBody::RollbackStarted { from_version, rollback_of, cause, by, reason } => fields!(json,
             "from_version": *from_version,
             "rollback_of": *rollback_of,
@@ -84,30 +84,30 @@ fn body(event: &Event, json: &mut Json) {
             "by": by,
             "reason": reason,
         ),
-        EventBody::TaskDone { of, task, withdrawn, leaves } => {
+        EventBody::TaskDone { of, task, withdrawn, removes_instance } => {
             fields!(json, "task": Word(task.name()));
-            subject(of, json);
-            fields!(json, "withdrawn": *withdrawn, "leaves": *leaves);
+            instance_ref(of, json);
+            fields!(json, "withdrawn": *withdrawn, "leaves": *removes_instance);
         }
-        EventBody::AgentState { of, state, attempt, reason, healthy_at, leaves, dooms } => {
-            subject(of, json);
+        EventBody::AgentState { of, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
+            instance_ref(of, json);
             fields!(json,
                 "state": Word(state.name()),
                 "attempt": *attempt,
                 "reason": reason,
-                "leaves": *leaves,
+                "leaves": *removes_instance,
                 "healthy_at": *healthy_at,
-                "fails_at_resume": *dooms,
+                "fails_at_resume": *fails_at_resume,
             );
         }
         EventBody::AgentHealthy { of, progress } => {
-            subject(of, json);
+            instance_ref(of, json);
             self::progress(*progress, json);
         }
-        EventBody::AgentUnhealthy { of, reason, reopens, dooms } => {
-            subject(of, json);
-            fields!(json, "reason": reason, "fails_at_resume": *dooms, "reopens": reopens.is_some());
-            progress(reopens.unwrap_or(Clock::Off), json);
+        EventBody::AgentUnhealthy { of, reason, resumes_with, fails_at_resume } => {
+            instance_ref(of, json);
+            fields!(json, "reason": reason, "fails_at_resume": *fails_at_resume, "reopens": resumes_with.is_some());
+            progress(resumes_with.unwrap_or(Deadline::Off), json);
         }
         EventBody::AwaitingPromotion { healthy } => fields!(json, "healthy": *healthy),
         EventBody::DeploymentPromoted { progress, by, reason } => {
@@ -165,7 +165,7 @@ fn body(event: &Event, json: &mut Json) {
 const NONE: Option<Word> = None;
 
 /// A version's coming onto the record. Its number and its deployment's id are among the fields that all events have.
-fn beginning(beginning: &Beginning, json: &mut Json) {
+fn new_deployment(beginning: &NewDeployment, json: &mut Json) {
     let version = &beginning.version;
     fields!(json,
         "mode": Word(beginning.mode.name()),
@@ -182,7 +182,7 @@ fn beginning(beginning: &Beginning, json: &mut Json) {
         "policy": &policy(&version.policy),
         "bundle": &version.bundle,
         "tag": &version.tag,
-        "gone_agents": &beginning.gone[..],
+        "gone_agents": &beginning.removed_agents[..],
         "canaries": beginning.canaries,
         "progress_at": beginning.progress.at(),
         "mode_reason": &beginning.mode_reason,
@@ -197,7 +197,7 @@ fn beginning(beginning: &Beginning, json: &mut Json) {
     );
 }
 
-fn subject(of: &Subject, json: &mut Json) {
+fn instance_ref(of: &InstanceRef, json: &mut Json) {
     fields!(json, "agent": &of.agent, "node": &of.node, "job_id": &of.job_id, "role": Word(of.role.name()));
 }
 
@@ -220,13 +220,13 @@ fn service(service: &Service, json: &mut Json) {
 }
 
 /// The progress deadline: when it runs out, or what it has left while it is held.
-fn progress(clock: Clock, json: &mut Json) {
+fn progress(clock: Deadline, json: &mut Json) {
     fields!(json, "progress_at": clock.at(), "progress_left_ms": left(clock));
 }
 
-fn left(clock: Clock) -> Option<u64> {
+fn left(clock: Deadline) -> Option<u64> {
     match clock {
-        Clock::Held { left_ms } => Some(left_ms),
-        Clock::Off | Clock::Running { .. } => None,
+        Deadline::Paused { left_ms } => Some(left_ms),
+        Deadline::Off | Deadline::Running { .. } => None,
     }
 }

@@ -3,19 +3,19 @@
 use super::View;
 use crate::engine::deployment::{Deployment, Mode, Record, Status};
 use crate::engine::health::Health;
-use crate::engine::instances::Counts;
+use crate::engine::instances::HealthCounts;
 
 /// The health of this deployment's own instances.
-pub(super) struct Summary {
+pub(super) struct HealthSummary {
     /// All of its changed agents; those that have no instance of it yet are not placed.
     pub desired: usize,
-    pub own: Counts,
+    pub own: HealthCounts,
     pub canaries_desired: usize,
     pub canaries_healthy: usize,
 }
 
-impl Summary {
-    pub fn of(record: &Record, deployment: &Deployment) -> Summary {
+impl HealthSummary {
+    pub fn of(record: &Record, deployment: &Deployment) -> HealthSummary {
         // Only an update in place has canaries: the first of the changed agents, before the promotion and after it.
         let canaries = match deployment.mode {
             Mode::InPlace => deployment.canaries as usize,
@@ -25,7 +25,7 @@ impl Summary {
         let is_healthy = |agent: &str| {
             record.instances.of_agent(agent).iter().any(|i| record.is_own(i) && i.health == Health::Healthy)
         };
-        Summary {
+        HealthSummary {
             desired: deployment.changed.len(),
             own: record.instances.counts(deployment.target_version, &deployment.target_job_id),
             canaries_desired: canaries.len(),
@@ -57,8 +57,8 @@ pub fn description(record: &Record) -> String {
                 Some(Status::AwaitingPromotion) => awaiting(record, deployment),
                 _ => progress(record, deployment),
             };
-            match (&deployment.doom, &deployment.unsafe_report) {
-                (Some(doom), _) => format!("paused: {held}; fails at resume: {}", doom.words),
+            match (&deployment.deferred_failure, &deployment.unsafe_report) {
+                (Some(deferred), _) => format!("paused: {held}; fails at resume: {}", deferred.words),
                 (None, Some(report)) => format!("paused: {held}; falls back to blue-green at resume: {}", report.words),
                 (None, None) => format!("paused: {held}"),
             }
@@ -75,7 +75,7 @@ fn awaiting(record: &Record, deployment: &Deployment) -> String {
 
 /// Counts what the present phase waits for, and says what holds it up.
 fn progress(record: &Record, deployment: &Deployment) -> String {
-    let summary = Summary::of(record, deployment);
+    let summary = HealthSummary::of(record, deployment);
     let (healthy, desired, what) = if deployment.promoted {
         (summary.own.healthy, summary.desired, "agents")
     } else if summary.canaries_desired > 0 {

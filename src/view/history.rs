@@ -1,9 +1,9 @@
-//! Versions (SPEC 3 HISTORY, VERSION).
+//! Versions (rule 3 HISTORY, VERSION).
 
 use super::policy::policy;
 use super::{Field, View};
 use crate::engine::deployment::Record;
-use crate::engine::history::Version;
+use crate::engine::version::Version;
 
 /// The versions that are kept, newest first.
 pub fn history(record: &Record) -> View<'_> {

@@ -1,4 +1,4 @@
-//! What people and programs read of a record (SPEC 5, 7), without a word of how it travels.
+//! What people and programs read of a record (rule 5, 7), without a word of how it travels.
 //!
 //! ```text
 //! record, event, plan, receipt ──► View ──► reply of the server (maps, arrays, strings, integers)

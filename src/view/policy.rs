@@ -1,7 +1,7 @@
 //! An update policy, complete.
 
 use super::View;
-use crate::engine::policy::{Amount, Policy};
+use crate::engine::policy::{CountOrPercent, Policy};
 
 pub(super) fn policy(policy: &Policy) -> View<'static> {
     View::map([
@@ -18,9 +18,9 @@ pub(super) fn policy(policy: &Policy) -> View<'static> {
 }
 
 /// As it is written in a manifest: a number, or a percentage as text.
-fn amount(amount: Amount) -> View<'static> {
+fn amount(amount: CountOrPercent) -> View<'static> {
     match amount {
-        Amount::Count(count) => count.into(),
-        Amount::Percent(percent) => format!("{percent}%").into(),
+        CountOrPercent::Count(count) => count.into(),
+        CountOrPercent::Percent(percent) => format!("{percent}%").into(),
     }
 }

@@ -1,16 +1,16 @@
-//! The whole record, less manifest bodies (SPEC 7 STATUS), and its line in the listing.
+//! The whole record, less manifest bodies (rule 7 STATUS), and its line in the listing.
 
 use super::discovery::services;
 use super::events::last_events;
-use super::health::{description, Summary};
+use super::health::{description, HealthSummary};
 use super::history::history;
 use super::policy::policy;
 use super::View;
 use crate::engine::deadline::{next_due, Due};
 use crate::engine::deployment::{Action, Deployment, Instance, Record, Status};
-use crate::engine::history::Version;
-use crate::engine::time::{Clock, UnixMs};
-use crate::engine::Overview;
+use crate::engine::version::Version;
+use crate::engine::time::{Deadline, UnixMs};
+use crate::engine::Summary;
 
 /// How many events STATUS shows.
 const EVENTS_SHOWN: usize = 10;
@@ -44,7 +44,7 @@ pub fn status<'a>(record: &'a Record, key: &'a str, _now_ms: UnixMs) -> View<'a>
         ("bundle", bundle.into()),
         ("policy", policy(&deployment.policy)),
         ("deadlines", deadlines(record, deployment)),
-        ("health", Summary::of(record, deployment).view()),
+        ("health", HealthSummary::of(record, deployment).view()),
         ("instances", View::list(record.instances.iter().map(instance))),
         ("services", services(record, key)),
         ("versions", history(record)),
@@ -60,7 +60,7 @@ pub fn status<'a>(record: &'a Record, key: &'a str, _now_ms: UnixMs) -> View<'a>
 }
 
 /// A deployment of the past, by its version, in the shape of STATUS: what is still known of it, the rest null
-/// (SPEC 8 "WAIT"). None while it is not over.
+/// (rule 8 "WAIT"). None while it is not over.
 pub fn final_status<'a>(record: &'a Record, key: &'a str, version: &'a Version) -> Option<View<'a>> {
     let status = version.outcome?.status(version.job_type.is_batch());
     let mut view = self::status(record, key, 0);
@@ -89,19 +89,19 @@ pub fn final_status<'a>(record: &'a Record, key: &'a str, version: &'a Version) 
 }
 
 /// One line of DEPLOY.LIST.
-pub fn list_entry<'a>(overview: &'a Overview, key: &'a str) -> View<'a> {
+pub fn list_entry<'a>(summary: &'a Summary, key: &'a str) -> View<'a> {
     View::map([
         ("deployment_key", key.into()),
-        ("deployment_id", (&overview.deployment_id).into()),
-        ("status", overview.status.name().into()),
-        ("mode", overview.mode.name().into()),
-        ("strategy", overview.strategy.name().into()),
-        ("current_version", overview.current_version.into()),
-        ("stable_version", overview.stable_version.into()),
-        ("target_version", overview.target_version.into()),
-        ("healthy", overview.healthy.into()),
-        ("desired", overview.desired.into()),
-        ("updated_at", overview.updated_at.into()),
+        ("deployment_id", (&summary.deployment_id).into()),
+        ("status", summary.status.name().into()),
+        ("mode", summary.mode.name().into()),
+        ("strategy", summary.strategy.name().into()),
+        ("current_version", summary.current_version.into()),
+        ("stable_version", summary.stable_version.into()),
+        ("target_version", summary.target_version.into()),
+        ("healthy", summary.healthy.into()),
+        ("desired", summary.desired.into()),
+        ("updated_at", summary.updated_at.into()),
     ])
 }
 
@@ -109,8 +109,8 @@ pub fn list_entry<'a>(overview: &'a Overview, key: &'a str) -> View<'a> {
 fn deadlines(record: &Record, deployment: &Deployment) -> View<'static> {
     let runs = deployment.status == Status::Running;
     let left = match deployment.progress {
-        Clock::Held { left_ms } => Some(left_ms),
-        Clock::Off | Clock::Running { .. } => None,
+        Deadline::Paused { left_ms } => Some(left_ms),
+        Deadline::Off | Deadline::Running { .. } => None,
     };
     let (next_at, next) = match next_due(record) {
         Some((at, due)) => (Some(at), Some(words(&due))),

@@ -1,9 +1,9 @@
-//! What coordinators still have to do (SPEC 3 TASKS).
+//! What coordinators still have to do (rule 3 TASKS).
 
 use super::View;
 use crate::engine::deployment::{Instance, Record, Task, TaskKind};
 use crate::engine::health::InstanceState;
-use crate::engine::history::BATCH_AGENT;
+use crate::engine::version::BATCH_AGENT;
 
 /// Open tasks, in the order in which they were issued.
 pub fn tasks(record: &Record) -> View<'_> {

@@ -4,18 +4,18 @@
 //! The crate that includes this file has `engine` at its root.
 
 use crate::engine::command::{
-    Check, CheckStatus, Command, Context, Deploy, Limits, Operate, Register, Report, Reported, Rollback, RollbackTo,
+    Check, CheckStatus, Command, Context, Deploy, Limits, Operate, Register, Report, ReportedState, Rollback, RollbackTo,
 };
 use crate::engine::decide::{decide, Decision};
-use crate::engine::deployment::{Cause, Instance, Mode, Receipt, Record, Remembered, Role, Status, TaskKind};
-use crate::engine::event::{AgentReport, Batch, Beginning, Change, Event, EventBody, Note, Subject};
+use crate::engine::deployment::{Cause, Instance, Mode, Receipt, Record, IdempotencyEntry, Role, Status, TaskKind};
+use crate::engine::event::{AgentReport, Batch, NewDeployment, Change, Event, EventBody, SilentChange, InstanceRef};
 use crate::engine::health::InstanceState;
-use crate::engine::history::{JobType, Version};
+use crate::engine::version::{JobType, Version};
 use crate::engine::instances::InstanceKey;
-use crate::engine::manifest::Content;
-use crate::engine::policy::{Amount, HealthCheck, Policy, PolicyPatch, Strategy as Rollout};
+use crate::engine::manifest::ManifestText;
+use crate::engine::policy::{CountOrPercent, HealthCheck, Policy, PolicyPatch, Strategy as Rollout};
 use crate::engine::services::Service;
-use crate::engine::time::Clock;
+use crate::engine::time::Deadline;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -119,18 +119,18 @@ impl Tape<'_> {
         self.several(5, |tape| tape.id(what)).into()
     }
 
-    fn clock(&mut self) -> Clock {
+    fn clock(&mut self) -> Deadline {
         match self.below(3) {
-            0 => Clock::Off,
-            1 => Clock::Running { at: self.time() },
-            _ => Clock::Held { left_ms: self.duration() },
+            0 => Deadline::Off,
+            1 => Deadline::Running { at: self.time() },
+            _ => Deadline::Paused { left_ms: self.duration() },
         }
     }
 
-    fn amount(&mut self) -> Amount {
+    fn amount(&mut self) -> CountOrPercent {
         match self.flag() {
-            false => Amount::Count(self.below(20)),
-            true => Amount::Percent(self.next()),
+            false => CountOrPercent::Count(self.below(20)),
+            true => CountOrPercent::Percent(self.next()),
         }
     }
 
@@ -150,7 +150,7 @@ impl Tape<'_> {
             auto_promote: self.flag(),
             auto_revert: self.flag(),
         };
-        if !policy.clashes().is_empty() {
+        if !policy.conflicts().is_empty() {
             policy.healthy_deadline_ms = policy.min_healthy_ms.min((1 << 53) - 2) + 1;
             policy.min_healthy_ms = policy.healthy_deadline_ms - 1;
             policy.progress_deadline_ms = 0;
@@ -158,17 +158,17 @@ impl Tape<'_> {
         policy
     }
 
-    fn manifest(&mut self, nodes: &[Arc<str>], job_type: JobType) -> Arc<Content> {
+    fn manifest(&mut self, nodes: &[Arc<str>], job_type: JobType) -> Arc<ManifestText> {
         let model = self.below(3);
         let nodes: Vec<String> = nodes
             .iter()
             .map(|id| format!(r#"{{"node_id":"{id}","model":"m{model}","services":[{{"name":"http"}}]}}"#))
             .collect();
         let text = format!(r#"{{"type":"{}","nodes":[{}],"edges":[]}}"#, job_type.name(), nodes.join(","));
-        Arc::new(Content::new(Arc::from(text)))
+        Arc::new(ManifestText::new(Arc::from(text)))
     }
 
-    fn version(&mut self, number: u64, content: Arc<Content>, job_type: JobType) -> Version {
+    fn version(&mut self, number: u64, content: Arc<ManifestText>, job_type: JobType) -> Version {
         Version {
             number,
             deployment_id: Arc::from(format!("dep_agent-api_{number}")),
@@ -221,7 +221,7 @@ impl Tape<'_> {
     /// A record that the engine made; its log and its memory then hold whatever they could.
     fn record(&mut self) -> Record {
         let mut record = self.history().pop().expect("the first DEPLOY is not refused").record;
-        let omitted = Arc::new(Content::omitted());
+        let omitted = Arc::new(ManifestText::omitted());
         let mut log: Vec<_> = record.log.iter().collect();
         for event in &mut log {
             if self.flag() {
@@ -232,7 +232,7 @@ impl Tape<'_> {
         record.log = log.into_iter().collect();
         for i in 0..self.below(4) {
             Arc::make_mut(&mut record.requests)
-                .push_back(Remembered { request: Arc::from(format!("r{i}")), receipt: self.receipt() });
+                .push_back(IdempotencyEntry { request: Arc::from(format!("r{i}")), receipt: self.receipt() });
         }
         record
     }
@@ -313,8 +313,8 @@ impl Tape<'_> {
             _ => Command::Report(Report {
                 agent: owner.agent,
                 state: match self.below(4) {
-                    0 => self.pick(&Reported::ALL),
-                    _ => Reported::Ready,
+                    0 => self.pick(&ReportedState::ALL),
+                    _ => ReportedState::Ready,
                 },
                 version: Some(owner.version),
                 job: Some(owner.job_id),
@@ -365,8 +365,8 @@ impl Tape<'_> {
         }
     }
 
-    fn subject(&mut self) -> Subject {
-        Subject {
+    fn instance_ref(&mut self) -> InstanceRef {
+        InstanceRef {
             agent: self.id("agent"),
             node: self.id("node"),
             job_id: self.id("job"),
@@ -374,10 +374,10 @@ impl Tape<'_> {
         }
     }
 
-    fn beginning(&mut self, content: &Arc<Content>) -> Box<Beginning> {
+    fn new_deployment(&mut self, content: &Arc<ManifestText>) -> Box<NewDeployment> {
         let number = 1 + u64::from(self.below(9));
         let changed = self.ids("agent");
-        Box::new(Beginning {
+        Box::new(NewDeployment {
             version: self.version(number, content.clone(), JobType::Service),
             mode: self.pick(&[Mode::Initial, Mode::InPlace, Mode::BlueGreen, Mode::Noop, Mode::VersionOnly]),
             strategy: self.rollout(),
@@ -389,13 +389,13 @@ impl Tape<'_> {
             requested_job: self.maybe(|tape| tape.id("job")),
             canaries: self.below(changed.len() as u32 + 1),
             changed,
-            gone: self.ids("agent"),
+            removed_agents: self.ids("agent"),
             progress: self.clock(),
             trimmed: self.several(4, Tape::number),
         })
     }
 
-    fn event(&mut self, revision: u64, kind: u32, content: &Arc<Content>) -> Event {
+    fn event(&mut self, revision: u64, kind: u32, content: &Arc<ManifestText>) -> Event {
         Event {
             revision,
             at: self.time(),
@@ -405,7 +405,7 @@ impl Tape<'_> {
         }
     }
 
-    fn body(&mut self, kind: u32, content: &Arc<Content>) -> EventBody {
+    fn body(&mut self, kind: u32, content: &Arc<ManifestText>) -> EventBody {
         match kind {
             0 => EventBody::DeploymentStarted(self.beginning(content)),
             1 => EventBody::DeploymentNoop(self.beginning(content)),
@@ -418,7 +418,7 @@ impl Tape<'_> {
                 reason: self.maybe(Tape::text),
             },
             4 => EventBody::TaskIssued {
-                of: self.subject(),
+                of: self.instance_ref(),
                 task: self.pick(&[TaskKind::Start, TaskKind::Replace, TaskKind::Stop, TaskKind::Run]),
                 from_version: self.maybe(Tape::number),
                 attempt: self.next(),
@@ -428,13 +428,13 @@ impl Tape<'_> {
                 reason: self.maybe(Tape::text),
             },
             5 => EventBody::TaskDone {
-                of: self.subject(),
+                of: self.instance_ref(),
                 task: self.pick(&[TaskKind::Start, TaskKind::Replace, TaskKind::Stop, TaskKind::Run]),
                 withdrawn: self.flag(),
-                leaves: self.flag(),
+                removes_instance: self.flag(),
             },
             6 => EventBody::AgentState {
-                of: self.subject(),
+                of: self.instance_ref(),
                 state: match self.below(3) {
                     0 => AgentReport::State(self.pick(&InstanceState::ALL)),
                     1 => AgentReport::Completed,
@@ -443,15 +443,15 @@ impl Tape<'_> {
                 attempt: self.next(),
                 reason: self.maybe(Tape::text),
                 healthy_at: self.maybe(Tape::time),
-                leaves: self.flag(),
-                dooms: self.flag(),
+                removes_instance: self.flag(),
+                fails_at_resume: self.flag(),
             },
-            7 => EventBody::AgentHealthy { of: self.subject(), progress: self.clock() },
+            7 => EventBody::AgentHealthy { of: self.instance_ref(), progress: self.clock() },
             8 => EventBody::AgentUnhealthy {
-                of: self.subject(),
+                of: self.instance_ref(),
                 reason: self.text(),
-                reopens: self.maybe(Tape::clock),
-                dooms: self.flag(),
+                resumes_with: self.maybe(Tape::clock),
+                fails_at_resume: self.flag(),
             },
             9 => EventBody::AwaitingPromotion { healthy: self.next() },
             10 => EventBody::DeploymentPromoted {
@@ -521,11 +521,11 @@ impl Tape<'_> {
         let mut revision = u64::from(self.next());
         let log_max = self.below(1000) as usize;
         let changes = self.several(12, |tape| match tape.below(EVENT_KINDS + 2) {
-            0 => Change::Note(Note::ServiceRefreshed {
+            0 => Change::Silent(SilentChange::ServiceRefreshed {
                 instance: tape.id("service"),
                 expires_at: tape.maybe(Tape::time),
             }),
-            1 => Change::Note(Note::RequestRemembered { request: tape.text(), receipt: tape.receipt() }),
+            1 => Change::Silent(SilentChange::RequestRecorded { request: tape.text(), receipt: tape.receipt() }),
             kind => {
                 revision += 1;
                 Change::Event(Arc::new(tape.event(revision, kind - 2, &content)))

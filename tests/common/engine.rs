@@ -21,16 +21,16 @@
 #![allow(dead_code)] // each test binary uses its part
 
 use redis_deploy::engine::command::{
-    Check, CheckStatus, Deploy, Operate, Register, Report, Reported, Rollback, RollbackTo,
+    Check, CheckStatus, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo,
 };
 use redis_deploy::engine::deadline::{next_due, Due};
 use redis_deploy::engine::deployment::{Cause, Instance, Status};
-use redis_deploy::engine::event::Beginning;
+use redis_deploy::engine::event::NewDeployment;
 use redis_deploy::engine::instances::InstanceKey;
-use redis_deploy::engine::policy::{Amount, Policy, PolicyPatch, POLICY_FIELDS};
-use redis_deploy::engine::time::Clock;
+use redis_deploy::engine::policy::{CountOrPercent, Policy, PolicyPatch, POLICY_FIELDS};
+use redis_deploy::engine::time::Deadline;
 use redis_deploy::engine::{
-    apply, decide, invariants, plan, Change, Command, Context, Decision, Event, EventBody, Limits, Note, Record,
+    apply, decide, invariants, plan, Change, Command, Context, Decision, Event, EventBody, Limits, SilentChange, Record,
     Rejection, Reply,
 };
 use redis_deploy::view;
@@ -249,7 +249,7 @@ impl World {
             ("REPORT", [agent, state, options @ ..]) => {
                 let mut report = Report {
                     agent: arc(agent),
-                    state: Reported::parse(state).unwrap_or_else(|| panic!("a state: {state}")),
+                    state: ReportedState::parse(state).unwrap_or_else(|| panic!("a state: {state}")),
                     version: None,
                     job: None,
                     attempt: None,
@@ -407,7 +407,7 @@ pub fn manifest_text(body: &str) -> String {
 pub fn events(decision: &Decision) -> impl Iterator<Item = &Arc<Event>> {
     decision.batch.changes.iter().filter_map(|change| match change {
         Change::Event(event) => Some(event),
-        Change::Note(_) => None,
+        Change::Silent(_) => None,
     })
 }
 
@@ -425,11 +425,11 @@ fn because(reason: &Option<Arc<str>>) -> String {
     reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"))
 }
 
-fn clock(clock: &Clock) -> String {
+fn clock(clock: &Deadline) -> String {
     match clock {
-        Clock::Off => "off".to_string(),
-        Clock::Running { at } => format!("@{at}"),
-        Clock::Held { left_ms } => format!("held {left_ms}"),
+        Deadline::Off => "off".to_string(),
+        Deadline::Running { at } => format!("@{at}"),
+        Deadline::Paused { left_ms } => format!("held {left_ms}"),
     }
 }
 
@@ -444,14 +444,14 @@ fn cause(cause: &Option<Cause>) -> String {
 pub fn change_line(change: &Change) -> String {
     match change {
         Change::Event(event) => format!("{} {}\n", event.revision, event_words(event)),
-        Change::Note(Note::ServiceRefreshed { instance, expires_at }) => {
+        Change::Silent(SilentChange::ServiceRefreshed { instance, expires_at }) => {
             format!("- {instance} refreshed until @{}\n", maybe(expires_at))
         }
-        Change::Note(Note::RequestRemembered { request, .. }) => format!("- request {request} remembered\n"),
+        Change::Silent(SilentChange::RequestRecorded { request, .. }) => format!("- request {request} remembered\n"),
     }
 }
 
-fn beginning(b: &Beginning) -> String {
+fn new_deployment(b: &NewDeployment) -> String {
     let mut text = format!("{} {}", b.mode.name(), b.strategy.name());
     if b.strategy != b.requested_strategy {
         write!(text, " for {}", b.requested_strategy.name()).expect("a string");
@@ -460,8 +460,8 @@ fn beginning(b: &Beginning) -> String {
     if !b.changed.is_empty() {
         write!(text, " changed {};", list(&b.changed)).expect("a string");
     }
-    if !b.gone.is_empty() {
-        write!(text, " gone {};", list(&b.gone)).expect("a string");
+    if !b.removed_agents.is_empty() {
+        write!(text, " gone {};", list(&b.removed_agents)).expect("a string");
     }
     if b.canaries > 0 {
         write!(text, " canaries {};", b.canaries).expect("a string");
@@ -504,7 +504,7 @@ pub fn event_words(event: &Event) -> String {
             if let Some(bundle) = bundle {
                 write!(text, " bundle {bundle}").expect("a string");
             }
-            if *deadline != Clock::Off {
+            if *deadline != Deadline::Off {
                 write!(text, " healthy deadline {}", clock(deadline)).expect("a string");
             }
             if &**by != "auto" {
@@ -512,29 +512,29 @@ pub fn event_words(event: &Event) -> String {
             }
             text
         }
-        EventBody::TaskDone { of, task, withdrawn, leaves } => format!(
+        EventBody::TaskDone { of, task, withdrawn, removes_instance } => format!(
             "{name} {} {} v{v}{}{}",
             task.name(),
             of.agent,
             if *withdrawn { " withdrawn" } else { "" },
-            if *leaves { " leaves" } else { "" }
+            if *removes_instance { " leaves" } else { "" }
         ),
-        EventBody::AgentState { of, state, attempt, reason, healthy_at, leaves, dooms } => {
+        EventBody::AgentState { of, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
             let mut text = format!("{name} {} v{v} {} attempt {attempt}", of.agent, state.name());
             if let Some(at) = healthy_at {
                 write!(text, " healthy @{at}").expect("a string");
             }
-            text.push_str(if *leaves { " leaves" } else { "" });
-            text.push_str(if *dooms { " dooms" } else { "" });
+            text.push_str(if *removes_instance { " leaves" } else { "" });
+            text.push_str(if *fails_at_resume { " fails_at_resume" } else { "" });
             text + &because(reason)
         }
         EventBody::AgentHealthy { of, progress } => format!("{name} {} v{v} progress {}", of.agent, clock(progress)),
-        EventBody::AgentUnhealthy { of, reason, reopens, dooms } => {
+        EventBody::AgentUnhealthy { of, reason, resumes_with, fails_at_resume } => {
             let mut text = format!("{name} {} v{v}: {reason}", of.agent);
-            if let Some(progress) = reopens {
+            if let Some(progress) = resumes_with {
                 write!(text, "; runs again, progress {}", clock(progress)).expect("a string");
             }
-            text.push_str(if *dooms { "; dooms" } else { "" });
+            text.push_str(if *fails_at_resume { "; fails_at_resume" } else { "" });
             text
         }
         EventBody::AwaitingPromotion { healthy } => format!("{name} v{v} {healthy} healthy"),
@@ -580,10 +580,10 @@ pub fn event_words(event: &Event) -> String {
     }
 }
 
-fn amount(amount: Amount) -> String {
+fn amount(amount: CountOrPercent) -> String {
     match amount {
-        Amount::Count(n) => n.to_string(),
-        Amount::Percent(p) => format!("{p}%"),
+        CountOrPercent::Count(n) => n.to_string(),
+        CountOrPercent::Percent(p) => format!("{p}%"),
     }
 }
 
@@ -661,7 +661,7 @@ fn instance_line(i: &Instance) -> String {
     if let Some(at) = i.healthy_at {
         write!(text, ", healthy @{at}").expect("a string");
     }
-    if i.deadline != Clock::Off {
+    if i.deadline != Deadline::Off {
         write!(text, ", deadline {}", clock(&i.deadline)).expect("a string");
     }
     text + &because(&i.reason) + "\n"

@@ -5,17 +5,17 @@
 
 use crate::engine::command::CheckStatus;
 use crate::engine::deployment::{
-    Action, Cause, Deployment, Doom, Instance, Mode, Receipt, Record, Remembered, Role, Status, Task, TaskKind,
+    Action, Cause, Deployment, DeferredFailure, Instance, Mode, Receipt, Record, IdempotencyEntry, Role, Status, Task, TaskKind,
     UnsafeReport,
 };
-use crate::engine::event::{AgentReport, Batch, Beginning, Change, Event, EventBody, Note, Subject};
+use crate::engine::event::{AgentReport, Batch, NewDeployment, Change, Event, EventBody, SilentChange, InstanceRef};
 use crate::engine::health::{Health, InstanceState};
-use crate::engine::history::{JobType, Outcome, Version};
+use crate::engine::version::{JobType, Outcome, Version};
 use crate::engine::instances::InstanceKey;
-use crate::engine::manifest::Content;
-use crate::engine::policy::{Amount, HealthCheck, Policy, Strategy};
+use crate::engine::manifest::ManifestText;
+use crate::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
 use crate::engine::services::Service;
-use crate::engine::time::Clock;
+use crate::engine::time::Deadline;
 use std::sync::Arc;
 
 const T: u64 = 1_790_000_000_000;
@@ -32,25 +32,25 @@ fn texts(of: &[&str]) -> Arc<[Arc<str>]> {
     of.iter().map(|text| Arc::from(*text)).collect()
 }
 
-fn manifest(model: &str) -> Arc<Content> {
+fn manifest(model: &str) -> Arc<ManifestText> {
     let text = format!(
         r#"{{"type":"service","nodes":[{{"node_id":"monitor","model":"{model}","services":[{{"name":"http"}}]}},{{"node_id":"planner","model":"{model}"}}]}}"#
     );
-    Arc::new(Content::new(Arc::from(text)))
+    Arc::new(ManifestText::new(Arc::from(text)))
 }
 
 fn canary_policy() -> Policy {
     Policy {
         strategy: Strategy::Canary,
-        max_parallel: Amount::Percent(25),
-        canary: Amount::Count(1),
+        max_parallel: CountOrPercent::Percent(25),
+        canary: CountOrPercent::Count(1),
         min_healthy_ms: 20_000,
         auto_revert: true,
         ..Policy::default()
     }
 }
 
-fn version(number: u64, content: Arc<Content>) -> Version {
+fn version(number: u64, content: Arc<ManifestText>) -> Version {
     Version {
         number,
         deployment_id: Arc::from(format!("dep_agent-api_{number}")),
@@ -71,7 +71,7 @@ fn version(number: u64, content: Arc<Content>) -> Version {
     }
 }
 
-fn target_version(content: Arc<Content>) -> Version {
+fn target_version(content: Arc<ManifestText>) -> Version {
     Version {
         strategy: Strategy::Canary,
         policy: canary_policy(),
@@ -99,7 +99,7 @@ fn instance(agent: &str, node: &str, version: u64, created: u64) -> Instance {
         from_version: None,
         task: None,
         healthy_at: None,
-        deadline: Clock::Off,
+        deadline: Deadline::Off,
         was_healthy: true,
         created,
     }
@@ -134,12 +134,12 @@ fn receipt() -> Receipt {
     }
 }
 
-fn subject() -> Subject {
-    Subject { agent: text("monitor"), node: text("monitor"), job_id: text("dep_agent-api_2"), role: Role::Canary }
+fn instance_ref() -> InstanceRef {
+    InstanceRef { agent: text("monitor"), node: text("monitor"), job_id: text("dep_agent-api_2"), role: Role::Canary }
 }
 
-fn beginning(version: Version) -> Box<Beginning> {
-    Box::new(Beginning {
+fn new_deployment(version: Version) -> Box<NewDeployment> {
+    Box::new(NewDeployment {
         version,
         mode: Mode::InPlace,
         strategy: Strategy::Canary,
@@ -150,9 +150,9 @@ fn beginning(version: Version) -> Box<Beginning> {
         source_job_id: some("dep_agent-api_2"),
         requested_job: some("spare"),
         changed: texts(&["monitor", "planner@a"]),
-        gone: texts(&["planner@b"]),
+        removed_agents: texts(&["planner@b"]),
         canaries: 1,
-        progress: Clock::Running { at: T + 603_000 },
+        progress: Deadline::Running { at: T + 603_000 },
         trimmed: vec![],
     })
 }
@@ -213,12 +213,12 @@ pub fn record() -> Record {
             requested_job: some("spare"),
             policy: canary_policy(),
             changed: texts(&["monitor", "planner@a"]),
-            gone: texts(&["planner@b"]),
+            removed_agents: texts(&["planner@b"]),
             canaries: 1,
             promoted: false,
-            progress: Clock::Held { left_ms: 599_000 },
+            progress: Deadline::Paused { left_ms: 599_000 },
             paused_from: Some(Status::Running),
-            doom: Some(Doom { cause: Cause::AgentFailed, words: text("agent monitor failed: out of memory") }),
+            deferred_failure: Some(DeferredFailure { cause: Cause::AgentFailed, words: text("agent monitor failed: out of memory") }),
             unsafe_report: Some(UnsafeReport { agent: text("planner@a"), words: text("it holds a lease") }),
             last_action: Some(Action {
                 name: text("pause"),
@@ -246,7 +246,7 @@ pub fn record() -> Record {
         attempt: 2,
         from_version: Some(2),
         healthy_at: Some(T + 23_500),
-        deadline: Clock::Held { left_ms: 299_000 },
+        deadline: Deadline::Paused { left_ms: 299_000 },
         was_healthy: false,
         ..instance("monitor", "monitor", 3, 42)
     });
@@ -267,33 +267,33 @@ pub fn record() -> Record {
         expires_at: None,
         ..service("planner-b", old)
     });
-    let omitted = Arc::new(Content::omitted());
+    let omitted = Arc::new(ManifestText::omitted());
     let bodies = [
         (41, EventBody::DeploymentStarted(beginning(target_version(omitted)))),
         (
             42,
             EventBody::TaskIssued {
-                of: subject(),
+                of: instance_ref(),
                 task: TaskKind::Replace,
                 from_version: Some(2),
                 attempt: 1,
                 bundle: some("s3://b/v3"),
-                deadline: Clock::Running { at: T + 303_000 },
+                deadline: Deadline::Running { at: T + 303_000 },
                 by: text("auto"),
                 reason: None,
             },
         ),
-        (43, EventBody::TaskDone { of: subject(), task: TaskKind::Replace, withdrawn: false, leaves: false }),
+        (43, EventBody::TaskDone { of: instance_ref(), task: TaskKind::Replace, withdrawn: false, removes_instance: false }),
         (
             44,
             EventBody::AgentState {
-                of: subject(),
+                of: instance_ref(),
                 state: AgentReport::State(InstanceState::Ready),
                 attempt: 2,
                 reason: None,
                 healthy_at: Some(T + 23_500),
-                leaves: false,
-                dooms: false,
+                removes_instance: false,
+                fails_at_resume: false,
             },
         ),
         (45, EventBody::DeploymentPaused { by: text("ops"), reason: some("looking into it") }),
@@ -301,7 +301,7 @@ pub fn record() -> Record {
     for (revision, body) in bodies {
         record.log.push(&Arc::new(event(revision, body)));
     }
-    Arc::make_mut(&mut record.requests).push_back(Remembered { request: text("req-1"), receipt: receipt() });
+    Arc::make_mut(&mut record.requests).push_back(IdempotencyEntry { request: text("req-1"), receipt: receipt() });
     record
 }
 
@@ -313,19 +313,19 @@ fn event(revision: u64, body: EventBody) -> Event {
 pub fn batches() -> Vec<(&'static str, Batch)> {
     let by = || text("ops");
     let reason = || some("because");
-    let progress = Clock::Running { at: T + 605_000 };
+    let progress = Deadline::Running { at: T + 605_000 };
     let begun = || beginning(target_version(manifest("large")));
     let bodies = vec![
         EventBody::DeploymentStarted(begun()),
-        EventBody::DeploymentNoop(Box::new(Beginning {
+        EventBody::DeploymentNoop(Box::new(NewDeployment {
             mode: Mode::Noop,
             changed: texts(&[]),
             canaries: 0,
-            progress: Clock::Off,
+            progress: Deadline::Off,
             trimmed: vec![1, 300],
             ..*begun()
         })),
-        EventBody::VersionRecorded(Box::new(Beginning {
+        EventBody::VersionRecorded(Box::new(NewDeployment {
             version: Version { job_type: JobType::Sysbatch, ..version(3, manifest("batch")) },
             mode: Mode::VersionOnly,
             cause: Some(Cause::AgentFailed),
@@ -339,27 +339,27 @@ pub fn batches() -> Vec<(&'static str, Batch)> {
             reason: None,
         },
         EventBody::TaskIssued {
-            of: subject(),
+            of: instance_ref(),
             task: TaskKind::Start,
             from_version: None,
             attempt: 1,
             bundle: some("s3://b/v3"),
-            deadline: Clock::Running { at: T + 303_000 },
+            deadline: Deadline::Running { at: T + 303_000 },
             by: by(),
             reason: reason(),
         },
-        EventBody::TaskDone { of: subject(), task: TaskKind::Run, withdrawn: true, leaves: true },
+        EventBody::TaskDone { of: instance_ref(), task: TaskKind::Run, withdrawn: true, removes_instance: true },
         EventBody::AgentState {
-            of: subject(),
+            of: instance_ref(),
             state: AgentReport::Unsafe,
             attempt: 70_000,
             reason: reason(),
             healthy_at: None,
-            leaves: false,
-            dooms: true,
+            removes_instance: false,
+            fails_at_resume: true,
         },
-        EventBody::AgentHealthy { of: subject(), progress },
-        EventBody::AgentUnhealthy { of: subject(), reason: text("not ready"), reopens: Some(progress), dooms: false },
+        EventBody::AgentHealthy { of: instance_ref(), progress },
+        EventBody::AgentUnhealthy { of: instance_ref(), reason: text("not ready"), resumes_with: Some(progress), fails_at_resume: false },
         EventBody::AwaitingPromotion { healthy: 1 },
         EventBody::DeploymentPromoted { progress, by: by(), reason: reason() },
         EventBody::DeploymentPaused { by: by(), reason: reason() },
@@ -417,9 +417,9 @@ pub fn batches() -> Vec<(&'static str, Batch)> {
     let notes = [
         (
             "service_refreshed",
-            Change::Note(Note::ServiceRefreshed { instance: text("monitor-1"), expires_at: Some(T + 60_000) }),
+            Change::Silent(SilentChange::ServiceRefreshed { instance: text("monitor-1"), expires_at: Some(T + 60_000) }),
         ),
-        ("request_remembered", Change::Note(Note::RequestRemembered { request: text("req-1"), receipt: receipt() })),
+        ("request_recorded", Change::Silent(SilentChange::RequestRecorded { request: text("req-1"), receipt: receipt() })),
     ];
     events.chain(notes).map(|(name, change)| (name, Batch { changes: vec![change], log_max: 100 })).collect()
 }

@@ -2,13 +2,13 @@
 
 use super::dice::Dice;
 use redis_deploy::engine::command::Deploy;
-use redis_deploy::engine::policy::{Amount, HealthCheck, PolicyPatch, Strategy};
+use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, PolicyPatch, Strategy};
 use serde_json::{json, Map, Value};
 use std::sync::Arc;
 
 /// What a manifest of one site says, and how it is deployed.
 #[derive(Debug, Clone)]
-pub struct Content {
+pub struct ManifestText {
     pub job_type: &'static str,
     pub nodes: Vec<Node>,
     pub edges: Vec<(usize, usize)>,
@@ -32,8 +32,8 @@ pub struct Node {
 
 const NAMES: [&str; 8] = ["ask", "find", "judge", "plan", "rank", "sum", "talk", "write"];
 
-impl Content {
-    pub fn first(dice: &mut Dice) -> Content {
+impl ManifestText {
+    pub fn first(dice: &mut Dice) -> ManifestText {
         let job_type =
             *dice.pick(&["service", "service", "service", "service", "system", "system", "batch", "sysbatch"]);
         let count = dice.between(1, if job_type == "system" { 2 } else { 5 }) as usize;
@@ -50,7 +50,7 @@ impl Content {
                 },
             })
             .collect();
-        let mut content = Content {
+        let mut content = ManifestText {
             job_type,
             nodes,
             edges: vec![(0, count - 1)],
@@ -70,8 +70,8 @@ impl Content {
         let healthy = min + *dice.pick(&[1, 60, 200, 400, 2_000, 2_000, 5_000, 5_000, 20_000]);
         let progress = *dice.pick(&[0, healthy, healthy * 2, healthy + 300, healthy * 5]);
         let amount = |dice: &mut Dice, most: u64| match dice.below(3) {
-            0 => Amount::Percent(*dice.pick(&[0, 25, 50, 100, 130])),
-            _ => Amount::Count(dice.between(0, most) as u32),
+            0 => CountOrPercent::Percent(*dice.pick(&[0, 25, 50, 100, 130])),
+            _ => CountOrPercent::Count(dice.between(0, most) as u32),
         };
         let max_parallel = Some(amount(dice, 3));
         let canary = if dice.chance(45) { Some(amount(dice, 3)) } else { None };
@@ -95,7 +95,7 @@ impl Content {
         self.policy_in_manifest = dice.chance(30);
         if self.policy_in_manifest
             && strategy == Some(Strategy::Canary)
-            && matches!(canary, None | Some(Amount::Count(0) | Amount::Percent(0)))
+            && matches!(canary, None | Some(CountOrPercent::Count(0) | CountOrPercent::Percent(0)))
         {
             self.policy.auto_promote = None;
         }
@@ -201,9 +201,9 @@ impl Content {
 }
 
 fn written(patch: &PolicyPatch) -> Value {
-    let amount = |amount: Amount| match amount {
-        Amount::Count(n) => json!(n),
-        Amount::Percent(p) => json!(format!("{p}%")),
+    let amount = |amount: CountOrPercent| match amount {
+        CountOrPercent::Count(n) => json!(n),
+        CountOrPercent::Percent(p) => json!(format!("{p}%")),
     };
     let mut fields = Map::new();
     let mut put = |name: &str, value: Option<Value>| {

@@ -3,10 +3,10 @@
 //! was true when they wrote it.
 
 use super::dice::Dice;
-use redis_deploy::engine::command::{Check, CheckStatus, Register, Report, Reported};
+use redis_deploy::engine::command::{Check, CheckStatus, Register, Report, ReportedState};
 use redis_deploy::engine::deployment::TaskKind;
 use redis_deploy::engine::health::InstanceState;
-use redis_deploy::engine::history::BATCH_AGENT;
+use redis_deploy::engine::version::BATCH_AGENT;
 use redis_deploy::engine::instances::InstanceKey;
 use redis_deploy::engine::services::Service;
 use redis_deploy::engine::{Command, Record};
@@ -59,7 +59,7 @@ pub fn errands(record: &Record) -> Vec<Errand> {
     record.instances.tasks().filter_map(errand).collect()
 }
 
-fn report(key: &InstanceKey, state: Reported, attempt: Option<u32>) -> Command {
+fn report(key: &InstanceKey, state: ReportedState, attempt: Option<u32>) -> Command {
     Command::Report(Report {
         agent: key.agent.clone(),
         state,
@@ -73,9 +73,9 @@ fn report(key: &InstanceKey, state: Reported, attempt: Option<u32>) -> Command {
 /// What a process would say of itself.
 pub fn word_of(key: &InstanceKey, process: &Process) -> Command {
     let state = match process.state {
-        InstanceState::Ready => Reported::Ready,
-        InstanceState::Unready => Reported::Unready,
-        _ => Reported::Starting,
+        InstanceState::Ready => ReportedState::Ready,
+        InstanceState::Unready => ReportedState::Unready,
+        _ => ReportedState::Starting,
     };
     report(key, state, Some(process.attempt))
 }
@@ -143,7 +143,7 @@ impl RealWorld {
                 attempt = Some(process.attempt);
                 self.processes.remove(&place);
             }
-            self.letters.push(report(&errand.key, Reported::Stopped, attempt));
+            self.letters.push(report(&errand.key, ReportedState::Stopped, attempt));
             return Ok(());
         }
         if let Some(running) = self.processes.get(&place) {
@@ -168,13 +168,13 @@ impl RealWorld {
                 }
             }
             if errand.kind == TaskKind::Replace && dice.chance(4) {
-                self.letters.push(report(&errand.key, Reported::Unsafe, None));
+                self.letters.push(report(&errand.key, ReportedState::Unsafe, None));
                 return Ok(());
             }
             let attempt = running.attempt;
             self.processes.remove(&place);
             if dice.chance(30) {
-                self.letters.push(report(&old, Reported::Stopped, Some(attempt)));
+                self.letters.push(report(&old, ReportedState::Stopped, Some(attempt)));
             }
         }
         let temper = match dice.weighted(if self.gloomy { &[74, 12, 7, 7] } else { &[95, 3, 1, 1] }) {
@@ -203,7 +203,7 @@ impl RealWorld {
         if &*key.agent == BATCH_AGENT {
             if dice.chance(40) {
                 self.processes.remove(&place);
-                let outcome = if dice.chance(75) { Reported::Completed } else { Reported::Failed };
+                let outcome = if dice.chance(75) { ReportedState::Completed } else { ReportedState::Failed };
                 self.letters.push(report(&key, outcome, None));
             }
             return;
@@ -217,7 +217,7 @@ impl RealWorld {
         if dice.chance(end) {
             let attempt = process.attempt;
             self.processes.remove(&place);
-            let state = if dice.chance(70) { Reported::Failed } else { Reported::Stopped };
+            let state = if dice.chance(70) { ReportedState::Failed } else { ReportedState::Stopped };
             self.letters.push(report(&key, state, Some(attempt)));
         } else if dice.chance(restart) {
             process.attempt += 1;
@@ -287,7 +287,7 @@ impl RealWorld {
         {
             let runs = self.processes.get(&(i.agent.clone(), i.job_id.clone())).is_some_and(|p| p.version == i.version);
             if !runs {
-                self.letters.push(report(&i.key(), Reported::Stopped, Some(i.attempt)));
+                self.letters.push(report(&i.key(), ReportedState::Stopped, Some(i.attempt)));
             }
         }
     }
@@ -318,12 +318,12 @@ impl RealWorld {
         for (place, process) in &mut self.processes {
             let key = RealWorld::key(place, process);
             if &*key.agent == BATCH_AGENT {
-                words.push(report(&key, Reported::Completed, None));
+                words.push(report(&key, ReportedState::Completed, None));
                 ended.insert(place.clone());
                 continue;
             }
             if process.temper == Temper::Doomed && process.state != InstanceState::Ready {
-                words.push(report(&key, Reported::Failed, Some(process.attempt)));
+                words.push(report(&key, ReportedState::Failed, Some(process.attempt)));
                 ended.insert(place.clone());
                 continue;
             }

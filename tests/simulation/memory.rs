@@ -3,18 +3,18 @@
 
 use redis_deploy::engine::command::CheckStatus;
 use redis_deploy::engine::deployment::{Cause, Mode, Status, TaskKind};
-use redis_deploy::engine::event::{AgentReport, Beginning, Event, EventBody, Subject};
+use redis_deploy::engine::event::{AgentReport, NewDeployment, Event, EventBody, InstanceRef};
 use redis_deploy::engine::health::InstanceState;
-use redis_deploy::engine::history::Version;
+use redis_deploy::engine::version::Version;
 use redis_deploy::engine::instances::InstanceKey;
-use redis_deploy::engine::policy::{Amount, HealthCheck, Policy, Strategy};
+use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
 use redis_deploy::engine::Record;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum InstanceDue {
     Pending,
     Healthy,
     Unhealthy,
@@ -34,7 +34,7 @@ pub struct Seen {
     pub node: Arc<str>,
     pub state: InstanceState,
     pub attempt: u32,
-    pub verdict: Verdict,
+    pub verdict: InstanceDue,
     /// Since when all is well with it, without a break.
     pub well_since: Option<u64>,
     pub late: Late,
@@ -102,15 +102,15 @@ pub struct Memory {
     pub tasks: BTreeMap<InstanceKey, TaskKind>,
 }
 
-pub fn key_of(of: &Subject, version: u64) -> InstanceKey {
+pub fn key_of(of: &InstanceRef, version: u64) -> InstanceKey {
     InstanceKey { agent: of.agent.clone(), version, job_id: of.job_id.clone() }
 }
 
-/// `n` agents, or `p` percent of them, rounded up (SPEC 2), counted in its own way.
-pub fn amount(amount: Amount, total: usize) -> usize {
+/// `n` agents, or `p` percent of them, rounded up (rule 2), counted in its own way.
+pub fn amount(amount: CountOrPercent, total: usize) -> usize {
     match amount {
-        Amount::Count(n) => total.min(n as usize),
-        Amount::Percent(p) => total.min((total as f64 * f64::from(p) / 100.0).ceil() as usize),
+        CountOrPercent::Count(n) => total.min(n as usize),
+        CountOrPercent::Percent(p) => total.min((total as f64 * f64::from(p) / 100.0).ceil() as usize),
     }
 }
 
@@ -133,7 +133,7 @@ impl Told {
         self.manifest["nodes"].as_array()?.iter().find(|node| node["node_id"] == id)
     }
 
-    pub fn roster(&self) -> Vec<Arc<str>> {
+    pub fn agents_with_nodes(&self) -> Vec<Arc<str>> {
         let ids = || self.manifest["nodes"].as_array().into_iter().flatten().filter_map(|n| n["node_id"].as_str());
         match &self.version.agents {
             Some(agents) => {
@@ -185,7 +185,7 @@ impl Memory {
         self.versions.iter().rev().find(|(_, told)| told.stable).map(|(number, _)| *number)
     }
 
-    /// Whether all is well with an instance, by the words of SPEC 2 `health_check`.
+    /// Whether all is well with an instance, by the words of rule 2 `health_check`.
     fn is_well(&self, key: &InstanceKey, seen: &Seen) -> bool {
         if seen.state != InstanceState::Ready {
             return false;
@@ -230,7 +230,7 @@ impl Memory {
         }
     }
 
-    fn begin(&mut self, beginning: &Beginning) {
+    fn begin(&mut self, beginning: &NewDeployment) {
         let version = &beginning.version;
         self.last_version = version.number;
         self.ids.insert(version.deployment_id.clone());
@@ -297,7 +297,7 @@ impl Memory {
                     node: of.node.clone(),
                     state: InstanceState::Waiting,
                     attempt: 0,
-                    verdict: Verdict::Pending,
+                    verdict: InstanceDue::Pending,
                     well_since: None,
                     late,
                     told_to_stop: false,
@@ -339,7 +339,7 @@ impl Memory {
             }
             EventBody::AgentHealthy { of, .. } => {
                 if let Some(seen) = self.instances.get_mut(&key_of(of, event.version)) {
-                    seen.verdict = Verdict::Healthy;
+                    seen.verdict = InstanceDue::Healthy;
                     seen.ever_healthy = true;
                     seen.late = Late::Never;
                 }
@@ -348,7 +348,7 @@ impl Memory {
                 let key = key_of(of, event.version);
                 let own = self.is_own(&key);
                 if let Some(seen) = self.instances.get_mut(&key) {
-                    seen.verdict = Verdict::Unhealthy;
+                    seen.verdict = InstanceDue::Unhealthy;
                     seen.late = Late::Never;
                 }
                 if let Some(rollout) = self.rollout.as_mut().filter(|_| own) {
@@ -452,7 +452,7 @@ impl Memory {
     }
 }
 
-/// The cause that a failure may truly have (SPEC 4.10).
+/// The cause that a failure may truly have (rule 4.10).
 pub fn may_fail(rollout: &Rollout, cause: Cause, progress_passed: bool, by_command: bool) -> bool {
     match cause {
         Cause::Operator => by_command,

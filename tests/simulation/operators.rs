@@ -1,18 +1,18 @@
 //! People at their keyboards: what an operator asks next, mostly sensible, at random.
 
-use super::catalogue::Content;
+use super::catalogue::ManifestText;
 use super::dice::Dice;
 use redis_deploy::engine::command::{Operate, Rollback, RollbackTo};
 use redis_deploy::engine::deployment::Status;
-use redis_deploy::engine::policy::{Amount, PolicyPatch};
+use redis_deploy::engine::policy::{CountOrPercent, PolicyPatch};
 use redis_deploy::engine::{Command, Record};
 use std::sync::Arc;
 
 /// What an operator asks of a site whose latest content is `content`.
 pub fn ask(
     dice: &mut Dice,
-    content: &mut Content,
-    past: &mut Vec<Content>,
+    content: &mut ManifestText,
+    past: &mut Vec<ManifestText>,
     record: Option<&Record>,
     wild: bool,
 ) -> Command {
@@ -55,8 +55,8 @@ fn operate(dice: &mut Dice, record: Option<&Record>) -> Operate {
 
 fn deploy(
     dice: &mut Dice,
-    content: &mut Content,
-    past: &mut Vec<Content>,
+    content: &mut ManifestText,
+    past: &mut Vec<ManifestText>,
     record: Option<&Record>,
     wild: bool,
 ) -> Command {
@@ -102,10 +102,10 @@ fn rollback(dice: &mut Dice, record: Option<&Record>) -> Command {
     };
     let mut policy = PolicyPatch::default();
     if dice.chance(15) {
-        policy.canary = Some(Amount::Count(1));
+        policy.canary = Some(CountOrPercent::Count(1));
     }
     if dice.chance(15) {
-        policy.max_parallel = Some(Amount::Percent(100));
+        policy.max_parallel = Some(CountOrPercent::Percent(100));
     }
     let request = dice.chance(10).then(|| Arc::from(format!("r{}", dice.below(5))));
     let Operate { id, reason } = operate(dice, record);

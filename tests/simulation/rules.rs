@@ -1,16 +1,16 @@
 //! The rules, one small function each, named by what they say. Those of [`EVENT_RULES`] are asked at every event, with
 //! what was and what is; those of [`COMMAND_RULES`] after every command, of the record that it leaves.
 
-use super::memory::{canaries, key_of, max_parallel, may_fail, Late, Memory, Phase, Rollout, Told, Verdict};
-use redis_deploy::engine::command::{CheckStatus, Command, Limits, Reported};
+use super::memory::{canaries, key_of, max_parallel, may_fail, Late, Memory, Phase, Rollout, Told, InstanceDue};
+use redis_deploy::engine::command::{CheckStatus, Command, Limits, ReportedState};
 use redis_deploy::engine::deployment::{Cause, Instance, Mode, Role, Status, TaskKind};
-use redis_deploy::engine::event::{AgentReport, Beginning, Event, EventBody};
+use redis_deploy::engine::event::{AgentReport, NewDeployment, Event, EventBody};
 use redis_deploy::engine::health::{Health, InstanceState};
-use redis_deploy::engine::history::BATCH_AGENT;
+use redis_deploy::engine::version::BATCH_AGENT;
 use redis_deploy::engine::instances::InstanceKey;
 use redis_deploy::engine::manifest::Manifest;
-use redis_deploy::engine::policy::{Amount, Policy, Strategy};
-use redis_deploy::engine::time::Clock;
+use redis_deploy::engine::policy::{CountOrPercent, Policy, Strategy};
+use redis_deploy::engine::time::Deadline;
 use redis_deploy::engine::{invariants, next_deadline, Batch, Change, Record, Reply};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -135,7 +135,7 @@ pub const COMMAND_RULES: &[(&str, fn(&Outcome) -> Said)] = rules![
     a_ttl_that_ran_out_is_critical,
 ];
 
-fn beginning(event: &Event) -> Option<&Beginning> {
+fn new_deployment(event: &Event) -> Option<&NewDeployment> {
     match &event.body {
         EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => Some(b),
         _ => None,
@@ -148,7 +148,7 @@ fn rollout<'a>(memory: &'a Memory) -> Result<&'a Rollout, String> {
 
 // ---- at every event ------------------------------------------------------------------------------------------------
 
-/// SPEC 1: the revision goes up by one for each event.
+/// rule 1: the revision goes up by one for each event.
 fn revisions_count_by_one(h: &Happening) -> Said {
     must!(
         h.event.revision == h.before.revision + 1 && h.after.revision == h.event.revision,
@@ -159,7 +159,7 @@ fn revisions_count_by_one(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 1: versions are 1, 2, 3 …; a deployment's id is `dep_<key>_<n>`, never used twice.
+/// rule 1: versions are 1, 2, 3 …; a deployment's id is `dep_<key>_<n>`, never used twice.
 fn versions_count_up_without_gap_or_reuse(h: &Happening) -> Said {
     let Some(b) = beginning(h.event) else { return Ok(()) };
     let n = h.memory.last_version + 1;
@@ -170,7 +170,7 @@ fn versions_count_up_without_gap_or_reuse(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4, 4.8: a new deployment begins only when the one before it has ended.
+/// rule 4, 4.8: a new deployment begins only when the one before it has ended.
 fn at_most_one_deployment_is_active(h: &Happening) -> Said {
     if beginning(h.event).is_none() {
         return Ok(());
@@ -182,12 +182,12 @@ fn at_most_one_deployment_is_active(h: &Happening) -> Said {
     Ok(())
 }
 
-/// What a version would change, judged in other words than the engine's (SPEC 2 "Changed agents", 4.1, 4.2, 4.5, 4.7).
+/// What a version would change, judged in other words than the engine's (rule 2 "Changed agents", 4.1, 4.2, 4.5, 4.7).
 pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<str>>) {
     if target.version.job_type.is_batch() {
         return (Mode::VersionOnly, Vec::new());
     }
-    let roster = target.roster();
+    let agents_with_nodes = target.agents_with_nodes();
     let counts = |i: &&redis_deploy::engine::deployment::Instance| {
         let told = matches!(&i.task, Some(task) if task.kind == TaskKind::Stop);
         !told && &*i.agent != BATCH_AGENT && matches!(i.role, Role::Primary | Role::Canary)
@@ -198,12 +198,12 @@ pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<
     let Some(source) =
         record.instances.iter().filter(counts).filter(|i| !dead(i.state) && !is_left_over(i)).max_by_key(|i| i.version)
     else {
-        return (Mode::Initial, roster);
+        return (Mode::Initial, agents_with_nodes);
     };
     let topology_differs =
         memory.versions.get(&source.version).is_some_and(|told| told.topology() != target.topology());
     if topology_differs {
-        return (Mode::BlueGreen, roster);
+        return (Mode::BlueGreen, agents_with_nodes);
     }
     let is_changed = |agent: &Arc<str>| -> bool {
         let mine = || record.instances.of_agent(agent).iter().filter(counts);
@@ -220,15 +220,15 @@ pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<
             || old.content_of(node) != target.content_of(node)
             || old.version.bundle != target.version.bundle
     };
-    let changed: Vec<Arc<str>> = roster.iter().filter(|agent| is_changed(agent)).cloned().collect();
+    let changed: Vec<Arc<str>> = agents_with_nodes.iter().filter(|agent| is_changed(agent)).cloned().collect();
     match target.version.policy.strategy {
         _ if changed.is_empty() => (Mode::Noop, changed),
-        Strategy::BlueGreen => (Mode::BlueGreen, roster),
+        Strategy::BlueGreen => (Mode::BlueGreen, agents_with_nodes),
         _ => (Mode::InPlace, changed),
     }
 }
 
-/// SPEC 2, 4.1, 4.2, 4.5, 4.6: the mode and the changed agents are what the difference to what now runs asks for.
+/// rule 2, 4.1, 4.2, 4.5, 4.6: the mode and the changed agents are what the difference to what now runs asks for.
 fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
     let Some(b) = beginning(h.event) else { return Ok(()) };
     let manifest = Arc::new(serde_json::from_str(b.version.content.text()).unwrap_or_default());
@@ -268,7 +268,7 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.12: the old one's manifest, bundle and policy less its canary; stable before; no tag.
+/// rule 4.12: the old one's manifest, bundle and policy less its canary; stable before; no tag.
 fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
     let Some(b) = beginning(h.event) else { return Ok(()) };
     let Some(of) = b.version.rollback_of else { return Ok(()) };
@@ -281,15 +281,15 @@ fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
     );
     must!(b.version.tag.is_none(), "a rollback takes no tag along");
     if !matches!(h.command, Command::Rollback(_)) {
-        must!(matches!(b.version.policy.canary, Amount::Count(0)), "a revert has no canary");
+        must!(matches!(b.version.policy.canary, CountOrPercent::Count(0)), "a revert has no canary");
         must!(b.version.policy.strategy != Strategy::Canary, "a revert does not wait");
         must!(b.cause.is_some(), "a revert names its cause");
-        must!(b.mode != Mode::Noop || !b.gone.is_empty(), "a revert changes nothing");
+        must!(b.mode != Mode::Noop || !b.removed_agents.is_empty(), "a revert changes nothing");
     }
     Ok(())
 }
 
-/// SPEC 4.11: a revert follows a failure in the same step, once, to the newest stable version, and never another revert.
+/// rule 4.11: a revert follows a failure in the same step, once, to the newest stable version, and never another revert.
 fn a_revert_answers_one_failure_once(h: &Happening) -> Said {
     let EventBody::RollbackStarted { rollback_of, cause: Some(cause), .. } = &h.event.body else { return Ok(()) };
     let Some(failed) = h.failed else { return Err("nothing failed in this step".to_string()) };
@@ -304,22 +304,22 @@ fn a_revert_answers_one_failure_once(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.3: fewer than `max_parallel` replaced instances are without a healthy verdict, and none is unhealthy.
+/// rule 4.3: fewer than `max_parallel` replaced instances are without a healthy verdict, and none is unhealthy.
 fn no_more_than_max_parallel_without_a_verdict(h: &Happening) -> Said {
     let EventBody::TaskIssued { task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.memory)?;
     if r.mode != Mode::InPlace || (r.canaries > 0 && !r.promoted) {
         return Ok(());
     }
-    let without = h.memory.own().filter(|(_, seen)| seen.verdict != Verdict::Healthy).count();
-    let unhealthy = h.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
+    let without = h.memory.own().filter(|(_, seen)| seen.verdict != InstanceDue::Healthy).count();
+    let unhealthy = h.memory.own().filter(|(_, seen)| seen.verdict == InstanceDue::Unhealthy).count();
     let most = max_parallel(&r.policy, r.changed.len());
     must!(unhealthy == 0, "{unhealthy} unhealthy, and another one goes");
     must!(without < most, "{without} without a verdict of {most} allowed, and another one goes");
     Ok(())
 }
 
-/// SPEC 4.4, 4.5: in place, the first `canary` changed agents go, as canaries, and nothing else before the promotion;
+/// rule 4.4, 4.5: in place, the first `canary` changed agents go, as canaries, and nothing else before the promotion;
 /// in blue-green all are candidates; everything else is primary.
 fn canaries_go_first_and_alone(h: &Happening) -> Said {
     let EventBody::TaskIssued { of, task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else {
@@ -339,7 +339,7 @@ fn canaries_go_first_and_alone(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 2, 4.3: what runs in a job is replaced there; only what does not is started, or what has its stop first.
+/// rule 2, 4.3: what runs in a job is replaced there; only what does not is started, or what has its stop first.
 fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { of, task, from_version, .. } = &h.event.body else { return Ok(()) };
     let waits = |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting;
@@ -362,7 +362,7 @@ fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
                 .instances
                 .of_agent(&of.agent)
                 .iter()
-                .find(|i| i.job_id == of.job_id && i.task.is_some() && !i.is_told_to_stop());
+                .find(|i| i.job_id == of.job_id && i.task.is_some() && !i.is_stopping());
             must!(open.is_none(), "{} has another open task in {}", of.agent, of.job_id);
         }
         TaskKind::Stop | TaskKind::Run => {}
@@ -370,7 +370,7 @@ fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.13: no new tasks while paused; and none to start or replace unless a deployment runs.
+/// rule 4.13: no new tasks while paused; and none to start or replace unless a deployment runs.
 fn tasks_are_given_only_while_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { task, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.memory)?;
@@ -381,7 +381,7 @@ fn tasks_are_given_only_while_running(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 5, 8 "Tasks": a task ends with its `task_done`, also where it is withdrawn; no instance gets or takes along a
+/// rule 5, 8 "Tasks": a task ends with its `task_done`, also where it is withdrawn; no instance gets or takes along a
 /// second one before.
 fn every_task_ends_with_an_event(h: &Happening) -> Said {
     if let EventBody::TaskIssued { of, .. } = &h.event.body {
@@ -397,7 +397,7 @@ fn every_task_ends_with_an_event(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.4, 4.5: promoted, or waiting for it, only with every canary healthy.
+/// rule 4.4, 4.5: promoted, or waiting for it, only with every canary healthy.
 fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
     let awaits = matches!(&h.event.body, EventBody::AwaitingPromotion { .. });
     if !awaits && !matches!(&h.event.body, EventBody::DeploymentPromoted { .. }) {
@@ -406,7 +406,7 @@ fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
     let r = rollout(h.memory)?;
     must!(!r.promoted, "it is promoted already");
     let desired = if r.mode == Mode::BlueGreen { r.changed.len() } else { r.canaries };
-    let healthy = h.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
+    let healthy = h.memory.own().filter(|(_, seen)| seen.verdict == InstanceDue::Healthy).count();
     must!(healthy == desired && h.memory.own().count() == desired, "{healthy} of {desired} are healthy");
     let waits = r.canaries > 0 && !r.policy.auto_promote;
     if awaits {
@@ -419,7 +419,7 @@ fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.4, 4.5: candidates and canaries become primary, and in blue-green the old side is retired, in one step.
+/// rule 4.4, 4.5: candidates and canaries become primary, and in blue-green the old side is retired, in one step.
 fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
     if !matches!(&h.event.body, EventBody::DeploymentPromoted { .. }) {
         return Ok(());
@@ -436,7 +436,7 @@ fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.3: successful is a deployment whose changed agents are all healthy.
+/// rule 4.3: successful is a deployment whose changed agents are all healthy.
 fn success_means_that_every_changed_agent_is_healthy(h: &Happening) -> Said {
     if !matches!(&h.event.body, EventBody::DeploymentSuccessful { .. }) {
         return Ok(());
@@ -448,12 +448,12 @@ fn success_means_that_every_changed_agent_is_healthy(h: &Happening) -> Said {
     for agent in &r.changed {
         let key = InstanceKey { agent: agent.clone(), version: r.target, job_id: r.job.clone() };
         let verdict = h.memory.instances.get(&key).map(|seen| seen.verdict);
-        must!(verdict == Some(Verdict::Healthy), "{agent} is {verdict:?}");
+        must!(verdict == Some(InstanceDue::Healthy), "{agent} is {verdict:?}");
     }
     Ok(())
 }
 
-/// SPEC 4.10, 4.13: the cause on the record is the true one; nothing fails a paused deployment but an operator.
+/// rule 4.10, 4.13: the cause on the record is the true one; nothing fails a paused deployment but an operator.
 fn a_failure_has_a_true_cause_and_never_comes_in_a_pause(h: &Happening) -> Said {
     let EventBody::DeploymentFailed { cause, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.memory)?;
@@ -465,7 +465,7 @@ fn a_failure_has_a_true_cause_and_never_comes_in_a_pause(h: &Happening) -> Said 
     Ok(())
 }
 
-/// SPEC 4.14: later reports change neither status nor cause, nor how and when it ended.
+/// rule 4.14: later reports change neither status nor cause, nor how and when it ended.
 fn a_closed_deployment_stays_as_it_ended(h: &Happening) -> Said {
     let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
     if was.status.is_active() || beginning(h.event).is_some() {
@@ -488,22 +488,22 @@ fn a_closed_deployment_stays_as_it_ended(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.10: it never moves back, whatever the server's clock does.
+/// rule 4.10: it never moves back, whatever the server's clock does.
 fn the_progress_deadline_never_moves_back(h: &Happening) -> Said {
     let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
     if was.id != is.id {
         return Ok(());
     }
-    if let (Clock::Running { at: was }, Clock::Running { at: is }) = (was.progress, is.progress) {
+    if let (Deadline::Running { at: was }, Deadline::Running { at: is }) = (was.progress, is.progress) {
         must!(is >= was, "from {was} to {is}");
     }
-    if let (Clock::Held { left_ms: was }, Clock::Held { left_ms: is }) = (was.progress, is.progress) {
+    if let (Deadline::Paused { left_ms: was }, Deadline::Paused { left_ms: is }) = (was.progress, is.progress) {
         must!(is >= was, "from {was} ms left to {is}");
     }
     Ok(())
 }
 
-/// SPEC 4.10: it starts with the deployment, and anew at the first health of an instance, at promotion, and (4.4) when a
+/// rule 4.10: it starts with the deployment, and anew at the first health of an instance, at promotion, and (4.4) when a
 /// canary is lost; it does not run while awaiting promotion.
 fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
     let Some(is) = &h.after.deployment else { return Ok(()) };
@@ -530,7 +530,7 @@ fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
         EventBody::DeploymentPromoted { .. } => {
             must!(is.progress.at() >= full, "{:?} after the promotion", is.progress)
         }
-        EventBody::AwaitingPromotion { .. } => must!(is.progress == Clock::Off, "{:?} while awaiting", is.progress),
+        EventBody::AwaitingPromotion { .. } => must!(is.progress == Deadline::Off, "{:?} while awaiting", is.progress),
         EventBody::AgentUnhealthy { .. } => {
             let reopened =
                 matches!(&h.memory.rollout, Some(r) if r.phase == Phase::Awaiting) && is.status == Status::Running;
@@ -541,18 +541,18 @@ fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.13: at resume each deadline has what it had left.
+/// rule 4.13: at resume each deadline has what it had left.
 fn a_pause_keeps_what_the_deadlines_had_left(h: &Happening) -> Said {
     let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
     match &h.event.body {
         EventBody::DeploymentPaused { .. } => {
             let left = was.progress.at().map(|at| at.saturating_sub(h.event.at));
-            let held = matches!(is.progress, Clock::Held { left_ms } if Some(left_ms) == left);
-            must!(held || left.is_none() && is.progress == Clock::Off, "{:?} becomes {:?}", was.progress, is.progress);
+            let held = matches!(is.progress, Deadline::Paused { left_ms } if Some(left_ms) == left);
+            must!(held || left.is_none() && is.progress == Deadline::Off, "{:?} becomes {:?}", was.progress, is.progress);
         }
         EventBody::DeploymentResumed { .. } => {
             let expected = match was.progress {
-                Clock::Held { left_ms } => Clock::Running { at: h.event.at + left_ms },
+                Deadline::Paused { left_ms } => Deadline::Running { at: h.event.at + left_ms },
                 other => other,
             };
             must!(is.progress == expected, "{:?} becomes {:?}", was.progress, is.progress);
@@ -562,13 +562,13 @@ fn a_pause_keeps_what_the_deadlines_had_left(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.9: not before `min_healthy_ms` of unbroken wellness.
+/// rule 4.9: not before `min_healthy_ms` of unbroken check_health.
 fn healthy_is_never_said_too_early(h: &Happening) -> Said {
     let EventBody::AgentHealthy { of, .. } = &h.event.body else { return Ok(()) };
     let key = key_of(of, h.event.version);
     let Some(seen) = h.memory.instances.get(&key) else { return Err(format!("{} is on the record", of.agent)) };
     let min = h.memory.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
-    must!(seen.verdict != Verdict::Healthy, "{} is healthy already", of.agent);
+    must!(seen.verdict != InstanceDue::Healthy, "{} is healthy already", of.agent);
     must!(!seen.told_to_stop, "{} is told to stop", of.agent);
     let Some(since) = seen.well_since else { return Err(format!("not all is well with {}", of.agent)) };
     must!(h.event.at >= since + min, "{} is well since {} ms, of {min}", of.agent, h.event.at.saturating_sub(since));
@@ -578,7 +578,7 @@ fn healthy_is_never_said_too_early(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.9: unhealthy is what was late, or healthy and is not well any more, or has ended.
+/// rule 4.9: unhealthy is what was late, or healthy and is not well any more, or has ended.
 fn unhealthy_has_a_ground(h: &Happening) -> Said {
     let EventBody::AgentUnhealthy { of, .. } = &h.event.body else { return Ok(()) };
     let key = key_of(of, h.event.version);
@@ -587,7 +587,7 @@ fn unhealthy_has_a_ground(h: &Happening) -> Said {
     // Well for long enough at its deadline is healthy, however late the tick.
     let met = |deadline: u64| seen.well_since.is_some_and(|since| since + min <= deadline);
     let late = matches!(seen.late, Late::At(at) if at <= h.event.at && !met(at));
-    let broke = seen.verdict == Verdict::Healthy && seen.well_since.is_none_or(|since| since == h.event.at);
+    let broke = seen.verdict == InstanceDue::Healthy && seen.well_since.is_none_or(|since| since == h.event.at);
     let ended = matches!(seen.state, InstanceState::Failed | InstanceState::Stopped);
     must!(
         late || broke || ended,
@@ -600,7 +600,7 @@ fn unhealthy_has_a_ground(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.3: an instance leaves when it has stopped, when its successor first reports, or when nobody took it up.
+/// rule 4.3: an instance leaves when it has stopped, when its successor first reports, or when nobody took it up.
 fn nothing_that_runs_is_forgotten(h: &Happening) -> Said {
     if h.before.instances.len() == h.after.instances.len() && !matches!(&h.event.body, EventBody::TaskIssued { .. }) {
         return Ok(());
@@ -649,7 +649,7 @@ fn view(record: &Record) -> BTreeMap<&Arc<str>, &InstanceKey> {
         .collect()
 }
 
-/// SPEC 3 RESOLVE, 4.4, 4.5: canaries and candidates are hidden until the promotion, which flips all in one step; a task
+/// rule 3 RESOLVE, 4.4, 4.5: canaries and candidates are hidden until the promotion, which flips all in one step; a task
 /// alone changes nothing for callers.
 fn callers_see_primaries_alone(h: &Happening) -> Said {
     if h.before.services.is_empty() && h.after.services.is_empty() {
@@ -676,7 +676,7 @@ fn callers_see_primaries_alone(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 8 "Tags": never trimmed are tagged, current, newest stable and target versions, and what agents run.
+/// rule 8 "Tags": never trimmed are tagged, current, newest stable and target versions, and what agents run.
 fn the_history_keeps_what_is_needed(h: &Happening) -> Said {
     let Some(b) = beginning(h.event) else { return Ok(()) };
     let target = b.version.number;
@@ -705,37 +705,37 @@ fn the_history_keeps_what_is_needed(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.6: what was already replaced counts to the old side; the whole target starts in a second job.
+/// rule 4.6: what was already replaced counts to the old side; the whole target starts in a second job.
 fn a_fallback_keeps_what_was_replaced_on_the_old_side(h: &Happening) -> Said {
     let EventBody::FallbackBlueGreen { job_id, changed, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.memory)?;
     must!(r.mode == Mode::InPlace && r.phase == Phase::Running && r.unsafe_reported, "nobody reported unsafe");
     must!(!h.before.instances.iter().any(|i| i.job_id == *job_id), "job {job_id} has instances already");
-    let roster = h.memory.versions.get(&r.target).map(|told| told.roster()).unwrap_or_default();
-    must!(**changed == *roster, "{changed:?} start, of {roster:?}");
+    let agents_with_nodes = h.memory.versions.get(&r.target).map(|told| told.agents_with_nodes()).unwrap_or_default();
+    must!(**changed == *agents_with_nodes, "{changed:?} start, of {agents_with_nodes:?}");
     Ok(())
 }
 
-/// SPEC 8 "Attempts": `unsafe` about anything but an unhealthy or pending in-place instance of an active deployment: 0.
+/// rule 8 "Attempts": `unsafe` about anything but an unhealthy or pending in-place instance of an active deployment: 0.
 fn unsafe_counts_only_of_what_is_being_replaced(h: &Happening) -> Said {
     let EventBody::AgentState { of, state: AgentReport::Unsafe, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.memory)?;
     let key = key_of(of, h.event.version);
     let verdict = h.memory.instances.get(&key).map(|seen| seen.verdict);
     must!(r.mode == Mode::InPlace && !matches!(r.phase, Phase::Ended(_)), "nothing is being replaced");
-    must!(h.memory.is_own(&key) && verdict != Some(Verdict::Healthy), "{} is {verdict:?}", of.agent);
+    must!(h.memory.is_own(&key) && verdict != Some(InstanceDue::Healthy), "{} is {verdict:?}", of.agent);
     Ok(())
 }
 
 // ---- after every command -------------------------------------------------------------------------------------------
 
-/// SPEC 5: the events leave nothing out.
+/// rule 5: the events leave nothing out.
 fn the_second_engine_is_equal(o: &Outcome) -> Said {
     must!(o.second == o.after, "the engine that was fed with events differs");
     Ok(())
 }
 
-/// SPEC 4.2: manifest, bundle, agents and policy equal those of the current deployment, and that one is active or
+/// rule 4.2: manifest, bundle, agents and policy equal those of the current deployment, and that one is active or
 /// successful, and something runs: nothing is recorded. Where something differs, a version is.
 fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     let (Command::Deploy(asked), Some(before)) = (o.command, o.before) else { return Ok(()) };
@@ -756,7 +756,7 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
         must!(same_but_policy(receipt.version), "something differs, and nothing is recorded");
         must!(receipt.version == o.after.last_version, "unchanged is said of version {}", receipt.version);
         let asked_policy = Manifest::parse(&asked.manifest)
-            .map(|manifest| Policy::default().overlay(&manifest.policy).overlay(&asked.policy));
+            .map(|manifest| Policy::default().merged_with(&manifest.policy).merged_with(&asked.policy));
         let policy = o.after.version(receipt.version).map(|v| &v.policy);
         must!(asked_policy.as_ref().ok() == policy, "the policy differs, and nothing is recorded");
         let status = o.after.deployment.as_ref().map(|d| d.status);
@@ -770,7 +770,7 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     // Only where nothing came due first, which may have changed what is there.
     let first = o.batch.changes.iter().find_map(|c| match c {
         Change::Event(event) => Some(&event.body),
-        Change::Note(_) => None,
+        Change::Silent(_) => None,
     });
     let at_once = matches!(
         first,
@@ -787,11 +787,11 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 3 STOP: ends an active deployment, and gives every instance a `stop` task.
+/// rule 3 STOP: ends an active deployment, and gives every instance a `stop` task.
 fn stop_tells_everything_to_stop(o: &Outcome) -> Said {
     if matches!(o.command, Command::Stop(_)) {
         must!(!o.after.is_active(), "it is active after STOP");
-        let on = o.after.instances.iter().find(|i| !i.is_told_to_stop());
+        let on = o.after.instances.iter().find(|i| !i.is_stopping());
         must!(on.is_none(), "{:?} runs on after STOP", on.map(|i| &i.agent));
     }
     Ok(())
@@ -814,13 +814,13 @@ fn the_account_of_the_rules_agrees(o: &Outcome) -> Said {
             return Err(format!("{} was never said to be there", i.agent));
         };
         let verdict = match i.health {
-            Health::Pending => Verdict::Pending,
-            Health::Healthy => Verdict::Healthy,
-            Health::Unhealthy => Verdict::Unhealthy,
+            Health::Pending => InstanceDue::Pending,
+            Health::Healthy => InstanceDue::Healthy,
+            Health::Unhealthy => InstanceDue::Unhealthy,
         };
         must!(seen.verdict == verdict, "{} is {}, and {:?} was said", i.agent, i.health.name(), seen.verdict);
         must!(seen.state == i.state && seen.attempt == i.attempt, "{} is {}", i.agent, i.state.name());
-        must!(seen.told_to_stop == i.is_told_to_stop(), "{} told to stop: {}", i.agent, i.is_told_to_stop());
+        must!(seen.told_to_stop == i.is_stopping(), "{} told to stop: {}", i.agent, i.is_stopping());
     }
     let open: BTreeMap<InstanceKey, TaskKind> =
         o.after.instances.tasks().filter_map(|i| Some((i.key(), i.task.as_ref()?.kind))).collect();
@@ -840,12 +840,12 @@ fn every_running_deployment_has_a_deadline(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.3 to 4.5, 4.13: as soon as something may go on, it does.
+/// rule 4.3 to 4.5, 4.13: as soon as something may go on, it does.
 fn what_may_go_on_goes_on(o: &Outcome) -> Said {
     let r = rollout(o.memory)?;
     let placed = o.memory.own().count();
-    let healthy = o.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
-    let unhealthy = o.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
+    let healthy = o.memory.own().filter(|(_, seen)| seen.verdict == InstanceDue::Healthy).count();
+    let unhealthy = o.memory.own().filter(|(_, seen)| seen.verdict == InstanceDue::Unhealthy).count();
     let all = r.changed.len();
     let canary_phase = r.mode == Mode::InPlace && r.canaries > 0 && !r.promoted;
     match r.phase {
@@ -876,7 +876,7 @@ fn what_may_go_on_goes_on(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.9: healthy at most one timer tick after `min_healthy_ms` of wellness.
+/// rule 4.9: healthy at most one timer tick after `min_healthy_ms` of check_health.
 fn healthy_is_said_in_time(o: &Outcome) -> Said {
     if o.is_remembered() {
         return Ok(());
@@ -888,7 +888,7 @@ fn healthy_is_said_in_time(o: &Outcome) -> Said {
         let passed = if matches!(o.command, Command::Tick) { due <= o.now } else { due < o.now };
         let counts = !seen.told_to_stop && &*key.agent != BATCH_AGENT;
         must!(
-            !(counts && passed) || seen.verdict == Verdict::Healthy,
+            !(counts && passed) || seen.verdict == InstanceDue::Healthy,
             "{} is well since {} ms, of {min}",
             key.agent,
             o.now - since
@@ -897,19 +897,19 @@ fn healthy_is_said_in_time(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.9: healthy, then not ready or not passing: unhealthy at once.
+/// rule 4.9: healthy, then not ready or not passing: unhealthy at once.
 fn what_breaks_is_unhealthy_at_once(o: &Outcome) -> Said {
     for (key, seen) in &o.memory.instances {
-        let broke = seen.verdict == Verdict::Healthy && seen.well_since.is_none() && !seen.told_to_stop;
+        let broke = seen.verdict == InstanceDue::Healthy && seen.well_since.is_none() && !seen.told_to_stop;
         must!(!broke, "{} is healthy, and not all is well with it", key.agent);
         let ended = matches!(seen.state, InstanceState::Failed | InstanceState::Stopped);
-        let judged = seen.verdict == Verdict::Unhealthy || seen.told_to_stop || &*key.agent == BATCH_AGENT;
+        let judged = seen.verdict == InstanceDue::Unhealthy || seen.told_to_stop || &*key.agent == BATCH_AGENT;
         must!(!ended || judged, "{} is {}, and {:?}", key.agent, seen.state.name(), seen.verdict);
     }
     Ok(())
 }
 
-/// SPEC 4.9: not healthy within `healthy_deadline_ms` of its task: unhealthy. The deadline does not run in a pause.
+/// rule 4.9: not healthy within `healthy_deadline_ms` of its task: unhealthy. The deadline does not run in a pause.
 fn what_is_late_is_unhealthy(o: &Outcome) -> Said {
     if o.is_remembered() {
         return Ok(());
@@ -922,7 +922,7 @@ fn what_is_late_is_unhealthy(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.10: a report `failed`, an unhealthy instance without a progress deadline, a passed deadline: failed.
+/// rule 4.10: a report `failed`, an unhealthy instance without a progress deadline, a passed deadline: failed.
 fn what_must_fail_has_failed(o: &Outcome) -> Said {
     let r = rollout(o.memory)?;
     if !matches!(r.phase, Phase::Running | Phase::Awaiting) || o.is_remembered() {
@@ -938,7 +938,7 @@ fn what_must_fail_has_failed(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 1: a version is never changed, except its `stable` flag and its tag (and what became of it).
+/// rule 1: a version is never changed, except its `stable` flag and its tag (and what became of it).
 fn versions_never_change(o: &Outcome) -> Said {
     for v in o.after.versions.iter() {
         let Some(told) = o.memory.versions.get(&v.number) else {
@@ -962,7 +962,7 @@ fn versions_never_change(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.9: a tick does all that is due.
+/// rule 4.9: a tick does all that is due.
 fn a_tick_leaves_nothing_due(o: &Outcome) -> Said {
     if matches!(o.command, Command::Tick) {
         let next = next_deadline(o.after);
@@ -981,7 +981,7 @@ fn an_early_tick_changes_nothing(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 3 REPORT, 8 "Attempts": 1 where it changed something, 0 where it was known already or stale.
+/// rule 3 REPORT, 8 "Attempts": 1 where it changed something, 0 where it was known already or stale.
 fn reports_count_once(o: &Outcome) -> Said {
     let (Command::Report(report), Reply::Changed(changed), Some(before)) = (o.command, o.reply, o.before) else {
         return Ok(());
@@ -989,11 +989,11 @@ fn reports_count_once(o: &Outcome) -> Said {
     let events = || {
         o.batch.changes.iter().filter_map(|c| match c {
             Change::Event(event) => Some(event),
-            Change::Note(_) => None,
+            Change::Silent(_) => None,
         })
     };
     let is_said = |e: &&Arc<Event>| {
-        matches!(&e.body, EventBody::AgentState { of, state, leaves, .. }
+        matches!(&e.body, EventBody::AgentState { of, state, removes_instance, .. }
             if of.agent == report.agent && state.name() == report.state.name() && (*changed || !leaves))
     };
     let said = events().filter(is_said).count();
@@ -1012,12 +1012,12 @@ fn reports_count_once(o: &Outcome) -> Said {
         return Ok(()); // time that had passed ended its deployment, and it left with that
     }
     let state = match report.state {
-        Reported::Starting => InstanceState::Starting,
-        Reported::Ready => InstanceState::Ready,
-        Reported::Unready => InstanceState::Unready,
-        Reported::Failed => InstanceState::Failed,
-        Reported::Stopped => InstanceState::Stopped,
-        Reported::Completed | Reported::Unsafe => return Ok(()),
+        ReportedState::Starting => InstanceState::Starting,
+        ReportedState::Ready => InstanceState::Ready,
+        ReportedState::Unready => InstanceState::Unready,
+        ReportedState::Failed => InstanceState::Failed,
+        ReportedState::Stopped => InstanceState::Stopped,
+        ReportedState::Completed | ReportedState::Unsafe => return Ok(()),
     };
     let stale = match report.attempt {
         Some(given) if state == InstanceState::Starting => given <= i.attempt,
@@ -1026,7 +1026,7 @@ fn reports_count_once(o: &Outcome) -> Said {
     };
     must!(!(stale && *changed), "a stale report counts");
     let known = i.state == state && report.attempt.is_none_or(|given| given == i.attempt);
-    let told = i.is_told_to_stop();
+    let told = i.is_stopping();
     if state != InstanceState::Stopped && &*i.agent != BATCH_AGENT {
         must!(!(known && *changed), "a known report counts");
         must!(stale || known || *changed || report.attempt == Some(0), "a new report does not count");
@@ -1036,7 +1036,7 @@ fn reports_count_once(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.11: with `auto_revert` the newest stable version comes back, unless nothing would change.
+/// rule 4.11: with `auto_revert` the newest stable version comes back, unless nothing would change.
 fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     let Some(failed) = o.failed else { return Ok(()) };
     if !failed.auto_revert {
@@ -1055,15 +1055,15 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
         told.version.policy.strategy = Strategy::Rolling;
     }
     let (mode, changed) = judge(o.memory, &failed.left, &told);
-    let roster = told.roster();
+    let agents_with_nodes = told.agents_with_nodes();
     let gone = failed.left.instances.iter().any(|i| {
-        !i.is_told_to_stop() && !roster.contains(&i.agent) && !(i.state == InstanceState::Waiting && i.task.is_none())
+        !i.is_stopping() && !agents_with_nodes.contains(&i.agent) && !(i.state == InstanceState::Waiting && i.task.is_none())
     });
     must!(mode == Mode::Noop && !gone, "a revert to {stable} would be {}, of {changed:?}", mode.name());
     Ok(())
 }
 
-/// SPEC 4.8, 4.11: replacements that nobody took up are withdrawn with the end of their deployment.
+/// rule 4.8, 4.11: replacements that nobody took up are withdrawn with the end of their deployment.
 fn nothing_of_an_ended_deployment_waits_for_replacement(o: &Outcome) -> Said {
     let r = rollout(o.memory)?;
     for i in o.after.instances.tasks() {
@@ -1074,12 +1074,12 @@ fn nothing_of_an_ended_deployment_waits_for_replacement(o: &Outcome) -> Said {
     }
     for i in o.after.instances.iter().filter(|i| i.role == Role::Candidate) {
         let live = o.memory.is_own(&i.key()) && !matches!(r.phase, Phase::Ended(_));
-        must!(live || i.is_told_to_stop(), "candidate {} of an ended deployment has no stop", i.agent);
+        must!(live || i.is_stopping(), "candidate {} of an ended deployment has no stop", i.agent);
     }
     Ok(())
 }
 
-/// SPEC 4.3 to 4.5: after success every agent of the version has one instance, all in one job; the rest is told to stop.
+/// rule 4.3 to 4.5: after success every agent of the version has one instance, all in one job; the rest is told to stop.
 fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     let succeeded = o.batch.changes.iter().any(|c| {
         matches!(c, Change::Event(e) if matches!(&e.body, EventBody::DeploymentSuccessful { .. } | EventBody::DeploymentNoop(_)))
@@ -1089,16 +1089,16 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     if !succeeded || stopped_since || r.phase != Phase::Ended(Status::Successful) {
         return Ok(());
     }
-    let roster: BTreeSet<Arc<str>> =
-        o.memory.versions.get(&r.target).map(|t| t.roster()).unwrap_or_default().into_iter().collect();
+    let agents_with_nodes: BTreeSet<Arc<str>> =
+        o.memory.versions.get(&r.target).map(|t| t.agents_with_nodes()).unwrap_or_default().into_iter().collect();
     let mut seen = BTreeSet::new();
-    for i in o.after.instances.iter().filter(|i| !i.is_told_to_stop()) {
+    for i in o.after.instances.iter().filter(|i| !i.is_stopping()) {
         must!(i.job_id == r.job, "{} of version {} runs on in job {}", i.agent, i.version, i.job_id);
-        must!(roster.contains(&i.agent), "{} runs on without a place in version {}", i.agent, r.target);
+        must!(agents_with_nodes.contains(&i.agent), "{} runs on without a place in version {}", i.agent, r.target);
         must!(seen.insert(i.agent.clone()), "{} runs twice", i.agent);
         must!(i.role == Role::Primary, "{} is {} after success", i.agent, i.role.name());
     }
-    must!(seen == roster, "{seen:?} run, of {roster:?}");
+    must!(seen == agents_with_nodes, "{seen:?} run, of {agents_with_nodes:?}");
     must!(
         o.after.current_version == Some(r.target) && o.after.current_job_id.as_ref() == Some(&r.job),
         "the version is current"
@@ -1106,8 +1106,8 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported. What waits
-/// without a task, since its task was withdrawn, counts for nothing (SPEC 4.8): beside it one that had failed may come
+/// rule 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported. What waits
+/// without a task, since its task was withdrawn, counts for nothing (rule 4.8): beside it one that had failed may come
 /// back to life.
 fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
     let mut places: BTreeMap<(&Arc<str>, &Arc<str>), Vec<_>> = BTreeMap::new();
@@ -1124,7 +1124,7 @@ fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 7: `rollback_target` is the version that ROLLBACK without an argument would take.
+/// rule 7: `rollback_target` is the version that ROLLBACK without an argument would take.
 fn rollback_target_is_one_that_rollback_takes(o: &Outcome) -> Said {
     let last = rollout(o.memory)?.target;
     let after_batch = o.after.version(last).is_some_and(|v| v.job_type.is_batch());
@@ -1136,7 +1136,7 @@ fn rollback_target_is_one_that_rollback_takes(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 3 REGISTER, CHECK: each gives the TTL its full length again.
+/// rule 3 REGISTER, CHECK: each gives the TTL its full length again.
 fn a_refresh_moves_the_ttl(o: &Outcome) -> Said {
     let id = match (o.command, o.reply) {
         (Command::Check(check), _) => &check.instance,
@@ -1149,7 +1149,7 @@ fn a_refresh_moves_the_ttl(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 3 REGISTER: with TTL it becomes critical unless refreshed in time.
+/// rule 3 REGISTER: with TTL it becomes critical unless refreshed in time.
 fn a_ttl_that_ran_out_is_critical(o: &Outcome) -> Said {
     if o.is_remembered() {
         return Ok(());

@@ -5,7 +5,7 @@ use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, E
 use redis_deploy::codec;
 use redis_deploy::engine::event::EventBody;
 use redis_deploy::engine::{
-    apply, decide, transact, Batch, Change, Command, Context, Limits, Record, Rejection, Reply,
+    apply, decide, decide_in_place, Batch, Change, Command, Context, Limits, Record, Rejection, Reply,
 };
 use std::collections::BTreeMap;
 
@@ -121,7 +121,7 @@ impl Site {
                     // What had stopped already leaves at once, its services before it.
                     EventBody::TaskDone { .. }
                     | EventBody::TaskIssued { .. }
-                    | EventBody::AgentState { leaves: true, .. }
+                    | EventBody::AgentState { removes_instance: true, .. }
                     | EventBody::ServiceDeregistered { .. } => {
                         if let Some(failed) = failed.as_mut().filter(|f| !f.over) {
                             failed.left = after.clone();
@@ -183,7 +183,7 @@ impl Site {
 fn leaves_no_trace(record: Option<&Record>, input: &Input, context: &Context) -> Result<(), Broken> {
     let before = record.cloned().unwrap_or_default();
     let mut after = before.clone();
-    drop(transact(&mut after, &input.command, context));
+    drop(decide_in_place(&mut after, &input.command, context));
     if after == before {
         return Ok(());
     }

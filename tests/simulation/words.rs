@@ -3,7 +3,7 @@
 use super::site::Input;
 use super::world::DAWN;
 use redis_deploy::engine::command::{Operate, RollbackTo};
-use redis_deploy::engine::policy::{Amount, PolicyPatch};
+use redis_deploy::engine::policy::{CountOrPercent, PolicyPatch};
 use redis_deploy::engine::Command;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ fn operate(line: &mut String, name: &str, op: &Operate) {
 }
 
 fn policy(line: &mut String, patch: &PolicyPatch) {
-    let amount = |amount: Amount| match amount {
-        Amount::Count(n) => n.to_string(),
-        Amount::Percent(p) => format!("{p}%"),
+    let amount = |amount: CountOrPercent| match amount {
+        CountOrPercent::Count(n) => n.to_string(),
+        CountOrPercent::Percent(p) => format!("{p}%"),
     };
     let fields = [
         ("STRATEGY", patch.strategy.map(|s| s.name().to_string())),

@@ -1,12 +1,12 @@
 //! A whole world from one seed: a clock, some sites, and everybody who acts on them. Step by step something happens
 //! somewhere; at the end operators fall silent, the weather calms, and every deployment has to come to its end.
 
-use super::catalogue::Content;
+use super::catalogue::ManifestText;
 use super::coordinators::{self, RealWorld};
 use super::dice::Dice;
 use super::operators;
 use super::site::{Broken, Input, Site};
-use redis_deploy::engine::command::{Check, CheckStatus, Report, Reported};
+use redis_deploy::engine::command::{Check, CheckStatus, Report, ReportedState};
 use redis_deploy::engine::deployment::{Instance, Status};
 use redis_deploy::engine::{next_deadline, Command, Limits, Record, Rejection, Reply};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,8 +46,8 @@ pub struct World {
 struct Place {
     site: Site,
     real: RealWorld,
-    content: Content,
-    past: Vec<Content>,
+    content: ManifestText,
+    past: Vec<ManifestText>,
 }
 
 /// What went wrong, and what led there.
@@ -109,7 +109,7 @@ impl World {
         let ticks = if dice.chance(65) { Ticks::Punctual } else { Ticks::Late };
         let (wild, clock_jumps, harsh) = (dice.chance(20), dice.chance(25), dice.chance(35));
         let place = |site| {
-            let content = Content::first(&mut dice);
+            let content = ManifestText::first(&mut dice);
             let mut real = RealWorld::default();
             real.gloomy = dice.chance(50);
             Place { site, real, content, past: Vec::new() }
@@ -255,7 +255,7 @@ impl World {
         }
     }
 
-    /// Two at a time, each sure of what is there: one winner and one clear refusal (SPEC 3 IFVERSION, ID).
+    /// Two at a time, each sure of what is there: one winner and one clear refusal (rule 3 IFVERSION, ID).
     fn two_operators(&mut self, at: usize, command: Command) -> Result<(), Broken> {
         let Command::Deploy(mut first) = command else {
             self.ask(at, "ops", command)?.ok();
@@ -276,7 +276,7 @@ impl World {
         Ok(())
     }
 
-    /// Repeats are harmless (SPEC 3): the same answer, and nothing changes.
+    /// Repeats are harmless (rule 3): the same answer, and nothing changes.
     fn again(&mut self, at: usize, command: Command, first: Result<Reply, Rejection>) -> Result<(), Broken> {
         let fresh = |request: &Option<Arc<str>>| request.as_ref().is_some_and(|id| id.starts_with("again-"));
         let (repeatable, remembered) = match &command {
@@ -357,7 +357,7 @@ impl World {
                 };
                 Command::Report(Report {
                     agent: key.agent.clone(),
-                    state: *dice.pick(&Reported::ALL),
+                    state: *dice.pick(&ReportedState::ALL),
                     version,
                     job: dice.chance(50).then(|| key.job_id.clone()),
                     attempt: dice.chance(40).then(|| dice.between(0, 4) as u32),

@@ -4,12 +4,12 @@ use crate::json::{assert_json, value};
 use crate::record::{event, logged, record, service, text, texts, version, KEY, T};
 use redis_deploy::engine::command::CheckStatus;
 use redis_deploy::engine::deployment::{Cause, Mode, Record, Role, Status, TaskKind};
-use redis_deploy::engine::event::{AgentReport, Beginning, Event, EventBody, Subject};
+use redis_deploy::engine::event::{AgentReport, NewDeployment, Event, EventBody, InstanceRef};
 use redis_deploy::engine::health::InstanceState;
-use redis_deploy::engine::history::Version;
-use redis_deploy::engine::manifest::Content;
+use redis_deploy::engine::version::Version;
+use redis_deploy::engine::manifest::ManifestText;
 use redis_deploy::engine::policy::Strategy;
-use redis_deploy::engine::time::Clock;
+use redis_deploy::engine::time::Deadline;
 use redis_deploy::view::{self, View};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -62,12 +62,12 @@ fn shown(event: &Event) -> View<'static> {
     View::Raw(Cow::Owned(view::event_json(event, KEY)))
 }
 
-fn subject() -> Subject {
-    Subject { agent: text("a@h"), node: text("a"), job_id: text("job"), role: Role::Canary }
+fn instance_ref() -> InstanceRef {
+    InstanceRef { agent: text("a@h"), node: text("a"), job_id: text("job"), role: Role::Canary }
 }
 
-fn beginning() -> Box<Beginning> {
-    Box::new(Beginning {
+fn new_deployment() -> Box<NewDeployment> {
+    Box::new(NewDeployment {
         version: Version {
             tag: Some(text("gold")),
             agents: Some(texts(&["a@h", "b@h"])),
@@ -85,9 +85,9 @@ fn beginning() -> Box<Beginning> {
         source_job_id: Some(text("dep_agent-api_1")),
         requested_job: Some(text("job")),
         changed: texts(&["a@h", "b@h"]),
-        gone: texts(&["c@h"]),
+        removed_agents: texts(&["c@h"]),
         canaries: 1,
-        progress: Clock::Running { at: T + 600_000 },
+        progress: Deadline::Running { at: T + 600_000 },
         trimmed: vec![1, 2],
     })
 }
@@ -108,7 +108,7 @@ const SUBJECT: &str = r#""agent":"a@h","node":"a","job_id":"job","role":"canary"
 fn every_event() -> Vec<(EventBody, String)> {
     let by = || text("ann");
     let reason = || Some(text("why"));
-    let running = Clock::Running { at: T + 600_000 };
+    let running = Deadline::Running { at: T + 600_000 };
     vec![
         (EventBody::DeploymentStarted(beginning()), BEGINNING.to_string()),
         (EventBody::DeploymentNoop(beginning()), BEGINNING.to_string()),
@@ -125,12 +125,12 @@ fn every_event() -> Vec<(EventBody, String)> {
         ),
         (
             EventBody::TaskIssued {
-                of: subject(),
+                of: instance_ref(),
                 task: TaskKind::Replace,
                 from_version: Some(2),
                 attempt: 1,
                 bundle: Some(text("s3://b/v3")),
-                deadline: Clock::Running { at: T + 300_000 },
+                deadline: Deadline::Running { at: T + 300_000 },
                 by: by(),
                 reason: reason(),
             },
@@ -140,18 +140,18 @@ fn every_event() -> Vec<(EventBody, String)> {
                 .to_string(),
         ),
         (
-            EventBody::TaskDone { of: subject(), task: TaskKind::Stop, withdrawn: true, leaves: true },
+            EventBody::TaskDone { of: instance_ref(), task: TaskKind::Stop, withdrawn: true, removes_instance: true },
             format!(r#""task":"stop",{SUBJECT},"withdrawn":true,"leaves":true"#),
         ),
         (
             EventBody::AgentState {
-                of: subject(),
+                of: instance_ref(),
                 state: AgentReport::State(InstanceState::Ready),
                 attempt: 2,
                 reason: reason(),
                 healthy_at: Some(T + 10_000),
-                leaves: false,
-                dooms: false,
+                removes_instance: false,
+                fails_at_resume: false,
             },
             format!(
                 r#"{SUBJECT},"state":"ready","attempt":2,"reason":"why","leaves":false,"healthy_at":1790000010000,
@@ -159,15 +159,15 @@ fn every_event() -> Vec<(EventBody, String)> {
             ),
         ),
         (
-            EventBody::AgentHealthy { of: subject(), progress: running },
+            EventBody::AgentHealthy { of: instance_ref(), progress: running },
             format!(r#"{SUBJECT},"progress_at":1790000600000,"progress_left_ms":null"#),
         ),
         (
             EventBody::AgentUnhealthy {
-                of: subject(),
+                of: instance_ref(),
                 reason: text("never ready"),
-                reopens: Some(running),
-                dooms: true,
+                resumes_with: Some(running),
+                fails_at_resume: true,
             },
             format!(
                 r#"{SUBJECT},"reason":"never ready","fails_at_resume":true,"reopens":true,
@@ -176,7 +176,7 @@ fn every_event() -> Vec<(EventBody, String)> {
         ),
         (EventBody::AwaitingPromotion { healthy: 2 }, r#""healthy":2"#.to_string()),
         (
-            EventBody::DeploymentPromoted { progress: Clock::Off, by: by(), reason: reason() },
+            EventBody::DeploymentPromoted { progress: Deadline::Off, by: by(), reason: reason() },
             r#""by":"ann","reason":"why","progress_at":null,"progress_left_ms":null"#.to_string(),
         ),
         (EventBody::DeploymentPaused { by: by(), reason: reason() }, r#""by":"ann","reason":"why""#.to_string()),
@@ -288,18 +288,18 @@ fn every_type_of_the_contract_is_among_them() {
 #[test]
 fn an_event_carries_no_manifest_and_stays_small() {
     let mut large = beginning();
-    large.version.content = Arc::new(Content::new(text(&format!(r#"{{"nodes":[],"x":"{}"}}"#, "y".repeat(1 << 20)))));
+    large.version.content = Arc::new(ManifestText::new(text(&format!(r#"{{"nodes":[],"x":"{}"}}"#, "y".repeat(1 << 20)))));
     assert!(view::event_json(&event(EventBody::DeploymentStarted(large)), KEY).len() < 2000);
 }
 
 #[test]
 fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
-    let held = Clock::Held { left_ms: 77 };
+    let held = Deadline::Paused { left_ms: 77 };
     let json = |body| value(&shown(&event(body)));
-    let healthy = json(EventBody::AgentHealthy { of: subject(), progress: held });
+    let healthy = json(EventBody::AgentHealthy { of: instance_ref(), progress: held });
     assert_eq!((&healthy["progress_at"], &healthy["progress_left_ms"]), (&Value::Null, &Value::from(77)));
     let issued = json(EventBody::TaskIssued {
-        of: subject(),
+        of: instance_ref(),
         task: TaskKind::Start,
         from_version: None,
         attempt: 1,
@@ -310,7 +310,7 @@ fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
     });
     assert_eq!(issued["healthy_deadline_left_ms"], 77);
     assert_eq!(issued["healthy_deadline_at"], Value::Null);
-    let unhealthy = json(EventBody::AgentUnhealthy { of: subject(), reason: text("r"), reopens: None, dooms: false });
+    let unhealthy = json(EventBody::AgentUnhealthy { of: instance_ref(), reason: text("r"), resumes_with: None, fails_at_resume: false });
     assert_eq!(unhealthy["reopens"], false);
     assert_eq!(unhealthy["progress_at"], Value::Null);
 }
@@ -319,13 +319,13 @@ fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
 fn an_outcome_that_is_no_state_is_a_state_of_the_event() {
     for (report, name) in [(AgentReport::Completed, "completed"), (AgentReport::Unsafe, "unsafe")] {
         let body = EventBody::AgentState {
-            of: subject(),
+            of: instance_ref(),
             state: report,
             attempt: 1,
             reason: None,
             healthy_at: None,
-            leaves: true,
-            dooms: true,
+            removes_instance: true,
+            fails_at_resume: true,
         };
         let event = value(&shown(&event(body)));
         assert_eq!(event["state"], name);

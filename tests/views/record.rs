@@ -1,15 +1,15 @@
-//! A record by hand: the one of the example in SPEC 7.
+//! A record by hand: the one of the example in rule 7.
 
 use redis_deploy::engine::command::CheckStatus;
 use redis_deploy::engine::deployment::{Deployment, Instance, Mode, Record, Role, Status, Task, TaskKind};
 use redis_deploy::engine::event::{Event, EventBody};
 use redis_deploy::engine::health::{Health, InstanceState};
-use redis_deploy::engine::history::{JobType, Outcome, Version};
+use redis_deploy::engine::version::{JobType, Outcome, Version};
 use redis_deploy::engine::instances::InstanceKey;
-use redis_deploy::engine::manifest::Content;
+use redis_deploy::engine::manifest::ManifestText;
 use redis_deploy::engine::policy::{Policy, Strategy};
 use redis_deploy::engine::services::Service;
-use redis_deploy::engine::time::Clock;
+use redis_deploy::engine::time::Deadline;
 use std::sync::Arc;
 
 pub const KEY: &str = "agent-api";
@@ -32,7 +32,7 @@ pub fn version(number: u64) -> Version {
         job_type: JobType::Service,
         strategy: Strategy::Rolling,
         policy: Policy::default(),
-        content: Arc::new(Content::new(text(MANIFEST))),
+        content: Arc::new(ManifestText::new(text(MANIFEST))),
         agents: None,
         bundle: Some(text(&format!("s3://b/v{number}"))),
         tag: None,
@@ -61,7 +61,7 @@ pub fn instance(agent: &str, number: u64, created: u64) -> Instance {
         from_version: None,
         task: None,
         healthy_at: None,
-        deadline: Clock::Off,
+        deadline: Deadline::Off,
         was_healthy: true,
         created,
     }
@@ -91,12 +91,12 @@ pub fn deployment() -> Deployment {
         requested_job: None,
         policy: Policy::default(),
         changed: texts(&["agent-2", "agent-1", "agent-3"]),
-        gone: texts(&[]),
+        removed_agents: texts(&[]),
         canaries: 0,
         promoted: false,
-        progress: Clock::Running { at: T + 600_000 },
+        progress: Deadline::Running { at: T + 600_000 },
         paused_from: None,
-        doom: None,
+        deferred_failure: None,
         unsafe_report: None,
         last_action: None,
         created_at: T,
@@ -104,7 +104,7 @@ pub fn deployment() -> Deployment {
     }
 }
 
-/// The record of the example in SPEC 7: agent-2 is replaced and healthy, agent-1 replaced and pending, agent-3 not yet.
+/// The record of the example in rule 7: agent-2 is replaced and healthy, agent-1 replaced and pending, agent-3 not yet.
 pub fn record() -> Record {
     let mut record = Record::empty();
     record.revision = 12;
@@ -123,7 +123,7 @@ pub fn record() -> Record {
         health: Health::Pending,
         was_healthy: false,
         healthy_at: Some(T + 10_000),
-        deadline: Clock::Running { at: T + 300_000 },
+        deadline: Deadline::Running { at: T + 300_000 },
         ..instance("agent-1", 2, 11)
     });
     record.created_at = T - 1000;

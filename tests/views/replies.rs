@@ -4,11 +4,11 @@ use crate::json::assert_json;
 use crate::record::{instance, record, task, text, texts, version, KEY};
 use redis_deploy::engine::deployment::{Instance, Mode, Receipt, Role, Status, TaskKind};
 use redis_deploy::engine::health::InstanceState;
-use redis_deploy::engine::history::{JobType, Outcome, Version};
-use redis_deploy::engine::manifest::Content;
+use redis_deploy::engine::version::{JobType, Outcome, Version};
+use redis_deploy::engine::manifest::ManifestText;
 use redis_deploy::engine::plan;
 use redis_deploy::engine::policy::Strategy;
-use redis_deploy::engine::Overview;
+use redis_deploy::engine::Summary;
 use redis_deploy::view::{self, View};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 #[test]
 fn a_list_entry_is_one_line_of_the_status() {
     assert_json(
-        &view::list_entry(&Overview::of(&record()).expect("it has a deployment"), KEY),
+        &view::list_entry(&Summary::of(&record()).expect("it has a deployment"), KEY),
         r#"{"deployment_key":"agent-api","deployment_id":"dep_agent-api_2","status":"running","mode":"in_place",
         "strategy":"rolling","current_version":1,"stable_version":1,"target_version":2,"healthy":1,"desired":3,
         "updated_at":1790000000400}"#,
@@ -58,7 +58,7 @@ fn a_version_comes_with_its_manifest_as_given() {
     let given = "{ \"nodes\" : [ {\"node_id\":\"agent-1\"} ],\n  \"x\": \"\\u00e9\" }";
     let mut record = record();
     Arc::make_mut(&mut record.versions)[1] = Arc::new(Version {
-        content: Arc::new(Content::new(text(given))),
+        content: Arc::new(ManifestText::new(text(given))),
         agents: Some(texts(&["agent-1@a", "agent-1@b"])),
         ..version(2)
     });

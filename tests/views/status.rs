@@ -2,11 +2,11 @@
 
 use crate::json::{assert_begins_with, assert_json, compact, value};
 use crate::record::{logged, record, record_where, service, text, texts, KEY, T};
-use redis_deploy::engine::deployment::{Action, Cause, Deployment, Doom, Mode, Record, Status, UnsafeReport};
+use redis_deploy::engine::deployment::{Action, Cause, Deployment, DeferredFailure, Mode, Record, Status, UnsafeReport};
 use redis_deploy::engine::health::Health;
-use redis_deploy::engine::policy::{Amount, HealthCheck, Policy, Strategy};
-use redis_deploy::engine::time::Clock;
-use redis_deploy::engine::Overview;
+use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
+use redis_deploy::engine::time::Deadline;
+use redis_deploy::engine::Summary;
 use redis_deploy::view::{self, View};
 use serde_json::Value;
 
@@ -96,7 +96,7 @@ fn status_shows_the_last_ten_events_oldest_first() {
 fn nothing_is_shown_of_a_record_to_which_nothing_has_happened() {
     let empty = Record::empty();
     assert_eq!(view::status(&empty, KEY, T), View::Null);
-    assert_eq!(Overview::of(&empty), None);
+    assert_eq!(Summary::of(&empty), None);
     assert_eq!(view::description(&empty), "");
     assert_json(&view::history(&empty), "[]");
     assert_json(&view::tasks(&empty), "[]");
@@ -107,8 +107,8 @@ fn nothing_is_shown_of_a_record_to_which_nothing_has_happened() {
 fn a_policy_is_written_as_in_a_manifest() {
     let policy = Policy {
         strategy: Strategy::BlueGreen,
-        max_parallel: Amount::Percent(25),
-        canary: Amount::Percent(0),
+        max_parallel: CountOrPercent::Percent(25),
+        canary: CountOrPercent::Percent(0),
         health_check: HealthCheck::AgentStates,
         auto_promote: true,
         auto_revert: true,
@@ -133,16 +133,16 @@ fn a_deadline_that_does_not_run_is_null() {
         |_| true,
         |i| {
             i.healthy_at = None;
-            i.deadline = Clock::Off;
+            i.deadline = Deadline::Off;
         },
     );
     assert_eq!(deadlines(&idle), r#"{"progress_at":null,"next_at":null,"next":null,"progress_left_ms":null}"#);
 
     let mut paused = record_where(|d| {
         d.status = Status::Paused;
-        d.progress = Clock::Held { left_ms: 500_000 };
+        d.progress = Deadline::Paused { left_ms: 500_000 };
     });
-    paused.instances.update_where(|_| true, |i| i.deadline = i.deadline.hold(T));
+    paused.instances.update_where(|_| true, |i| i.deadline = i.deadline.pause(T));
     assert_eq!(
         deadlines(&paused),
         r#"{"progress_at":null,"next_at":1790000010000,"next":"agent-1 healthy","progress_left_ms":500000}"#
@@ -156,7 +156,7 @@ fn what_is_due_next_has_a_name() {
     assert_eq!(next(&record), "agent-1 healthy");
     record.instances.update_where(|_| true, |i| i.healthy_at = None);
     assert_eq!(next(&record), "agent-1 healthy deadline");
-    record.instances.update_where(|_| true, |i| i.deadline = Clock::Off);
+    record.instances.update_where(|_| true, |i| i.deadline = Deadline::Off);
     assert_eq!(next(&record), "progress deadline");
     record.services.insert(service("web-1", "agent-2", 2));
     assert_eq!(next(&record), "service web-1 TTL");
@@ -204,7 +204,7 @@ fn awaiting_and_paused_deployments_say_so() {
     assert_eq!(view::description(&awaiting), "paused: 1 of 1 canaries healthy, awaiting promotion");
     let doomed = record_where(|d| {
         pause(d, Status::Running);
-        d.doom = Some(Doom { cause: Cause::AgentFailed, words: text("agent-1 failed") });
+        d.deferred_failure = Some(DeferredFailure { cause: Cause::AgentFailed, words: text("agent-1 failed") });
     });
     assert_eq!(view::description(&doomed), "paused: 1 of 3 agents healthy; fails at resume: agent-1 failed");
     let falling_back = record_where(|d| {

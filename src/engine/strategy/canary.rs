@@ -1,15 +1,15 @@
-//! SPEC 4.4: the first `canary` changed agents go at once; all of them healthy, a promotion decides about the rest.
+//! rule 4.4: the first `canary` changed agents go at once; all of them healthy, a promotion decides about the rest.
 
-use super::{Step, View};
+use super::{Step, StrategyInput};
 use crate::engine::deployment::Role;
 
-pub(super) fn next(view: &View) -> Step {
-    let canaries = view.deployment.canaries as usize;
-    if view.own.placed < canaries {
-        Step::Release { agents: view.next(canaries - view.own.placed), role: Role::Canary }
-    } else if !view.all_placed_are_healthy() {
+pub(super) fn next(input: &StrategyInput) -> Step {
+    let canaries = input.deployment.canaries as usize;
+    if input.own.placed < canaries {
+        Step::Release { agents: input.next(canaries - input.own.placed), role: Role::Canary }
+    } else if !input.all_placed_are_healthy() {
         Step::Wait
-    } else if view.deployment.policy.auto_promote {
+    } else if input.deployment.policy.auto_promote {
         Step::Promote
     } else {
         Step::Await

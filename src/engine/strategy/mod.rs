@@ -6,7 +6,7 @@ mod initial;
 mod rolling;
 
 use super::deployment::{Deployment, Mode, Record, Role};
-use super::instances::Counts;
+use super::instances::HealthCounts;
 use std::sync::Arc;
 
 /// The next step of a running deployment.
@@ -25,12 +25,12 @@ pub enum Step {
 }
 
 /// What a strategy sees: the deployment and its own instances, counted.
-struct View<'a> {
+struct StrategyInput<'a> {
     deployment: &'a Deployment,
-    own: Counts,
+    own: HealthCounts,
 }
 
-impl View<'_> {
+impl StrategyInput<'_> {
     /// The agents that go next, `n` of them at most. Agents go in order, so those placed are the first ones.
     fn next(&self, n: usize) -> Vec<Arc<str>> {
         self.deployment.changed.iter().skip(self.own.placed).take(n).cloned().collect()
@@ -48,12 +48,12 @@ impl View<'_> {
 pub fn next(record: &Record) -> Step {
     let Some(deployment) = &record.deployment else { return Step::Wait };
     let own = record.instances.counts(deployment.target_version, &deployment.target_job_id);
-    let view = View { deployment, own };
+    let input = StrategyInput { deployment, own };
     match deployment.mode {
-        Mode::Initial => initial::next(&view),
-        Mode::InPlace if deployment.canaries > 0 && !deployment.promoted => canary::next(&view),
-        Mode::InPlace => rolling::next(&view),
-        Mode::BlueGreen => blue_green::next(&view),
+        Mode::Initial => initial::next(&input),
+        Mode::InPlace if deployment.canaries > 0 && !deployment.promoted => canary::next(&input),
+        Mode::InPlace => rolling::next(&input),
+        Mode::BlueGreen => blue_green::next(&input),
         Mode::Noop | Mode::VersionOnly | Mode::Unchanged => Step::Wait,
     }
 }

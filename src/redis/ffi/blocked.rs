@@ -72,7 +72,7 @@ unsafe extern "C" fn timed_out(ctx: *mut raw::RedisModuleCtx, _: *mut *mut raw::
     raw::REDISMODULE_OK as c_int
 }
 
-/// The client has gone: closed, killed, or told off because this server became a replica.
+/// The client has removed_agents: closed, killed, or told off because this server became a replica.
 unsafe extern "C" fn gone(_: *mut raw::RedisModuleCtx, handle: *mut raw::RedisModuleBlockedClient) {
     or_else("a client that has gone", (), || blocking::has_gone(Blocked::of(handle)));
 }

@@ -1,7 +1,7 @@
 //! Arguments as COMMAND DOCS tells them, read from the syntax that the table of commands writes.
 
 use super::CommandInfo;
-use crate::engine::command::{CheckStatus, Reported};
+use crate::engine::command::{CheckStatus, ReportedState};
 use crate::engine::deployment::Status;
 use crate::engine::policy::POLICY_FIELDS;
 
@@ -53,7 +53,7 @@ pub(super) fn expanded(syntax: &str) -> String {
     let checks = [CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical].map(CheckStatus::name);
     syntax
         .replace("{status}", &format!("status:{}", Status::ALL.map(Status::name).join("|")))
-        .replace("{state}", &format!("state:{}", Reported::ALL.map(Reported::name).join("|")))
+        .replace("{state}", &format!("state:{}", ReportedState::ALL.map(ReportedState::name).join("|")))
         .replace("{check}", &format!("status:{}", checks.join("|")))
 }
 

@@ -6,7 +6,7 @@ use super::{count, Page, NAME, REASON, WIDTH};
 use crate::engine::command::CheckStatus;
 use crate::engine::deployment::{Deployment, Instance, Record, Role};
 use crate::engine::health::{Health, InstanceState};
-use crate::engine::history::BATCH_AGENT;
+use crate::engine::version::BATCH_AGENT;
 use crate::engine::time::UnixMs;
 use std::collections::HashMap;
 
@@ -75,12 +75,12 @@ impl<'r> Survey<'r> {
 impl<'r> Row<'r> {
     fn of(record: &'r Record, d: &Deployment, agent: &'r str, all: Vec<&'r Instance>, place: Option<usize>) -> Row<'r> {
         let own = all.iter().copied().rev().find(|i| record.is_own(i));
-        let runs = || all.iter().copied().rev().find(|i| !i.is_told_to_stop() && i.state != InstanceState::Waiting);
+        let runs = || all.iter().copied().rev().find(|i| !i.is_stopping() && i.state != InstanceState::Waiting);
         let main = own.or_else(runs).or(all.last().copied());
         let others = all.into_iter().filter(|i| main.is_some_and(|main| !std::ptr::eq(main, *i))).collect();
         let rank = match main {
             None => Rank::ToGo,
-            Some(i) if i.is_told_to_stop() => Rank::Stopping,
+            Some(i) if i.is_stopping() => Rank::Stopping,
             Some(i) if i.health == Health::Unhealthy || !i.state.is_running() => Rank::Unhealthy,
             Some(i) if i.state == InstanceState::Waiting => Rank::Waiting,
             Some(i) if i.health == Health::Pending => Rank::Pending,
@@ -217,7 +217,7 @@ fn is_in_trouble(record: &Record, row: &Row, main: &Instance) -> bool {
 /// What keeps an instance that is ready from being well.
 fn ails(record: &Record, main: &Instance) -> Option<String> {
     match main.state {
-        InstanceState::Ready => record.wellness(main).err(),
+        InstanceState::Ready => record.check_health(main).err(),
         _ => None,
     }
 }
@@ -226,7 +226,7 @@ fn ails(record: &Record, main: &Instance) -> Option<String> {
 fn notes(record: &Record, row: &Row, main: &Instance, now: UnixMs) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     words.extend(task(main));
-    if row.agent != BATCH_AGENT && !main.is_told_to_stop() {
+    if row.agent != BATCH_AGENT && !main.is_stopping() {
         words.extend(verdict(main, now));
         words.extend(ails(record, main).map(|why| fit(&why, REASON)));
     }
@@ -266,7 +266,7 @@ fn verdict(main: &Instance, now: UnixMs) -> Option<String> {
 /// Another instance of the same agent.
 fn beside(main: &Instance, other: &Instance) -> String {
     let role = if other.role == main.role || other.role == Role::Retired { "" } else { other.role.name() };
-    let state = if other.is_told_to_stop() { "to stop" } else { other.state.name() };
+    let state = if other.is_stopping() { "to stop" } else { other.state.name() };
     let version = other.version;
     let words = format!("v{version} {role} {state}").replace("  ", " ");
     if other.version == main.version {

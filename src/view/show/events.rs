@@ -3,7 +3,7 @@
 use super::text::{cell, fit, time_of_day};
 use super::{by, count, Page, NAME, REASON};
 use crate::engine::deployment::Record;
-use crate::engine::event::{Beginning, Event, EventBody, Subject};
+use crate::engine::event::{NewDeployment, Event, EventBody, InstanceRef};
 use crate::engine::time::UnixMs;
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ fn words(event: &Event) -> String {
     let version = event.version;
     match &event.body {
         EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => {
-            beginning(b, version)
+            new_deployment(b, version)
         }
         EventBody::RollbackStarted { from_version, rollback_of, cause, by: who, reason } => {
             let cause = cause.map(|cause| format!(" after {}", cause.name())).unwrap_or_default();
@@ -43,19 +43,19 @@ fn words(event: &Event) -> String {
                 ("auto", None) => String::new(),
                 _ => format!(", {}", by(who, reason.as_deref())),
             };
-            format!("{} {}{from}{who}", task.name(), subject(of, version))
+            format!("{} {}{from}{who}", task.name(), instance_ref(of, version))
         }
         EventBody::TaskDone { of, task, withdrawn, .. } => {
             let how = if *withdrawn { ", withdrawn" } else { "" };
-            format!("{} {}{how}", task.name(), subject(of, version))
+            format!("{} {}{how}", task.name(), instance_ref(of, version))
         }
         EventBody::AgentState { of, state, attempt, reason, .. } => {
             let attempt = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
-            format!("{} {}{attempt}{}", subject(of, version), state.name(), because(reason.as_deref()))
+            format!("{} {}{attempt}{}", instance_ref(of, version), state.name(), because(reason.as_deref()))
         }
-        EventBody::AgentHealthy { of, .. } => subject(of, version),
+        EventBody::AgentHealthy { of, .. } => instance_ref(of, version),
         EventBody::AgentUnhealthy { of, reason, .. } => {
-            format!("{}{}", subject(of, version), because(Some(&**reason)))
+            format!("{}{}", instance_ref(of, version), because(Some(&**reason)))
         }
         EventBody::AwaitingPromotion { healthy } => format!("v{version}, {healthy} healthy"),
         EventBody::DeploymentPromoted { by: who, reason, .. }
@@ -91,7 +91,7 @@ fn words(event: &Event) -> String {
     }
 }
 
-fn beginning(beginning: &Beginning, version: u64) -> String {
+fn new_deployment(beginning: &NewDeployment, version: u64) -> String {
     format!(
         "v{version} {}, {}, {}",
         beginning.mode.name(),
@@ -100,7 +100,7 @@ fn beginning(beginning: &Beginning, version: u64) -> String {
     )
 }
 
-fn subject(of: &Subject, version: u64) -> String {
+fn instance_ref(of: &InstanceRef, version: u64) -> String {
     format!("{} v{version}", fit(&of.agent, NAME))
 }
 

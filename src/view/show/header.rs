@@ -4,9 +4,9 @@ use super::text::{ago, fit, span, time_of_day};
 use super::{by, count, Page, LABEL, NAME, REASON, WIDTH};
 use crate::engine::command::CheckStatus;
 use crate::engine::deployment::{Deployment, Mode, Record, TaskKind};
-use crate::engine::history::Outcome;
+use crate::engine::version::Outcome;
 use crate::engine::time::UnixMs;
-use crate::view::health::{description, Summary};
+use crate::view::health::{description, HealthSummary};
 
 const BAR: usize = 20;
 
@@ -44,7 +44,7 @@ fn progress(record: &Record, d: &Deployment) -> String {
         };
         return format!("{}  {words}", bar(usize::from(done), 0, 0, 1));
     }
-    let summary = Summary::of(record, d);
+    let summary = HealthSummary::of(record, d);
     let (own, desired) = (summary.own, summary.desired);
     if desired == 0 {
         return format!("{}  no agent changes", bar(1, 0, 0, 1));

@@ -3,7 +3,7 @@
 use super::text::{cell, fit, span};
 use super::{Page, NAME, REASON};
 use crate::engine::deployment::{Deployment, Record};
-use crate::engine::history::{Outcome, Version};
+use crate::engine::version::{Outcome, Version};
 use crate::engine::time::UnixMs;
 use std::sync::Arc;
 

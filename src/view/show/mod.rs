@@ -1,4 +1,4 @@
-//! The record for a person's eyes (SPEC 3 SHOW): one page, as one looks at it once or once a second.
+//! The record for a person's eyes (rule 3 SHOW): one page, as one looks at it once or once a second.
 //!
 //! ```text
 //! agent-api                                                             2026-09-21 14:13:32 UTC

@@ -6,7 +6,7 @@ use super::text::{fit, remaining, time_of_day, until};
 use super::{count, Page, NAME, REASON};
 use crate::engine::deployment::{Deployment, Mode, Record, Status, TaskKind};
 use crate::engine::health::InstanceState;
-use crate::engine::time::{Clock, UnixMs};
+use crate::engine::time::{Deadline, UnixMs};
 
 const NOTHING: &str = "-";
 
@@ -21,8 +21,8 @@ fn next(record: &Record, d: &Deployment, survey: &Survey, now: UnixMs) -> String
     match d.status {
         Status::Running => waits_for(survey, now),
         Status::AwaitingPromotion => "PROMOTE by a person".to_string(),
-        Status::Paused => match (&d.doom, &d.unsafe_report) {
-            (Some(doom), _) => format!("RESUME, which fails it: {}", fit(&doom.words, REASON)),
+        Status::Paused => match (&d.deferred_failure, &d.unsafe_report) {
+            (Some(deferred), _) => format!("RESUME, which fails it: {}", fit(&deferred.words, REASON)),
             (None, Some(report)) => format!("RESUME, which falls back to blue-green: {}", fit(&report.words, REASON)),
             (None, None) if d.paused_from == Some(Status::AwaitingPromotion) => "RESUME, and then PROMOTE".to_string(),
             // Verdicts go on.
@@ -105,7 +105,7 @@ fn then(record: &Record, d: &Deployment) -> String {
         (status, _) => status,
     };
     match (waits, d.mode) {
-        _ if d.doom.is_some() => NOTHING.to_string(),
+        _ if d.deferred_failure.is_some() => NOTHING.to_string(),
         _ if d.unsafe_report.is_some() => "all agents start in a second job".to_string(),
         (Status::AwaitingPromotion, Mode::BlueGreen) => {
             format!("{} become primary at once, {} to stop", count(own.placed, "candidate"), count(old(), "instance"))
@@ -151,7 +151,7 @@ fn canaries_are(canaries: usize) -> String {
 /// Until when something must have come.
 fn deadline(d: &Deployment, now: UnixMs) -> String {
     match (d.status, d.progress) {
-        (Status::Running, Clock::Running { at }) => {
+        (Status::Running, Deadline::Running { at }) => {
             format!("fails at {} UTC without progress, {}", time_of_day(at, now), until(at, now))
         }
         (Status::Running, _) if d.policy.progress_deadline_ms == 0 => {

@@ -3,7 +3,7 @@
 //! Keys, agents and reasons are strangers' texts, and a page goes to a terminal. What could move the cursor, or take
 //! another width than it seems to, is written as an escape; so a text fills the place it was given and no other.
 
-use crate::engine::time::{Clock, UnixMs};
+use crate::engine::time::{Deadline, UnixMs};
 use time::{Date, OffsetDateTime};
 
 const CUT: &str = "...";
@@ -98,11 +98,11 @@ pub(super) fn until(at: UnixMs, now: UnixMs) -> String {
 }
 
 /// What a clock has left, running or held.
-pub(super) fn remaining(clock: Clock, now: UnixMs) -> Option<String> {
+pub(super) fn remaining(clock: Deadline, now: UnixMs) -> Option<String> {
     match clock {
-        Clock::Off => None,
-        Clock::Running { at } => Some(left(at.saturating_sub(now))),
-        Clock::Held { left_ms } => Some(left(left_ms)),
+        Deadline::Off => None,
+        Deadline::Running { at } => Some(left(at.saturating_sub(now))),
+        Deadline::Paused { left_ms } => Some(left(left_ms)),
     }
 }
 

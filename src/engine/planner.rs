@@ -2,19 +2,19 @@
 
 use super::deployment::{Cause, Instance, Mode, Record, Role, TaskKind};
 use super::draft::Draft;
-use super::event::{Beginning, EventBody};
+use super::event::{NewDeployment, EventBody};
 use super::health::{Health, InstanceState};
-use super::history::{JobType, Version, BATCH_AGENT};
-use super::manifest::{self, Content, Manifest};
+use super::version::{JobType, Version, BATCH_AGENT};
+use super::manifest::{self, ManifestText, Manifest};
 use super::policy::{Policy, Strategy};
-use super::time::Clock;
+use super::time::Deadline;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What is to become a version.
-pub(super) struct Candidate<'a> {
+pub(super) struct VersionSpec<'a> {
     pub manifest: &'a Manifest,
-    pub content: Arc<Content>,
+    pub content: Arc<ManifestText>,
     pub agents: Option<Arc<[Arc<str>]>>,
     pub bundle: Option<Arc<str>>,
     pub policy: Policy,
@@ -23,13 +23,13 @@ pub(super) struct Candidate<'a> {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Proposal {
+pub(super) struct VersionPlan {
     pub mode: Mode,
     pub strategy: Strategy,
     pub mode_reason: String,
     /// The agents in the order in which they go, each with the reason.
     pub changed: Vec<(Arc<str>, String)>,
-    pub gone: Vec<Arc<str>>,
+    pub removed_agents: Vec<Arc<str>>,
     pub job_id: Arc<str>,
     pub source_version: Option<u64>,
     pub source_job_id: Option<Arc<str>>,
@@ -37,21 +37,21 @@ pub(super) struct Proposal {
 }
 
 /// What a failed deployment left waiting, with its task withdrawn: it goes with the next beginning.
-fn is_leftover(instance: &Instance) -> bool {
+fn is_withdrawn(instance: &Instance) -> bool {
     instance.state == InstanceState::Waiting && instance.task.is_none()
 }
 
-/// The job in which the primaries run: all of them in one (SPEC 1, "in-place updates keep the job").
+/// The job in which the primaries run: all of them in one (rule 1, "in-place updates keep the job").
 fn primaries<'a>(record: &'a Record) -> impl Iterator<Item = &'a Instance> + 'a {
     record
         .instances
         .iter()
         .filter(|i| i.is_running() && matches!(i.role, Role::Primary | Role::Canary) && &*i.agent != BATCH_AGENT)
-        .filter(|i| !is_leftover(i))
+        .filter(|i| !is_withdrawn(i))
 }
 
 /// A job name that no instance has: the one asked for, else the deployment's id, else that with a number.
-pub(super) fn free_job(record: &Record, requested: Option<&Arc<str>>, deployment_id: &Arc<str>) -> Arc<str> {
+pub(super) fn unused_job_id(record: &Record, requested: Option<&Arc<str>>, deployment_id: &Arc<str>) -> Arc<str> {
     let taken: BTreeSet<Arc<str>> = record.instances.iter().map(|i| i.job_id.clone()).collect();
     requested
         .into_iter()
@@ -62,83 +62,83 @@ pub(super) fn free_job(record: &Record, requested: Option<&Arc<str>>, deployment
         .unwrap_or_else(|| deployment_id.clone())
 }
 
-pub(super) fn propose(record: &Record, new: &Candidate) -> Proposal {
+pub(super) fn plan_version(record: &Record, new: &VersionSpec) -> VersionPlan {
     let own_job = || new.requested_job.clone().unwrap_or_else(|| new.deployment_id.clone());
-    let mut proposal = Proposal {
+    let mut plan = VersionPlan {
         mode: Mode::VersionOnly,
         strategy: new.policy.strategy,
         mode_reason: String::new(),
         changed: Vec::new(),
-        gone: Vec::new(),
+        removed_agents: Vec::new(),
         job_id: own_job(),
         source_version: record.current_version,
         source_job_id: record.current_job_id.clone(),
         canaries: 0,
     };
     if new.manifest.job_type.is_batch() {
-        proposal.mode_reason = format!("job type {} has no rollout", new.manifest.job_type.name());
-        return proposal;
+        plan.mode_reason = format!("job type {} has no rollout", new.manifest.job_type.name());
+        return plan;
     }
     let node_ids = new.manifest.node_ids();
-    let roster = manifest::roster(&node_ids, new.agents.as_deref());
-    proposal.gone = gone(record, &roster);
+    let agents_with_nodes = manifest::agents_with_nodes(&node_ids, new.agents.as_deref());
+    plan.removed_agents = gone(record, &agents_with_nodes);
 
     let Some(primary) = primaries(record).max_by_key(|i| i.version) else {
         let why = if record.last_version == 0 { "first version" } else { "no running instance" };
-        proposal.mode = Mode::Initial;
-        proposal.job_id = new.requested_job.clone().unwrap_or_else(|| free_job(record, None, &new.deployment_id));
-        proposal.mode_reason = why.to_string();
-        proposal.changed = roster.into_iter().map(|(agent, _)| (agent, why.to_string())).collect();
-        return proposal;
+        plan.mode = Mode::Initial;
+        plan.job_id = new.requested_job.clone().unwrap_or_else(|| unused_job_id(record, None, &new.deployment_id));
+        plan.mode_reason = why.to_string();
+        plan.changed = agents_with_nodes.into_iter().map(|(agent, _)| (agent, why.to_string())).collect();
+        return plan;
     };
-    proposal.source_version = record.current_version.or(Some(primary.version));
-    proposal.source_job_id = Some(primary.job_id.clone());
+    plan.source_version = record.current_version.or(Some(primary.version));
+    plan.source_job_id = Some(primary.job_id.clone());
 
-    let sources = Sources::of(record);
+    let sources = ManifestCache::of(record);
     let topology = sources.get(primary.version).and_then(|source| manifest::topology_change(source, new.manifest));
     let (mode, why) = match topology {
         Some(why) => (Mode::BlueGreen, why),
         None => {
-            let changed = changed_agents(record, new, &roster, &sources, &primary.job_id);
+            let changed = changed_agents(record, new, &agents_with_nodes, &sources, &primary.job_id);
             if changed.is_empty() {
-                proposal.mode = Mode::Noop;
-                proposal.mode_reason = "every agent runs this content and is healthy".to_string();
-                proposal.job_id = primary.job_id.clone();
-                return proposal;
+                plan.mode = Mode::Noop;
+                plan.mode_reason = "every agent runs this content and is healthy".to_string();
+                plan.job_id = primary.job_id.clone();
+                return plan;
             }
-            proposal.mode_reason = format!("{} of {} agents changed", changed.len(), roster.len());
-            proposal.changed = changed;
+            plan.mode_reason = format!("{} of {} agents changed", changed.len(), agents_with_nodes.len());
+            plan.changed = changed;
             match new.policy.strategy {
                 Strategy::BlueGreen => (Mode::BlueGreen, "strategy blue-green".to_string()),
                 Strategy::Rolling | Strategy::Canary => (Mode::InPlace, String::new()),
             }
         }
     };
-    proposal.mode = mode;
+    plan.mode = mode;
     if mode == Mode::BlueGreen {
-        proposal.strategy = Strategy::BlueGreen;
-        proposal.job_id = free_job(record, new.requested_job.as_ref(), &new.deployment_id);
-        proposal.changed = roster.into_iter().map(|(agent, _)| (agent, why.clone())).collect();
-        proposal.gone = Vec::new();
-        proposal.mode_reason = why;
+        plan.strategy = Strategy::BlueGreen;
+        plan.job_id = unused_job_id(record, new.requested_job.as_ref(), &new.deployment_id);
+        plan.changed = agents_with_nodes.into_iter().map(|(agent, _)| (agent, why.clone())).collect();
+        plan.removed_agents = Vec::new();
+        plan.mode_reason = why;
     } else {
-        proposal.job_id = primary.job_id.clone();
+        plan.job_id = primary.job_id.clone();
     }
-    proposal.canaries = new.policy.canaries(proposal.changed.len());
-    proposal
+    plan.canaries = new.policy.canaries(plan.changed.len());
+    plan
 }
 
 /// The manifests of the versions that agents run, each read once.
-struct Sources(BTreeMap<u64, Manifest>);
+struct ManifestCache(BTreeMap<u64, Manifest>);
 
-impl Sources {
-    fn of(record: &Record) -> Sources {
+impl ManifestCache {
+    fn of(record: &Record) -> ManifestCache {
         let numbers: BTreeSet<u64> = record.instances.iter().map(|i| i.version).collect();
         let read = |number: u64| {
             let version = record.version(number)?;
             Manifest::parse(version.content.text().as_bytes()).ok().map(|manifest| (number, manifest))
         };
-        Sources(numbers.into_iter().filter_map(read).collect())
+        ManifestCache(numbers.into_iter().filter_map(read).collect())
     }
 
     fn get(&self, version: u64) -> Option<&Manifest> {
@@ -146,19 +146,19 @@ impl Sources {
     }
 }
 
-/// SPEC 2 and 8, "Changed agents": compared with what each agent now runs.
+/// rule 2 and 8, "Changed agents": compared with what each agent now runs.
 fn changed_agents(
     record: &Record,
-    new: &Candidate,
-    roster: &[(Arc<str>, Arc<str>)],
-    sources: &Sources,
+    new: &VersionSpec,
+    agents_with_nodes: &[(Arc<str>, Arc<str>)],
+    sources: &ManifestCache,
     job_id: &Arc<str>,
 ) -> Vec<(Arc<str>, String)> {
     let nodes = new.manifest.nodes_by_id();
     let old_nodes: BTreeMap<u64, BTreeMap<&str, &manifest::Node>> =
         sources.0.iter().map(|(number, manifest)| (*number, manifest.nodes_by_id())).collect();
     let why = |agent: &str, node: &str| -> Option<String> {
-        let Some(old) = record.now_runs(agent) else { return Some("new agent".to_string()) };
+        let Some(old) = record.running_instance(agent) else { return Some("new agent".to_string()) };
         if !old.state.is_running() {
             return Some(format!("not running: {}", old.state.name()));
         }
@@ -187,24 +187,24 @@ fn changed_agents(
         }
         (old.health != Health::Healthy).then(|| format!("not healthy: {}", old.health.name()))
     };
-    roster.iter().filter_map(|(agent, node)| why(agent, node).map(|why| (agent.clone(), why))).collect()
+    agents_with_nodes.iter().filter_map(|(agent, node)| why(agent, node).map(|why| (agent.clone(), why))).collect()
 }
 
 /// The agents of the record that the new version does without.
-fn gone(record: &Record, roster: &[(Arc<str>, Arc<str>)]) -> Vec<Arc<str>> {
-    let kept: BTreeSet<&Arc<str>> = roster.iter().map(|(agent, _)| agent).collect();
+fn gone(record: &Record, agents_with_nodes: &[(Arc<str>, Arc<str>)]) -> Vec<Arc<str>> {
+    let kept: BTreeSet<&Arc<str>> = agents_with_nodes.iter().map(|(agent, _)| agent).collect();
     let left: BTreeSet<Arc<str>> = record
         .instances
         .iter()
-        .filter(|i| !i.is_told_to_stop() && !kept.contains(&i.agent))
-        .filter(|i| !is_leftover(i))
+        .filter(|i| !i.is_stopping() && !kept.contains(&i.agent))
+        .filter(|i| !is_withdrawn(i))
         .map(|i| i.agent.clone())
         .collect();
     left.into_iter().collect()
 }
 
 /// What goes onto the record with a version beside its content.
-pub(super) struct Submission {
+pub(super) struct VersionMeta {
     pub tag: Option<Arc<str>>,
     pub rollback_of: Option<u64>,
     pub cause: Option<Cause>,
@@ -213,73 +213,73 @@ pub(super) struct Submission {
 }
 
 /// Records the version and begins its deployment.
-pub(super) fn begin(draft: &mut Draft, new: &Candidate, proposal: &Proposal, submission: Submission) {
-    clear_leftovers(draft);
+pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, meta: VersionMeta) {
+    deregister_withdrawn(draft);
     let number = draft.record.last_version + 1;
     let version = Version {
         number,
         deployment_id: new.deployment_id.clone(),
-        job_id: proposal.job_id.clone(),
+        job_id: plan.job_id.clone(),
         job_type: new.manifest.job_type,
-        strategy: proposal.strategy,
+        strategy: plan.strategy,
         policy: new.policy.clone(),
         content: new.content.clone(),
         agents: new.agents.clone(),
         bundle: new.bundle.clone(),
-        tag: submission.tag,
+        tag: meta.tag,
         stable: false,
-        rollback_of: submission.rollback_of,
+        rollback_of: meta.rollback_of,
         outcome: None,
         submitted_at: draft.now(),
-        by: submission.by,
-        reason: submission.reason,
+        by: meta.by,
+        reason: meta.reason,
     };
-    let runs = matches!(proposal.mode, Mode::Initial | Mode::InPlace | Mode::BlueGreen);
+    let runs = matches!(plan.mode, Mode::Initial | Mode::InPlace | Mode::BlueGreen);
     let progress = match runs {
-        true => Clock::starting(draft.now(), new.policy.progress_deadline_ms),
-        false => Clock::Off,
+        true => Deadline::after(draft.now(), new.policy.progress_deadline_ms),
+        false => Deadline::Off,
     };
     let bundle = version.bundle.clone();
-    let beginning = Box::new(Beginning {
+    let beginning = Box::new(NewDeployment {
         version,
-        mode: proposal.mode,
-        strategy: proposal.strategy,
+        mode: plan.mode,
+        strategy: plan.strategy,
         requested_strategy: new.policy.strategy,
-        mode_reason: Arc::from(proposal.mode_reason.as_str()),
-        cause: submission.cause,
-        source_version: proposal.source_version,
-        source_job_id: proposal.source_job_id.clone(),
+        mode_reason: Arc::from(plan.mode_reason.as_str()),
+        cause: meta.cause,
+        source_version: plan.source_version,
+        source_job_id: plan.source_job_id.clone(),
         requested_job: new.requested_job.clone(),
-        changed: proposal.changed.iter().map(|(agent, _)| agent.clone()).collect(),
-        gone: proposal.gone.iter().cloned().collect(),
-        canaries: proposal.canaries as u32,
+        changed: plan.changed.iter().map(|(agent, _)| agent.clone()).collect(),
+        removed_agents: plan.removed_agents.iter().cloned().collect(),
+        canaries: plan.canaries as u32,
         progress,
-        trimmed: to_trim(&draft.record, draft.context.limits.history_max),
+        trimmed: versions_to_trim(&draft.record, draft.context.limits.history_max),
     });
-    let body = match proposal.mode {
+    let body = match plan.mode {
         Mode::Noop => EventBody::DeploymentNoop(beginning),
         Mode::VersionOnly => EventBody::VersionRecorded(beginning),
         _ => EventBody::DeploymentStarted(beginning),
     };
     draft.emit_for(new.deployment_id.clone(), number, body);
-    match proposal.mode {
-        Mode::Noop => draft.stop_gone(&proposal.gone),
-        Mode::VersionOnly => draft.run_batch(number, proposal.job_id.clone(), bundle),
+    match plan.mode {
+        Mode::Noop => draft.stop_removed(&plan.removed_agents),
+        Mode::VersionOnly => draft.run_batch(number, plan.job_id.clone(), bundle),
         _ => {}
     }
 }
 
-/// The leftovers go with the beginning, and their services before them, each with its event (SPEC 8 "Services").
-fn clear_leftovers(draft: &mut Draft) {
-    let leftovers: Vec<_> = draft.record.instances.iter().filter(|i| is_leftover(i)).map(Instance::key).collect();
+/// The leftovers go with the beginning, and their services before them, each with its event (rule 8 "Services").
+fn deregister_withdrawn(draft: &mut Draft) {
+    let leftovers: Vec<_> = draft.record.instances.iter().filter(|i| is_withdrawn(i)).map(Instance::key).collect();
     for key in leftovers {
         draft.clear_services(&key, "withdrawn");
     }
 }
 
 /// Which versions leave when one more comes: the oldest, less those that are tagged, current, the newest stable one,
-/// or run by an agent (SPEC 8 "Tags").
-fn to_trim(record: &Record, history_max: usize) -> Vec<u64> {
+/// or run by an agent (rule 8 "Tags").
+fn versions_to_trim(record: &Record, history_max: usize) -> Vec<u64> {
     let excess = (record.versions.len() + 1).saturating_sub(history_max.max(1));
     if excess == 0 {
         return Vec::new();
@@ -296,25 +296,25 @@ fn to_trim(record: &Record, history_max: usize) -> Vec<u64> {
 }
 
 /// An old version as a candidate for a rollback to it.
-pub(super) struct Old {
+pub(super) struct StoredVersion {
     manifest: Manifest,
     version: Arc<Version>,
 }
 
-impl Old {
-    pub fn read(record: &Record, number: u64) -> Result<Old, String> {
+impl StoredVersion {
+    pub fn read(record: &Record, number: u64) -> Result<StoredVersion, String> {
         let version = record.version(number).ok_or_else(|| format!("version {number} is not in the history"))?;
         let manifest = Manifest::parse(version.content.text().as_bytes()).map_err(|faults| faults.join("; "))?;
-        Ok(Old { manifest, version: version.clone() })
+        Ok(StoredVersion { manifest, version: version.clone() })
     }
 
     pub fn job_type(&self) -> JobType {
         self.version.job_type
     }
 
-    /// SPEC 4.12: the old one's manifest, bundle and policy, less its canary.
-    pub fn candidate(&self, policy: Policy, deployment_id: Arc<str>) -> Candidate<'_> {
-        Candidate {
+    /// rule 4.12: the old one's manifest, bundle and policy, less its canary.
+    pub fn candidate(&self, policy: Policy, deployment_id: Arc<str>) -> VersionSpec<'_> {
+        VersionSpec {
             manifest: &self.manifest,
             content: self.version.content.clone(),
             agents: self.version.agents.clone(),
@@ -331,33 +331,33 @@ impl Old {
 }
 
 /// What a rollback to a version would do.
-pub(super) fn of_version(record: &Record, number: u64, deployment_id: &Arc<str>) -> Result<Proposal, String> {
-    let old = Old::read(record, number)?;
-    Ok(propose(record, &old.candidate(old.rollback_policy(), deployment_id.clone())))
+pub(super) fn plan_rollback(record: &Record, number: u64, deployment_id: &Arc<str>) -> Result<VersionPlan, String> {
+    let old = StoredVersion::read(record, number)?;
+    Ok(plan_version(record, &old.candidate(old.rollback_policy(), deployment_id.clone())))
 }
 
-/// Brings a version back because the deployment before it failed (SPEC 4.11).
+/// Brings a version back because the deployment before it failed (rule 4.11).
 pub(super) fn revert(draft: &mut Draft, number: u64, cause: Cause, reason: Arc<str>) {
-    let Ok(old) = Old::read(&draft.record, number) else { return };
+    let Ok(old) = StoredVersion::read(&draft.record, number) else { return };
     let by: Arc<str> = Arc::from(super::draft::AUTO);
-    let submission = Submission { tag: None, rollback_of: Some(number), cause: Some(cause), by, reason: Some(reason) };
-    roll_back(draft, &old, old.rollback_policy(), number, submission);
+    let meta = VersionMeta { tag: None, rollback_of: Some(number), cause: Some(cause), by, reason: Some(reason) };
+    roll_back(draft, &old, old.rollback_policy(), number, meta);
 }
 
 /// A new deployment of an old version.
-pub(super) fn roll_back(draft: &mut Draft, old: &Old, policy: Policy, number: u64, submission: Submission) {
+pub(super) fn roll_back(draft: &mut Draft, old: &StoredVersion, policy: Policy, number: u64, meta: VersionMeta) {
     let id = draft.context_id();
     let from_version = draft.deployment().map_or(0, |d| d.target_version);
     let body = EventBody::RollbackStarted {
         from_version,
         rollback_of: number,
-        cause: submission.cause,
-        by: submission.by.clone(),
-        reason: submission.reason.clone(),
+        cause: meta.cause,
+        by: meta.by.clone(),
+        reason: meta.reason.clone(),
     };
     let next = draft.record.last_version + 1;
     draft.emit_for(id.clone(), next, body);
     let candidate = old.candidate(policy, id);
-    let proposal = propose(&draft.record, &candidate);
-    begin(draft, &candidate, &proposal, submission);
+    let plan = plan_version(&draft.record, &candidate);
+    begin(draft, &candidate, &plan, meta);
 }

@@ -1,7 +1,7 @@
 //! Versions and what they contain.
 
 use super::deployment::Status;
-use super::manifest::{self, Content};
+use super::manifest::{self, ManifestText};
 use super::policy::{Policy, Strategy};
 use super::time::UnixMs;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ impl JobType {
         [JobType::Service, JobType::System, JobType::Batch, JobType::Sysbatch].into_iter().find(|t| t.name() == text)
     }
 
-    /// Batch and sysbatch have no rollout (SPEC 4.7).
+    /// Batch and sysbatch have no rollout (rule 4.7).
     pub fn is_batch(self) -> bool {
         matches!(self, JobType::Batch | JobType::Sysbatch)
     }
@@ -77,7 +77,7 @@ pub struct Version {
     pub job_type: JobType,
     pub strategy: Strategy,
     pub policy: Policy,
-    pub content: Arc<Content>,
+    pub content: Arc<ManifestText>,
     /// `AGENTS`, where they differ from the node ids; as given.
     pub agents: Option<Arc<[Arc<str>]>>,
     pub bundle: Option<Arc<str>>,
@@ -92,8 +92,8 @@ pub struct Version {
 
 impl Version {
     /// The agents with their nodes, in manifest order.
-    pub fn roster(&self) -> Vec<(Arc<str>, Arc<str>)> {
-        manifest::roster(self.content.node_ids(), self.agents.as_deref())
+    pub fn agents_with_nodes(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        manifest::agents_with_nodes(self.content.node_ids(), self.agents.as_deref())
     }
 
     /// The node that an agent is one of: the whole id, or the part before `@`.
@@ -115,5 +115,5 @@ impl Version {
     }
 }
 
-/// The agent of a batch job's `run` task (SPEC 7).
+/// The agent of a batch job's `run` task (rule 7).
 pub const BATCH_AGENT: &str = "*";

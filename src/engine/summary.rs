@@ -6,9 +6,9 @@ use super::policy::Strategy;
 use super::time::UnixMs;
 use std::sync::Arc;
 
-/// Of the key's latest deployment; the last ten are what DEPLOY.LIST shows (SPEC 7).
+/// Of the key's latest deployment; the last ten are what DEPLOY.LIST shows (rule 7).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overview {
+pub struct Summary {
     /// When the record wants a tick.
     pub due: Option<UnixMs>,
     /// How many tasks are open.
@@ -27,11 +27,11 @@ pub struct Overview {
     pub updated_at: UnixMs,
 }
 
-impl Overview {
+impl Summary {
     /// None of a record without a deployment, which is on no key.
-    pub fn of(record: &Record) -> Option<Overview> {
+    pub fn of(record: &Record) -> Option<Summary> {
         let deployment = record.deployment.as_deref()?;
-        Some(Overview {
+        Some(Summary {
             due: next_deadline(record),
             tasks: record.instances.open_tasks(),
             deployment_id: deployment.id.clone(),
