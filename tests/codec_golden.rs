@@ -6,14 +6,15 @@
 use proptest::prelude::*;
 use redis_deploy::codec;
 use redis_deploy::codec::{
-    decode_batch, decode_record, decode_trusted_record, encode_batch, encode_uncommitted, encode_record, summary_of,
-    DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS,
+    decode_change_set, decode_record, decode_trusted_record, encode_change_set, encode_record, encode_uncommitted,
+    summary_of, DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS,
 };
 use redis_deploy::engine;
 use redis_deploy::engine::command::{Command, Context, Deploy, Limits, Report, ReportedState};
-use redis_deploy::engine::deployment::{Mode, Record, Status};
+use redis_deploy::engine::deployment::{Mode, Status};
 use redis_deploy::engine::manifest::ManifestText;
-use redis_deploy::engine::{Batch, Change, EventBody, Summary};
+use redis_deploy::engine::record::Record;
+use redis_deploy::engine::{Change, ChangeSet, EventBody, Summary};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,9 +55,9 @@ fn each_kind_of_change_is_written_and_read_as_ever() {
     let kinds: BTreeSet<&str> = batches.iter().map(|(name, _)| *name).collect();
     assert_eq!(kinds.len(), arbitrary::EVENT_KINDS as usize + 2, "one batch for each kind of change");
     for (name, batch) in batches {
-        let bytes = golden_bytes(name, &encode_batch(&batch));
-        assert_eq!(encode_batch(&batch), bytes, "the bytes of {name} have changed: that takes a new format");
-        assert_eq!(decode_batch(&bytes), Ok(batch), "{name}");
+        let bytes = golden_bytes(name, &encode_change_set(&batch));
+        assert_eq!(encode_change_set(&batch), bytes, "the bytes of {name} have changed: that takes a new format");
+        assert_eq!(decode_change_set(&bytes), Ok(batch), "{name}");
     }
 }
 
@@ -82,7 +83,7 @@ proptest! {
     fn a_replica_fed_with_bytes_holds_the_same_record(history in arbitrary::histories()) {
         let mut replica = Record::empty();
         for decision in history {
-            let batch = decode_batch(&encode_batch(&decision.batch)).expect("the engine made it");
+            let batch = decode_change_set(&encode_change_set(&decision.batch)).expect("the engine made it");
             engine::apply(&mut replica, &batch);
             prop_assert_eq!(&replica, &decision.record);
             replica = decode_record(&encode_record(&replica)).expect("the engine made it");
@@ -92,8 +93,8 @@ proptest! {
 
     #[test]
     fn a_batch_survives(batch in arbitrary::batches()) {
-        let bytes = encode_batch(&batch);
-        prop_assert_eq!(decode_batch(&bytes), Ok(batch));
+        let bytes = encode_change_set(&batch);
+        prop_assert_eq!(decode_change_set(&bytes), Ok(batch));
     }
 }
 
@@ -156,7 +157,7 @@ fn pending_changes_are_written_as_any_batch() {
     for (now_ms, command) in (1_000..).zip(&commands) {
         let context = Context { key: "app", now_ms, by: "default", limits: Limits::default() };
         let pending = engine::decide_in_place(&mut record, command, &context).expect("a good command");
-        assert_eq!(encode_uncommitted(&pending), encode_batch(&pending.batch), "{command:?}");
+        assert_eq!(encode_uncommitted(&pending), encode_change_set(&pending.batch), "{command:?}");
         changes += pending.batch.changes.len();
         pending.commit();
         assert_eq!(decode_record(&encode_record(&record)).as_ref(), Ok(&record));
@@ -170,7 +171,7 @@ fn a_record_says_first_what_an_index_asks() {
         assert_eq!(summary_of(&encode_record(&record)).ok(), Summary::of(&record));
     }
     assert_eq!(summary_of(b"dp\x02"), Err(DecodeError::Truncated));
-    assert_eq!(summary_of(&encode_batch(&golden::batches()[0].1)), Err(DecodeError::Malformed));
+    assert_eq!(summary_of(&encode_change_set(&golden::batches()[0].1)), Err(DecodeError::Malformed));
     // A stranger's must be true: here the one byte by which the two differ is that of another status.
     let mut record = golden::record();
     let bytes = encode_record(&record);
@@ -232,10 +233,10 @@ fn the_envelope_is_as_documented() {
 
 #[test]
 fn cut_short_anywhere_it_is_refused() {
-    for bytes in [encode_record(&golden::record()), encode_batch(&golden::batches()[0].1)] {
+    for bytes in [encode_record(&golden::record()), encode_change_set(&golden::batches()[0].1)] {
         for length in 0..bytes.len() {
             assert_eq!(decode_record(&bytes[..length]), Err(DecodeError::Truncated), "at {length}");
-            assert_eq!(decode_batch(&bytes[..length]), Err(DecodeError::Truncated), "at {length}");
+            assert_eq!(decode_change_set(&bytes[..length]), Err(DecodeError::Truncated), "at {length}");
         }
     }
 }
@@ -296,7 +297,7 @@ proptest! {
     #[test]
     fn noise_does_no_harm(noise in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode_record(&noise);
-        let _ = decode_batch(&noise);
+        let _ = decode_change_set(&noise);
         let _ = decode_record(&sealed(&noise));
     }
 }
@@ -317,7 +318,7 @@ fn a_newer_format_is_told_from_damage() {
     newer[4..6].copy_from_slice(&[7, 0xff]);
     let newer = with_right_checksum(newer);
     assert_eq!(decode_record(&newer), Err(DecodeError::NewerFormat { format: 3 }));
-    assert_eq!(decode_batch(&newer), Err(DecodeError::NewerFormat { format: 3 }));
+    assert_eq!(decode_change_set(&newer), Err(DecodeError::NewerFormat { format: 3 }));
     assert_eq!(decode_record(&newer[..newer.len() - 1]), Err(DecodeError::Truncated));
 }
 
@@ -326,8 +327,8 @@ fn what_is_not_ours_or_of_another_kind_is_refused() {
     let record = encode_record(&golden::record());
     assert_eq!(decode_record(b""), Err(DecodeError::Truncated));
     assert_eq!(decode_record(b"REDIS0011"), Err(DecodeError::NotOurs));
-    assert_eq!(decode_batch(&record), Err(DecodeError::Malformed));
-    assert_eq!(decode_record(&encode_batch(&golden::batches()[0].1)), Err(DecodeError::Malformed));
+    assert_eq!(decode_change_set(&record), Err(DecodeError::Malformed));
+    assert_eq!(decode_record(&encode_change_set(&golden::batches()[0].1)), Err(DecodeError::Malformed));
     for (place, byte) in [(2, 0), (2, 1), (4, 0), (5, 1)] {
         let mut odd = record.clone();
         odd[place] = byte;
@@ -460,16 +461,16 @@ fn a_manifest_is_in_a_batch_and_not_in_the_log() {
     if let EventBody::DeploymentStarted(beginning) = &mut slim.body {
         beginning.version.content = Arc::new(ManifestText::omitted());
     }
-    let slim = Batch { changes: vec![Change::Event(Arc::new(slim))], log_max: 100 };
-    assert!(matches!(decode_batch(&encode_batch(&slim)), Err(DecodeError::Invalid(_))));
+    let slim = ChangeSet { changes: vec![Change::Event(Arc::new(slim))], log_max: 100 };
+    assert!(matches!(decode_change_set(&encode_change_set(&slim)), Err(DecodeError::Invalid(_))));
 }
 
 #[test]
 fn the_events_of_a_batch_are_in_order() {
     let (_, batch) = golden::batches().swap_remove(9);
-    let twice = Batch { changes: [batch.changes.clone(), batch.changes].concat(), log_max: 100 };
+    let twice = ChangeSet { changes: [batch.changes.clone(), batch.changes].concat(), log_max: 100 };
     assert_eq!(
-        decode_batch(&encode_batch(&twice)),
+        decode_change_set(&encode_change_set(&twice)),
         Err(DecodeError::Invalid("its events are not in order".to_string()))
     );
 }

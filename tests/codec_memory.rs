@@ -4,10 +4,10 @@
 //! This file counts allocations with an allocator of its own, so it compiles the two pure folders by itself: the
 //! library brings the one that the module runs with.
 
-use engine::deployment::{Instance, Record, Role};
-use engine::health::{Health, InstanceState};
+use engine::instance::{Health, Instance, InstanceState, Role};
+use engine::record::Record;
 use engine::time::Deadline;
-use engine::{Batch, Change, Event, EventBody};
+use engine::{Change, ChangeSet, Event, EventBody};
 use proptest::prelude::*;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -94,7 +94,7 @@ const TIMES: usize = 96;
 
 fn frugal(bytes: &[u8]) {
     let (_, record) = taken(|| codec::decode_record(bytes));
-    let (_, batch) = taken(|| codec::decode_batch(bytes));
+    let (_, batch) = taken(|| codec::decode_change_set(bytes));
     for taken in [record, batch] {
         assert!(
             taken.peak <= TIMES * bytes.len() + SPARE_BYTES,
@@ -131,7 +131,7 @@ fn counting_counts() {
 fn a_claimed_length_takes_nothing() {
     let bombs = [1 << 20, 1 << 27, 1 << 31, 1 << 34, 1 << 61, u64::MAX].map(eight_bytes);
     let record = codec::encode_record(&golden::record());
-    let batch = codec::encode_batch(&golden::batches()[0].1);
+    let batch = codec::encode_change_set(&golden::batches()[0].1);
     for (kind, bytes) in [(1, record), (2, batch)] {
         let payload = &bytes[10..bytes.len() - 4];
         for place in 0..payload.len() {
@@ -164,7 +164,7 @@ proptest! {
         batch in arbitrary::batches(),
         scrambles in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
     ) {
-        for (kind, bytes) in [(1, codec::encode_record(&record)), (2, codec::encode_batch(&batch))] {
+        for (kind, bytes) in [(1, codec::encode_record(&record)), (2, codec::encode_change_set(&batch))] {
             let mut payload = bytes[10..bytes.len() - 4].to_vec();
             for (place, byte) in &scrambles {
                 let place = place.index(payload.len());
@@ -229,7 +229,7 @@ fn many_events_take_a_multiple_of_their_bytes() {
     };
     let events: Vec<Arc<Event>> = (1..=100_000).map(event).collect();
     let changes = events.iter().cloned().map(Change::Event).collect();
-    let batch = codec::encode_batch(&Batch { changes, log_max: 0 });
+    let batch = codec::encode_change_set(&ChangeSet { changes, log_max: 0 });
     let record =
         codec::encode_record(&Record { revision: 100_000, log: events.into_iter().collect(), ..golden::record() });
     frugal(&batch);

@@ -13,7 +13,7 @@ mod restart;
 
 use identity::{file_name, Id};
 use manifest::{filled, specs, CheckKind, Spec};
-use restart::{Growth, Mode, RestartPolicy, Restarts, InstanceDue};
+use restart::{Growth, Mode, RestartPolicy, Restarts, Verdict};
 use serde_json::{json, Value as Json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -159,14 +159,14 @@ fn policy(attempts: u32, mode: Mode) -> RestartPolicy {
 }
 
 /// What follows ends at these times, unix ms.
-fn verdicts(policy: &RestartPolicy, ends: &[u64]) -> Vec<InstanceDue> {
+fn verdicts(policy: &RestartPolicy, ends: &[u64]) -> Vec<Verdict> {
     let mut restarts = Restarts::default();
     ends.iter().map(|at| restarts.after_end(policy, *at)).collect()
 }
 
 #[test]
 fn restarts_are_counted_within_an_interval() {
-    use InstanceDue::{After, Exhausted};
+    use Verdict::{After, Exhausted};
     let twice = policy(2, Mode::Fail);
     assert_eq!(verdicts(&twice, &[5_000, 5_100, 5_200]), [After(ms(10)), After(ms(10)), Exhausted]);
     assert_eq!(
@@ -184,7 +184,7 @@ fn restarts_are_counted_within_an_interval() {
 
 #[test]
 fn in_mode_delay_the_next_interval_is_waited_for() {
-    use InstanceDue::After;
+    use Verdict::After;
     let found = verdicts(&policy(1, Mode::Delay), &[5_000, 5_100, 6_050, 7_020]);
     // The second end waits until 6,000; the ones after its restart for the intervals that began there to end.
     assert_eq!(found, [After(ms(10)), After(ms(900)), After(ms(950)), After(ms(980))]);
@@ -196,7 +196,7 @@ fn delays_grow_as_asked_up_to_their_maximum() {
     let of = |growth| {
         let policy = RestartPolicy { growth, ..policy(9, Mode::Fail) };
         let all = verdicts(&policy, &[1, 2, 3, 4, 5, 6]);
-        all.into_iter().map(|v| if let InstanceDue::After(d) = v { d.as_millis() } else { 0 }).collect::<Vec<_>>()
+        all.into_iter().map(|v| if let Verdict::After(d) = v { d.as_millis() } else { 0 }).collect::<Vec<_>>()
     };
     assert_eq!(of(Growth::Constant), [10, 10, 10, 10, 10, 10]);
     assert_eq!(of(Growth::Exponential), [10, 20, 40, 60, 60, 60]);

@@ -10,16 +10,17 @@ mod catalogue;
 #[path = "simulation/dice.rs"]
 mod dice;
 
-use catalogue::ManifestText;
+use catalogue::Content;
 use dice::Dice;
-use redis_deploy::engine::command::{CheckStatus, Deploy, Operate, Register, Report, ReportedState};
-use redis_deploy::engine::deployment::{Mode, Role, Status, TaskKind};
+use redis_deploy::engine::command::{Deploy, Operate, Register, Report, ReportedState};
+use redis_deploy::engine::deployment::{Mode, Status};
 use redis_deploy::engine::event::EventBody;
-use redis_deploy::engine::version::BATCH_AGENT;
-use redis_deploy::engine::instances::InstanceKey;
+use redis_deploy::engine::instance::{InstanceKey, Role, TaskKind};
+use redis_deploy::engine::manifest::BATCH_AGENT;
 use redis_deploy::engine::policy::{PolicyPatch, Strategy};
+use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::{
-    decide, invariants, next_deadline, plan, Change, Command, Context, Limits, Plan, Record, Rejection, Reply,
+    decide, invariants, next_deadline, plan, Change, Command, Context, DecisionReply, Limits, Plan, Record, Rejection,
 };
 use serde_json::{json, Value};
 use std::collections::BTreeSet;
@@ -45,7 +46,7 @@ impl Bench {
         Context { key: KEY, now_ms: self.now, by: "ops", limits: Limits::default() }
     }
 
-    fn ask(&mut self, command: Command) -> Result<Reply, Rejection> {
+    fn ask(&mut self, command: Command) -> Result<DecisionReply, Rejection> {
         let decision = decide(self.record.as_ref(), &command, &self.context())?;
         for change in &decision.batch.changes {
             let Change::Event(event) = change else { continue };
@@ -164,7 +165,12 @@ fn situation(dice: &mut Dice, content: &mut Content) -> Bench {
         let keys: Vec<InstanceKey> = bench.record().instances.iter().map(|i| i.key()).collect();
         let troubles = if dice.chance(50) { dice.below(3) } else { 0 };
         for _ in 0..troubles {
-            let state = *dice.pick(&[ReportedState::Unready, ReportedState::Failed, ReportedState::Stopped, ReportedState::Starting]);
+            let state = *dice.pick(&[
+                ReportedState::Unready,
+                ReportedState::Failed,
+                ReportedState::Stopped,
+                ReportedState::Starting,
+            ]);
             if !keys.is_empty() {
                 let key = dice.pick(&keys).clone();
                 bench.report(&key, state);
@@ -189,7 +195,7 @@ fn plan_tells_the_truth() {
     let mut seen = BTreeSet::new();
     for seed in 1..=4_000 {
         let mut dice = Dice::new(seed, 1);
-        let mut content = ManifestText::first(&mut dice);
+        let mut content = Content::first(&mut dice);
         let mut bench = situation(&mut dice, &mut content);
         let deploy = content.deploy();
         let before = bench.record.clone();
@@ -199,7 +205,7 @@ fn plan_tells_the_truth() {
         let from = bench.now;
         let done = bench.ask(Command::Deploy(deploy));
         let (planned, receipt) = match (planned, done) {
-            (Ok(planned), Ok(Reply::Receipt(receipt))) => (planned, receipt),
+            (Ok(planned), Ok(DecisionReply::Receipt(receipt))) => (planned, receipt),
             (Err(planned), Err(done)) => {
                 assert_eq!(planned, done, "seed {seed}: PLAN refuses what DEPLOY refuses");
                 continue;
@@ -319,14 +325,16 @@ fn real_manifests_deploy() {
     let Some(manifests) = real() else { return };
     for (name, manifest) in &manifests {
         let mut bench = Bench::new();
-        let Ok(Reply::Receipt(receipt)) = bench.ask(Command::Deploy(deploy(manifest))) else {
+        let Ok(DecisionReply::Receipt(receipt)) = bench.ask(Command::Deploy(deploy(manifest))) else {
             panic!("{name}: {:?}", bench.plan(&deploy(manifest)))
         };
         let version = bench.record().version(1).expect("version 1 is recorded");
         let expected = if version.job_type.is_batch() { Mode::VersionOnly } else { Mode::Initial };
         assert_eq!(receipt.mode, expected, "{name}");
         if expected == Mode::Initial {
-            let Ok(Reply::Receipt(again)) = bench.ask(Command::Deploy(deploy(manifest))) else { panic!("{name}") };
+            let Ok(DecisionReply::Receipt(again)) = bench.ask(Command::Deploy(deploy(manifest))) else {
+                panic!("{name}")
+            };
             assert_eq!(again.mode, Mode::Unchanged, "{name}: the same again");
         } else {
             assert_eq!(bench.tasks()[0].1.agent.as_ref(), BATCH_AGENT, "{name}: one run task");
@@ -355,7 +363,8 @@ fn a_changed_copy_of_a_real_manifest_plans_what_its_change_implies() {
         assert_eq!(bench.plan(&again(&service)).map(|p| p.mode), Ok(Mode::Unchanged), "{name}: while it runs");
         bench.play();
         assert_eq!(bench.status(), Status::Successful, "{name}");
-        let agents_with_nodes: Vec<Arc<str>> = bench.record().agents_with_nodes(1).into_iter().map(|(agent, _)| agent).collect();
+        let agents_with_nodes: Vec<Arc<str>> =
+            bench.record().agents_with_nodes(1).into_iter().map(|(agent, _)| agent).collect();
         let plan = |deploy: &Deploy| bench.plan(deploy).unwrap_or_else(|r| panic!("{name}: {r}"));
         let agents = |plan: &Plan| plan.changed_agents.iter().map(|(agent, _)| agent.clone()).collect::<Vec<_>>();
 
@@ -367,7 +376,11 @@ fn a_changed_copy_of_a_real_manifest_plans_what_its_change_implies() {
 
         let bundle = Deploy { bundle: Some(Arc::from("s3://bundles/other")), ..again(&service) };
         let planned = plan(&bundle);
-        assert_eq!((planned.mode, agents(&planned)), (Mode::InPlace, agents_with_nodes.clone()), "{name}: another bundle");
+        assert_eq!(
+            (planned.mode, agents(&planned)),
+            (Mode::InPlace, agents_with_nodes.clone()),
+            "{name}: another bundle"
+        );
 
         let mut config = service.clone();
         let (id, node) = one_node(&mut config).unwrap_or_else(|| panic!("{name} has a node"));
@@ -395,7 +408,11 @@ fn a_changed_copy_of_a_real_manifest_plans_what_its_change_implies() {
             None => edge["edges"] = json!([{"from_node": agents_with_nodes[0], "to_node": agents_with_nodes[0]}]),
         }
         let planned = plan(&again(&edge));
-        assert_eq!((planned.mode, agents(&planned)), (Mode::BlueGreen, agents_with_nodes.clone()), "{name}: another edge");
+        assert_eq!(
+            (planned.mode, agents(&planned)),
+            (Mode::BlueGreen, agents_with_nodes.clone()),
+            "{name}: another edge"
+        );
     }
     println!("{} real manifests plan what a change of them implies", manifests.len());
 }

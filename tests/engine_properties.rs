@@ -11,17 +11,16 @@ mod conversation;
 use conversation::{events, Outcome, World};
 use proptest::prelude::*;
 use redis_deploy::codec;
-use redis_deploy::engine::command::{
-    Check, CheckStatus, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo,
-};
-use redis_deploy::engine::deployment::{Cause, Deployment, Instance, Mode, Role, Status, TaskKind};
-use redis_deploy::engine::event::{Batch, InstanceRef};
-use redis_deploy::engine::health::{Health, InstanceState};
-use redis_deploy::engine::instances::InstanceKey;
+use redis_deploy::engine::command::{Check, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo};
+use redis_deploy::engine::deployment::{Cause, Deployment, Mode, Status};
+use redis_deploy::engine::event::{ChangeSet, InstanceRef};
+use redis_deploy::engine::instance::{Health, Instance, InstanceKey, InstanceState, Role, TaskKind};
 use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, PolicyPatch, Strategy as Rollout};
+use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::time::Deadline;
 use redis_deploy::engine::{
-    apply, invariants, next_deadline, plan, Change, Command, Context, Event, EventBody, SilentChange, Record, Reply,
+    apply, invariants, next_deadline, plan, Change, Command, Context, DecisionReply, Event, EventBody, Record,
+    SilentChange,
 };
 use redis_deploy::view::{self, ResolveFilter, RoleFilter};
 use std::collections::BTreeMap;
@@ -227,11 +226,24 @@ fn patch(choices: &[(usize, usize)], quick: bool) -> PolicyPatch {
                 patch.strategy = Some([Rollout::Rolling, Rollout::Canary, Rollout::BlueGreen, Rollout::Rolling][*value])
             }
             1 => {
-                patch.max_parallel =
-                    Some([CountOrPercent::Count(0), CountOrPercent::Count(2), CountOrPercent::Percent(51), CountOrPercent::Count(9)][*value])
+                patch.max_parallel = Some(
+                    [
+                        CountOrPercent::Count(0),
+                        CountOrPercent::Count(2),
+                        CountOrPercent::Percent(51),
+                        CountOrPercent::Count(9),
+                    ][*value],
+                )
             }
             2 => {
-                patch.canary = Some([CountOrPercent::Count(0), CountOrPercent::Count(1), CountOrPercent::Percent(50), CountOrPercent::Count(9)][*value])
+                patch.canary = Some(
+                    [
+                        CountOrPercent::Count(0),
+                        CountOrPercent::Count(1),
+                        CountOrPercent::Percent(50),
+                        CountOrPercent::Count(9),
+                    ][*value],
+                )
             }
             3 => patch.min_healthy_ms = Some([0, 1, 1000, 4999][*value]),
             4 => patch.progress_deadline_ms = Some([0, 5000, 10_000, 20_000][*value]),
@@ -635,7 +647,7 @@ fn validate_ticks(world: &World, now: u64) {
         let mut world = world.clone();
         match world.ask(now, &Command::Tick) {
             Outcome::Done(decision) => {
-                assert_eq!(decision.reply, Reply::Nothing);
+                assert_eq!(decision.reply, DecisionReply::Nothing);
                 let kinds = events(&decision).map(|event| event.body.name()).collect();
                 (world, kinds)
             }
@@ -672,7 +684,7 @@ fn validate_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
     match (plan(record, asked, &context), outcome) {
         (Err(planned), Outcome::Refused(refused)) => assert_eq!(planned, *refused),
         (Ok(plan), Outcome::Done(decision)) => {
-            let Reply::Receipt(receipt) = &decision.reply else { panic!("DEPLOY replies a receipt") };
+            let DecisionReply::Receipt(receipt) = &decision.reply else { panic!("DEPLOY replies a receipt") };
             assert_eq!((plan.version, plan.mode), (receipt.version, receipt.mode));
             if plan.mode == Mode::Unchanged {
                 return;
@@ -697,7 +709,7 @@ fn validate_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
 }
 
 /// What is asked again changes nothing, and is answered the same.
-fn validate_repeat(world: &World, now: u64, command: &Command, reply: &Reply) {
+fn validate_repeat(world: &World, now: u64, command: &Command, reply: &DecisionReply) {
     let status = world.seen().deployment.as_ref().expect("one").status;
     let repeats = match command {
         Command::Pause(_) | Command::Stop(_) => true,
@@ -712,13 +724,13 @@ fn validate_repeat(world: &World, now: u64, command: &Command, reply: &Reply) {
         return;
     }
     let Outcome::Done(again) = world.clone().ask(now, command) else { panic!("refused when repeated: {command:?}") };
-    let receipt = |reply: &Reply| matches!(reply, Reply::Receipt(_)).then(|| reply.clone());
+    let receipt = |reply: &DecisionReply| matches!(reply, DecisionReply::Receipt(_)).then(|| reply.clone());
     assert_eq!(receipt(&again.reply), receipt(reply), "answered the same: {command:?}");
     // A verdict that is due at this very time comes with the next command, whatever it is.
     let due = next_deadline(world.seen()).is_some_and(|at| at <= now);
     assert!(due || again.batch.changes.is_empty(), "nothing changes: {command:?}\n{:#?}", again.batch);
-    if matches!(again.reply, Reply::Changed(_)) {
-        assert_eq!(again.reply, Reply::Changed(false), "known already: {command:?}");
+    if matches!(again.reply, DecisionReply::Changed(_)) {
+        assert_eq!(again.reply, DecisionReply::Changed(false), "known already: {command:?}");
     }
 }
 
@@ -762,7 +774,7 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
                     let follower = second.get_or_insert_with(Record::empty);
                     for change in &batch.changes {
                         let was = follower.clone();
-                        apply(follower, &Batch { changes: vec![change.clone()], log_max: batch.log_max });
+                        apply(follower, &ChangeSet { changes: vec![change.clone()], log_max: batch.log_max });
                         if let Change::Event(event) = change {
                             judge(&was, event, follower, onward);
                         }
@@ -865,7 +877,7 @@ proptest! {
         for (more, max) in steps {
             for record in [&mut packed, &mut plain] {
                 let changes = (1..=more).map(|n| Change::Event(logged(revision + n))).collect();
-                apply(record, &Batch { changes, log_max: max });
+                apply(record, &ChangeSet { changes, log_max: max });
             }
             revision += more;
             prop_assert_eq!(&packed.log, &plain.log);

@@ -6,18 +6,18 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use redis_deploy::codec::{decode_batch, decode_record, encode_batch, encode_record};
+use redis_deploy::codec::{decode_change_set, decode_record, encode_change_set, encode_record};
 use redis_deploy::engine::{self, Record};
 use redis_deploy::view;
 
 fuzz_target!(|bytes: &[u8]| {
-    let _ = decode_batch(bytes);
+    let _ = decode_change_set(bytes);
     let Some((count, rest)) = bytes.split_first() else { return };
     let each = rest.len().div_ceil(usize::from(count % 4) + 1).max(1);
     let mut record = Record::empty();
     for payload in rest.chunks(each) {
-        let Ok(batch) = decode_batch(&enveloped(payload)) else { continue };
-        assert_eq!(decode_batch(&encode_batch(&batch)).as_ref(), Ok(&batch), "written back, it is what was read");
+        let Ok(batch) = decode_change_set(&enveloped(payload)) else { continue };
+        assert_eq!(decode_change_set(&encode_change_set(&batch)).as_ref(), Ok(&batch), "written back, it is what was read");
         engine::apply(&mut record, &batch);
     }
     view::status(&record, "key", 0).to_json();

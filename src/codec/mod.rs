@@ -17,7 +17,7 @@ mod v2;
 mod validation;
 
 use crate::engine::event_log::{EventCodec, Log};
-use crate::engine::{Batch, Event, Record, Summary, Uncommitted};
+use crate::engine::{ChangeSet, Event, Record, Summary, Uncommitted};
 use thiserror::Error;
 
 /// Two bytes that start all that this module writes.
@@ -72,7 +72,7 @@ pub enum DecodeError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Record = 1,
-    Batch = 2,
+    ChangeSet = 2,
 }
 
 /// How the log of a record is kept, in the shapes of the present format.
@@ -132,18 +132,18 @@ pub fn decode_trusted_record(bytes: &[u8]) -> Result<Record, DecodeError> {
     Ok(record)
 }
 
-pub fn encode_batch(batch: &Batch) -> Vec<u8> {
-    seal(Kind::Batch, |payload| v2::write_batch(batch, &[], payload))
+pub fn encode_change_set(batch: &ChangeSet) -> Vec<u8> {
+    seal(Kind::ChangeSet, |payload| v2::write_change_set(batch, &[], payload))
 }
 
 /// The same of changes that are not committed yet: of their events the log has the bytes already.
 pub fn encode_uncommitted(uncommitted: &Uncommitted) -> Vec<u8> {
-    seal(Kind::Batch, |payload| v2::write_batch(&uncommitted.batch, uncommitted.encoded_events(), payload))
+    seal(Kind::ChangeSet, |payload| v2::write_change_set(&uncommitted.batch, uncommitted.encoded_events(), payload))
 }
 
-pub fn decode_batch(bytes: &[u8]) -> Result<Batch, DecodeError> {
-    let batch = v2::read_batch(open(Kind::Batch, bytes)?)?;
-    validation::validate_batch(&batch)?;
+pub fn decode_change_set(bytes: &[u8]) -> Result<ChangeSet, DecodeError> {
+    let batch = v2::read_change_set(open(Kind::ChangeSet, bytes)?)?;
+    validation::validate_change_set(&batch)?;
     Ok(batch)
 }
 

@@ -20,7 +20,7 @@
 use super::{DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_PAYLOAD_BYTES, MAX_TEXT_BYTES, MAX_TIME_MS};
 use crate::engine::event_log::Log;
 use crate::engine::manifest::ManifestText;
-use crate::engine::{command, deployment, event, health, instances, summary, version, policy, services, time};
+use crate::engine::{deployment, event, instance, manifest, policy, record, services, summary, time, version};
 use bincode::de::read::{BorrowReader, Reader as ReadBytes};
 use bincode::de::{BorrowDecoder, Decode, DecoderImpl};
 use bincode::enc::write::Writer as WriteBytes;
@@ -41,7 +41,7 @@ const ONE_BYTE_MAX: u8 = 250;
 
 // ---- payloads --------------------------------------------------------------------------------------------------------
 
-pub(super) fn write_record(record: &deployment::Record, payload: &mut Vec<u8>) {
+pub(super) fn write_record(record: &record::Record, payload: &mut Vec<u8>) {
     let summary = summary::Summary::of(record);
     let mut out = Writer::onto(payload);
     <Option<Summary> as Shape<_>>::write(&summary, &mut out);
@@ -67,16 +67,16 @@ fn write_log(count: usize, bytes: &[u8], out: &mut Writer) {
 }
 
 /// A record, and what it says of itself.
-pub(super) fn read_record(payload: &[u8]) -> Result<(deployment::Record, Option<summary::Summary>), DecodeError> {
+pub(super) fn read_record(payload: &[u8]) -> Result<(record::Record, Option<summary::Summary>), DecodeError> {
     let mut from = Reader::of(payload);
     let summary = <Option<Summary> as Shape<_>>::read(&mut from)?;
-    let mut record: deployment::Record = Head::read(&mut from)?;
+    let mut record: record::Record = Head::read(&mut from)?;
     for _ in 0..from.count()? {
         Arc::make_mut(&mut record.versions).push(Arc::new(Version::read(&mut from)?));
     }
     let instances = from.count()?;
     for _ in 0..instances {
-        let instance: deployment::Instance = Instance::read(&mut from)?;
+        let instance: instance::Instance = Instance::read(&mut from)?;
         if record.instances.of_agent(&instance.agent).len() >= MAX_INSTANCES_PER_AGENT {
             return Err(DecodeError::Invalid(format!("agent {} has too many instances", instance.agent)));
         }
@@ -108,7 +108,7 @@ pub(super) fn read_summary(payload: &[u8]) -> Result<Option<summary::Summary>, D
 }
 
 /// `packed` are the batch's events as the log has them, or nothing.
-pub(super) fn write_batch(batch: &event::Batch, packed: &[u8], payload: &mut Vec<u8>) {
+pub(super) fn write_change_set(batch: &event::ChangeSet, packed: &[u8], payload: &mut Vec<u8>) {
     let mut packed = packed;
     let mut out = Writer::onto(payload);
     <Number as Shape<usize>>::write(&batch.log_max, &mut out);
@@ -133,7 +133,7 @@ pub(super) fn write_batch(batch: &event::Batch, packed: &[u8], payload: &mut Vec
     }
 }
 
-pub(super) fn read_batch(payload: &[u8]) -> Result<event::Batch, DecodeError> {
+pub(super) fn read_change_set(payload: &[u8]) -> Result<event::ChangeSet, DecodeError> {
     let mut from = Reader::of(payload);
     let log_max = Number::read(&mut from)?;
     let mut changes = Vec::new();
@@ -151,7 +151,7 @@ pub(super) fn read_batch(payload: &[u8]) -> Result<event::Batch, DecodeError> {
         });
     }
     from.finish()?;
-    Ok(event::Batch { changes, log_max })
+    Ok(event::ChangeSet { changes, log_max })
 }
 
 const EVENT: u64 = 0;
@@ -287,9 +287,9 @@ frozen_struct! { Summary = summary::Summary {
 /// The record's own fields; what it holds many of follows.
 enum Head {}
 
-impl Shape<deployment::Record> for Head {
-    fn write<'a>(record: &'a deployment::Record, out: &mut Writer<'a, '_>) {
-        let deployment::Record {
+impl Shape<record::Record> for Head {
+    fn write<'a>(record: &'a record::Record, out: &mut Writer<'a, '_>) {
+        let record::Record {
             revision,
             last_version,
             current_version,
@@ -312,8 +312,8 @@ impl Shape<deployment::Record> for Head {
         Millis::write(updated_at, out);
     }
 
-    fn read(from: &mut Reader) -> Result<deployment::Record, DecodeError> {
-        Ok(deployment::Record {
+    fn read(from: &mut Reader) -> Result<record::Record, DecodeError> {
+        Ok(record::Record {
             revision: Number::read(from)?,
             last_version: Number::read(from)?,
             current_version: <Option<Number> as Shape<_>>::read(from)?,
@@ -321,7 +321,7 @@ impl Shape<deployment::Record> for Head {
             deployment: <Option<Deployment> as Shape<_>>::read(from)?,
             created_at: Millis::read(from)?,
             updated_at: Millis::read(from)?,
-            ..deployment::Record::empty()
+            ..record::Record::empty()
         })
     }
 }
@@ -394,7 +394,7 @@ frozen_struct! { Policy = policy::Policy {
     auto_revert: bool,
 } }
 
-frozen_struct! { Instance = deployment::Instance {
+frozen_struct! { Instance = instance::Instance {
     agent: Text,
     node: Text,
     version: Number,
@@ -414,9 +414,9 @@ frozen_struct! { Instance = deployment::Instance {
     created: Number,
 } }
 
-frozen_struct! { Task = deployment::Task { kind: TaskKind, revision: Number, since: Millis } }
+frozen_struct! { Task = instance::Task { kind: TaskKind, revision: Number, since: Millis } }
 
-frozen_struct! { InstanceKey = instances::InstanceKey { agent: Text, version: Number, job_id: Text } }
+frozen_struct! { InstanceKey = instance::InstanceKey { agent: Text, version: Number, job_id: Text } }
 
 frozen_struct! { Service = services::Service {
     instance: Text,
@@ -544,23 +544,23 @@ frozen_enum! { Cause = deployment::Cause {
     Stopped,
 } }
 
-frozen_enum! { CheckStatus = command::CheckStatus { Passing, Warning, Critical } }
+frozen_enum! { CheckStatus = services::CheckStatus { Passing, Warning, Critical } }
 
 frozen_enum! { Deadline = time::Deadline { Off, Running { at: Millis }, Paused { left_ms: Millis } } }
 
-frozen_enum! { Health = health::Health { Pending, Healthy, Unhealthy } }
+frozen_enum! { Health = instance::Health { Pending, Healthy, Unhealthy } }
 
 frozen_enum! { HealthCheck = policy::HealthCheck { Checks, AgentStates } }
 
-frozen_enum! { InstanceState = health::InstanceState { Waiting, Starting, Ready, Unready, Failed, Stopped } }
+frozen_enum! { InstanceState = instance::InstanceState { Waiting, Starting, Ready, Unready, Failed, Stopped } }
 
-frozen_enum! { JobType = version::JobType { Service, System, Batch, Sysbatch } }
+frozen_enum! { JobType = manifest::JobType { Service, System, Batch, Sysbatch } }
 
 frozen_enum! { Mode = deployment::Mode { Initial, InPlace, BlueGreen, Noop, VersionOnly, Unchanged } }
 
-frozen_enum! { Outcome = version::Outcome { Successful, Failed, Cancelled, VersionRecorded, Completed } }
+frozen_enum! { Outcome = deployment::Outcome { Successful, Failed, Cancelled, VersionRecorded, Completed } }
 
-frozen_enum! { Role = deployment::Role { Primary, Canary, Candidate, Retired } }
+frozen_enum! { Role = instance::Role { Primary, Canary, Candidate, Retired } }
 
 frozen_enum! { Status = deployment::Status {
     Running,
@@ -574,7 +574,7 @@ frozen_enum! { Status = deployment::Status {
 
 frozen_enum! { Strategy = policy::Strategy { Rolling, Canary, BlueGreen } }
 
-frozen_enum! { TaskKind = deployment::TaskKind { Start, Replace, Stop, Run } }
+frozen_enum! { TaskKind = instance::TaskKind { Start, Replace, Stop, Run } }
 
 // ---- scalars and lists -----------------------------------------------------------------------------------------------
 

@@ -5,14 +5,15 @@
 //! for [`Manifest::parse`], which may be tightened for commands only if what is stored goes on passing.
 
 use super::DecodeError;
-use crate::engine::deployment::{Mode, Record, MAX_REQUEST_IDS};
-use crate::engine::event::{NewDeployment, Event};
-use crate::engine::version::Version;
+use crate::engine::deployment::{Mode, MAX_REQUEST_IDS};
+use crate::engine::event::{Event, NewDeployment};
 use crate::engine::invariants;
 use crate::engine::manifest::{agents_violations, ManifestText, MAX_ID_BYTES};
 use crate::engine::policy::Policy;
+use crate::engine::record::Record;
 use crate::engine::time::MAX_DURATION_MS;
-use crate::engine::{Batch, Change};
+use crate::engine::version::Version;
+use crate::engine::{Change, ChangeSet};
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -58,7 +59,7 @@ fn validate_parts(record: &Record, reads: impl Fn(bool) -> bool) -> Judged {
     invariants::check(record).map_err(DecodeError::Invalid)
 }
 
-pub(super) fn validate_batch(batch: &Batch) -> Judged {
+pub(super) fn validate_change_set(batch: &ChangeSet) -> Judged {
     let events = || {
         batch.changes.iter().filter_map(|change| match change {
             Change::Event(event) => Some(event),

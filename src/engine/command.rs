@@ -1,6 +1,7 @@
 //! What is asked of the engine, in the imperative. Syntax is already judged: options are typed, texts are UTF-8.
 
 use super::policy::PolicyPatch;
+use super::services::CheckStatus;
 use super::time::UnixMs;
 use std::sync::Arc;
 
@@ -93,30 +94,6 @@ pub struct Report {
     pub job: Option<Arc<str>>,
     pub attempt: Option<u32>,
     pub reason: Option<Arc<str>>,
-}
-
-/// The status of a service instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CheckStatus {
-    Passing,
-    Warning,
-    Critical,
-}
-
-impl CheckStatus {
-    pub fn name(self) -> &'static str {
-        match self {
-            CheckStatus::Passing => "passing",
-            CheckStatus::Warning => "warning",
-            CheckStatus::Critical => "critical",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<CheckStatus> {
-        [CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]
-            .into_iter()
-            .find(|status| status.name().eq_ignore_ascii_case(text))
-    }
 }
 
 #[derive(Debug, Clone)]

@@ -1,7 +1,10 @@
 //! When the record next wants to be told that time has passed.
 
-use super::deployment::{Record, Status};
-use super::instances::{InstanceKey, InstanceDue};
+use super::deployment::Status;
+use super::instance::InstanceKey;
+use super::instances::InstanceDue;
+
+use super::record::Record;
 use super::time::UnixMs;
 use std::sync::Arc;
 

@@ -2,22 +2,22 @@
 //! what it judged was brought up to `now` before (`Draft::process_due`), and what follows by itself comes after
 //! (`Draft::advance`). A refusal drops the draft, so it changes nothing.
 
-use super::command::{
-    Check, CheckStatus, Command, Context, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo,
-};
-use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Status, TaskKind};
+use super::command::{Check, Command, Context, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo};
+use super::deployment::{Cause, Deployment, Mode, Receipt, Status};
+use super::instance::{Health, Instance, InstanceKey, InstanceState, TaskKind};
+use super::manifest::{self, Manifest, ManifestText, BATCH_AGENT};
+use super::record::Record;
+
 use super::draft::{instance_ref, Actor, Draft};
-use super::event::{AgentReport, Batch, EventBody, SilentChange};
+use super::event::{AgentReport, ChangeSet, EventBody, SilentChange};
 use super::evolve::predecessors;
-use super::health::{Health, InstanceState};
-use super::version::{Version, BATCH_AGENT};
-use super::instances::InstanceKey;
-use super::manifest::{self, ManifestText, Manifest};
-use super::policy::Policy;
 use super::planner::{self, StoredVersion, VersionMeta, VersionPlan, VersionSpec};
+use super::policy::Policy;
 use super::rejection::Rejection;
+use super::services::CheckStatus;
 use super::services::Service;
 use super::transaction::Transaction;
+use super::version::Version;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ pub enum DecisionReply {
 /// A command that was not refused. Where `batch.changes` is empty, nothing changed and `record` equals the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    pub batch: Batch,
+    pub batch: ChangeSet,
     pub record: Record,
     pub reply: DecisionReply,
 }
@@ -68,7 +68,7 @@ pub fn decide(record: Option<&Record>, command: &Command, context: &Context) -> 
 pub struct Uncommitted<'r> {
     record: Transaction<'r>,
     /// Without changes, there is nothing to commit.
-    pub batch: Batch,
+    pub batch: ChangeSet,
     pub reply: DecisionReply,
 }
 
@@ -91,7 +91,11 @@ impl Uncommitted<'_> {
 }
 
 /// Decides in place: the same as [`decide`], without a copy of the record. An empty record is that of a new key.
-pub fn decide_in_place<'r>(record: &'r mut Record, command: &Command, context: &Context) -> Result<Uncommitted<'r>, Rejection> {
+pub fn decide_in_place<'r>(
+    record: &'r mut Record,
+    command: &Command,
+    context: &Context,
+) -> Result<Uncommitted<'r>, Rejection> {
     if record.deployment.is_none() && !matches!(command, Command::Deploy(_)) {
         return Err(Rejection::NoSuchKey(context.key.to_string()));
     }
@@ -138,7 +142,7 @@ pub fn decide_in_place<'r>(record: &'r mut Record, command: &Command, context: &
 
 fn done<'r>(draft: Draft<'r, '_>, reply: DecisionReply) -> Uncommitted<'r> {
     let log_max = draft.context.limits.events_max;
-    Uncommitted { record: draft.record, batch: Batch { changes: draft.changes, log_max }, reply }
+    Uncommitted { record: draft.record, batch: ChangeSet { changes: draft.changes, log_max }, reply }
 }
 
 /// A reply before what follows by itself has happened.
@@ -288,8 +292,11 @@ fn is_unchanged(record: &Record, new: &VersionSpec, only_active: bool) -> bool {
 }
 
 fn same_agents(version: &Version, new: &VersionSpec) -> bool {
-    let names = |agents_with_nodes: Vec<(Arc<str>, Arc<str>)>| agents_with_nodes.into_iter().map(|(agent, _)| agent).collect::<BTreeSet<_>>();
-    names(version.agents_with_nodes()) == names(manifest::agents_with_nodes(&new.manifest.node_ids(), new.agents.as_deref()))
+    let names = |agents_with_nodes: Vec<(Arc<str>, Arc<str>)>| {
+        agents_with_nodes.into_iter().map(|(agent, _)| agent).collect::<BTreeSet<_>>()
+    };
+    names(version.agents_with_nodes())
+        == names(manifest::agents_with_nodes(&new.manifest.node_ids(), new.agents.as_deref()))
 }
 
 fn same_manifest(version: &Version, new: &VersionSpec) -> bool {
@@ -671,7 +678,12 @@ fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) 
     let body = state_event(draft, &instance, InstanceState::Stopped, attempt, report, replaced && !told);
     draft.emit(key.version, body);
     if told {
-        let body = EventBody::TaskDone { of: instance_ref(&instance), task: TaskKind::Stop, withdrawn: false, removes_instance: true };
+        let body = EventBody::TaskDone {
+            of: instance_ref(&instance),
+            task: TaskKind::Stop,
+            withdrawn: false,
+            removes_instance: true,
+        };
         draft.emit(key.version, body);
     } else if !replaced {
         draft.clear_services(key, "stopped");
@@ -688,8 +700,15 @@ fn batch_ended(draft: &mut Draft, instance: &Instance, state: AgentReport, attem
     let of = instance_ref(instance);
     let task = instance.task.as_ref().map_or(TaskKind::Run, |task| task.kind);
     let reason = report.reason.clone();
-    let body =
-        EventBody::AgentState { of: of.clone(), state, attempt, reason, healthy_at: None, removes_instance: false, fails_at_resume: false };
+    let body = EventBody::AgentState {
+        of: of.clone(),
+        state,
+        attempt,
+        reason,
+        healthy_at: None,
+        removes_instance: false,
+        fails_at_resume: false,
+    };
     draft.emit(instance.version, body);
     draft.emit(instance.version, EventBody::TaskDone { of, task, withdrawn: false, removes_instance: true });
     true

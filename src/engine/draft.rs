@@ -1,15 +1,17 @@
 //! A decision in the making: the record as it would be, and the changes that lead there. What every command shares
 //! once it has been judged: time that has passed, and what a deployment does next by itself.
 
-use super::command::{CheckStatus, Context};
+use super::command::Context;
+use super::deployment::{Cause, Deployment, Mode, Receipt, Status, UnsafeReport};
+use super::instance::{Health, Instance, InstanceKey, InstanceState, Role, TaskKind};
+use super::manifest::BATCH_AGENT;
+use super::record::Record;
+
 use super::deadline::{next_deadline, next_due, Due};
-use super::deployment::{Cause, Deployment, Instance, Mode, Receipt, Record, Role, Status, TaskKind, UnsafeReport};
-use super::event::{AgentReport, Change, Event, EventBody, SilentChange, InstanceRef};
+use super::event::{AgentReport, Change, Event, EventBody, InstanceRef, SilentChange};
 use super::evolve::evolve;
-use super::health::{Health, InstanceState};
-use super::version::BATCH_AGENT;
-use super::instances::InstanceKey;
 use super::planner;
+use super::services::CheckStatus;
 use super::services::Service;
 use super::strategy::{self, Step};
 use super::time::{Deadline, UnixMs};
@@ -183,7 +185,12 @@ impl<'r, 'c> Draft<'r, 'c> {
         // rule 4.10: without a progress deadline the first unhealthy instance is the end. A report `failed` is a
         // cause of its own.
         let fails_at_resume = own && d.status.is_active() && ms == 0 && instance.state != InstanceState::Failed;
-        let event = EventBody::AgentUnhealthy { of: instance_ref(instance), reason: Arc::from(reason), resumes_with, fails_at_resume };
+        let event = EventBody::AgentUnhealthy {
+            of: instance_ref(instance),
+            reason: Arc::from(reason),
+            resumes_with,
+            fails_at_resume,
+        };
         self.emit(key.version, event);
     }
 
@@ -361,7 +368,8 @@ impl<'r, 'c> Draft<'r, 'c> {
         let Some(target) = self.record.version(version) else { return };
         let node = target.node_of(agent);
         let bundle = target.bundle.clone();
-        let old = self.record.running_instance_in(agent, &job_id).filter(|_| role != Role::Candidate).map(|i| i.version);
+        let old =
+            self.record.running_instance_in(agent, &job_id).filter(|_| role != Role::Candidate).map(|i| i.version);
         let (task, from_version) = match old {
             Some(version) => (TaskKind::Replace, Some(version)),
             None => (TaskKind::Start, None),
@@ -416,7 +424,8 @@ impl<'r, 'c> Draft<'r, 'c> {
         }
         let of = InstanceRef { role, ..instance_ref(instance) };
         if let Some(open) = &instance.task {
-            let body = EventBody::TaskDone { of: of.clone(), task: open.kind, withdrawn: true, removes_instance: false };
+            let body =
+                EventBody::TaskDone { of: of.clone(), task: open.kind, withdrawn: true, removes_instance: false };
             self.emit(key.version, body);
         }
         let bundle = self.record.version(key.version).and_then(|v| v.bundle.clone());
@@ -536,7 +545,8 @@ impl<'r, 'c> Draft<'r, 'c> {
         }
         let Some(instance) = self.record.instances.get(key) else { return };
         let Some(open) = &instance.task else { return };
-        let body = EventBody::TaskDone { of: instance_ref(instance), task: open.kind, withdrawn: true, removes_instance };
+        let body =
+            EventBody::TaskDone { of: instance_ref(instance), task: open.kind, withdrawn: true, removes_instance };
         self.emit(key.version, body);
     }
 
@@ -592,7 +602,8 @@ impl<'r, 'c> Draft<'r, 'c> {
         let (target, requested, id, policy) =
             (d.target_version, d.requested_job.clone(), d.id.clone(), d.policy.clone());
         let waiting = self.own_keys(|i| i.state == InstanceState::Waiting && i.task.is_some());
-        let changed: Arc<[Arc<str>]> = self.record.agents_with_nodes(target).into_iter().map(|(agent, _)| agent).collect();
+        let changed: Arc<[Arc<str>]> =
+            self.record.agents_with_nodes(target).into_iter().map(|(agent, _)| agent).collect();
         let job_id = planner::unused_job_id(&self.record, requested.as_ref(), &id);
         let canaries = policy.canaries(changed.len()) as u32;
         for key in waiting {

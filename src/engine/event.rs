@@ -1,13 +1,13 @@
 //! What happened, in the past tense: the one vocabulary that is applied, replicated, logged, published and tested (rule 5).
 //! An event carries everything that `evolve` needs; nobody has to decide anything again.
+use super::deployment::{Cause, Mode, Receipt, Status};
+use super::instance::{InstanceState, Role, TaskKind};
 
-use super::command::CheckStatus;
-use super::deployment::{Cause, Mode, Receipt, Role, Status, TaskKind};
-use super::health::InstanceState;
-use super::version::Version;
 use super::policy::Strategy;
+use super::services::CheckStatus;
 use super::services::Service;
 use super::time::{Deadline, UnixMs};
+use super::version::Version;
 use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,7 +260,7 @@ pub enum Change {
 
 /// One command's changes, whole: what DEPLOY.APPLY carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
+pub struct ChangeSet {
     pub changes: Vec<Change>,
     /// How many events the log keeps after it: the primary's `deploy.events-max`.
     pub log_max: usize,

@@ -1,23 +1,26 @@
 //! How a record changes: one total match over what happened. It refuses nothing, decides nothing and reads no clock,
 //! so that a replica, an AOF and a test that fold the same changes hold the same record.
 
+use super::deployment::Outcome;
 use super::deployment::{
-    Action, Cause, Deployment, DeferredFailure, Instance, Mode, Record, IdempotencyEntry, Role, Status, Task, TaskKind, UnsafeReport,
-    MAX_REQUEST_IDS,
+    Action, Cause, DeferredFailure, Deployment, IdempotencyEntry, Mode, Status, UnsafeReport, MAX_REQUEST_IDS,
 };
-use super::event::{AgentReport, Batch, NewDeployment, Change, Event, EventBody, SilentChange, InstanceRef};
-use super::health::{Health, InstanceState};
-use super::version::{Outcome, Version, BATCH_AGENT};
-use super::instances::{is_same, InstanceKey};
-use super::manifest::ManifestText;
+
+use super::instance::{is_same, Health, InstanceKey, InstanceState};
+use super::instance::{Instance, Role, Task, TaskKind};
+use super::manifest::{ManifestText, BATCH_AGENT};
+
+use super::event::{AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, SilentChange};
 use super::policy::Strategy;
+use super::record::Record;
 use super::time::{Deadline, UnixMs};
 use super::transaction::Transaction;
+use super::version::Version;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Applies one command's changes, whole.
-pub fn apply(record: &mut Record, batch: &Batch) {
+pub fn apply(record: &mut Record, batch: &ChangeSet) {
     let mut transaction = Transaction::begin(record);
     for change in &batch.changes {
         evolve(&mut transaction, change);
@@ -402,10 +405,9 @@ fn succeed(record: &mut Record, at: UnixMs, words: Arc<str>) {
     record.current_job_id = Some(job_id.clone());
     change_version(record, target, |version| version.stable = true);
     // Whoever runs the content of a successful version is primary, a canary of an older attempt included.
-    record.instances.update_where(
-        |i| i.job_id == job_id && i.role == Role::Canary && !i.is_stopping(),
-        |i| i.role = Role::Primary,
-    );
+    record
+        .instances
+        .update_where(|i| i.job_id == job_id && i.role == Role::Canary && !i.is_stopping(), |i| i.role = Role::Primary);
 }
 
 /// rule 4.4 and 4.5: candidates and canaries become primary; in blue-green, the old side is retired in the same step.

@@ -3,20 +3,11 @@
 //! Small of them, as nearly all records have, lie side by side, and each question looks at each. Many are found by indexes,
 //! which every change brings up to date, and which can be told again from the instances.
 
-use super::deployment::Instance;
-use super::health::Health;
+use super::instance::{is_same, Health, Instance, InstanceKey};
 use super::time::UnixMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
-
-/// One agent at one version in one job.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct InstanceKey {
-    pub agent: Arc<str>,
-    pub version: u64,
-    pub job_id: Arc<str>,
-}
 
 /// The health of one version's instances in one job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -120,11 +111,6 @@ fn due_at(instance: &Instance) -> Option<UnixMs> {
 /// Where an instance lies: by agent, and of one agent oldest first.
 fn place(instance: &Instance) -> (&str, u64) {
     (&instance.agent, instance.created)
-}
-
-/// Whether two texts are equal. Most that are compared here are one and the same, which shows without reading them.
-pub(super) fn is_same(a: &Arc<str>, b: &Arc<str>) -> bool {
-    Arc::ptr_eq(a, b) || a == b
 }
 
 /// An agent's places among a few.

@@ -1,8 +1,12 @@
 //! What must hold of every record after every event, and of every record that comes from outside.
 
-use super::deployment::{Instance, Mode, Record, Role, Status, TaskKind, MAX_REQUEST_IDS};
-use super::health::{Health, InstanceState};
-use super::version::BATCH_AGENT;
+use super::deployment::{Mode, Status, MAX_REQUEST_IDS};
+
+use super::instance::{Health, InstanceState};
+use super::instance::{Instance, Role, TaskKind};
+use super::manifest::BATCH_AGENT;
+
+use super::record::Record;
 use super::time::Deadline;
 use std::collections::BTreeSet;
 
@@ -57,9 +61,13 @@ fn deployment(record: &Record) -> Result<(), String> {
         (Status::Running, Deadline::Off) => {
             must!(d.policy.progress_deadline_ms == 0, "a running deployment has a deadline, so that it ends")
         }
-        (Status::Running, Deadline::Paused { .. }) => return Err("only a pause holds the progress deadline".to_string()),
+        (Status::Running, Deadline::Paused { .. }) => {
+            return Err("only a pause holds the progress deadline".to_string())
+        }
         (Status::Paused, progress) => must!(progress.at().is_none(), "no deadline runs while paused"),
-        (_, progress) => must!(progress == Deadline::Off, "the progress deadline does not run while {}", d.status.name()),
+        (_, progress) => {
+            must!(progress == Deadline::Off, "the progress deadline does not run while {}", d.status.name())
+        }
     }
     must!(d.status == Status::Paused || d.deferred_failure.is_none(), "only a pause puts a failure off");
     must!(d.status == Status::Paused || d.unsafe_report.is_none(), "only a pause puts a fallback off");

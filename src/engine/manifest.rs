@@ -1,6 +1,5 @@
 //! The manifest (rule 2): what the module reads of it, every fault with its path, and what differs between two.
 
-use super::version::JobType;
 use super::policy::PolicyPatch;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +13,37 @@ pub const MAX_DEPTH: usize = 100;
 
 /// Node fields that a person reads and no runtime does: a change of them changes no agent.
 const COSMETIC: [&str; 4] = ["alias", "display_name", "description", "metadata"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum JobType {
+    Service,
+    System,
+    Batch,
+    Sysbatch,
+}
+
+impl JobType {
+    pub fn name(self) -> &'static str {
+        match self {
+            JobType::Service => "service",
+            JobType::System => "system",
+            JobType::Batch => "batch",
+            JobType::Sysbatch => "sysbatch",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<JobType> {
+        [JobType::Service, JobType::System, JobType::Batch, JobType::Sysbatch].into_iter().find(|t| t.name() == text)
+    }
+
+    /// Batch and sysbatch have no rollout (rule 4.7).
+    pub fn is_batch(self) -> bool {
+        matches!(self, JobType::Batch | JobType::Sysbatch)
+    }
+}
+
+/// The agent of a batch job's `run` task (rule 7).
+pub const BATCH_AGENT: &str = "*";
 
 /// A manifest's text, kept byte for byte, with the little that is asked of it often. Shared between versions.
 #[derive(Debug, Clone)]
@@ -267,7 +297,7 @@ fn check_id(id: &str) -> Result<(), String> {
         Err(format!("must be at most {MAX_ID_BYTES} bytes"))
     } else if id.chars().any(char::is_control) {
         Err("must not contain control characters".to_string())
-    } else if id == super::version::BATCH_AGENT {
+    } else if id == BATCH_AGENT {
         Err("must not be \"*\", which stands for a batch job".to_string())
     } else {
         Ok(())

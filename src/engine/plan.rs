@@ -2,16 +2,18 @@
 
 use super::command::{Context, Deploy};
 use super::decide::{deploy, Deployed};
-use super::deployment::{Deployment, Mode, Record, Role};
+use super::deployment::{Deployment, Mode};
 use super::draft::Draft;
-use super::version::BATCH_AGENT;
+use super::instance::Role;
+use super::manifest::BATCH_AGENT;
 use super::policy::{CountOrPercent, Strategy};
+use super::record::Record;
 use super::rejection::Rejection;
 use std::sync::Arc;
 
 /// Agents that go together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
+pub struct PlanStep {
     pub agents: Vec<Arc<str>>,
     pub role: Role,
     /// The earliest time it can start, in ms counted from the deploy: every agent ready at once, every promotion given
@@ -29,7 +31,7 @@ pub struct Plan {
     pub reason: Arc<str>,
     /// Each changed agent, and why.
     pub changed_agents: Vec<(Arc<str>, String)>,
-    pub batches: Vec<Batch>,
+    pub batches: Vec<PlanStep>,
     pub warnings: Vec<String>,
 }
 
@@ -67,12 +69,14 @@ pub fn plan(record: Option<&Record>, asked: &Deploy, context: &Context) -> Resul
 }
 
 /// In which groups the agents go, by the same numbers that the strategies ask for.
-fn batches(d: &Deployment) -> Vec<Batch> {
-    let all = |role| vec![Batch { agents: d.changed.to_vec(), role, earliest_ms: 0 }];
+fn batches(d: &Deployment) -> Vec<PlanStep> {
+    let all = |role| vec![PlanStep { agents: d.changed.to_vec(), role, earliest_ms: 0 }];
     match d.mode {
         Mode::Initial => all(Role::Primary),
         Mode::BlueGreen => all(Role::Candidate),
-        Mode::VersionOnly => vec![Batch { agents: vec![Arc::from(BATCH_AGENT)], role: Role::Primary, earliest_ms: 0 }],
+        Mode::VersionOnly => {
+            vec![PlanStep { agents: vec![Arc::from(BATCH_AGENT)], role: Role::Primary, earliest_ms: 0 }]
+        }
         Mode::Noop | Mode::Unchanged => Vec::new(),
         Mode::InPlace => {
             let (canaries, rest) = d.changed.split_at((d.canaries as usize).min(d.changed.len()));
@@ -84,7 +88,7 @@ fn batches(d: &Deployment) -> Vec<Batch> {
             let mut earliest_ms: u64 = 0;
             let mut batches = Vec::new();
             for (agents, role) in groups {
-                batches.push(Batch { agents: agents.to_vec(), role, earliest_ms });
+                batches.push(PlanStep { agents: agents.to_vec(), role, earliest_ms });
                 earliest_ms = earliest_ms.saturating_add(d.policy.min_healthy_ms);
             }
             batches

@@ -1,13 +1,17 @@
 //! What a new version would do: its mode, the agents it changes and why. DEPLOY, ROLLBACK, a revert and PLAN all ask here.
 
-use super::deployment::{Cause, Instance, Mode, Record, Role, TaskKind};
+use super::deployment::{Cause, Mode};
+
+use super::instance::{Health, InstanceState};
+use super::instance::{Instance, Role, TaskKind};
+use super::manifest::{self, JobType, Manifest, ManifestText, BATCH_AGENT};
+
 use super::draft::Draft;
-use super::event::{NewDeployment, EventBody};
-use super::health::{Health, InstanceState};
-use super::version::{JobType, Version, BATCH_AGENT};
-use super::manifest::{self, ManifestText, Manifest};
+use super::event::{EventBody, NewDeployment};
 use super::policy::{Policy, Strategy};
+use super::record::Record;
 use super::time::Deadline;
+use super::version::Version;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -84,7 +84,8 @@ impl CountOrPercent {
     }
 
     fn from_option(text: &str) -> Option<CountOrPercent> {
-        CountOrPercent::from_percent_text(text).or_else(|| digits(text).and_then(|n| u32::try_from(n).ok()).map(CountOrPercent::Count))
+        CountOrPercent::from_percent_text(text)
+            .or_else(|| digits(text).and_then(|n| u32::try_from(n).ok()).map(CountOrPercent::Count))
     }
 }
 

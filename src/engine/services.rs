@@ -1,11 +1,33 @@
 //! Service instances (rule 3, 4.9): who answers where, for which instance, and until when unless refreshed.
+use super::instance::{Instance, InstanceKey};
 
-use super::command::CheckStatus;
-use super::deployment::Instance;
-use super::instances::InstanceKey;
 use super::time::UnixMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+/// The status of a service instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CheckStatus {
+    Passing,
+    Warning,
+    Critical,
+}
+
+impl CheckStatus {
+    pub fn name(self) -> &'static str {
+        match self {
+            CheckStatus::Passing => "passing",
+            CheckStatus::Warning => "warning",
+            CheckStatus::Critical => "critical",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<CheckStatus> {
+        [CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]
+            .into_iter()
+            .find(|status| status.name().eq_ignore_ascii_case(text))
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {

@@ -1,8 +1,9 @@
 //! A record in one line: what an index and a list want to know of it.
 
 use super::deadline::next_deadline;
-use super::deployment::{Mode, Record, Status};
+use super::deployment::{Mode, Status};
 use super::policy::Strategy;
+use super::record::Record;
 use super::time::UnixMs;
 use std::sync::Arc;
 

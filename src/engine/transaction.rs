@@ -4,10 +4,12 @@
 //! kept beside, and comes back unless the changes are committed: where a command is refused, where the server does not
 //! take a change, and where a panic cuts one short.
 
-use super::deployment::{Deployment, Record, IdempotencyEntry};
+use super::deployment::{Deployment, IdempotencyEntry};
+
 use super::event_log::LogMark;
-use super::version::Version;
+use super::record::Record;
 use super::time::UnixMs;
+use super::version::Version;
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;

@@ -1,71 +1,10 @@
 //! Versions and what they contain.
 
-use super::deployment::Status;
-use super::manifest::{self, ManifestText};
+use super::deployment::Outcome;
+use super::manifest::{self, JobType, ManifestText, BATCH_AGENT};
 use super::policy::{Policy, Strategy};
 use super::time::UnixMs;
 use std::sync::Arc;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum JobType {
-    Service,
-    System,
-    Batch,
-    Sysbatch,
-}
-
-impl JobType {
-    pub fn name(self) -> &'static str {
-        match self {
-            JobType::Service => "service",
-            JobType::System => "system",
-            JobType::Batch => "batch",
-            JobType::Sysbatch => "sysbatch",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<JobType> {
-        [JobType::Service, JobType::System, JobType::Batch, JobType::Sysbatch].into_iter().find(|t| t.name() == text)
-    }
-
-    /// Batch and sysbatch have no rollout (rule 4.7).
-    pub fn is_batch(self) -> bool {
-        matches!(self, JobType::Batch | JobType::Sysbatch)
-    }
-}
-
-/// The status in which a version's deployment ended, or what its batch job reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    Successful,
-    Failed,
-    Cancelled,
-    VersionRecorded,
-    Completed,
-}
-
-impl Outcome {
-    pub fn name(self) -> &'static str {
-        match self {
-            Outcome::Successful => "successful",
-            Outcome::Failed => "failed",
-            Outcome::Cancelled => "cancelled",
-            Outcome::VersionRecorded => "version_recorded",
-            Outcome::Completed => "completed",
-        }
-    }
-
-    /// The final status of the deployment that ended so (a batch job's is `version_recorded`, whatever it reported).
-    pub fn status(self, batch: bool) -> Status {
-        match self {
-            _ if batch => Status::VersionRecorded,
-            Outcome::Successful | Outcome::Completed => Status::Successful,
-            Outcome::Failed => Status::Failed,
-            Outcome::Cancelled => Status::Cancelled,
-            Outcome::VersionRecorded => Status::VersionRecorded,
-        }
-    }
-}
 
 /// One version. Never changed, except its `stable` flag, its `tag`, and what became of it
 /// (`outcome`; `job_id` and `strategy` where it fell back to blue-green).
@@ -114,6 +53,3 @@ impl Version {
         }
     }
 }
-
-/// The agent of a batch job's `run` task (rule 7).
-pub const BATCH_AGENT: &str = "*";

@@ -2,7 +2,8 @@
 
 use super::args::{self, syntax, unknown, Args};
 use super::{change, read_at_length, Answered, Call, Refusal};
-use crate::engine::command::{Check, CheckStatus, Command, Register, Report, ReportedState};
+use crate::engine::command::{Check, Command, Register, Report, ReportedState};
+use crate::engine::services::CheckStatus;
 use crate::engine::time::MAX_DURATION_MS;
 use crate::view;
 use redis_module::RedisString;

@@ -5,7 +5,7 @@ use super::guard::guard;
 use super::index::Entry;
 use super::log::Sparing;
 use crate::codec::{self, DecodeError};
-use crate::engine::{apply, Batch, Change, Summary, Record};
+use crate::engine::{apply, Change, ChangeSet, Record, Summary};
 use redis_module::native_types::RedisType;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -191,7 +191,7 @@ fn read(bytes: &[u8], kept: bool) -> Result<Record, DecodeError> {
 }
 
 /// The revision of a batch's first event; None where it has notes alone.
-pub fn first_revision(batch: &Batch) -> Option<u64> {
+pub fn first_revision(batch: &ChangeSet) -> Option<u64> {
     batch.changes.iter().find_map(|change| match change {
         Change::Event(event) => Some(event.revision),
         Change::Silent(_) => None,
@@ -207,7 +207,7 @@ fn with_changes(bytes: &[u8]) -> Option<Record> {
         Err(_) => (codec::empty_record(), payloads.as_slice()),
     };
     for payload in changes {
-        let batch = codec::decode_batch(payload).ok()?;
+        let batch = codec::decode_change_set(payload).ok()?;
         let follows = first_revision(&batch).is_none_or(|first| first == record.revision.saturating_add(1));
         if !follows {
             return None;
@@ -236,7 +236,7 @@ mod tests {
         let (agent, state) = ("a".into(), ReportedState::Ready);
         let report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
         let second = decided(Some(&first.record), Command::Report(report));
-        let (start, changes) = (codec::encode_batch(&first.batch), codec::encode_batch(&second.batch));
+        let (start, changes) = (codec::encode_change_set(&first.batch), codec::encode_change_set(&second.batch));
 
         let frozen = Stored::with_change(Some(&Stored::Record(Box::new(first.record.clone()))), &changes);
         assert_eq!(read(&frozen.to_bytes(), true), Ok(second.record.clone()));

@@ -5,11 +5,13 @@
 
 use super::data_type::Stored;
 use super::ffi;
-use crate::engine::deployment::{Deployment, Instance, Receipt, Record, IdempotencyEntry};
-use crate::engine::version::Version;
-use crate::engine::instances::{HealthCounts, InstanceKey};
+use crate::engine::deployment::{Deployment, IdempotencyEntry, Receipt};
+use crate::engine::instance::{Instance, InstanceKey};
+use crate::engine::instances::HealthCounts;
 use crate::engine::manifest::{ManifestText, Outline};
+use crate::engine::record::Record;
 use crate::engine::services::Service;
+use crate::engine::version::Version;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem::size_of;
 use std::sync::Arc;

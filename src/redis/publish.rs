@@ -6,7 +6,7 @@
 
 use super::config::{self, Publish};
 use super::ffi::Ctx;
-use crate::engine::{Batch, Change};
+use crate::engine::{Change, ChangeSet};
 use crate::view;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +40,7 @@ thread_local! {
 }
 
 impl Announcement {
-    pub fn of(key: &str, batch: &Batch) -> Announcement {
+    pub fn of(key: &str, batch: &ChangeSet) -> Announcement {
         let mode = config::publish_mode();
         // One that is made while another is still there begins with an empty page.
         let mut page = PAGE.try_with(Cell::take).unwrap_or_default();
@@ -87,7 +87,7 @@ impl Drop for Announcement {
 
 /// On a replica, what its primary has done: for the subscribers that it has itself. In a cluster they have heard it
 /// already, and while a file is loaded nobody listens.
-pub fn hand_on(ctx: Ctx, key: &str, batch: &Batch) {
+pub fn hand_on(ctx: Ctx, key: &str, batch: &ChangeSet) {
     let flags = ctx.flags();
     if flags.is_replica() && !flags.is_loading() && !flags.is_cluster() {
         Announcement::of(key, batch).publish(ctx);

@@ -17,7 +17,7 @@ use super::index::{self, Entry};
 use super::log::Sparing;
 use super::{blocking, change, publish, timers, Answered, Call, Refusal};
 use crate::codec;
-use crate::engine::{apply as apply_batch, Batch, Command};
+use crate::engine::{apply as apply_batch, ChangeSet, Command};
 use redis_module::RedisString;
 use std::ffi::CStr;
 
@@ -115,7 +115,7 @@ fn apply_changes(ctx: Ctx, key: &RedisString, payload: &[u8]) -> Result<(), Stri
     }
 }
 
-fn hand_on(ctx: Ctx, key: &RedisString, batch: &Batch) {
+fn hand_on(ctx: Ctx, key: &RedisString, batch: &ChangeSet) {
     if let Ok(name) = std::str::from_utf8(key.as_slice()) {
         publish::hand_on(ctx, name, batch);
     }
@@ -127,9 +127,9 @@ enum After {
     /// It has them already.
     Same,
     /// The record that is there has them now.
-    InPlace(Batch),
+    InPlace(ChangeSet),
     /// Another value has to be put there; with the changes, where they could be read.
-    Other(Stored, Option<Batch>),
+    Other(Stored, Option<ChangeSet>),
 }
 
 /// Changes that cannot be read or applied are kept behind the record, which is read-only from then on: a newer module
@@ -144,7 +144,7 @@ fn after_changes(key: &RedisString, open: &mut Key, payload: &[u8]) -> Result<Af
         }
         Slot::Ours(stored) => Some(stored),
     };
-    let batch = match codec::decode_batch(payload) {
+    let batch = match codec::decode_change_set(payload) {
         Ok(batch) => batch,
         Err(error) => {
             let text =

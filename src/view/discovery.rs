@@ -2,9 +2,9 @@
 
 use super::json::{fields, Fields, Json, Judged, ToJson, Word};
 use super::View;
-use crate::engine::command::CheckStatus;
-use crate::engine::deployment::{Record, Role};
-use crate::engine::services::Service;
+use crate::engine::instance::Role;
+use crate::engine::record::Record;
+use crate::engine::services::{CheckStatus, Service};
 use std::borrow::Cow;
 use std::sync::Arc;
 

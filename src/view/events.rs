@@ -6,8 +6,8 @@
 use super::json::{fields, Json, Judged, Word};
 use super::policy::policy;
 use super::View;
-use crate::engine::deployment::Record;
-use crate::engine::event::{NewDeployment, Event, EventBody, InstanceRef};
+use crate::engine::event::{Event, EventBody, InstanceRef, NewDeployment};
+use crate::engine::record::Record;
 use crate::engine::services::Service;
 use crate::engine::time::Deadline;
 use std::borrow::Cow;

@@ -1,9 +1,10 @@
 //! How far the deployment is, in numbers and in words. Both are counted from the instances at each reading.
 
 use super::View;
-use crate::engine::deployment::{Deployment, Mode, Record, Status};
-use crate::engine::health::Health;
+use crate::engine::deployment::{Deployment, Mode, Status};
+use crate::engine::instance::Health;
 use crate::engine::instances::HealthCounts;
+use crate::engine::record::Record;
 
 /// The health of this deployment's own instances.
 pub(super) struct HealthSummary {

@@ -2,7 +2,7 @@
 
 use super::policy::policy;
 use super::{Field, View};
-use crate::engine::deployment::Record;
+use crate::engine::record::Record;
 use crate::engine::version::Version;
 
 /// The versions that are kept, newest first.

@@ -7,9 +7,11 @@ use super::history::history;
 use super::policy::policy;
 use super::View;
 use crate::engine::deadline::{next_due, Due};
-use crate::engine::deployment::{Action, Deployment, Instance, Record, Status};
-use crate::engine::version::Version;
+use crate::engine::deployment::{Action, Deployment, Status};
+use crate::engine::instance::Instance;
+use crate::engine::record::Record;
 use crate::engine::time::{Deadline, UnixMs};
+use crate::engine::version::Version;
 use crate::engine::Summary;
 
 /// How many events STATUS shows.

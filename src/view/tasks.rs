@@ -1,9 +1,9 @@
 //! What coordinators still have to do (rule 3 TASKS).
 
 use super::View;
-use crate::engine::deployment::{Instance, Record, Task, TaskKind};
-use crate::engine::health::InstanceState;
-use crate::engine::version::BATCH_AGENT;
+use crate::engine::instance::{Instance, InstanceState, Task, TaskKind};
+use crate::engine::manifest::BATCH_AGENT;
+use crate::engine::record::Record;
 
 /// Open tasks, in the order in which they were issued.
 pub fn tasks(record: &Record) -> View<'_> {

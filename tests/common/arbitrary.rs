@@ -4,18 +4,22 @@
 //! The crate that includes this file has `engine` at its root.
 
 use crate::engine::command::{
-    Check, CheckStatus, Command, Context, Deploy, Limits, Operate, Register, Report, ReportedState, Rollback, RollbackTo,
+    Check, Command, Context, Deploy, Limits, Operate, Register, Report, ReportedState, Rollback, RollbackTo,
 };
+use crate::engine::deployment::{Cause, IdempotencyEntry, Mode, Receipt, Status};
+use crate::engine::instance::{Instance, InstanceKey, InstanceState, Role, TaskKind};
+use crate::engine::manifest::{JobType, ManifestText};
+use crate::engine::record::Record;
+
 use crate::engine::decide::{decide, Decision};
-use crate::engine::deployment::{Cause, Instance, Mode, Receipt, Record, IdempotencyEntry, Role, Status, TaskKind};
-use crate::engine::event::{AgentReport, Batch, NewDeployment, Change, Event, EventBody, SilentChange, InstanceRef};
-use crate::engine::health::InstanceState;
-use crate::engine::version::{JobType, Version};
-use crate::engine::instances::InstanceKey;
-use crate::engine::manifest::ManifestText;
+use crate::engine::event::{
+    AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, SilentChange,
+};
 use crate::engine::policy::{CountOrPercent, HealthCheck, Policy, PolicyPatch, Strategy as Rollout};
+use crate::engine::services::CheckStatus;
 use crate::engine::services::Service;
 use crate::engine::time::Deadline;
+use crate::engine::version::Version;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -28,7 +32,7 @@ pub fn histories() -> impl Strategy<Value = Vec<Decision>> {
     tapes().prop_map(|tape| Tape::new(&tape).history())
 }
 
-pub fn batches() -> impl Strategy<Value = Batch> {
+pub fn batches() -> impl Strategy<Value = ChangeSet> {
     tapes().prop_map(|tape| Tape::new(&tape).batch())
 }
 
@@ -374,7 +378,7 @@ impl Tape<'_> {
         }
     }
 
-    fn new_deployment(&mut self, content: &Arc<ManifestText>) -> Box<NewDeployment> {
+    fn beginning(&mut self, content: &Arc<ManifestText>) -> Box<NewDeployment> {
         let number = 1 + u64::from(self.below(9));
         let changed = self.ids("agent");
         Box::new(NewDeployment {
@@ -515,7 +519,7 @@ impl Tape<'_> {
         }
     }
 
-    fn batch(&mut self) -> Batch {
+    fn batch(&mut self) -> ChangeSet {
         let nodes = [Arc::from("node-0"), Arc::from("node-1")];
         let content = self.manifest(&nodes, JobType::Service);
         let mut revision = u64::from(self.next());
@@ -531,6 +535,6 @@ impl Tape<'_> {
                 Change::Event(Arc::new(tape.event(revision, kind - 2, &content)))
             }
         });
-        Batch { changes, log_max }
+        ChangeSet { changes, log_max }
     }
 }

@@ -20,18 +20,18 @@
 
 #![allow(dead_code)] // each test binary uses its part
 
-use redis_deploy::engine::command::{
-    Check, CheckStatus, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo,
-};
+use redis_deploy::engine::command::{Check, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo};
+use redis_deploy::engine::deployment::{Cause, Status};
+use redis_deploy::engine::instance::{Instance, InstanceKey};
+
 use redis_deploy::engine::deadline::{next_due, Due};
-use redis_deploy::engine::deployment::{Cause, Instance, Status};
 use redis_deploy::engine::event::NewDeployment;
-use redis_deploy::engine::instances::InstanceKey;
 use redis_deploy::engine::policy::{CountOrPercent, Policy, PolicyPatch, POLICY_FIELDS};
+use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::time::Deadline;
 use redis_deploy::engine::{
-    apply, decide, invariants, plan, Change, Command, Context, Decision, Event, EventBody, Limits, SilentChange, Record,
-    Rejection, Reply,
+    apply, decide, invariants, plan, Change, Command, Context, Decision, DecisionReply, Event, EventBody, Limits,
+    Record, Rejection, SilentChange,
 };
 use redis_deploy::view;
 use std::collections::BTreeMap;
@@ -179,10 +179,10 @@ impl World {
             Outcome::Refused(rejection) => Err(refusal(&rejection)),
             Outcome::Done(decision) => {
                 let mut text = match &decision.reply {
-                    Reply::Changed(changed) => format!("{}\n", u8::from(*changed)),
-                    Reply::Nothing if decision.batch.changes.is_empty() => "nothing\n".to_string(),
-                    Reply::Nothing => String::new(),
-                    Reply::Receipt(r) => format!(
+                    DecisionReply::Changed(changed) => format!("{}\n", u8::from(*changed)),
+                    DecisionReply::Nothing if decision.batch.changes.is_empty() => "nothing\n".to_string(),
+                    DecisionReply::Nothing => String::new(),
+                    DecisionReply::Receipt(r) => format!(
                         "{} v{} {} {}, job {}, revision {}\n",
                         r.deployment_id,
                         r.version,
@@ -451,7 +451,7 @@ pub fn change_line(change: &Change) -> String {
     }
 }
 
-fn new_deployment(b: &NewDeployment) -> String {
+fn beginning(b: &NewDeployment) -> String {
     let mut text = format!("{} {}", b.mode.name(), b.strategy.name());
     if b.strategy != b.requested_strategy {
         write!(text, " for {}", b.requested_strategy.name()).expect("a string");

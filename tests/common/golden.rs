@@ -2,20 +2,21 @@
 //! here: add beside it.
 //!
 //! The crate that includes this file has `engine` at its root.
-
-use crate::engine::command::CheckStatus;
 use crate::engine::deployment::{
-    Action, Cause, Deployment, DeferredFailure, Instance, Mode, Receipt, Record, IdempotencyEntry, Role, Status, Task, TaskKind,
-    UnsafeReport,
+    Action, Cause, DeferredFailure, Deployment, IdempotencyEntry, Mode, Outcome, Receipt, Status, UnsafeReport,
 };
-use crate::engine::event::{AgentReport, Batch, NewDeployment, Change, Event, EventBody, SilentChange, InstanceRef};
-use crate::engine::health::{Health, InstanceState};
-use crate::engine::version::{JobType, Outcome, Version};
-use crate::engine::instances::InstanceKey;
-use crate::engine::manifest::ManifestText;
+use crate::engine::instance::{Health, Instance, InstanceKey, InstanceState, Role, Task, TaskKind};
+use crate::engine::manifest::{JobType, ManifestText};
+use crate::engine::record::Record;
+
+use crate::engine::event::{
+    AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, SilentChange,
+};
 use crate::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
+use crate::engine::services::CheckStatus;
 use crate::engine::services::Service;
 use crate::engine::time::Deadline;
+use crate::engine::version::Version;
 use std::sync::Arc;
 
 const T: u64 = 1_790_000_000_000;
@@ -138,7 +139,7 @@ fn instance_ref() -> InstanceRef {
     InstanceRef { agent: text("monitor"), node: text("monitor"), job_id: text("dep_agent-api_2"), role: Role::Canary }
 }
 
-fn new_deployment(version: Version) -> Box<NewDeployment> {
+fn beginning(version: Version) -> Box<NewDeployment> {
     Box::new(NewDeployment {
         version,
         mode: Mode::InPlace,
@@ -218,7 +219,10 @@ pub fn record() -> Record {
             promoted: false,
             progress: Deadline::Paused { left_ms: 599_000 },
             paused_from: Some(Status::Running),
-            deferred_failure: Some(DeferredFailure { cause: Cause::AgentFailed, words: text("agent monitor failed: out of memory") }),
+            deferred_failure: Some(DeferredFailure {
+                cause: Cause::AgentFailed,
+                words: text("agent monitor failed: out of memory"),
+            }),
             unsafe_report: Some(UnsafeReport { agent: text("planner@a"), words: text("it holds a lease") }),
             last_action: Some(Action {
                 name: text("pause"),
@@ -283,7 +287,15 @@ pub fn record() -> Record {
                 reason: None,
             },
         ),
-        (43, EventBody::TaskDone { of: instance_ref(), task: TaskKind::Replace, withdrawn: false, removes_instance: false }),
+        (
+            43,
+            EventBody::TaskDone {
+                of: instance_ref(),
+                task: TaskKind::Replace,
+                withdrawn: false,
+                removes_instance: false,
+            },
+        ),
         (
             44,
             EventBody::AgentState {
@@ -310,7 +322,7 @@ fn event(revision: u64, body: EventBody) -> Event {
 }
 
 /// Each kind of change with its name: the events by their own, in the order of the enum, then the notes.
-pub fn batches() -> Vec<(&'static str, Batch)> {
+pub fn batches() -> Vec<(&'static str, ChangeSet)> {
     let by = || text("ops");
     let reason = || some("because");
     let progress = Deadline::Running { at: T + 605_000 };
@@ -359,7 +371,12 @@ pub fn batches() -> Vec<(&'static str, Batch)> {
             fails_at_resume: true,
         },
         EventBody::AgentHealthy { of: instance_ref(), progress },
-        EventBody::AgentUnhealthy { of: instance_ref(), reason: text("not ready"), resumes_with: Some(progress), fails_at_resume: false },
+        EventBody::AgentUnhealthy {
+            of: instance_ref(),
+            reason: text("not ready"),
+            resumes_with: Some(progress),
+            fails_at_resume: false,
+        },
         EventBody::AwaitingPromotion { healthy: 1 },
         EventBody::DeploymentPromoted { progress, by: by(), reason: reason() },
         EventBody::DeploymentPaused { by: by(), reason: reason() },
@@ -417,9 +434,15 @@ pub fn batches() -> Vec<(&'static str, Batch)> {
     let notes = [
         (
             "service_refreshed",
-            Change::Silent(SilentChange::ServiceRefreshed { instance: text("monitor-1"), expires_at: Some(T + 60_000) }),
+            Change::Silent(SilentChange::ServiceRefreshed {
+                instance: text("monitor-1"),
+                expires_at: Some(T + 60_000),
+            }),
         ),
-        ("request_recorded", Change::Silent(SilentChange::RequestRecorded { request: text("req-1"), receipt: receipt() })),
+        (
+            "request_recorded",
+            Change::Silent(SilentChange::RequestRecorded { request: text("req-1"), receipt: receipt() }),
+        ),
     ];
-    events.chain(notes).map(|(name, change)| (name, Batch { changes: vec![change], log_max: 100 })).collect()
+    events.chain(notes).map(|(name, change)| (name, ChangeSet { changes: vec![change], log_max: 100 })).collect()
 }

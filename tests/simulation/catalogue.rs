@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// What a manifest of one site says, and how it is deployed.
 #[derive(Debug, Clone)]
-pub struct ManifestText {
+pub struct Content {
     pub job_type: &'static str,
     pub nodes: Vec<Node>,
     pub edges: Vec<(usize, usize)>,
@@ -32,8 +32,8 @@ pub struct Node {
 
 const NAMES: [&str; 8] = ["ask", "find", "judge", "plan", "rank", "sum", "talk", "write"];
 
-impl ManifestText {
-    pub fn first(dice: &mut Dice) -> ManifestText {
+impl Content {
+    pub fn first(dice: &mut Dice) -> Content {
         let job_type =
             *dice.pick(&["service", "service", "service", "service", "system", "system", "batch", "sysbatch"]);
         let count = dice.between(1, if job_type == "system" { 2 } else { 5 }) as usize;
@@ -50,7 +50,7 @@ impl ManifestText {
                 },
             })
             .collect();
-        let mut content = ManifestText {
+        let mut content = Content {
             job_type,
             nodes,
             edges: vec![(0, count - 1)],

@@ -3,12 +3,10 @@
 //! was true when they wrote it.
 
 use super::dice::Dice;
-use redis_deploy::engine::command::{Check, CheckStatus, Register, Report, ReportedState};
-use redis_deploy::engine::deployment::TaskKind;
-use redis_deploy::engine::health::InstanceState;
-use redis_deploy::engine::version::BATCH_AGENT;
-use redis_deploy::engine::instances::InstanceKey;
-use redis_deploy::engine::services::Service;
+use redis_deploy::engine::command::{Check, Register, Report, ReportedState};
+use redis_deploy::engine::instance::{InstanceKey, InstanceState, TaskKind};
+use redis_deploy::engine::manifest::BATCH_AGENT;
+use redis_deploy::engine::services::{CheckStatus, Service};
 use redis_deploy::engine::{Command, Record};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

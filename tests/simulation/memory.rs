@@ -1,20 +1,19 @@
 //! What the rules remember: a second account of each deployment, kept from the events and reports alone, in other words
 //! than the engine's, so that the two can disagree.
+use redis_deploy::engine::deployment::{Cause, Mode, Status};
+use redis_deploy::engine::instance::{InstanceKey, InstanceState, TaskKind};
 
-use redis_deploy::engine::command::CheckStatus;
-use redis_deploy::engine::deployment::{Cause, Mode, Status, TaskKind};
-use redis_deploy::engine::event::{AgentReport, NewDeployment, Event, EventBody, InstanceRef};
-use redis_deploy::engine::health::InstanceState;
-use redis_deploy::engine::version::Version;
-use redis_deploy::engine::instances::InstanceKey;
+use redis_deploy::engine::event::{AgentReport, Event, EventBody, InstanceRef, NewDeployment};
 use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
+use redis_deploy::engine::services::CheckStatus;
+use redis_deploy::engine::version::Version;
 use redis_deploy::engine::Record;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InstanceDue {
+pub enum Verdict {
     Pending,
     Healthy,
     Unhealthy,
@@ -34,7 +33,7 @@ pub struct Seen {
     pub node: Arc<str>,
     pub state: InstanceState,
     pub attempt: u32,
-    pub verdict: InstanceDue,
+    pub verdict: Verdict,
     /// Since when all is well with it, without a break.
     pub well_since: Option<u64>,
     pub late: Late,
@@ -297,7 +296,7 @@ impl Memory {
                     node: of.node.clone(),
                     state: InstanceState::Waiting,
                     attempt: 0,
-                    verdict: InstanceDue::Pending,
+                    verdict: Verdict::Pending,
                     well_since: None,
                     late,
                     told_to_stop: false,
@@ -339,7 +338,7 @@ impl Memory {
             }
             EventBody::AgentHealthy { of, .. } => {
                 if let Some(seen) = self.instances.get_mut(&key_of(of, event.version)) {
-                    seen.verdict = InstanceDue::Healthy;
+                    seen.verdict = Verdict::Healthy;
                     seen.ever_healthy = true;
                     seen.late = Late::Never;
                 }
@@ -348,7 +347,7 @@ impl Memory {
                 let key = key_of(of, event.version);
                 let own = self.is_own(&key);
                 if let Some(seen) = self.instances.get_mut(&key) {
-                    seen.verdict = InstanceDue::Unhealthy;
+                    seen.verdict = Verdict::Unhealthy;
                     seen.late = Late::Never;
                 }
                 if let Some(rollout) = self.rollout.as_mut().filter(|_| own) {

@@ -1,6 +1,6 @@
 //! People at their keyboards: what an operator asks next, mostly sensible, at random.
 
-use super::catalogue::ManifestText;
+use super::catalogue::Content;
 use super::dice::Dice;
 use redis_deploy::engine::command::{Operate, Rollback, RollbackTo};
 use redis_deploy::engine::deployment::Status;
@@ -11,8 +11,8 @@ use std::sync::Arc;
 /// What an operator asks of a site whose latest content is `content`.
 pub fn ask(
     dice: &mut Dice,
-    content: &mut ManifestText,
-    past: &mut Vec<ManifestText>,
+    content: &mut Content,
+    past: &mut Vec<Content>,
     record: Option<&Record>,
     wild: bool,
 ) -> Command {
@@ -55,8 +55,8 @@ fn operate(dice: &mut Dice, record: Option<&Record>) -> Operate {
 
 fn deploy(
     dice: &mut Dice,
-    content: &mut ManifestText,
-    past: &mut Vec<ManifestText>,
+    content: &mut Content,
+    past: &mut Vec<Content>,
     record: Option<&Record>,
     wild: bool,
 ) -> Command {

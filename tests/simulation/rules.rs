@@ -1,17 +1,16 @@
 //! The rules, one small function each, named by what they say. Those of [`EVENT_RULES`] are asked at every event, with
 //! what was and what is; those of [`COMMAND_RULES`] after every command, of the record that it leaves.
 
-use super::memory::{canaries, key_of, max_parallel, may_fail, Late, Memory, Phase, Rollout, Told, InstanceDue};
-use redis_deploy::engine::command::{CheckStatus, Command, Limits, ReportedState};
-use redis_deploy::engine::deployment::{Cause, Instance, Mode, Role, Status, TaskKind};
-use redis_deploy::engine::event::{AgentReport, NewDeployment, Event, EventBody};
-use redis_deploy::engine::health::{Health, InstanceState};
-use redis_deploy::engine::version::BATCH_AGENT;
-use redis_deploy::engine::instances::InstanceKey;
-use redis_deploy::engine::manifest::Manifest;
+use super::memory::{canaries, key_of, max_parallel, may_fail, Late, Memory, Phase, Rollout, Told, Verdict};
+use redis_deploy::engine::command::{Command, Limits, ReportedState};
+use redis_deploy::engine::deployment::{Cause, Mode, Status};
+use redis_deploy::engine::event::{AgentReport, Event, EventBody, NewDeployment};
+use redis_deploy::engine::instance::{Health, Instance, InstanceKey, InstanceState, Role, TaskKind};
+use redis_deploy::engine::manifest::{Manifest, BATCH_AGENT};
 use redis_deploy::engine::policy::{CountOrPercent, Policy, Strategy};
+use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::time::Deadline;
-use redis_deploy::engine::{invariants, next_deadline, Batch, Change, Record, Reply};
+use redis_deploy::engine::{invariants, next_deadline, Change, ChangeSet, DecisionReply, Record};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -49,8 +48,8 @@ pub struct Outcome<'a> {
     pub before: Option<&'a Record>,
     pub after: &'a Record,
     pub second: &'a Record,
-    pub batch: &'a Batch,
-    pub reply: &'a Reply,
+    pub batch: &'a ChangeSet,
+    pub reply: &'a DecisionReply,
     pub command: &'a Command,
     pub now: u64,
     pub failed: &'a Option<Failed>,
@@ -311,8 +310,8 @@ fn no_more_than_max_parallel_without_a_verdict(h: &Happening) -> Said {
     if r.mode != Mode::InPlace || (r.canaries > 0 && !r.promoted) {
         return Ok(());
     }
-    let without = h.memory.own().filter(|(_, seen)| seen.verdict != InstanceDue::Healthy).count();
-    let unhealthy = h.memory.own().filter(|(_, seen)| seen.verdict == InstanceDue::Unhealthy).count();
+    let without = h.memory.own().filter(|(_, seen)| seen.verdict != Verdict::Healthy).count();
+    let unhealthy = h.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
     let most = max_parallel(&r.policy, r.changed.len());
     must!(unhealthy == 0, "{unhealthy} unhealthy, and another one goes");
     must!(without < most, "{without} without a verdict of {most} allowed, and another one goes");
@@ -406,7 +405,7 @@ fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
     let r = rollout(h.memory)?;
     must!(!r.promoted, "it is promoted already");
     let desired = if r.mode == Mode::BlueGreen { r.changed.len() } else { r.canaries };
-    let healthy = h.memory.own().filter(|(_, seen)| seen.verdict == InstanceDue::Healthy).count();
+    let healthy = h.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
     must!(healthy == desired && h.memory.own().count() == desired, "{healthy} of {desired} are healthy");
     let waits = r.canaries > 0 && !r.policy.auto_promote;
     if awaits {
@@ -448,7 +447,7 @@ fn success_means_that_every_changed_agent_is_healthy(h: &Happening) -> Said {
     for agent in &r.changed {
         let key = InstanceKey { agent: agent.clone(), version: r.target, job_id: r.job.clone() };
         let verdict = h.memory.instances.get(&key).map(|seen| seen.verdict);
-        must!(verdict == Some(InstanceDue::Healthy), "{agent} is {verdict:?}");
+        must!(verdict == Some(Verdict::Healthy), "{agent} is {verdict:?}");
     }
     Ok(())
 }
@@ -548,7 +547,12 @@ fn a_pause_keeps_what_the_deadlines_had_left(h: &Happening) -> Said {
         EventBody::DeploymentPaused { .. } => {
             let left = was.progress.at().map(|at| at.saturating_sub(h.event.at));
             let held = matches!(is.progress, Deadline::Paused { left_ms } if Some(left_ms) == left);
-            must!(held || left.is_none() && is.progress == Deadline::Off, "{:?} becomes {:?}", was.progress, is.progress);
+            must!(
+                held || left.is_none() && is.progress == Deadline::Off,
+                "{:?} becomes {:?}",
+                was.progress,
+                is.progress
+            );
         }
         EventBody::DeploymentResumed { .. } => {
             let expected = match was.progress {
@@ -568,7 +572,7 @@ fn healthy_is_never_said_too_early(h: &Happening) -> Said {
     let key = key_of(of, h.event.version);
     let Some(seen) = h.memory.instances.get(&key) else { return Err(format!("{} is on the record", of.agent)) };
     let min = h.memory.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
-    must!(seen.verdict != InstanceDue::Healthy, "{} is healthy already", of.agent);
+    must!(seen.verdict != Verdict::Healthy, "{} is healthy already", of.agent);
     must!(!seen.told_to_stop, "{} is told to stop", of.agent);
     let Some(since) = seen.well_since else { return Err(format!("not all is well with {}", of.agent)) };
     must!(h.event.at >= since + min, "{} is well since {} ms, of {min}", of.agent, h.event.at.saturating_sub(since));
@@ -587,7 +591,7 @@ fn unhealthy_has_a_ground(h: &Happening) -> Said {
     // Well for long enough at its deadline is healthy, however late the tick.
     let met = |deadline: u64| seen.well_since.is_some_and(|since| since + min <= deadline);
     let late = matches!(seen.late, Late::At(at) if at <= h.event.at && !met(at));
-    let broke = seen.verdict == InstanceDue::Healthy && seen.well_since.is_none_or(|since| since == h.event.at);
+    let broke = seen.verdict == Verdict::Healthy && seen.well_since.is_none_or(|since| since == h.event.at);
     let ended = matches!(seen.state, InstanceState::Failed | InstanceState::Stopped);
     must!(
         late || broke || ended,
@@ -723,7 +727,7 @@ fn unsafe_counts_only_of_what_is_being_replaced(h: &Happening) -> Said {
     let key = key_of(of, h.event.version);
     let verdict = h.memory.instances.get(&key).map(|seen| seen.verdict);
     must!(r.mode == Mode::InPlace && !matches!(r.phase, Phase::Ended(_)), "nothing is being replaced");
-    must!(h.memory.is_own(&key) && verdict != Some(InstanceDue::Healthy), "{} is {verdict:?}", of.agent);
+    must!(h.memory.is_own(&key) && verdict != Some(Verdict::Healthy), "{} is {verdict:?}", of.agent);
     Ok(())
 }
 
@@ -739,7 +743,7 @@ fn the_second_engine_is_equal(o: &Outcome) -> Said {
 /// successful, and something runs: nothing is recorded. Where something differs, a version is.
 fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     let (Command::Deploy(asked), Some(before)) = (o.command, o.before) else { return Ok(()) };
-    let Reply::Receipt(receipt) = o.reply else { return Ok(()) };
+    let DecisionReply::Receipt(receipt) = o.reply else { return Ok(()) };
     if o.is_remembered() {
         return Ok(());
     }
@@ -814,9 +818,9 @@ fn the_account_of_the_rules_agrees(o: &Outcome) -> Said {
             return Err(format!("{} was never said to be there", i.agent));
         };
         let verdict = match i.health {
-            Health::Pending => InstanceDue::Pending,
-            Health::Healthy => InstanceDue::Healthy,
-            Health::Unhealthy => InstanceDue::Unhealthy,
+            Health::Pending => Verdict::Pending,
+            Health::Healthy => Verdict::Healthy,
+            Health::Unhealthy => Verdict::Unhealthy,
         };
         must!(seen.verdict == verdict, "{} is {}, and {:?} was said", i.agent, i.health.name(), seen.verdict);
         must!(seen.state == i.state && seen.attempt == i.attempt, "{} is {}", i.agent, i.state.name());
@@ -844,8 +848,8 @@ fn every_running_deployment_has_a_deadline(o: &Outcome) -> Said {
 fn what_may_go_on_goes_on(o: &Outcome) -> Said {
     let r = rollout(o.memory)?;
     let placed = o.memory.own().count();
-    let healthy = o.memory.own().filter(|(_, seen)| seen.verdict == InstanceDue::Healthy).count();
-    let unhealthy = o.memory.own().filter(|(_, seen)| seen.verdict == InstanceDue::Unhealthy).count();
+    let healthy = o.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
+    let unhealthy = o.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
     let all = r.changed.len();
     let canary_phase = r.mode == Mode::InPlace && r.canaries > 0 && !r.promoted;
     match r.phase {
@@ -888,7 +892,7 @@ fn healthy_is_said_in_time(o: &Outcome) -> Said {
         let passed = if matches!(o.command, Command::Tick) { due <= o.now } else { due < o.now };
         let counts = !seen.told_to_stop && &*key.agent != BATCH_AGENT;
         must!(
-            !(counts && passed) || seen.verdict == InstanceDue::Healthy,
+            !(counts && passed) || seen.verdict == Verdict::Healthy,
             "{} is well since {} ms, of {min}",
             key.agent,
             o.now - since
@@ -900,10 +904,10 @@ fn healthy_is_said_in_time(o: &Outcome) -> Said {
 /// rule 4.9: healthy, then not ready or not passing: unhealthy at once.
 fn what_breaks_is_unhealthy_at_once(o: &Outcome) -> Said {
     for (key, seen) in &o.memory.instances {
-        let broke = seen.verdict == InstanceDue::Healthy && seen.well_since.is_none() && !seen.told_to_stop;
+        let broke = seen.verdict == Verdict::Healthy && seen.well_since.is_none() && !seen.told_to_stop;
         must!(!broke, "{} is healthy, and not all is well with it", key.agent);
         let ended = matches!(seen.state, InstanceState::Failed | InstanceState::Stopped);
-        let judged = seen.verdict == InstanceDue::Unhealthy || seen.told_to_stop || &*key.agent == BATCH_AGENT;
+        let judged = seen.verdict == Verdict::Unhealthy || seen.told_to_stop || &*key.agent == BATCH_AGENT;
         must!(!ended || judged, "{} is {}, and {:?}", key.agent, seen.state.name(), seen.verdict);
     }
     Ok(())
@@ -983,7 +987,8 @@ fn an_early_tick_changes_nothing(o: &Outcome) -> Said {
 
 /// rule 3 REPORT, 8 "Attempts": 1 where it changed something, 0 where it was known already or stale.
 fn reports_count_once(o: &Outcome) -> Said {
-    let (Command::Report(report), Reply::Changed(changed), Some(before)) = (o.command, o.reply, o.before) else {
+    let (Command::Report(report), DecisionReply::Changed(changed), Some(before)) = (o.command, o.reply, o.before)
+    else {
         return Ok(());
     };
     let events = || {
@@ -1057,7 +1062,9 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     let (mode, changed) = judge(o.memory, &failed.left, &told);
     let agents_with_nodes = told.agents_with_nodes();
     let gone = failed.left.instances.iter().any(|i| {
-        !i.is_stopping() && !agents_with_nodes.contains(&i.agent) && !(i.state == InstanceState::Waiting && i.task.is_none())
+        !i.is_stopping()
+            && !agents_with_nodes.contains(&i.agent)
+            && !(i.state == InstanceState::Waiting && i.task.is_none())
     });
     must!(mode == Mode::Noop && !gone, "a revert to {stable} would be {}, of {changed:?}", mode.name());
     Ok(())
@@ -1140,7 +1147,7 @@ fn rollback_target_is_one_that_rollback_takes(o: &Outcome) -> Said {
 fn a_refresh_moves_the_ttl(o: &Outcome) -> Said {
     let id = match (o.command, o.reply) {
         (Command::Check(check), _) => &check.instance,
-        (Command::Register(register), Reply::Changed(true)) => &register.instance,
+        (Command::Register(register), DecisionReply::Changed(true)) => &register.instance,
         _ => return Ok(()),
     };
     let Some(service) = o.after.services.get(id) else { return Ok(()) };

@@ -5,7 +5,7 @@ use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, E
 use redis_deploy::codec;
 use redis_deploy::engine::event::EventBody;
 use redis_deploy::engine::{
-    apply, decide, decide_in_place, Batch, Change, Command, Context, Limits, Record, Rejection, Reply,
+    apply, decide, decide_in_place, Change, ChangeSet, Command, Context, DecisionReply, Limits, Record, Rejection,
 };
 use std::collections::BTreeMap;
 
@@ -46,8 +46,8 @@ fn save_and_load(record: &Record) -> Result<Record, Broken> {
 }
 
 /// A batch as a replica reads it.
-fn send(batch: &Batch) -> Result<Batch, Broken> {
-    let sent = codec::decode_batch(&codec::encode_batch(batch));
+fn send(batch: &ChangeSet) -> Result<ChangeSet, Broken> {
+    let sent = codec::decode_change_set(&codec::encode_change_set(batch));
     sent.map_err(|error| Broken { rule: "what_was_sent_can_be_read", words: error.to_string() })
 }
 
@@ -65,7 +65,7 @@ impl Site {
     }
 
     /// Asks the engine, lets the second one follow, and asks every rule.
-    pub fn feed(&mut self, input: &Input) -> Result<Result<Reply, Rejection>, Broken> {
+    pub fn feed(&mut self, input: &Input) -> Result<Result<DecisionReply, Rejection>, Broken> {
         let context = Context { key: &self.key, now_ms: input.at, by: input.by, limits: self.limits };
         if input.reloaded {
             if let Some(record) = &self.record {
@@ -90,7 +90,7 @@ impl Site {
         let mut before = self.record.clone().unwrap_or_default();
         for change in &decision.batch.changes {
             let mut after = before.clone();
-            apply(&mut after, &Batch { changes: vec![change.clone()], log_max: usize::MAX });
+            apply(&mut after, &ChangeSet { changes: vec![change.clone()], log_max: usize::MAX });
             if let Change::Event(event) = change {
                 let happening = Happening {
                     key: &self.key,

@@ -1,14 +1,16 @@
 //! A whole world from one seed: a clock, some sites, and everybody who acts on them. Step by step something happens
 //! somewhere; at the end operators fall silent, the weather calms, and every deployment has to come to its end.
 
-use super::catalogue::ManifestText;
+use super::catalogue::Content;
 use super::coordinators::{self, RealWorld};
 use super::dice::Dice;
 use super::operators;
 use super::site::{Broken, Input, Site};
-use redis_deploy::engine::command::{Check, CheckStatus, Report, ReportedState};
-use redis_deploy::engine::deployment::{Instance, Status};
-use redis_deploy::engine::{next_deadline, Command, Limits, Record, Rejection, Reply};
+use redis_deploy::engine::command::{Check, Report, ReportedState};
+use redis_deploy::engine::deployment::Status;
+use redis_deploy::engine::instance::Instance;
+use redis_deploy::engine::services::CheckStatus;
+use redis_deploy::engine::{next_deadline, Command, DecisionReply, Limits, Record, Rejection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -46,8 +48,8 @@ pub struct World {
 struct Place {
     site: Site,
     real: RealWorld,
-    content: ManifestText,
-    past: Vec<ManifestText>,
+    content: Content,
+    past: Vec<Content>,
 }
 
 /// What went wrong, and what led there.
@@ -109,7 +111,7 @@ impl World {
         let ticks = if dice.chance(65) { Ticks::Punctual } else { Ticks::Late };
         let (wild, clock_jumps, harsh) = (dice.chance(20), dice.chance(25), dice.chance(35));
         let place = |site| {
-            let content = ManifestText::first(&mut dice);
+            let content = Content::first(&mut dice);
             let mut real = RealWorld::default();
             real.gloomy = dice.chance(50);
             Place { site, real, content, past: Vec::new() }
@@ -126,7 +128,12 @@ impl World {
     }
 
     /// Asks something of a site, now.
-    fn ask(&mut self, at: usize, by: &'static str, command: Command) -> Result<Result<Reply, Rejection>, Broken> {
+    fn ask(
+        &mut self,
+        at: usize,
+        by: &'static str,
+        command: Command,
+    ) -> Result<Result<DecisionReply, Rejection>, Broken> {
         let place = &mut self.sites[at];
         let reloaded = std::mem::take(&mut place.site.reload);
         let input = Input { at: self.now, site: at, by, command, reloaded };
@@ -277,7 +284,7 @@ impl World {
     }
 
     /// Repeats are harmless (rule 3): the same answer, and nothing changes.
-    fn again(&mut self, at: usize, command: Command, first: Result<Reply, Rejection>) -> Result<(), Broken> {
+    fn again(&mut self, at: usize, command: Command, first: Result<DecisionReply, Rejection>) -> Result<(), Broken> {
         let fresh = |request: &Option<Arc<str>>| request.as_ref().is_some_and(|id| id.starts_with("again-"));
         let (repeatable, remembered) = match &command {
             Command::Deploy(deploy) => (deploy.request.is_some(), fresh(&deploy.request)),

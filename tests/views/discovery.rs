@@ -2,9 +2,9 @@
 
 use crate::json::{assert_json, value};
 use crate::record::{instance, record, service, text, KEY};
-use redis_deploy::engine::command::CheckStatus;
-use redis_deploy::engine::deployment::{Instance, Record, Role};
-use redis_deploy::engine::services::Service;
+use redis_deploy::engine::instance::{Instance, Role};
+use redis_deploy::engine::record::Record;
+use redis_deploy::engine::services::{CheckStatus, Service};
 use redis_deploy::view::{self, ResolveFilter, RoleFilter, View};
 
 /// One service for each role and status that matters: `<role>-<status>`.

@@ -2,14 +2,15 @@
 
 use crate::json::{assert_json, value};
 use crate::record::{event, logged, record, service, text, texts, version, KEY, T};
-use redis_deploy::engine::command::CheckStatus;
-use redis_deploy::engine::deployment::{Cause, Mode, Record, Role, Status, TaskKind};
-use redis_deploy::engine::event::{AgentReport, NewDeployment, Event, EventBody, InstanceRef};
-use redis_deploy::engine::health::InstanceState;
-use redis_deploy::engine::version::Version;
+use redis_deploy::engine::deployment::{Cause, Mode, Status};
+use redis_deploy::engine::event::{AgentReport, Event, EventBody, InstanceRef, NewDeployment};
+use redis_deploy::engine::instance::{InstanceState, Role, TaskKind};
 use redis_deploy::engine::manifest::ManifestText;
 use redis_deploy::engine::policy::Strategy;
+use redis_deploy::engine::record::Record;
+use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::time::Deadline;
+use redis_deploy::engine::version::Version;
 use redis_deploy::view::{self, View};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -288,7 +289,8 @@ fn every_type_of_the_contract_is_among_them() {
 #[test]
 fn an_event_carries_no_manifest_and_stays_small() {
     let mut large = beginning();
-    large.version.content = Arc::new(ManifestText::new(text(&format!(r#"{{"nodes":[],"x":"{}"}}"#, "y".repeat(1 << 20)))));
+    large.version.content =
+        Arc::new(ManifestText::new(text(&format!(r#"{{"nodes":[],"x":"{}"}}"#, "y".repeat(1 << 20)))));
     assert!(view::event_json(&event(EventBody::DeploymentStarted(large)), KEY).len() < 2000);
 }
 
@@ -310,7 +312,12 @@ fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
     });
     assert_eq!(issued["healthy_deadline_left_ms"], 77);
     assert_eq!(issued["healthy_deadline_at"], Value::Null);
-    let unhealthy = json(EventBody::AgentUnhealthy { of: instance_ref(), reason: text("r"), resumes_with: None, fails_at_resume: false });
+    let unhealthy = json(EventBody::AgentUnhealthy {
+        of: instance_ref(),
+        reason: text("r"),
+        resumes_with: None,
+        fails_at_resume: false,
+    });
     assert_eq!(unhealthy["reopens"], false);
     assert_eq!(unhealthy["progress_at"], Value::Null);
 }

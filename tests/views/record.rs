@@ -1,15 +1,15 @@
 //! A record by hand: the one of the example in rule 7.
+use redis_deploy::engine::deployment::{Deployment, Mode, Outcome, Status};
+use redis_deploy::engine::instance::{Health, Instance, InstanceKey, InstanceState, Role, Task, TaskKind};
+use redis_deploy::engine::manifest::{JobType, ManifestText};
+use redis_deploy::engine::record::Record;
 
-use redis_deploy::engine::command::CheckStatus;
-use redis_deploy::engine::deployment::{Deployment, Instance, Mode, Record, Role, Status, Task, TaskKind};
 use redis_deploy::engine::event::{Event, EventBody};
-use redis_deploy::engine::health::{Health, InstanceState};
-use redis_deploy::engine::version::{JobType, Outcome, Version};
-use redis_deploy::engine::instances::InstanceKey;
-use redis_deploy::engine::manifest::ManifestText;
 use redis_deploy::engine::policy::{Policy, Strategy};
+use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::services::Service;
 use redis_deploy::engine::time::Deadline;
+use redis_deploy::engine::version::Version;
 use std::sync::Arc;
 
 pub const KEY: &str = "agent-api";

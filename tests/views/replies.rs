@@ -2,12 +2,12 @@
 
 use crate::json::assert_json;
 use crate::record::{instance, record, task, text, texts, version, KEY};
-use redis_deploy::engine::deployment::{Instance, Mode, Receipt, Role, Status, TaskKind};
-use redis_deploy::engine::health::InstanceState;
-use redis_deploy::engine::version::{JobType, Outcome, Version};
-use redis_deploy::engine::manifest::ManifestText;
+use redis_deploy::engine::deployment::{Mode, Outcome, Receipt, Status};
+use redis_deploy::engine::instance::{Instance, InstanceState, Role, TaskKind};
+use redis_deploy::engine::manifest::{JobType, ManifestText};
 use redis_deploy::engine::plan;
 use redis_deploy::engine::policy::Strategy;
+use redis_deploy::engine::version::Version;
 use redis_deploy::engine::Summary;
 use redis_deploy::view::{self, View};
 use serde_json::Value;
@@ -145,8 +145,8 @@ fn a_plan_names_each_agent_and_each_batch() {
         reason: text("same topology"),
         changed_agents: vec![(text("a"), "bundle changed".to_string()), (text("b"), "node changed: x".to_string())],
         batches: vec![
-            plan::Batch { agents: vec![text("a")], role: Role::Canary, earliest_ms: 0 },
-            plan::Batch { agents: vec![text("b")], role: Role::Primary, earliest_ms: 10_000 },
+            plan::PlanStep { agents: vec![text("a")], role: Role::Canary, earliest_ms: 0 },
+            plan::PlanStep { agents: vec![text("b")], role: Role::Primary, earliest_ms: 10_000 },
         ],
         warnings: vec!["JOB is left aside".to_string()],
     };

@@ -2,9 +2,10 @@
 
 use crate::json::{assert_begins_with, assert_json, compact, value};
 use crate::record::{logged, record, record_where, service, text, texts, KEY, T};
-use redis_deploy::engine::deployment::{Action, Cause, Deployment, DeferredFailure, Mode, Record, Status, UnsafeReport};
-use redis_deploy::engine::health::Health;
+use redis_deploy::engine::deployment::{Action, Cause, DeferredFailure, Deployment, Mode, Status, UnsafeReport};
+use redis_deploy::engine::instance::Health;
 use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
+use redis_deploy::engine::record::Record;
 use redis_deploy::engine::time::Deadline;
 use redis_deploy::engine::Summary;
 use redis_deploy::view::{self, View};

@@ -1,7 +1,7 @@
 //! rule 4.5: a second job with every agent of the target; all of them healthy, one step makes it primary.
 
 use super::{Step, StrategyInput};
-use crate::engine::deployment::Role;
+use crate::engine::instance::Role;
 
 pub(super) fn next(input: &StrategyInput) -> Step {
     if input.deployment.promoted {

@@ -1,7 +1,7 @@
 //! rule 4.4: the first `canary` changed agents go at once; all of them healthy, a promotion decides about the rest.
 
 use super::{Step, StrategyInput};
-use crate::engine::deployment::Role;
+use crate::engine::instance::Role;
 
 pub(super) fn next(input: &StrategyInput) -> Step {
     let canaries = input.deployment.canaries as usize;

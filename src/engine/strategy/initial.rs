@@ -1,7 +1,7 @@
 //! rule 4.1: every agent at once, as primary; no canary phase.
 
 use super::{Step, StrategyInput};
-use crate::engine::deployment::Role;
+use crate::engine::instance::Role;
 
 pub(super) fn next(input: &StrategyInput) -> Step {
     if !input.all_placed() {

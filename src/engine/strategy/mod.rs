@@ -5,8 +5,12 @@ mod canary;
 mod initial;
 mod rolling;
 
-use super::deployment::{Deployment, Mode, Record, Role};
+use super::deployment::{Deployment, Mode};
+
+use super::instance::Role;
 use super::instances::HealthCounts;
+
+use super::record::Record;
 use std::sync::Arc;
 
 /// The next step of a running deployment.

@@ -2,7 +2,7 @@
 //! unhealthy.
 
 use super::{Step, StrategyInput};
-use crate::engine::deployment::Role;
+use crate::engine::instance::Role;
 
 pub(super) fn next(input: &StrategyInput) -> Step {
     if input.all_placed() {

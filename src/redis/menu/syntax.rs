@@ -1,9 +1,10 @@
 //! Arguments as COMMAND DOCS tells them, read from the syntax that the table of commands writes.
 
 use super::CommandInfo;
-use crate::engine::command::{CheckStatus, ReportedState};
+use crate::engine::command::ReportedState;
 use crate::engine::deployment::Status;
 use crate::engine::policy::POLICY_FIELDS;
+use crate::engine::services::CheckStatus;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {

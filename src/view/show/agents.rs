@@ -3,10 +3,11 @@
 
 use super::text::{cell, cut, fit, remaining, span, until, wrap};
 use super::{count, Page, NAME, REASON, WIDTH};
-use crate::engine::command::CheckStatus;
-use crate::engine::deployment::{Deployment, Instance, Record, Role};
-use crate::engine::health::{Health, InstanceState};
-use crate::engine::version::BATCH_AGENT;
+use crate::engine::deployment::Deployment;
+use crate::engine::instance::{Health, Instance, InstanceState, Role};
+use crate::engine::manifest::BATCH_AGENT;
+use crate::engine::record::Record;
+use crate::engine::services::CheckStatus;
 use crate::engine::time::UnixMs;
 use std::collections::HashMap;
 

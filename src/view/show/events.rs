@@ -2,8 +2,8 @@
 
 use super::text::{cell, fit, time_of_day};
 use super::{by, count, Page, NAME, REASON};
-use crate::engine::deployment::Record;
-use crate::engine::event::{NewDeployment, Event, EventBody, InstanceRef};
+use crate::engine::event::{Event, EventBody, InstanceRef, NewDeployment};
+use crate::engine::record::Record;
 use crate::engine::time::UnixMs;
 use std::sync::Arc;
 

@@ -2,9 +2,10 @@
 
 use super::text::{ago, fit, span, time_of_day};
 use super::{by, count, Page, LABEL, NAME, REASON, WIDTH};
-use crate::engine::command::CheckStatus;
-use crate::engine::deployment::{Deployment, Mode, Record, TaskKind};
-use crate::engine::version::Outcome;
+use crate::engine::deployment::{Deployment, Mode, Outcome};
+use crate::engine::instance::TaskKind;
+use crate::engine::record::Record;
+use crate::engine::services::CheckStatus;
 use crate::engine::time::UnixMs;
 use crate::view::health::{description, HealthSummary};
 

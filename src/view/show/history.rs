@@ -2,9 +2,10 @@
 
 use super::text::{cell, fit, span};
 use super::{Page, NAME, REASON};
-use crate::engine::deployment::{Deployment, Record};
-use crate::engine::version::{Outcome, Version};
+use crate::engine::deployment::{Deployment, Outcome};
+use crate::engine::record::Record;
 use crate::engine::time::UnixMs;
+use crate::engine::version::Version;
 use std::sync::Arc;
 
 /// How many have a line. Those that somebody is about to need have one in any case.

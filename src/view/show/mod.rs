@@ -22,7 +22,7 @@ mod history;
 mod outlook;
 mod text;
 
-use crate::engine::deployment::Record;
+use crate::engine::record::Record;
 use crate::engine::time::UnixMs;
 use text::{cell, cut, fit, moment, wrap};
 

@@ -4,8 +4,9 @@ use super::agents::{Rank, Row, Survey};
 use super::header::open_tasks;
 use super::text::{fit, remaining, time_of_day, until};
 use super::{count, Page, NAME, REASON};
-use crate::engine::deployment::{Deployment, Mode, Record, Status, TaskKind};
-use crate::engine::health::InstanceState;
+use crate::engine::deployment::{Deployment, Mode, Status};
+use crate::engine::instance::{InstanceState, TaskKind};
+use crate::engine::record::Record;
 use crate::engine::time::{Deadline, UnixMs};
 
 const NOTHING: &str = "-";

@@ -1,0 +1,189 @@
+//! The record: everything that one key holds. Plain data with the questions that it can answer about itself;
+//! what may change it is in `decide`, how it changes in `evolve`.
+
+use super::deployment::{Deployment, IdempotencyEntry};
+use super::event_log::Log;
+use super::instance::{is_same, Instance, InstanceKey, InstanceState, Role, TaskKind};
+use super::instances::Instances;
+use super::policy::HealthCheck;
+use super::services::{CheckStatus, Service, Services};
+use super::time::UnixMs;
+use super::version::Version;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+/// Everything that one key holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// +1 for each event.
+    pub revision: u64,
+    /// The newest version ever recorded; numbers are never reused, trimmed or not.
+    pub last_version: u64,
+    pub current_version: Option<u64>,
+    pub current_job_id: Option<Arc<str>>,
+    /// Ascending by number.
+    pub versions: Arc<Vec<Arc<Version>>>,
+    /// The latest one; None only before the first event.
+    pub deployment: Option<Arc<Deployment>>,
+    pub instances: Instances,
+    pub services: Services,
+    /// Oldest first.
+    pub log: Log,
+    /// Oldest first.
+    pub requests: Arc<VecDeque<IdempotencyEntry>>,
+    pub created_at: UnixMs,
+    pub updated_at: UnixMs,
+}
+
+impl Default for Record {
+    fn default() -> Record {
+        Record::empty()
+    }
+}
+
+impl Record {
+    pub fn empty() -> Record {
+        Record {
+            revision: 0,
+            last_version: 0,
+            current_version: None,
+            current_job_id: None,
+            versions: Arc::default(),
+            deployment: None,
+            instances: Instances::default(),
+            services: Services::default(),
+            log: Log::default(),
+            requests: Arc::default(),
+            created_at: 0,
+            updated_at: 0,
+        }
+    }
+
+    pub fn version(&self, number: u64) -> Option<&Arc<Version>> {
+        self.versions.binary_search_by_key(&number, |v| v.number).ok().map(|i| &self.versions[i])
+    }
+
+    /// The newest version with the `stable` flag.
+    pub fn stable_version(&self) -> Option<u64> {
+        self.versions.iter().rev().find(|v| v.stable).map(|v| v.number)
+    }
+
+    pub fn version_of_tag(&self, tag: &str) -> Option<&Arc<Version>> {
+        self.versions.iter().find(|v| v.tag.as_deref() == Some(tag))
+    }
+
+    /// The version that ROLLBACK without an argument would take (rule 4.12).
+    pub fn rollback_target(&self) -> Option<u64> {
+        let last = self.deployment.as_ref()?.target_version;
+        let after_batch = self.version(last).is_some_and(|v| v.job_type.is_batch());
+        self.versions
+            .iter()
+            .rev()
+            .find(|v| v.number != last && (v.stable || (after_batch && v.job_type.is_batch())))
+            .map(|v| v.number)
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.deployment.as_ref().is_some_and(|d| d.status.is_active())
+    }
+
+    /// Whether an instance is this deployment's own: one that it started or replaced.
+    pub fn is_own(&self, instance: &Instance) -> bool {
+        self.deployment
+            .as_ref()
+            .is_some_and(|d| instance.version == d.target_version && is_same(&instance.job_id, &d.target_job_id))
+    }
+
+    /// The agents of a version with their nodes, in manifest order.
+    pub fn agents_with_nodes(&self, number: u64) -> Vec<(Arc<str>, Arc<str>)> {
+        self.version(number).map(|v| v.agents_with_nodes()).unwrap_or_default()
+    }
+
+    /// Whether the record knows an agent at all: an instance, or a place in a version that is kept.
+    pub fn has_agent(&self, agent: &str) -> bool {
+        !self.instances.of_agent(agent).is_empty() || self.versions.iter().any(|v| v.has_agent(agent))
+    }
+
+    /// What an agent now runs (rule 8): the old instance until the first report about the new one.
+    /// Candidates and what was told to stop do not count; nor does a replacement that nobody has taken up.
+    pub fn running_instance(&self, agent: &str) -> Option<&Instance> {
+        self.running_instance_where(agent, |_| true)
+    }
+
+    /// What an agent now runs in a job, and that can be replaced there.
+    pub fn running_instance_in(&self, agent: &str, job_id: &str) -> Option<&Instance> {
+        self.running_instance_where(agent, |i| *i.job_id == *job_id && i.is_running())
+    }
+
+    fn running_instance_where(&self, agent: &str, pick: impl Fn(&Instance) -> bool) -> Option<&Instance> {
+        let eligible = || {
+            self.instances
+                .of_agent(agent)
+                .iter()
+                .filter(|i| !i.is_stopping() && !matches!(i.role, Role::Candidate | Role::Retired) && pick(i))
+        };
+        eligible().rev().find(|i| i.state != InstanceState::Waiting).or_else(|| {
+            eligible().rev().find(|i| matches!(&i.task, Some(t) if matches!(t.kind, TaskKind::Start | TaskKind::Run)))
+        })
+    }
+
+    /// The status of a service instance's owner in the eyes of a caller: its role.
+    pub fn role_of(&self, key: &InstanceKey) -> Option<Role> {
+        self.instances.get(key).map(|i| i.role)
+    }
+
+    /// Whether all is well with an instance now, or why not (rule 4.9, `health_check`).
+    pub fn check_health(&self, instance: &Instance) -> Result<(), String> {
+        if instance.state != InstanceState::Ready {
+            return Err(match (&instance.state, &instance.reason) {
+                (InstanceState::Waiting, _) => "never ready: no report yet".to_string(),
+                (state, Some(reason)) => format!("{}: {reason}", state.name()),
+                (state, None) => format!("not ready: {}", state.name()),
+            });
+        }
+        let faults = self.health_violations(instance, self.services.of_instance(instance));
+        let words: Vec<String> = faults.map(|fault| fault.to_string()).collect();
+        match words.is_empty() {
+            true => Ok(()),
+            false => Err(words.join(", ")),
+        }
+    }
+
+    /// What is wrong with these service instances, were they those of an instance.
+    pub(super) fn health_violations<'r>(
+        &'r self,
+        instance: &Instance,
+        services: impl Iterator<Item = &'r Arc<Service>> + Clone + 'r,
+    ) -> impl Iterator<Item = HealthViolation<'r>> {
+        let checked = self.version(instance.version).filter(|v| v.policy.health_check != HealthCheck::AgentStates);
+        let declared = checked.map(|v| v.content.services_of(&instance.node)).unwrap_or_default();
+        let services = checked.map(|_| services).into_iter().flatten();
+        let failing =
+            services.clone().filter(|s| s.status != CheckStatus::Passing).map(|s| HealthViolation::Failing(s));
+        let is_missing =
+            move |name: &&Arc<str>| !services.clone().any(|s| s.service == **name && s.status == CheckStatus::Passing);
+        failing.chain(declared.iter().filter(is_missing).map(HealthViolation::Missing))
+    }
+}
+
+/// What can be wrong with an instance's services.
+pub(super) enum HealthViolation<'r> {
+    Failing(&'r Service),
+    /// A declared service that no passing instance offers.
+    Missing(&'r Arc<str>),
+}
+
+impl fmt::Display for HealthViolation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HealthViolation::Failing(Service { instance, status, reason: Some(reason), .. }) => {
+                write!(f, "check of {instance} is {} ({reason})", status.name())
+            }
+            HealthViolation::Failing(Service { instance, status, .. }) => {
+                write!(f, "check of {instance} is {}", status.name())
+            }
+            HealthViolation::Missing(name) => write!(f, "service {name} has no passing instance"),
+        }
+    }
+}
