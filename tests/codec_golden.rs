@@ -361,7 +361,7 @@ fn relog(record: &mut Record, change: impl FnOnce(&mut Vec<Arc<engine::Event>>))
 }
 
 /// Changes the canary, or what becomes of it.
-fn canary(record: &mut Record, change: impl FnOnce(&mut engine::deployment::Instance)) {
+fn canary(record: &mut Record, change: impl FnOnce(&mut engine::instance::Instance)) {
     let mut canary = record.instances.iter().find(|i| i.version == 3).expect("the golden record has one").clone();
     record.instances.remove(&canary.key());
     change(&mut canary);
@@ -428,10 +428,10 @@ fn one_agent_has_a_bounded_number_of_instances() {
     let planner = record.instances.of_agent("planner@a")[0].clone();
     for i in 1..MAX_INSTANCES_PER_AGENT as u64 {
         let job_id = Arc::from(format!("job-{i}"));
-        record.instances.insert(engine::deployment::Instance { job_id, created: 100 + i, ..planner.clone() });
+        record.instances.insert(engine::instance::Instance { job_id, created: 100 + i, ..planner.clone() });
     }
     assert_eq!(decode_record(&encode_record(&record)), Ok(record.clone()));
-    record.instances.insert(engine::deployment::Instance { job_id: "one more".into(), created: 99_999, ..planner });
+    record.instances.insert(engine::instance::Instance { job_id: "one more".into(), created: 99_999, ..planner });
     assert_eq!(
         decode_record(&encode_record(&record)),
         Err(DecodeError::Invalid("agent planner@a has too many instances".to_string()))

@@ -689,7 +689,7 @@ fn validate_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
             if plan.mode == Mode::Unchanged {
                 return;
             }
-            let removed_agents: Vec<&Arc<str>> = events(decision)
+            let released: Vec<&Arc<str>> = events(decision)
                 .filter(|event| event.version == plan.version)
                 .filter_map(|event| match &event.body {
                     EventBody::TaskIssued { of, task, .. } if *task != TaskKind::Stop => Some(&of.agent),
@@ -697,7 +697,7 @@ fn validate_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
                 })
                 .collect();
             let first: Vec<&Arc<str>> = plan.batches.first().map_or(Vec::new(), |batch| batch.agents.iter().collect());
-            assert_eq!(gone, first, "the first batch goes at once");
+            assert_eq!(released, first, "the first batch goes at once");
             let d = decision.record.deployment.as_ref().expect("one");
             assert!(d.changed.iter().eq(plan.changed_agents.iter().map(|(agent, _)| agent)));
             let batched: usize = plan.batches.iter().map(|batch| batch.agents.len()).sum();

@@ -51,7 +51,7 @@ pub struct RealWorld {
 }
 
 pub fn errands(record: &Record) -> Vec<Errand> {
-    let errand = |i: &redis_deploy::engine::deployment::Instance| {
+    let errand = |i: &redis_deploy::engine::instance::Instance| {
         i.task.as_ref().map(|task| Errand { kind: task.kind, key: i.key() })
     };
     record.instances.tasks().filter_map(errand).collect()
@@ -377,7 +377,7 @@ impl RealWorld {
                 Some(_) => {}
             }
         }
-        let running = |i: &&redis_deploy::engine::deployment::Instance| {
+        let running = |i: &&redis_deploy::engine::instance::Instance| {
             matches!(i.state, InstanceState::Starting | InstanceState::Ready | InstanceState::Unready)
         };
         let said = record.instances.iter().filter(running).count();

@@ -134,7 +134,7 @@ pub const COMMAND_RULES: &[(&str, fn(&Outcome) -> Said)] = rules![
     a_ttl_that_ran_out_is_critical,
 ];
 
-fn new_deployment(event: &Event) -> Option<&NewDeployment> {
+fn beginning(event: &Event) -> Option<&NewDeployment> {
     match &event.body {
         EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => Some(b),
         _ => None,
@@ -187,12 +187,12 @@ pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<
         return (Mode::VersionOnly, Vec::new());
     }
     let agents_with_nodes = target.agents_with_nodes();
-    let counts = |i: &&redis_deploy::engine::deployment::Instance| {
+    let counts = |i: &&redis_deploy::engine::instance::Instance| {
         let told = matches!(&i.task, Some(task) if task.kind == TaskKind::Stop);
         !told && &*i.agent != BATCH_AGENT && matches!(i.role, Role::Primary | Role::Canary)
     };
     let is_left_over =
-        |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting && i.task.is_none();
+        |i: &redis_deploy::engine::instance::Instance| i.state == InstanceState::Waiting && i.task.is_none();
     let dead = |state: InstanceState| matches!(state, InstanceState::Failed | InstanceState::Stopped);
     let Some(source) =
         record.instances.iter().filter(counts).filter(|i| !dead(i.state) && !is_left_over(i)).max_by_key(|i| i.version)
@@ -255,7 +255,7 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
         );
     }
     let left_over =
-        |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting && i.task.is_none();
+        |i: &redis_deploy::engine::instance::Instance| i.state == InstanceState::Waiting && i.task.is_none();
     let taken =
         h.before.instances.iter().any(|i| i.job_id == b.version.job_id && i.state.is_running() && !left_over(i));
     must!(
@@ -341,7 +341,7 @@ fn canaries_go_first_and_alone(h: &Happening) -> Said {
 /// rule 2, 4.3: what runs in a job is replaced there; only what does not is started, or what has its stop first.
 fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { of, task, from_version, .. } = &h.event.body else { return Ok(()) };
-    let waits = |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting;
+    let waits = |i: &redis_deploy::engine::instance::Instance| i.state == InstanceState::Waiting;
     let beside = h.before.instances.of_agent(&of.agent).iter().filter(|i| i.job_id == of.job_id && i.is_running());
     match task {
         TaskKind::Start => {
@@ -999,7 +999,7 @@ fn reports_count_once(o: &Outcome) -> Said {
     };
     let is_said = |e: &&Arc<Event>| {
         matches!(&e.body, EventBody::AgentState { of, state, removes_instance, .. }
-            if of.agent == report.agent && state.name() == report.state.name() && (*changed || !leaves))
+            if of.agent == report.agent && state.name() == report.state.name() && (*changed || !removes_instance))
     };
     let said = events().filter(is_said).count();
     must!((said > 0) == *changed, "the reply is {changed}, and {said} states were said");

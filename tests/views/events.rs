@@ -67,7 +67,7 @@ fn instance_ref() -> InstanceRef {
     InstanceRef { agent: text("a@h"), node: text("a"), job_id: text("job"), role: Role::Canary }
 }
 
-fn new_deployment() -> Box<NewDeployment> {
+fn beginning() -> Box<NewDeployment> {
     Box::new(NewDeployment {
         version: Version {
             tag: Some(text("gold")),
