@@ -50,10 +50,11 @@ impl Bench {
         let decision = decide(self.record.as_ref(), &command, &self.context())?;
         for change in &decision.batch.changes {
             let Change::Event(event) = change else { continue };
-            if let EventBody::TaskIssued { of, task: TaskKind::Start | TaskKind::Replace | TaskKind::Run, .. } =
-                &event.body
+            if let EventBody::TaskIssued {
+                instance, task: TaskKind::Start | TaskKind::Replace | TaskKind::Run, ..
+            } = &event.body
             {
-                self.went.push((event.version, of.agent.clone(), of.role, event.at));
+                self.went.push((event.version, instance.agent.clone(), instance.role, event.at));
             }
         }
         invariants::check(&decision.record).expect("the invariants hold");

@@ -442,21 +442,21 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
                 assert!(failed.policy.auto_revert);
             }
         }
-        EventBody::TaskIssued { of, task: TaskKind::Start | TaskKind::Replace, .. } => {
+        EventBody::TaskIssued { instance, task: TaskKind::Start | TaskKind::Replace, .. } => {
             let d = deployment(before).expect("one");
             assert_eq!(d.status, Status::Running, "no release but in a running deployment: {words}");
-            assert!(d.changed.contains(&of.agent), "only changed agents go: {words}");
+            assert!(d.changed.contains(&instance.agent), "only changed agents go: {words}");
             let own = own(before);
             if d.mode == Mode::InPlace {
                 let waiting = own.iter().filter(|i| i.health != Health::Healthy).count();
                 if d.canaries > 0 && !d.promoted {
-                    assert_eq!(of.role, Role::Canary, "{words}");
+                    assert_eq!(instance.role, Role::Canary, "{words}");
                     assert!(
                         own.len() < d.canaries as usize,
                         "nothing beyond the canaries before the promotion: {words}"
                     );
                 } else {
-                    assert_eq!(of.role, Role::Primary, "{words}");
+                    assert_eq!(instance.role, Role::Primary, "{words}");
                     assert!(
                         own.iter().all(|i| i.health != Health::Unhealthy),
                         "no release while one is unhealthy: {words}"
@@ -476,12 +476,12 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
             let roles = self::own(after).iter().all(|i| i.role == Role::Primary);
             assert!(roles, "nothing but primary after the promotion: {words}");
         }
-        EventBody::TaskIssued { of, task: TaskKind::Stop, .. } => {
+        EventBody::TaskIssued { instance, task: TaskKind::Stop, .. } => {
             let instance = before
                 .instances
-                .of_agent(&of.agent)
+                .of_agent(&instance.agent)
                 .iter()
-                .find(|i| i.version == event.version && i.job_id == of.job_id);
+                .find(|i| i.version == event.version && i.job_id == instance.job_id);
             let state = instance.map(|i| i.state);
             assert_ne!(state, Some(InstanceState::Stopped), "no task for work already done: {words}");
         }
@@ -504,12 +504,12 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
             assert_eq!(after.stable_version(), Some(d.target_version));
             assert_eq!(after.current_version, Some(d.target_version));
         }
-        EventBody::AgentHealthy { of, progress } => {
+        EventBody::AgentHealthy { instance, progress } => {
             let instance = before
                 .instances
-                .of_agent(&of.agent)
+                .of_agent(&instance.agent)
                 .iter()
-                .find(|i| i.version == event.version && i.job_id == of.job_id);
+                .find(|i| i.version == event.version && i.job_id == instance.job_id);
             let instance = instance.expect("it is on the record");
             let min = before.version(event.version).expect("kept").policy.min_healthy_ms;
             assert_eq!(instance.state, InstanceState::Ready);
@@ -573,9 +573,9 @@ impl Callers {
             Change::Event(event) => event,
         };
         match &event.body {
-            EventBody::TaskIssued { of, task, .. } => {
-                let (agent, job_id) = (of.agent.clone(), of.job_id.clone());
-                self.roles.insert(InstanceKey { agent, version: event.version, job_id }, (of.role, *task));
+            EventBody::TaskIssued { instance, task, .. } => {
+                let (agent, job_id) = (instance.agent.clone(), instance.job_id.clone());
+                self.roles.insert(InstanceKey { agent, version: event.version, job_id }, (instance.role, *task));
             }
             EventBody::DeploymentPromoted { .. } => {
                 let d = deployment(after).expect("one");
@@ -692,7 +692,7 @@ fn validate_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
             let released: Vec<&Arc<str>> = events(decision)
                 .filter(|event| event.version == plan.version)
                 .filter_map(|event| match &event.body {
-                    EventBody::TaskIssued { of, task, .. } if *task != TaskKind::Stop => Some(&of.agent),
+                    EventBody::TaskIssued { instance, task, .. } if *task != TaskKind::Stop => Some(&instance.agent),
                     _ => None,
                 })
                 .collect();
@@ -854,7 +854,7 @@ proptest! {
 // ---- the log ---------------------------------------------------------------------------------------------------------
 
 fn logged(revision: u64) -> Arc<Event> {
-    let of = InstanceRef {
+    let instance = InstanceRef {
         agent: Arc::from(format!("agent-{}", revision % 7)),
         node: Arc::from("node"),
         job_id: Arc::from("dep_app_1"),
@@ -862,8 +862,13 @@ fn logged(revision: u64) -> Arc<Event> {
     };
     let body = match revision % 3 {
         0 => EventBody::AwaitingPromotion { healthy: revision as u32 },
-        1 => EventBody::TaskDone { of, task: TaskKind::Start, withdrawn: revision % 2 == 0, removes_instance: false },
-        _ => EventBody::AgentHealthy { of, progress: Deadline::Running { at: revision } },
+        1 => EventBody::TaskDone {
+            instance,
+            task: TaskKind::Start,
+            withdrawn: revision % 2 == 0,
+            removes_instance: false,
+        },
+        _ => EventBody::AgentHealthy { instance, progress: Deadline::Running { at: revision } },
     };
     Arc::new(Event { revision, at: revision * 10, deployment_id: Arc::from("dep_app_1"), version: 1, body })
 }

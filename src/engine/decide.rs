@@ -481,14 +481,14 @@ fn tag(draft: &mut Draft, number: u64, tag: &Arc<str>) -> Result<Answer, Rejecti
     Ok(RECEIPT)
 }
 
-fn validate_tag(record: &Record, tag: &Arc<str>, of: Option<u64>) -> Result<(), Rejection> {
+fn validate_tag(record: &Record, tag: &Arc<str>, version: Option<u64>) -> Result<(), Rejection> {
     match record.version_of_tag(tag) {
-        Some(other) if Some(other.number) != of => {
+        Some(other) if Some(other.number) != version => {
             Err(Rejection::TagTaken { tag: tag.to_string(), version: other.number })
         }
         Some(_) => Ok(()),
         // A version that has a tag gets another in its place.
-        None if record.versions.iter().filter(|v| v.tag.is_some() && Some(v.number) != of).count() >= TAGS_MAX => {
+        None if record.versions.iter().filter(|v| v.tag.is_some() && Some(v.number) != version).count() >= TAGS_MAX => {
             Err(Rejection::Limit { what: "the number of tags".to_string(), max: TAGS_MAX as u64 })
         }
         None => Ok(()),
@@ -566,7 +566,7 @@ fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
     let changed = state_event(draft, instance, state, attempt, report, false);
     let task = instance.task.as_ref().filter(|task| first && !batch && task.kind != TaskKind::Stop);
     let done = task.map(|task| EventBody::TaskDone {
-        of: instance_ref(instance),
+        instance: instance_ref(instance),
         task: task.kind,
         withdrawn: false,
         removes_instance: false,
@@ -644,7 +644,7 @@ fn state_event(
     // After a fallback, what had been replaced counts to the old side (rule 4.6), and fails nothing.
     let fails_at_resume = state == InstanceState::Failed && draft.record.is_active() && draft.record.is_own(instance);
     EventBody::AgentState {
-        of: instance_ref(instance),
+        instance: instance_ref(instance),
         state: AgentReport::State(state),
         attempt,
         reason: report.reason.clone(),
@@ -679,7 +679,7 @@ fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) 
     draft.emit(key.version, body);
     if told {
         let body = EventBody::TaskDone {
-            of: instance_ref(&instance),
+            instance: instance_ref(&instance),
             task: TaskKind::Stop,
             withdrawn: false,
             removes_instance: true,
@@ -697,11 +697,11 @@ fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) 
 /// rule 4.7: the outcome goes onto the version.
 fn batch_ended(draft: &mut Draft, instance: &Instance, state: AgentReport, attempt: u32, report: &Report) -> bool {
     draft.clear_services(&instance.key(), "ended");
-    let of = instance_ref(instance);
+    let reference = instance_ref(instance);
     let task = instance.task.as_ref().map_or(TaskKind::Run, |task| task.kind);
     let reason = report.reason.clone();
     let body = EventBody::AgentState {
-        of: of.clone(),
+        instance: reference.clone(),
         state,
         attempt,
         reason,
@@ -710,7 +710,10 @@ fn batch_ended(draft: &mut Draft, instance: &Instance, state: AgentReport, attem
         fails_at_resume: false,
     };
     draft.emit(instance.version, body);
-    draft.emit(instance.version, EventBody::TaskDone { of, task, withdrawn: false, removes_instance: true });
+    draft.emit(
+        instance.version,
+        EventBody::TaskDone { instance: reference, task, withdrawn: false, removes_instance: true },
+    );
     true
 }
 
@@ -724,7 +727,7 @@ fn mark_unsafe(draft: &mut Draft, instance: &Instance, attempt: u32, report: &Re
         && instance.health != Health::Healthy;
     if counts {
         let body = EventBody::AgentState {
-            of: instance_ref(instance),
+            instance: instance_ref(instance),
             state: AgentReport::Unsafe,
             attempt,
             reason: report.reason.clone(),

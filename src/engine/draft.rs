@@ -140,7 +140,7 @@ impl<'r, 'c> Draft<'r, 'c> {
     fn mark_healthy(&mut self, key: &InstanceKey) {
         let Some(instance) = self.record.instances.get(key) else { return };
         let progress = self.progress_after_first_health(instance);
-        let event = EventBody::AgentHealthy { of: instance_ref(instance), progress };
+        let event = EventBody::AgentHealthy { instance: instance_ref(instance), progress };
         self.emit(key.version, event);
     }
 
@@ -186,7 +186,7 @@ impl<'r, 'c> Draft<'r, 'c> {
         // cause of its own.
         let fails_at_resume = own && d.status.is_active() && ms == 0 && instance.state != InstanceState::Failed;
         let event = EventBody::AgentUnhealthy {
-            of: instance_ref(instance),
+            instance: instance_ref(instance),
             reason: Arc::from(reason),
             resumes_with,
             fails_at_resume,
@@ -386,15 +386,15 @@ impl<'r, 'c> Draft<'r, 'c> {
         for key in unstarted {
             self.withdraw(&key, false);
         }
-        let of = InstanceRef { agent: agent.clone(), node, job_id, role };
-        self.issue(version, of, task, from_version, deadline, bundle, Actor::auto());
+        let instance = InstanceRef { agent: agent.clone(), node, job_id, role };
+        self.issue(version, instance, task, from_version, deadline, bundle, Actor::auto());
     }
 
     #[allow(clippy::too_many_arguments)] // the task's own fields, in the order of rule 7
     pub fn issue(
         &mut self,
         version: u64,
-        of: InstanceRef,
+        instance: InstanceRef,
         task: TaskKind,
         from_version: Option<u64>,
         deadline: Deadline,
@@ -403,13 +403,16 @@ impl<'r, 'c> Draft<'r, 'c> {
     ) {
         let attempt = match task {
             TaskKind::Stop => {
-                let key = InstanceKey { agent: of.agent.clone(), version, job_id: of.job_id.clone() };
+                let key = InstanceKey { agent: instance.agent.clone(), version, job_id: instance.job_id.clone() };
                 self.record.instances.get(&key).map_or(0, |i| i.attempt)
             }
             _ => 1,
         };
         let (by, reason) = (by.name, by.reason);
-        self.emit(version, EventBody::TaskIssued { of, task, from_version, attempt, bundle, deadline, by, reason });
+        self.emit(
+            version,
+            EventBody::TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason },
+        );
     }
 
     /// Tells an instance to stop; what it was still to do is withdrawn. One that has stopped already leaves instead:
@@ -422,26 +425,31 @@ impl<'r, 'c> Draft<'r, 'c> {
         if instance.state == InstanceState::Stopped {
             return self.remove_stopped(key, role);
         }
-        let of = InstanceRef { role, ..instance_ref(instance) };
+        let reference = InstanceRef { role, ..instance_ref(instance) };
         if let Some(open) = &instance.task {
-            let body =
-                EventBody::TaskDone { of: of.clone(), task: open.kind, withdrawn: true, removes_instance: false };
+            let body = EventBody::TaskDone {
+                instance: reference.clone(),
+                task: open.kind,
+                withdrawn: true,
+                removes_instance: false,
+            };
             self.emit(key.version, body);
         }
         let bundle = self.record.version(key.version).and_then(|v| v.bundle.clone());
-        self.issue(key.version, of, TaskKind::Stop, None, Deadline::Off, bundle, by);
+        self.issue(key.version, reference, TaskKind::Stop, None, Deadline::Off, bundle, by);
     }
 
     fn remove_stopped(&mut self, key: &InstanceKey, role: Role) {
         self.clear_services(key, "stopped");
         let Some(instance) = self.record.instances.get(key) else { return };
-        let of = InstanceRef { role, ..instance_ref(instance) };
+        let reference = InstanceRef { role, ..instance_ref(instance) };
         if let Some(open) = &instance.task {
-            let body = EventBody::TaskDone { of, task: open.kind, withdrawn: true, removes_instance: true };
+            let body =
+                EventBody::TaskDone { instance: reference, task: open.kind, withdrawn: true, removes_instance: true };
             return self.emit(key.version, body);
         }
         let body = EventBody::AgentState {
-            of,
+            instance: reference,
             state: AgentReport::State(instance.state),
             attempt: instance.attempt,
             reason: instance.reason.clone(),
@@ -491,8 +499,8 @@ impl<'r, 'c> Draft<'r, 'c> {
     /// rule 4.7: one `run` task.
     pub fn run_batch(&mut self, version: u64, job_id: Arc<str>, bundle: Option<Arc<str>>) {
         let agent: Arc<str> = Arc::from(BATCH_AGENT);
-        let of = InstanceRef { agent: agent.clone(), node: agent, job_id, role: Role::Primary };
-        self.issue(version, of, TaskKind::Run, None, Deadline::Off, bundle, Actor::auto());
+        let instance = InstanceRef { agent: agent.clone(), node: agent, job_id, role: Role::Primary };
+        self.issue(version, instance, TaskKind::Run, None, Deadline::Off, bundle, Actor::auto());
     }
 
     /// Ends the deployment as failed; with `auto_revert` the newest stable version comes back in the same step (rule 4.11).
@@ -545,8 +553,12 @@ impl<'r, 'c> Draft<'r, 'c> {
         }
         let Some(instance) = self.record.instances.get(key) else { return };
         let Some(open) = &instance.task else { return };
-        let body =
-            EventBody::TaskDone { of: instance_ref(instance), task: open.kind, withdrawn: true, removes_instance };
+        let body = EventBody::TaskDone {
+            instance: instance_ref(instance),
+            task: open.kind,
+            withdrawn: true,
+            removes_instance,
+        };
         self.emit(key.version, body);
     }
 

@@ -67,7 +67,7 @@ pub enum EventBody {
         reason: Option<Arc<str>>,
     },
     TaskIssued {
-        of: InstanceRef,
+        instance: InstanceRef,
         task: TaskKind,
         from_version: Option<u64>,
         attempt: u32,
@@ -79,13 +79,13 @@ pub enum EventBody {
     },
     /// `withdrawn`: nobody has to do it any more. `leaves`: the instance leaves the record with it.
     TaskDone {
-        of: InstanceRef,
+        instance: InstanceRef,
         task: TaskKind,
         withdrawn: bool,
         removes_instance: bool,
     },
     AgentState {
-        of: InstanceRef,
+        instance: InstanceRef,
         state: AgentReport,
         attempt: u32,
         reason: Option<Arc<str>>,
@@ -97,12 +97,12 @@ pub enum EventBody {
         fails_at_resume: bool,
     },
     AgentHealthy {
-        of: InstanceRef,
+        instance: InstanceRef,
         progress: Deadline,
     },
     /// `resumes_with`: a canary was lost, so the deployment runs again, with this progress deadline.
     AgentUnhealthy {
-        of: InstanceRef,
+        instance: InstanceRef,
         reason: Arc<str>,
         resumes_with: Option<Deadline>,
         fails_at_resume: bool,

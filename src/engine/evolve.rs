@@ -66,21 +66,21 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
             finish(record, at, Status::VersionRecorded, None, "version recorded".into(), None);
         }
         EventBody::RollbackStarted { .. } => {}
-        EventBody::TaskIssued { of, task: TaskKind::Stop, .. } => {
+        EventBody::TaskIssued { instance, task: TaskKind::Stop, .. } => {
             let task = Task { kind: TaskKind::Stop, revision: event.revision, since: at };
-            record.instances.update(&key(of, event.version), |instance| {
-                instance.role = of.role;
-                instance.task = Some(task);
-                instance.healthy_at = None;
-                instance.deadline = Deadline::Off;
+            record.instances.update(&key(instance, event.version), |stored| {
+                stored.role = instance.role;
+                stored.task = Some(task);
+                stored.healthy_at = None;
+                stored.deadline = Deadline::Off;
             });
         }
-        EventBody::TaskIssued { of, task, from_version, deadline, .. } => record.instances.insert(Instance {
-            agent: of.agent.clone(),
-            node: of.node.clone(),
+        EventBody::TaskIssued { instance, task, from_version, deadline, .. } => record.instances.insert(Instance {
+            agent: instance.agent.clone(),
+            node: instance.node.clone(),
             version: event.version,
-            job_id: of.job_id.clone(),
-            role: of.role,
+            job_id: instance.job_id.clone(),
+            role: instance.role,
             state: InstanceState::Waiting,
             health: Health::Pending,
             attempt: 0,
@@ -94,8 +94,8 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
             was_healthy: false,
             created: event.revision,
         }),
-        EventBody::TaskDone { of, task, withdrawn, removes_instance } => {
-            let key = key(of, event.version);
+        EventBody::TaskDone { instance, task, withdrawn, removes_instance } => {
+            let key = key(instance, event.version);
             if *removes_instance {
                 remove_instance(record, &key);
             } else {
@@ -109,25 +109,25 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
                 });
             }
         }
-        EventBody::AgentState { of, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
-            let key = key(of, event.version);
+        EventBody::AgentState { instance, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
+            let key = key(instance, event.version);
             match state {
                 AgentReport::State(state) => {
                     agent_state(record, &key, *state, *attempt, reason.clone(), *healthy_at, at);
                     if *fails_at_resume {
-                        defer_failure(record, Cause::AgentFailed, failure_words(&of.agent, reason.as_deref()));
+                        defer_failure(record, Cause::AgentFailed, failure_words(&instance.agent, reason.as_deref()));
                     }
                 }
                 AgentReport::Completed => {}
                 AgentReport::Unsafe => {
                     if let Some(deployment) = deployment_of(record) {
                         let words = reason.as_deref().unwrap_or("it cannot be replaced in place");
-                        let words = format!("agent {} is unsafe to replace: {words}", of.agent).into();
-                        deployment.unsafe_report = Some(UnsafeReport { agent: of.agent.clone(), words });
+                        let words = format!("agent {} is unsafe to replace: {words}", instance.agent).into();
+                        deployment.unsafe_report = Some(UnsafeReport { agent: instance.agent.clone(), words });
                     }
                 }
             }
-            if &*of.agent == BATCH_AGENT {
+            if &*instance.agent == BATCH_AGENT {
                 let outcome = match state {
                     AgentReport::Completed => Some(Outcome::Completed),
                     AgentReport::State(InstanceState::Failed) => Some(Outcome::Failed),
@@ -141,8 +141,8 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
                 remove_instance(record, &key);
             }
         }
-        EventBody::AgentHealthy { of, progress } => {
-            record.instances.update(&key(of, event.version), |instance| {
+        EventBody::AgentHealthy { instance, progress } => {
+            record.instances.update(&key(instance, event.version), |instance| {
                 instance.health = Health::Healthy;
                 instance.was_healthy = true;
                 instance.healthy_at = None;
@@ -153,8 +153,8 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
                 deployment.progress = *progress;
             }
         }
-        EventBody::AgentUnhealthy { of, reason, resumes_with, fails_at_resume } => {
-            record.instances.update(&key(of, event.version), |instance| {
+        EventBody::AgentUnhealthy { instance, reason, resumes_with, fails_at_resume } => {
+            record.instances.update(&key(instance, event.version), |instance| {
                 instance.health = Health::Unhealthy;
                 instance.deadline = Deadline::Off;
                 instance.reason = Some(reason.clone());
@@ -167,7 +167,11 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
                 deployment.progress = *progress;
             }
             if *fails_at_resume {
-                defer_failure(record, Cause::UnhealthyAgent, format!("agent {} is unhealthy: {reason}", of.agent));
+                defer_failure(
+                    record,
+                    Cause::UnhealthyAgent,
+                    format!("agent {} is unhealthy: {reason}", instance.agent),
+                );
             }
         }
         EventBody::AwaitingPromotion { .. } => {
@@ -273,8 +277,8 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
     record.log.push(&for_the_log(event));
 }
 
-fn key(of: &InstanceRef, version: u64) -> InstanceKey {
-    InstanceKey { agent: of.agent.clone(), version, job_id: of.job_id.clone() }
+fn key(instance: &InstanceRef, version: u64) -> InstanceKey {
+    InstanceKey { agent: instance.agent.clone(), version, job_id: instance.job_id.clone() }
 }
 
 /// The log does without manifests: DEPLOY.VERSION has them for as long as the version is kept.

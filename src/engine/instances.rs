@@ -243,9 +243,9 @@ impl Instances {
         is_there.is_some()
     }
 
-    /// Changes every instance that `of` picks.
-    pub fn update_where(&mut self, of: impl Fn(&Instance) -> bool, change: impl Fn(&mut Instance)) {
-        let keys: Vec<InstanceKey> = self.iter().filter(|i| of(i)).map(Instance::key).collect();
+    /// Changes every instance that `filter` admits.
+    pub fn update_where(&mut self, filter: impl Fn(&Instance) -> bool, change: impl Fn(&mut Instance)) {
+        let keys: Vec<InstanceKey> = self.iter().filter(|i| filter(i)).map(Instance::key).collect();
         for key in keys {
             self.update(&key, &change);
         }

@@ -69,13 +69,13 @@ fn body(event: &Event, json: &mut Json) {
             "by": by,
             "reason": reason,
         ),
-        EventBody::TaskIssued { of, task, from_version, attempt, bundle, deadline, by, reason } => fields!(json,
+        EventBody::TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason } => fields!(json,
             "task": Word(task.name()),
-            "agent": &of.agent,
-            "node": &of.node,
+            "agent": &instance.agent,
+            "node": &instance.node,
             "from_version": *from_version,
-            "job_id": &of.job_id,
-            "role": Word(of.role.name()),
+            "job_id": &instance.job_id,
+            "role": Word(instance.role.name()),
             "attempt": *attempt,
             "bundle": bundle,
             "since": event.at,
@@ -84,13 +84,13 @@ fn body(event: &Event, json: &mut Json) {
             "by": by,
             "reason": reason,
         ),
-        EventBody::TaskDone { of, task, withdrawn, removes_instance } => {
+        EventBody::TaskDone { instance, task, withdrawn, removes_instance } => {
             fields!(json, "task": Word(task.name()));
-            instance_ref(of, json);
+            instance_ref(instance, json);
             fields!(json, "withdrawn": *withdrawn, "leaves": *removes_instance);
         }
-        EventBody::AgentState { of, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
-            instance_ref(of, json);
+        EventBody::AgentState { instance, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
+            instance_ref(instance, json);
             fields!(json,
                 "state": Word(state.name()),
                 "attempt": *attempt,
@@ -100,12 +100,12 @@ fn body(event: &Event, json: &mut Json) {
                 "fails_at_resume": *fails_at_resume,
             );
         }
-        EventBody::AgentHealthy { of, progress } => {
-            instance_ref(of, json);
+        EventBody::AgentHealthy { instance, progress } => {
+            instance_ref(instance, json);
             self::progress(*progress, json);
         }
-        EventBody::AgentUnhealthy { of, reason, resumes_with, fails_at_resume } => {
-            instance_ref(of, json);
+        EventBody::AgentUnhealthy { instance, reason, resumes_with, fails_at_resume } => {
+            instance_ref(instance, json);
             fields!(json, "reason": reason, "fails_at_resume": *fails_at_resume, "reopens": resumes_with.is_some());
             progress(resumes_with.unwrap_or(Deadline::Off), json);
         }
@@ -197,8 +197,8 @@ fn new_deployment(beginning: &NewDeployment, json: &mut Json) {
     );
 }
 
-fn instance_ref(of: &InstanceRef, json: &mut Json) {
-    fields!(json, "agent": &of.agent, "node": &of.node, "job_id": &of.job_id, "role": Word(of.role.name()));
+fn instance_ref(instance: &InstanceRef, json: &mut Json) {
+    fields!(json, "agent": &instance.agent, "node": &instance.node, "job_id": &instance.job_id, "role": Word(instance.role.name()));
 }
 
 fn service(service: &Service, json: &mut Json) {

@@ -71,7 +71,7 @@ impl Tape<'_> {
         self.below(2) == 1
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    fn pick<T: Copy>(&mut self, instance: &[T]) -> T {
         of[self.below(of.len() as u32) as usize]
     }
 
@@ -422,7 +422,7 @@ impl Tape<'_> {
                 reason: self.maybe(Tape::text),
             },
             4 => EventBody::TaskIssued {
-                of: self.instance_ref(),
+                instance: self.instance_ref(),
                 task: self.pick(&[TaskKind::Start, TaskKind::Replace, TaskKind::Stop, TaskKind::Run]),
                 from_version: self.maybe(Tape::number),
                 attempt: self.next(),
@@ -432,13 +432,13 @@ impl Tape<'_> {
                 reason: self.maybe(Tape::text),
             },
             5 => EventBody::TaskDone {
-                of: self.instance_ref(),
+                instance: self.instance_ref(),
                 task: self.pick(&[TaskKind::Start, TaskKind::Replace, TaskKind::Stop, TaskKind::Run]),
                 withdrawn: self.flag(),
                 removes_instance: self.flag(),
             },
             6 => EventBody::AgentState {
-                of: self.instance_ref(),
+                instance: self.instance_ref(),
                 state: match self.below(3) {
                     0 => AgentReport::State(self.pick(&InstanceState::ALL)),
                     1 => AgentReport::Completed,
@@ -450,9 +450,9 @@ impl Tape<'_> {
                 removes_instance: self.flag(),
                 fails_at_resume: self.flag(),
             },
-            7 => EventBody::AgentHealthy { of: self.instance_ref(), progress: self.clock() },
+            7 => EventBody::AgentHealthy { instance: self.instance_ref(), progress: self.clock() },
             8 => EventBody::AgentUnhealthy {
-                of: self.instance_ref(),
+                instance: self.instance_ref(),
                 reason: self.text(),
                 resumes_with: self.maybe(Tape::clock),
                 fails_at_resume: self.flag(),

@@ -495,12 +495,12 @@ pub fn event_words(event: &Event) -> String {
             cause(why),
             because(reason)
         ),
-        EventBody::TaskIssued { of, task, from_version, attempt, bundle, deadline, by, reason } => {
-            let mut text = format!("{name} {} {} v{v} {}", task.name(), of.agent, of.role.name());
+        EventBody::TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason } => {
+            let mut text = format!("{name} {} {} v{v} {}", task.name(), instance.agent, instance.role.name());
             if let Some(from) = from_version {
                 write!(text, " from v{from}").expect("a string");
             }
-            write!(text, " in {} attempt {attempt}", of.job_id).expect("a string");
+            write!(text, " in {} attempt {attempt}", instance.job_id).expect("a string");
             if let Some(bundle) = bundle {
                 write!(text, " bundle {bundle}").expect("a string");
             }
@@ -512,15 +512,15 @@ pub fn event_words(event: &Event) -> String {
             }
             text
         }
-        EventBody::TaskDone { of, task, withdrawn, removes_instance } => format!(
+        EventBody::TaskDone { instance, task, withdrawn, removes_instance } => format!(
             "{name} {} {} v{v}{}{}",
             task.name(),
-            of.agent,
+            instance.agent,
             if *withdrawn { " withdrawn" } else { "" },
             if *removes_instance { " leaves" } else { "" }
         ),
-        EventBody::AgentState { of, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
-            let mut text = format!("{name} {} v{v} {} attempt {attempt}", of.agent, state.name());
+        EventBody::AgentState { instance, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
+            let mut text = format!("{name} {} v{v} {} attempt {attempt}", instance.agent, state.name());
             if let Some(at) = healthy_at {
                 write!(text, " healthy @{at}").expect("a string");
             }
@@ -528,9 +528,11 @@ pub fn event_words(event: &Event) -> String {
             text.push_str(if *fails_at_resume { " fails_at_resume" } else { "" });
             text + &because(reason)
         }
-        EventBody::AgentHealthy { of, progress } => format!("{name} {} v{v} progress {}", of.agent, clock(progress)),
-        EventBody::AgentUnhealthy { of, reason, resumes_with, fails_at_resume } => {
-            let mut text = format!("{name} {} v{v}: {reason}", of.agent);
+        EventBody::AgentHealthy { instance, progress } => {
+            format!("{name} {} v{v} progress {}", instance.agent, clock(progress))
+        }
+        EventBody::AgentUnhealthy { instance, reason, resumes_with, fails_at_resume } => {
+            let mut text = format!("{name} {} v{v}: {reason}", instance.agent);
             if let Some(progress) = resumes_with {
                 write!(text, "; runs again, progress {}", clock(progress)).expect("a string");
             }

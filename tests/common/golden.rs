@@ -277,7 +277,7 @@ pub fn record() -> Record {
         (
             42,
             EventBody::TaskIssued {
-                of: instance_ref(),
+                instance: instance_ref(),
                 task: TaskKind::Replace,
                 from_version: Some(2),
                 attempt: 1,
@@ -290,7 +290,7 @@ pub fn record() -> Record {
         (
             43,
             EventBody::TaskDone {
-                of: instance_ref(),
+                instance: instance_ref(),
                 task: TaskKind::Replace,
                 withdrawn: false,
                 removes_instance: false,
@@ -299,7 +299,7 @@ pub fn record() -> Record {
         (
             44,
             EventBody::AgentState {
-                of: instance_ref(),
+                instance: instance_ref(),
                 state: AgentReport::State(InstanceState::Ready),
                 attempt: 2,
                 reason: None,
@@ -351,7 +351,7 @@ pub fn batches() -> Vec<(&'static str, ChangeSet)> {
             reason: None,
         },
         EventBody::TaskIssued {
-            of: instance_ref(),
+            instance: instance_ref(),
             task: TaskKind::Start,
             from_version: None,
             attempt: 1,
@@ -360,9 +360,9 @@ pub fn batches() -> Vec<(&'static str, ChangeSet)> {
             by: by(),
             reason: reason(),
         },
-        EventBody::TaskDone { of: instance_ref(), task: TaskKind::Run, withdrawn: true, removes_instance: true },
+        EventBody::TaskDone { instance: instance_ref(), task: TaskKind::Run, withdrawn: true, removes_instance: true },
         EventBody::AgentState {
-            of: instance_ref(),
+            instance: instance_ref(),
             state: AgentReport::Unsafe,
             attempt: 70_000,
             reason: reason(),
@@ -370,9 +370,9 @@ pub fn batches() -> Vec<(&'static str, ChangeSet)> {
             removes_instance: false,
             fails_at_resume: true,
         },
-        EventBody::AgentHealthy { of: instance_ref(), progress },
+        EventBody::AgentHealthy { instance: instance_ref(), progress },
         EventBody::AgentUnhealthy {
-            of: instance_ref(),
+            instance: instance_ref(),
             reason: text("not ready"),
             resumes_with: Some(progress),
             fails_at_resume: false,

@@ -154,10 +154,10 @@ impl Content {
 
     pub fn agents(&self) -> Option<Vec<Arc<str>>> {
         (!self.hosts.is_empty()).then(|| {
-            let of = |node: &Node| {
+            let instance = |node: &Node| {
                 self.hosts.iter().map(|host| Arc::from(format!("{}@h{host}", node.id))).collect::<Vec<_>>()
             };
-            self.nodes.iter().flat_map(of).collect()
+            self.nodes.iter().flat_map(instance).collect()
         })
     }
 

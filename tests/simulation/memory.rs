@@ -101,8 +101,8 @@ pub struct Memory {
     pub tasks: BTreeMap<InstanceKey, TaskKind>,
 }
 
-pub fn key_of(of: &InstanceRef, version: u64) -> InstanceKey {
-    InstanceKey { agent: of.agent.clone(), version, job_id: of.job_id.clone() }
+pub fn key_of(instance: &InstanceRef, version: u64) -> InstanceKey {
+    InstanceKey { agent: instance.agent.clone(), version, job_id: instance.job_id.clone() }
 }
 
 /// `n` agents, or `p` percent of them, rounded up (rule 2), counted in its own way.
@@ -262,11 +262,11 @@ impl Memory {
         let at = event.at;
         let mut anew = None;
         match &event.body {
-            EventBody::TaskIssued { of, task, .. } => {
-                self.tasks.insert(key_of(of, event.version), *task);
+            EventBody::TaskIssued { instance, task, .. } => {
+                self.tasks.insert(key_of(instance, event.version), *task);
             }
-            EventBody::TaskDone { of, .. } => {
-                self.tasks.remove(&key_of(of, event.version));
+            EventBody::TaskDone { instance, .. } => {
+                self.tasks.remove(&key_of(instance, event.version));
             }
             _ => {}
         }
@@ -281,19 +281,19 @@ impl Memory {
                 self.begin(beginning);
                 self.end(at, Status::VersionRecorded);
             }
-            EventBody::TaskIssued { of, task: TaskKind::Stop, .. } => {
-                if let Some(seen) = self.instances.get_mut(&key_of(of, event.version)) {
+            EventBody::TaskIssued { instance, task: TaskKind::Stop, .. } => {
+                if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
                     seen.told_to_stop = true;
                     seen.late = Late::Never;
                 }
             }
-            EventBody::TaskIssued { of, task, .. } => {
+            EventBody::TaskIssued { instance, task, .. } => {
                 let late = match (task, self.policy_of(event.version)) {
                     (TaskKind::Run, _) | (_, None) => Late::Never,
                     (_, Some(policy)) => Late::At(at + policy.healthy_deadline_ms),
                 };
                 let seen = Seen {
-                    node: of.node.clone(),
+                    node: instance.node.clone(),
                     state: InstanceState::Waiting,
                     attempt: 0,
                     verdict: Verdict::Pending,
@@ -302,15 +302,15 @@ impl Memory {
                     told_to_stop: false,
                     ever_healthy: false,
                 };
-                self.instances.insert(key_of(of, event.version), seen);
+                self.instances.insert(key_of(instance, event.version), seen);
             }
-            EventBody::TaskDone { of, withdrawn: true, .. } => {
-                if let Some(seen) = self.instances.get_mut(&key_of(of, event.version)) {
+            EventBody::TaskDone { instance, withdrawn: true, .. } => {
+                if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
                     seen.late = Late::Never;
                 }
             }
-            EventBody::AgentState { of, state, attempt, .. } => {
-                let key = key_of(of, event.version);
+            EventBody::AgentState { instance, state, attempt, .. } => {
+                let key = key_of(instance, event.version);
                 match state {
                     AgentReport::State(state) => {
                         if let Some(seen) = self.instances.get_mut(&key) {
@@ -336,15 +336,15 @@ impl Memory {
                     AgentReport::Completed => {}
                 }
             }
-            EventBody::AgentHealthy { of, .. } => {
-                if let Some(seen) = self.instances.get_mut(&key_of(of, event.version)) {
+            EventBody::AgentHealthy { instance, .. } => {
+                if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
                     seen.verdict = Verdict::Healthy;
                     seen.ever_healthy = true;
                     seen.late = Late::Never;
                 }
             }
-            EventBody::AgentUnhealthy { of, .. } => {
-                let key = key_of(of, event.version);
+            EventBody::AgentUnhealthy { instance, .. } => {
+                let key = key_of(instance, event.version);
                 let own = self.is_own(&key);
                 if let Some(seen) = self.instances.get_mut(&key) {
                     seen.verdict = Verdict::Unhealthy;

@@ -270,13 +270,15 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
 /// rule 4.12: the old one's manifest, bundle and policy less its canary; stable before; no tag.
 fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
     let Some(b) = beginning(h.event) else { return Ok(()) };
-    let Some(of) = b.version.rollback_of else { return Ok(()) };
-    let Some(old) = h.memory.versions.get(&of) else { return Err(format!("version {of} was recorded")) };
-    must!(old.stable || old.version.job_type.is_batch(), "version {of} was stable");
-    must!(old.version.content.text() == b.version.content.text(), "the manifest is that of version {of}");
+    let Some(old_version) = b.version.rollback_of else { return Ok(()) };
+    let Some(old) = h.memory.versions.get(&old_version) else {
+        return Err(format!("version {old_version} was recorded"));
+    };
+    must!(old.stable || old.version.job_type.is_batch(), "version {old_version} was stable");
+    must!(old.version.content.text() == b.version.content.text(), "the manifest is that of version {old_version}");
     must!(
         old.version.bundle == b.version.bundle && old.version.agents == b.version.agents,
-        "bundle and agents are those of {of}"
+        "bundle and agents are those of {old_version}"
     );
     must!(b.version.tag.is_none(), "a rollback takes no tag along");
     if !matches!(h.command, Command::Rollback(_)) {
@@ -321,48 +323,55 @@ fn no_more_than_max_parallel_without_a_verdict(h: &Happening) -> Said {
 /// rule 4.4, 4.5: in place, the first `canary` changed agents go, as canaries, and nothing else before the promotion;
 /// in blue-green all are candidates; everything else is primary.
 fn canaries_go_first_and_alone(h: &Happening) -> Said {
-    let EventBody::TaskIssued { of, task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else {
+    let EventBody::TaskIssued { instance, task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else {
         return Ok(());
     };
     let r = rollout(h.memory)?;
-    must!(h.event.version == r.target && of.job_id == r.job, "a task is for the target, in its job");
+    must!(h.event.version == r.target && instance.job_id == r.job, "a task is for the target, in its job");
     let place = h.memory.own().count();
-    must!(r.changed.get(place) == Some(&of.agent), "{} goes at place {place} of {:?}", of.agent, r.changed);
+    must!(r.changed.get(place) == Some(&instance.agent), "{} goes at place {place} of {:?}", instance.agent, r.changed);
     let role = match r.mode {
         Mode::BlueGreen => Role::Candidate,
         Mode::InPlace if r.canaries > 0 && !r.promoted => Role::Canary,
         _ => Role::Primary,
     };
-    must!(of.role == role, "{} goes as {}, not as {}", of.agent, of.role.name(), role.name());
+    must!(instance.role == role, "{} goes as {}, not as {}", instance.agent, instance.role.name(), role.name());
     must!(role != Role::Canary || place < r.canaries, "{place} canaries are there of {}", r.canaries);
     Ok(())
 }
 
 /// rule 2, 4.3: what runs in a job is replaced there; only what does not is started, or what has its stop first.
 fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
-    let EventBody::TaskIssued { of, task, from_version, .. } = &h.event.body else { return Ok(()) };
+    let EventBody::TaskIssued { instance, task, from_version, .. } = &h.event.body else { return Ok(()) };
     let waits = |i: &redis_deploy::engine::instance::Instance| i.state == InstanceState::Waiting;
-    let beside = h.before.instances.of_agent(&of.agent).iter().filter(|i| i.job_id == of.job_id && i.is_running());
+    let beside =
+        h.before.instances.of_agent(&instance.agent).iter().filter(|i| i.job_id == instance.job_id && i.is_running());
     match task {
         TaskKind::Start => {
             let running = beside.filter(|i| !waits(i) || i.task.is_some()).next();
-            must!(running.is_none(), "{} starts in {} beside {:?}", of.agent, of.job_id, running.map(|i| i.version));
+            must!(
+                running.is_none(),
+                "{} starts in {} beside {:?}",
+                instance.agent,
+                instance.job_id,
+                running.map(|i| i.version)
+            );
         }
         TaskKind::Replace => {
             let mut replaced = beside.filter(|i| Some(i.version) == *from_version);
             must!(
                 replaced.next().is_some(),
                 "{} replaces {from_version:?}, which does not run in {}",
-                of.agent,
-                of.job_id
+                instance.agent,
+                instance.job_id
             );
             let open = h
                 .before
                 .instances
-                .of_agent(&of.agent)
+                .of_agent(&instance.agent)
                 .iter()
-                .find(|i| i.job_id == of.job_id && i.task.is_some() && !i.is_stopping());
-            must!(open.is_none(), "{} has another open task in {}", of.agent, of.job_id);
+                .find(|i| i.job_id == instance.job_id && i.task.is_some() && !i.is_stopping());
+            must!(open.is_none(), "{} has another open task in {}", instance.agent, instance.job_id);
         }
         TaskKind::Stop | TaskKind::Run => {}
     }
@@ -383,14 +392,15 @@ fn tasks_are_given_only_while_running(h: &Happening) -> Said {
 /// rule 5, 8 "Tasks": a task ends with its `task_done`, also where it is withdrawn; no instance gets or takes along a
 /// second one before.
 fn every_task_ends_with_an_event(h: &Happening) -> Said {
-    if let EventBody::TaskIssued { of, .. } = &h.event.body {
-        let open = h.memory.tasks.get(&key_of(of, h.event.version));
-        must!(open.is_none(), "{} has a {:?} task already", of.agent, open);
-        let state = h.memory.instances.get(&key_of(of, h.event.version)).map(|seen| seen.state);
-        must!(state != Some(InstanceState::Stopped), "{} has stopped, and gets a task", of.agent);
+    if let EventBody::TaskIssued { instance, .. } = &h.event.body {
+        let open = h.memory.tasks.get(&key_of(instance, h.event.version));
+        must!(open.is_none(), "{} has a {:?} task already", instance.agent, open);
+        let state = h.memory.instances.get(&key_of(instance, h.event.version)).map(|seen| seen.state);
+        must!(state != Some(InstanceState::Stopped), "{} has stopped, and gets a task", instance.agent);
     }
     for (key, task) in &h.memory.tasks {
-        let done = matches!(&h.event.body, EventBody::TaskDone { of, .. } if key_of(of, h.event.version) == *key);
+        let done =
+            matches!(&h.event.body, EventBody::TaskDone { instance, .. } if key_of(instance, h.event.version) == *key);
         must!(done || h.after.instances.get(key).is_some(), "{} leaves with an open {} task", key.agent, task.name());
     }
     Ok(())
@@ -512,9 +522,9 @@ fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
         |key: &InstanceKey| h.memory.is_own(key) && h.memory.instances.get(key).is_some_and(|seen| !seen.ever_healthy);
     match &h.event.body {
         EventBody::DeploymentStarted(_) => must!(is.progress.at() == full, "{:?} at the start", is.progress),
-        EventBody::AgentHealthy { of, .. } => {
+        EventBody::AgentHealthy { instance, .. } => {
             let runs = matches!(&h.memory.rollout, Some(r) if r.phase == Phase::Running);
-            if runs && first_health(&key_of(of, h.event.version)) {
+            if runs && first_health(&key_of(instance, h.event.version)) {
                 must!(is.progress.at() >= full, "{:?} after a first health", is.progress);
             } else if let Some(was) = &h.before.deployment {
                 let held = matches!(&h.memory.rollout, Some(r) if matches!(r.phase, Phase::Paused { .. }));
@@ -568,25 +578,30 @@ fn a_pause_keeps_what_the_deadlines_had_left(h: &Happening) -> Said {
 
 /// rule 4.9: not before `min_healthy_ms` of unbroken check_health.
 fn healthy_is_never_said_too_early(h: &Happening) -> Said {
-    let EventBody::AgentHealthy { of, .. } = &h.event.body else { return Ok(()) };
-    let key = key_of(of, h.event.version);
-    let Some(seen) = h.memory.instances.get(&key) else { return Err(format!("{} is on the record", of.agent)) };
+    let EventBody::AgentHealthy { instance, .. } = &h.event.body else { return Ok(()) };
+    let key = key_of(instance, h.event.version);
+    let Some(seen) = h.memory.instances.get(&key) else { return Err(format!("{} is on the record", instance.agent)) };
     let min = h.memory.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
-    must!(seen.verdict != Verdict::Healthy, "{} is healthy already", of.agent);
-    must!(!seen.told_to_stop, "{} is told to stop", of.agent);
-    let Some(since) = seen.well_since else { return Err(format!("not all is well with {}", of.agent)) };
-    must!(h.event.at >= since + min, "{} is well since {} ms, of {min}", of.agent, h.event.at.saturating_sub(since));
+    must!(seen.verdict != Verdict::Healthy, "{} is healthy already", instance.agent);
+    must!(!seen.told_to_stop, "{} is told to stop", instance.agent);
+    let Some(since) = seen.well_since else { return Err(format!("not all is well with {}", instance.agent)) };
+    must!(
+        h.event.at >= since + min,
+        "{} is well since {} ms, of {min}",
+        instance.agent,
+        h.event.at.saturating_sub(since)
+    );
     // A check that runs out is not passing at that time, however late the tick.
     let ran_out = |s: &&Arc<redis_deploy::engine::services::Service>| s.expires_at.is_some_and(|at| at <= since + min);
-    must!(h.before.services.of_owner(&key).find(ran_out).is_none(), "a check of {} ran out before", of.agent);
+    must!(h.before.services.of_owner(&key).find(ran_out).is_none(), "a check of {} ran out before", instance.agent);
     Ok(())
 }
 
 /// rule 4.9: unhealthy is what was late, or healthy and is not well any more, or has ended.
 fn unhealthy_has_a_ground(h: &Happening) -> Said {
-    let EventBody::AgentUnhealthy { of, .. } = &h.event.body else { return Ok(()) };
-    let key = key_of(of, h.event.version);
-    let Some(seen) = h.memory.instances.get(&key) else { return Err(format!("{} is on the record", of.agent)) };
+    let EventBody::AgentUnhealthy { instance, .. } = &h.event.body else { return Ok(()) };
+    let key = key_of(instance, h.event.version);
+    let Some(seen) = h.memory.instances.get(&key) else { return Err(format!("{} is on the record", instance.agent)) };
     let min = h.memory.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
     // Well for long enough at its deadline is healthy, however late the tick.
     let met = |deadline: u64| seen.well_since.is_some_and(|since| since + min <= deadline);
@@ -596,7 +611,7 @@ fn unhealthy_has_a_ground(h: &Happening) -> Said {
     must!(
         late || broke || ended,
         "{} is {:?}, {:?}, well since {:?}",
-        of.agent,
+        instance.agent,
         seen.verdict,
         seen.late,
         seen.well_since
@@ -611,20 +626,20 @@ fn nothing_that_runs_is_forgotten(h: &Happening) -> Said {
     }
     for gone in h.before.instances.iter().filter(|i| h.after.instances.get(&i.key()).is_none()) {
         let newer_reports = match &h.event.body {
-            EventBody::AgentState { of, .. } => {
-                let key = key_of(of, h.event.version);
+            EventBody::AgentState { instance, .. } => {
+                let key = key_of(instance, h.event.version);
                 let first = h
                     .before
                     .instances
                     .get(&key)
                     .is_some_and(|i| i.state == InstanceState::Waiting && i.created > gone.created);
-                let same_job = of.job_id == gone.job_id;
-                of.agent == gone.agent && first && (same_job || !gone.state.is_running())
+                let same_job = instance.job_id == gone.job_id;
+                instance.agent == gone.agent && first && (same_job || !gone.state.is_running())
             }
             _ => false,
         };
-        let stops = matches!(&h.event.body, EventBody::AgentState { of, state: AgentReport::State(InstanceState::Stopped), .. }
-            if key_of(of, h.event.version) == gone.key());
+        let stops = matches!(&h.event.body, EventBody::AgentState { instance, state: AgentReport::State(InstanceState::Stopped), .. }
+            if key_of(instance, h.event.version) == gone.key());
         let has_stopped = gone.state == InstanceState::Stopped && matches!(&h.event.body, EventBody::TaskDone { .. });
         let never_ran = gone.state == InstanceState::Waiting
             && (beginning(h.event).is_some() && gone.task.is_none()
@@ -722,12 +737,12 @@ fn a_fallback_keeps_what_was_replaced_on_the_old_side(h: &Happening) -> Said {
 
 /// rule 8 "Attempts": `unsafe` about anything but an unhealthy or pending in-place instance of an active deployment: 0.
 fn unsafe_counts_only_of_what_is_being_replaced(h: &Happening) -> Said {
-    let EventBody::AgentState { of, state: AgentReport::Unsafe, .. } = &h.event.body else { return Ok(()) };
+    let EventBody::AgentState { instance, state: AgentReport::Unsafe, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.memory)?;
-    let key = key_of(of, h.event.version);
+    let key = key_of(instance, h.event.version);
     let verdict = h.memory.instances.get(&key).map(|seen| seen.verdict);
     must!(r.mode == Mode::InPlace && !matches!(r.phase, Phase::Ended(_)), "nothing is being replaced");
-    must!(h.memory.is_own(&key) && verdict != Some(Verdict::Healthy), "{} is {verdict:?}", of.agent);
+    must!(h.memory.is_own(&key) && verdict != Some(Verdict::Healthy), "{} is {verdict:?}", instance.agent);
     Ok(())
 }
 
@@ -998,14 +1013,14 @@ fn reports_count_once(o: &Outcome) -> Said {
         })
     };
     let is_said = |e: &&Arc<Event>| {
-        matches!(&e.body, EventBody::AgentState { of, state, removes_instance, .. }
-            if of.agent == report.agent && state.name() == report.state.name() && (*changed || !removes_instance))
+        matches!(&e.body, EventBody::AgentState { instance, state, removes_instance, .. }
+            if instance.agent == report.agent && state.name() == report.state.name() && (*changed || !removes_instance))
     };
     let said = events().filter(is_said).count();
     must!((said > 0) == *changed, "the reply is {changed}, and {said} states were said");
     let (Some(version), Some(job)) = (report.version, &report.job) else { return Ok(()) };
     let key = InstanceKey { agent: report.agent.clone(), version, job_id: job.clone() };
-    let came = |e: &Arc<Event>| matches!(&e.body, EventBody::TaskIssued { of, .. } if key_of(of, e.version) == key);
+    let came = |e: &Arc<Event>| matches!(&e.body, EventBody::TaskIssued { instance, .. } if key_of(instance, e.version) == key);
     if events().any(|e| beginning(e).is_some() || came(e)) {
         return Ok(()); // time that had passed made another record of it
     }

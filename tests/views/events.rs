@@ -126,7 +126,7 @@ fn every_event() -> Vec<(EventBody, String)> {
         ),
         (
             EventBody::TaskIssued {
-                of: instance_ref(),
+                instance: instance_ref(),
                 task: TaskKind::Replace,
                 from_version: Some(2),
                 attempt: 1,
@@ -141,12 +141,17 @@ fn every_event() -> Vec<(EventBody, String)> {
                 .to_string(),
         ),
         (
-            EventBody::TaskDone { of: instance_ref(), task: TaskKind::Stop, withdrawn: true, removes_instance: true },
+            EventBody::TaskDone {
+                instance: instance_ref(),
+                task: TaskKind::Stop,
+                withdrawn: true,
+                removes_instance: true,
+            },
             format!(r#""task":"stop",{SUBJECT},"withdrawn":true,"leaves":true"#),
         ),
         (
             EventBody::AgentState {
-                of: instance_ref(),
+                instance: instance_ref(),
                 state: AgentReport::State(InstanceState::Ready),
                 attempt: 2,
                 reason: reason(),
@@ -160,12 +165,12 @@ fn every_event() -> Vec<(EventBody, String)> {
             ),
         ),
         (
-            EventBody::AgentHealthy { of: instance_ref(), progress: running },
+            EventBody::AgentHealthy { instance: instance_ref(), progress: running },
             format!(r#"{SUBJECT},"progress_at":1790000600000,"progress_left_ms":null"#),
         ),
         (
             EventBody::AgentUnhealthy {
-                of: instance_ref(),
+                instance: instance_ref(),
                 reason: text("never ready"),
                 resumes_with: Some(running),
                 fails_at_resume: true,
@@ -298,10 +303,10 @@ fn an_event_carries_no_manifest_and_stays_small() {
 fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
     let held = Deadline::Paused { left_ms: 77 };
     let json = |body| value(&shown(&event(body)));
-    let healthy = json(EventBody::AgentHealthy { of: instance_ref(), progress: held });
+    let healthy = json(EventBody::AgentHealthy { instance: instance_ref(), progress: held });
     assert_eq!((&healthy["progress_at"], &healthy["progress_left_ms"]), (&Value::Null, &Value::from(77)));
     let issued = json(EventBody::TaskIssued {
-        of: instance_ref(),
+        instance: instance_ref(),
         task: TaskKind::Start,
         from_version: None,
         attempt: 1,
@@ -313,7 +318,7 @@ fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
     assert_eq!(issued["healthy_deadline_left_ms"], 77);
     assert_eq!(issued["healthy_deadline_at"], Value::Null);
     let unhealthy = json(EventBody::AgentUnhealthy {
-        of: instance_ref(),
+        instance: instance_ref(),
         reason: text("r"),
         resumes_with: None,
         fails_at_resume: false,
@@ -326,7 +331,7 @@ fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
 fn an_outcome_that_is_no_state_is_a_state_of_the_event() {
     for (report, name) in [(AgentReport::Completed, "completed"), (AgentReport::Unsafe, "unsafe")] {
         let body = EventBody::AgentState {
-            of: instance_ref(),
+            instance: instance_ref(),
             state: report,
             attempt: 1,
             reason: None,

@@ -37,25 +37,25 @@ fn words(event: &Event) -> String {
             let cause = cause.map(|cause| format!(" after {}", cause.name())).unwrap_or_default();
             format!("from v{from_version} to v{rollback_of}{cause}, {}", by(who, reason.as_deref()))
         }
-        EventBody::TaskIssued { of, task, from_version, by: who, reason, .. } => {
+        EventBody::TaskIssued { instance, task, from_version, by: who, reason, .. } => {
             let from = from_version.map(|from| format!(" instead of v{from}")).unwrap_or_default();
             let who = match (&**who, reason) {
                 ("auto", None) => String::new(),
                 _ => format!(", {}", by(who, reason.as_deref())),
             };
-            format!("{} {}{from}{who}", task.name(), instance_ref(of, version))
+            format!("{} {}{from}{who}", task.name(), instance_ref(instance, version))
         }
-        EventBody::TaskDone { of, task, withdrawn, .. } => {
+        EventBody::TaskDone { instance, task, withdrawn, .. } => {
             let how = if *withdrawn { ", withdrawn" } else { "" };
-            format!("{} {}{how}", task.name(), instance_ref(of, version))
+            format!("{} {}{how}", task.name(), instance_ref(instance, version))
         }
-        EventBody::AgentState { of, state, attempt, reason, .. } => {
+        EventBody::AgentState { instance, state, attempt, reason, .. } => {
             let attempt = if *attempt > 1 { format!(", attempt {attempt}") } else { String::new() };
-            format!("{} {}{attempt}{}", instance_ref(of, version), state.name(), because(reason.as_deref()))
+            format!("{} {}{attempt}{}", instance_ref(instance, version), state.name(), because(reason.as_deref()))
         }
-        EventBody::AgentHealthy { of, .. } => instance_ref(of, version),
-        EventBody::AgentUnhealthy { of, reason, .. } => {
-            format!("{}{}", instance_ref(of, version), because(Some(&**reason)))
+        EventBody::AgentHealthy { instance, .. } => instance_ref(instance, version),
+        EventBody::AgentUnhealthy { instance, reason, .. } => {
+            format!("{}{}", instance_ref(instance, version), because(Some(&**reason)))
         }
         EventBody::AwaitingPromotion { healthy } => format!("v{version}, {healthy} healthy"),
         EventBody::DeploymentPromoted { by: who, reason, .. }
@@ -100,8 +100,8 @@ fn new_deployment(beginning: &NewDeployment, version: u64) -> String {
     )
 }
 
-fn instance_ref(of: &InstanceRef, version: u64) -> String {
-    format!("{} v{version}", fit(&of.agent, NAME))
+fn instance_ref(instance: &InstanceRef, version: u64) -> String {
+    format!("{} v{version}", fit(&instance.agent, NAME))
 }
 
 fn because(reason: Option<&str>) -> String {
