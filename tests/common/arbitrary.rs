@@ -71,7 +71,7 @@ impl Tape<'_> {
         self.below(2) == 1
     }
 
-    fn pick<T: Copy>(&mut self, instance: &[T]) -> T {
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len() as u32) as usize]
     }
 
