@@ -1,94 +1,98 @@
 //! The configuration (rule 6): `deploy.*`, by CONFIG SET, the configuration file, or `loadmodule … name value`.
+//!
+//! Each configuration is one static and one entry of [`CONFIGS`]: registration, module arguments and the line in the
+//! log follow from it.
 
-use super::ffi::{self, Ctx, LogLevel, Unavailable};
 use crate::engine::Limits;
-use redis_module::RedisString;
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicI32, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-/// One number.
-pub struct NumberConfig {
+/// One configuration: its name without the `deploy.` that the server adds, and its current value.
+pub struct Config {
     pub name: &'static CStr,
-    pub default: i64,
-    pub min: i64,
-    pub max: i64,
-    /// Whether `1mb` may be written for it.
-    pub is_memory: bool,
+    pub kind: ConfigKind,
+    /// The number, or the number of the choice.
     value: AtomicI64,
+    /// The text, once one was set.
+    text: RwLock<Option<String>>,
 }
 
-impl NumberConfig {
-    const fn new(name: &'static CStr, default: i64, min: i64, max: i64, is_memory: bool) -> NumberConfig {
-        NumberConfig { name, default, min, max, is_memory, value: AtomicI64::new(default) }
-    }
-
-    pub fn get(&self) -> i64 {
-        self.value.load(Ordering::Relaxed)
-    }
-
-    /// A number as the configuration file may have it: of memory, also with a unit.
-    fn parse(&self, text: &str) -> Option<i64> {
-        let text = text.to_ascii_lowercase();
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit: i64 = match &text[digits.len()..] {
-            "" => 1,
-            _ if !self.is_memory => return None,
-            "b" => 1,
-            "k" => 1_000,
-            "kb" => 1 << 10,
-            "m" => 1_000_000,
-            "mb" => 1 << 20,
-            _ => return None,
-        };
-        digits.parse::<i64>().ok()?.checked_mul(unit)
-    }
-
-    /// The server has judged the range.
-    pub fn set(&self, value: i64) {
-        self.value.store(value, Ordering::Relaxed);
-    }
-
-    fn size(&self) -> usize {
-        usize::try_from(self.get()).unwrap_or(0)
-    }
+/// The type of a configuration, with its default and range.
+pub enum ConfigKind {
+    /// `is_memory`: `1mb` may be written for it.
+    Number {
+        default: i64,
+        min: i64,
+        max: i64,
+        is_memory: bool,
+    },
+    Text {
+        default: &'static str,
+        check: fn(&str) -> Result<(), &'static str>,
+    },
+    /// The first choice is the default.
+    Choice(&'static [&'static CStr]),
 }
 
-/// The most versions kept: a large reply copies the record, and each version is a word in it.
-static HISTORY_MAX: NumberConfig = NumberConfig::new(c"history-max", 50, 1, 10_000, false);
-static EVENTS_MAX: NumberConfig = NumberConfig::new(c"events-max", 100, 1, 100_000, false);
-/// No more than what the codec reads back as one text.
-static MANIFEST_MAX_BYTES: NumberConfig = NumberConfig::new(c"manifest-max-bytes", 1 << 20, 1024, 4 << 20, true);
-static AGENTS_MAX: NumberConfig = NumberConfig::new(c"agents-max", 10_000, 1, 100_000, false);
-/// How long one turn of the timer may take before it lets clients in.
-static TICK_BUDGET_US: NumberConfig = NumberConfig::new(c"tick-budget-us", 1_000, 100, 1_000_000, false);
+/// A value that a module argument gives a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigValue {
+    Number(i64),
+    Text(String),
+}
 
-/// How long nobody has to ask for a deployment that is over, until its record is put to rest; 0 for never.
-static REST_AFTER_MS: NumberConfig = NumberConfig::new(c"rest-after-ms", 10_000, 0, 86_400_000, false);
+/// Every configuration, in the order of the line in the log.
+pub static CONFIGS: [&Config; 8] = [
+    &HISTORY_MAX,
+    &EVENTS_MAX,
+    &MANIFEST_MAX_BYTES,
+    &AGENTS_MAX,
+    &TICK_BUDGET_US,
+    &ENCODE_IDLE_MS,
+    &PUBLISH,
+    &CHANNEL_PREFIX,
+];
 
-pub static NUMBERS: [&NumberConfig; 6] =
-    [&HISTORY_MAX, &EVENTS_MAX, &MANIFEST_MAX_BYTES, &AGENTS_MAX, &TICK_BUDGET_US, &REST_AFTER_MS];
+/// Kept versions. A large reply copies the record, and each version is a word in it.
+static HISTORY_MAX: Config = Config::number(c"history-max", 50, 1, 10_000);
+/// Kept events.
+static EVENTS_MAX: Config = Config::number(c"events-max", 100, 1, 100_000);
+/// The longest manifest, in bytes; at most what the codec reads back as one text.
+static MANIFEST_MAX_BYTES: Config = Config::memory(c"manifest-max-bytes", 1 << 20, 1024, 4 << 20);
+/// Agents of one version.
+static AGENTS_MAX: Config = Config::number(c"agents-max", 10_000, 1, 100_000);
+/// Time in µs that the timer may use before clients get their turn.
+static TICK_BUDGET_US: Config = Config::number(c"tick-budget-us", 1_000, 100, 1_000_000);
+/// Idle time in ms after which a finished record is kept encoded. 0 disables.
+static ENCODE_IDLE_MS: Config = Config::number(c"encode-idle-ms", 10_000, 0, 86_400_000);
+/// The kind of publishing; see [`Publish`].
+static PUBLISH: Config = Config::choice(c"publish", &[c"classic", c"sharded"]);
+/// The prefix of the events channel.
+static CHANNEL_PREFIX: Config = Config::text(c"channel-prefix", "deploy:events:", check_channel_prefix);
 
-pub const CHANNEL_PREFIX: &CStr = c"channel-prefix";
-pub const CHANNEL_PREFIX_DEFAULT: &CStr = c"deploy:events:";
 const CHANNEL_PREFIX_MAX_BYTES: usize = 256;
 
-pub const PUBLISH: &CStr = c"publish";
-
-/// Which kind of publishing the events take.
+/// The kind of publishing (rule 8 "Channel").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(i32)]
 pub enum Publish {
-    Classic = 0,
-    /// On a channel of the key's slot.
-    Sharded = 1,
+    Classic,
+    /// Sharded pub/sub, on a channel in the key's slot.
+    Sharded,
 }
 
-pub const PUBLISH_NAMES: [(&CStr, Publish); 2] = [(c"classic", Publish::Classic), (c"sharded", Publish::Sharded)];
+/// A brace in the prefix would determine the hash slot of a sharded channel, in the place of the key.
+fn check_channel_prefix(prefix: &str) -> Result<(), &'static str> {
+    if prefix.len() > CHANNEL_PREFIX_MAX_BYTES {
+        return Err("deploy.channel-prefix must not be longer than 256 bytes");
+    }
+    if prefix.contains(['{', '}']) {
+        return Err("deploy.channel-prefix must not contain braces");
+    }
+    Ok(())
+}
 
-static PUBLISH_MODE: AtomicI32 = AtomicI32::new(Publish::Classic as i32);
-static PREFIX: RwLock<Option<String>> = RwLock::new(None);
-
+/// The limits that the engine is told.
 pub fn limits() -> Limits {
     Limits {
         history_max: HISTORY_MAX.size(),
@@ -98,124 +102,197 @@ pub fn limits() -> Limits {
     }
 }
 
+/// Time in µs that the timer may use before clients get their turn.
 pub fn tick_budget_us() -> u64 {
     u64::try_from(TICK_BUDGET_US.get()).unwrap_or(0)
 }
 
-/// In ms; None where records never rest.
-pub fn rest_after_ms() -> Option<u64> {
-    u64::try_from(REST_AFTER_MS.get()).ok().filter(|ms| *ms > 0)
+/// Idle time in ms after which a finished record is kept encoded; None where idle records are never encoded.
+pub fn encode_idle_ms() -> Option<u64> {
+    u64::try_from(ENCODE_IDLE_MS.get()).ok().filter(|ms| *ms > 0)
 }
 
 pub fn publish_mode() -> Publish {
-    if PUBLISH_MODE.load(Ordering::Relaxed) == Publish::Sharded as i32 {
-        Publish::Sharded
-    } else {
-        Publish::Classic
+    match PUBLISH.get() {
+        0 => Publish::Classic,
+        _ => Publish::Sharded,
     }
 }
 
-pub fn set_publish_mode(value: i32) {
-    PUBLISH_MODE.store(value, Ordering::Relaxed);
+/// Appends the prefix of the events channel.
+pub fn push_channel_prefix(text: &mut String) {
+    CHANNEL_PREFIX.with_text(|prefix| text.push_str(prefix));
 }
 
-pub fn channel_prefix() -> String {
-    let mut prefix = String::new();
-    put_channel_prefix(&mut prefix);
-    prefix
-}
-
-/// Appends the prefix, without a text of its own for each event.
-pub fn put_channel_prefix(text: &mut String) {
-    match &*PREFIX.read().unwrap_or_else(PoisonError::into_inner) {
-        Some(prefix) => text.push_str(prefix),
-        None => text.push_str(&CHANNEL_PREFIX_DEFAULT.to_string_lossy()),
-    }
-}
-
-/// A brace in the prefix would name the hash slot of a sharded channel, instead of the key.
-pub fn set_channel_prefix(prefix: &[u8]) -> Result<(), &'static str> {
-    let text = std::str::from_utf8(prefix).map_err(|_| "deploy.channel-prefix must be UTF-8")?;
-    if text.len() > CHANNEL_PREFIX_MAX_BYTES {
-        return Err("deploy.channel-prefix must not be longer than 256 bytes");
-    }
-    if text.contains(['{', '}']) {
-        return Err("deploy.channel-prefix must not contain braces");
-    }
-    *PREFIX.write().unwrap_or_else(PoisonError::into_inner) = Some(text.to_string());
-    Ok(())
-}
-
-/// Initial values from `loadmodule … name value`; the configuration file and CONFIG SET have the last word.
-#[derive(Debug, Default)]
-pub struct Initial {
-    numbers: Vec<(&'static CStr, i64)>,
-    pub channel_prefix: Option<String>,
-    pub publish: Option<Publish>,
-}
-
-impl Initial {
-    pub fn number(&self, config: &NumberConfig) -> i64 {
-        self.numbers.iter().find(|(name, _)| *name == config.name).map_or(config.default, |(_, value)| *value)
+impl Config {
+    const fn new(name: &'static CStr, kind: ConfigKind, initial: i64) -> Config {
+        Config { name, kind, value: AtomicI64::new(initial), text: RwLock::new(None) }
     }
 
-    fn parse(args: &[RedisString]) -> Result<Initial, String> {
-        let mut initial = Initial::default();
-        for pair in args.chunks(2) {
-            let [name, value] = pair else {
-                let name = pair.first().map(RedisString::to_string_lossy).unwrap_or_default();
-                return Err(format!("the argument {name} has no value"));
-            };
-            let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
-            initial.take(name.strip_prefix("deploy.").unwrap_or(&name), &value)?;
-        }
-        Ok(initial)
+    const fn number(name: &'static CStr, default: i64, min: i64, max: i64) -> Config {
+        Config::new(name, ConfigKind::Number { default, min, max, is_memory: false }, default)
     }
 
-    fn take(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let is = |known: &CStr| known.to_bytes().eq_ignore_ascii_case(name.as_bytes());
-        let once = |is_given: bool| match is_given {
-            true => Err(format!("{name} is given twice")),
-            false => Ok(()),
+    const fn memory(name: &'static CStr, default: i64, min: i64, max: i64) -> Config {
+        Config::new(name, ConfigKind::Number { default, min, max, is_memory: true }, default)
+    }
+
+    const fn choice(name: &'static CStr, choices: &'static [&'static CStr]) -> Config {
+        Config::new(name, ConfigKind::Choice(choices), 0)
+    }
+
+    const fn text(name: &'static CStr, default: &'static str, check: fn(&str) -> Result<(), &'static str>) -> Config {
+        Config::new(name, ConfigKind::Text { default, check }, 0)
+    }
+
+    /// The number, or the number of the choice.
+    pub fn get(&self) -> i64 {
+        self.value.load(Ordering::Relaxed)
+    }
+
+    /// Sets the number, or the number of the choice. The server has checked the range.
+    pub fn set(&self, value: i64) {
+        self.value.store(value, Ordering::Relaxed);
+    }
+
+    fn size(&self) -> usize {
+        usize::try_from(self.get()).unwrap_or(0)
+    }
+
+    /// Calls `read` with the text.
+    pub fn with_text<T>(&self, read: impl FnOnce(&str) -> T) -> T {
+        let default = match &self.kind {
+            ConfigKind::Text { default, .. } => default,
+            _ => "",
         };
-        if let Some(config) = NUMBERS.iter().find(|config| is(config.name)) {
-            let number = config.parse(value).filter(|n| (config.min..=config.max).contains(n)).ok_or_else(|| {
-                format!("{name} must be an integer from {} to {}, and is {value}", config.min, config.max)
-            })?;
-            once(self.numbers.iter().any(|(known, _)| *known == config.name))?;
-            self.numbers.push((config.name, number));
-        } else if is(CHANNEL_PREFIX) {
-            once(self.channel_prefix.is_some())?;
-            set_channel_prefix(value.as_bytes())?;
-            self.channel_prefix = Some(value.to_string());
-        } else if is(PUBLISH) {
-            let known = PUBLISH_NAMES.iter().find(|(known, _)| known.to_bytes().eq_ignore_ascii_case(value.as_bytes()));
-            once(self.publish.is_some())?;
-            self.publish = Some(known.ok_or_else(|| format!("publish must be classic or sharded, and is {value}"))?.1);
-        } else {
-            return Err(format!("there is no configuration deploy.{name}"));
+        read(self.text.read().unwrap_or_else(PoisonError::into_inner).as_deref().unwrap_or(default))
+    }
+
+    /// Sets the text; the error says what it must be.
+    pub fn set_text(&self, text: &[u8]) -> Result<(), &'static str> {
+        let text = std::str::from_utf8(text).map_err(|_| "deploy.channel-prefix must be UTF-8")?;
+        if let ConfigKind::Text { check, .. } = &self.kind {
+            check(text)?;
         }
+        *self.text.write().unwrap_or_else(PoisonError::into_inner) = Some(text.to_string());
         Ok(())
     }
+
+    /// The value as the configuration file would have it.
+    fn display(&self) -> String {
+        match &self.kind {
+            ConfigKind::Number { .. } => self.get().to_string(),
+            ConfigKind::Text { .. } => self.with_text(str::to_string),
+            ConfigKind::Choice(choices) => {
+                let choice = usize::try_from(self.get()).ok().and_then(|index| choices.get(index));
+                choice.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Parses the value of a module argument; the error says what it must be.
+    fn parse(&self, name: &str, value: &str) -> Result<ConfigValue, String> {
+        match &self.kind {
+            ConfigKind::Number { min, max, is_memory, .. } => parse_number(value, *is_memory)
+                .filter(|number| (min..=max).contains(&number))
+                .map(ConfigValue::Number)
+                .ok_or_else(|| format!("{name} must be an integer from {min} to {max}, and is {value}")),
+            ConfigKind::Text { check, .. } => {
+                check(value)?;
+                Ok(ConfigValue::Text(value.to_string()))
+            }
+            ConfigKind::Choice(choices) => {
+                let index = choices.iter().position(|choice| choice.to_bytes().eq_ignore_ascii_case(value.as_bytes()));
+                let known: Vec<_> = choices.iter().map(|choice| choice.to_string_lossy()).collect();
+                let index = index.ok_or_else(|| format!("{name} must be {}, and is {value}", known.join(" or ")))?;
+                Ok(ConfigValue::Number(index as i64))
+            }
+        }
+    }
 }
 
-/// All of it in one line, as the configuration file would have it.
-pub fn summary() -> String {
-    let numbers = NUMBERS.iter().map(|config| format!("{} {}", config.name.to_string_lossy(), config.get()));
-    let publish = PUBLISH_NAMES.iter().find(|(_, mode)| *mode == publish_mode());
-    let publish = publish.map_or_else(String::new, |(name, _)| format!("publish {}", name.to_string_lossy()));
-    let prefix = format!("channel-prefix {}", channel_prefix());
-    numbers.chain([publish, prefix]).collect::<Vec<_>>().join(", ")
-}
-
-/// Registers the configuration and takes over what the configuration file says. The error stops the load.
-pub fn register(ctx: Ctx, args: &[RedisString]) -> Result<(), Unavailable> {
-    let complain = |text: &str| {
-        ctx.log(LogLevel::Warning, &format!("not loaded: {text}"));
-        Unavailable
+/// Parses a number as the configuration file has it: with a unit where it is an amount of memory.
+fn parse_number(text: &str, is_memory: bool) -> Option<i64> {
+    let text = text.to_ascii_lowercase();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: i64 = match &text[digits.len()..] {
+        "" => 1,
+        _ if !is_memory => return None,
+        "b" => 1,
+        "k" => 1_000,
+        "kb" => 1 << 10,
+        "m" => 1_000_000,
+        "mb" => 1 << 20,
+        _ => return None,
     };
-    let initial = Initial::parse(args).map_err(|text| complain(&text))?;
-    ffi::register_configs(ctx, &initial).map_err(|name| complain(&format!("deploy.{name} cannot be registered")))?;
-    let which = "a value in the configuration file is not allowed; the line above says which";
-    ffi::load_configs(ctx).map_err(|Unavailable| complain(which))
+    digits.parse::<i64>().ok()?.checked_mul(unit)
+}
+
+/// The values of `loadmodule … name value`, by name. The configuration file and CONFIG SET override them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ModuleArguments(Vec<(&'static CStr, ConfigValue)>);
+
+impl ModuleArguments {
+    pub fn parse(args: &[String]) -> Result<ModuleArguments, String> {
+        let mut arguments = ModuleArguments::default();
+        for pair in args.chunks(2) {
+            let [name, value] = pair else {
+                return Err(format!("the argument {} has no value", pair.concat()));
+            };
+            arguments.add(name.strip_prefix("deploy.").unwrap_or(name), value)?;
+        }
+        Ok(arguments)
+    }
+
+    fn add(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let config = CONFIGS.iter().find(|config| config.name.to_bytes().eq_ignore_ascii_case(name.as_bytes()));
+        let config = config.ok_or_else(|| format!("there is no configuration deploy.{name}"))?;
+        let value = config.parse(name, value)?;
+        if self.get(config.name).is_some() {
+            return Err(format!("{name} is given twice"));
+        }
+        self.0.push((config.name, value));
+        Ok(())
+    }
+
+    /// The value of the configuration with this name, where one was given.
+    pub fn get(&self, name: &CStr) -> Option<&ConfigValue> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
+    }
+}
+
+/// Every value in one line, for the log.
+pub fn summary() -> String {
+    let values = CONFIGS.iter().map(|config| format!("{} {}", config.name.to_string_lossy(), config.display()));
+    values.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(pairs: &[(&str, &str)]) -> Result<ModuleArguments, String> {
+        let mut arguments = ModuleArguments::default();
+        pairs.iter().try_for_each(|(name, value)| arguments.add(name, value)).map(|()| arguments)
+    }
+
+    #[test]
+    fn module_arguments_are_checked_as_config_set_does() {
+        let arguments = parsed(&[("manifest-max-bytes", "1mb"), ("PUBLISH", "Sharded"), ("channel-prefix", "x:")]);
+        let arguments = arguments.expect("good arguments");
+        assert_eq!(arguments.get(c"manifest-max-bytes"), Some(&ConfigValue::Number(1 << 20)));
+        assert_eq!(arguments.get(c"publish"), Some(&ConfigValue::Number(1)));
+        assert_eq!(arguments.get(c"channel-prefix"), Some(&ConfigValue::Text("x:".to_string())));
+        assert_eq!(arguments.get(c"history-max"), None);
+        for (bad, error) in [
+            (("history-max", "0"), "history-max must be an integer from 1 to 10000, and is 0"),
+            (("history-max", "1k"), "history-max must be an integer from 1 to 10000, and is 1k"),
+            (("publish", "loud"), "publish must be classic or sharded, and is loud"),
+            (("channel-prefix", "{x}"), "deploy.channel-prefix must not contain braces"),
+            (("colour", "red"), "there is no configuration deploy.colour"),
+        ] {
+            assert_eq!(parsed(&[bad]), Err(error.to_string()));
+        }
+        assert_eq!(parsed(&[("publish", "classic"); 2]), Err("publish is given twice".to_string()));
+    }
 }

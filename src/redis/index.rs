@@ -1,124 +1,88 @@
-//! One index (database and key → when it wants a tick, and its status) for the timer, for `DEPLOY.LIST` and for INFO.
+//! The index of all keys: database and key → when the record wants a tick, and its status. It serves the timer,
+//! `DEPLOY.LIST` and INFO.
 //!
-//! It is a hint: whoever uses an entry opens the key and looks. So it need not know of every way in which a key can
-//! come or go, only of enough of them that what is missing is found and what is stale is harmless:
+//! It is a hint: whoever uses an entry opens the key and looks. So it need not observe every way in which a key can appear
+//! or disappear, only enough of them that what is missing is found and what is stale is harmless:
 //!
-//! - written by the one write path and by DEPLOY.APPLY
-//! - found by `rdb_load`, and by the notifications `restore`, `rename_to`, `copy_to`, `move_to`
-//! - gone by `unlink` (DEL, UNLINK, expiry, eviction, SET over it, the source of RENAME and MOVE), and by FLUSHDB
+//! - written by the write path
+//! - added by `rdb_load`, and by the notifications `restore`, `rename_to`, `copy_to`, `move_to`
+//! - removed by `unlink` (DEL, UNLINK, expiry, eviction, SET over it, the source of RENAME and MOVE), and by FLUSHDB
 //! - swapped by SWAPDB, and by the end of a replica's asynchronous load, which fills an index of its own beside the old
 //!
 //! Counts for INFO are kept with every change, so that INFO costs the same however many deployments there are.
-//! Keys that are not UTF-8 are no deployment keys (rule 8), and are not in it.
+//! Keys that are not UTF-8 are no deployment keys (rule 8 "Codes"), and are not in it.
 
-use super::data_type::Stored;
-use super::ffi::{Ctx, Key, LogLevel, Slot as KeySlot};
-use super::{aside, home_db, rest, timers};
+use super::stored::{DbKey, IndexEntry};
 use crate::engine::deployment::Status;
 use crate::engine::time::UnixMs;
-use crate::engine::{next_deadline, Summary};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What is known of one key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    /// When it wants a tick.
-    due: Option<UnixMs>,
-    /// None for a record that a newer module wrote.
-    status: Option<Status>,
-    tasks: usize,
-}
-
-impl Entry {
-    pub fn of(stored: &Stored) -> Entry {
-        match stored {
-            Stored::Record(record) => Entry {
-                due: next_deadline(record),
-                status: record.deployment.as_ref().map(|d| d.status),
-                tasks: record.instances.open_tasks(),
-            },
-            Stored::AtRest(rest) => rest.entry(),
-            Stored::Opaque { .. } => Entry { due: None, status: None, tasks: 0 },
-        }
-    }
-
-    pub fn of_summary(summary: &Summary) -> Entry {
-        Entry { due: summary.due, status: Some(summary.status), tasks: summary.tasks }
-    }
-
-    /// The deployment has ended, and nothing becomes due about it.
-    pub fn is_over(&self) -> bool {
-        self.due.is_none() && self.status.is_some_and(|status| !status.is_active())
-    }
-
-    pub fn due(&self) -> Option<UnixMs> {
-        self.due
-    }
-}
-
-/// A key in a database.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    pub db: i32,
-    pub key: Arc<str>,
-}
-
-/// What INFO tells.
+/// The counts that INFO shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct StatusCounts {
     /// In the order of [`Status::ALL`].
     pub by_status: [u64; Status::ALL.len()],
     pub timers: u64,
     pub tasks: u64,
 }
 
-impl Counts {
-    fn count(&mut self, entry: &Entry, comes: bool) {
-        let step = |n: &mut u64, by: u64| *n = if comes { n.saturating_add(by) } else { n.saturating_sub(by) };
-        let place = entry.status.and_then(|status| Status::ALL.iter().position(|s| *s == status));
-        if let Some(count) = place.and_then(|place| self.by_status.get_mut(place)) {
-            step(count, 1);
+impl StatusCounts {
+    fn add(&mut self, entry: &IndexEntry) {
+        if let Some(count) = self.count_of(entry) {
+            *count = count.saturating_add(1);
         }
-        step(&mut self.tasks, entry.tasks as u64);
+        self.tasks = self.tasks.saturating_add(entry.tasks as u64);
+    }
+
+    fn remove(&mut self, entry: &IndexEntry) {
+        if let Some(count) = self.count_of(entry) {
+            *count = count.saturating_sub(1);
+        }
+        self.tasks = self.tasks.saturating_sub(entry.tasks as u64);
+    }
+
+    fn count_of(&mut self, entry: &IndexEntry) -> Option<&mut u64> {
+        let index = entry.status.and_then(|status| Status::ALL.iter().position(|s| *s == status));
+        index.and_then(|index| self.by_status.get_mut(index))
     }
 }
 
-/// What the index keeps of a key. The texts are compared once, to find the slot: what moves with every report, the times,
-/// names its slot by number.
+/// One key of the index. Keys are compared once, to find the slot: the due times, which change with every report, refer to
+/// it by number.
 #[derive(Debug)]
 struct Slot {
-    place: Place,
-    entry: Entry,
-    /// When the timer should look at the key: its due time, or later where a tick has to be tried again.
-    wake: Option<UnixMs>,
+    key: DbKey,
+    entry: IndexEntry,
+    /// When the timer should visit the key: its due time, or later where a tick has to be retried.
+    due: Option<UnixMs>,
 }
 
-type Id = u32;
+type SlotId = u32;
 
-/// Grows by a chunk at a time: with a million keys, none of them waits while all are copied.
+/// A slab of slots. It grows by a chunk at a time: with a million keys, no insertion copies them all.
 #[derive(Debug)]
-struct Slots {
+struct Slab {
     chunks: Vec<Vec<Option<Slot>>>,
-    free: Vec<Id>,
+    free: Vec<SlotId>,
 }
 
 const CHUNK: usize = 4_096;
 
-impl Slots {
-    const fn new() -> Slots {
-        Slots { chunks: Vec::new(), free: Vec::new() }
+impl Slab {
+    const fn new() -> Slab {
+        Slab { chunks: Vec::new(), free: Vec::new() }
     }
 
-    fn get_mut(&mut self, id: Id) -> Option<&mut Slot> {
+    fn get_mut(&mut self, id: SlotId) -> Option<&mut Slot> {
         self.chunks.get_mut(id as usize / CHUNK)?.get_mut(id as usize % CHUNK)?.as_mut()
     }
 
-    fn insert(&mut self, slot: Slot) -> Id {
+    fn insert(&mut self, slot: Slot) -> SlotId {
         if let Some(id) = self.free.pop() {
-            if let Some(place) = self.chunks.get_mut(id as usize / CHUNK).and_then(|c| c.get_mut(id as usize % CHUNK)) {
-                *place = Some(slot);
+            if let Some(empty) = self.chunks.get_mut(id as usize / CHUNK).and_then(|c| c.get_mut(id as usize % CHUNK)) {
+                *empty = Some(slot);
                 return id;
             }
         }
@@ -131,101 +95,104 @@ impl Slots {
             }
         }
         let last = self.chunks.last().map_or(0, Vec::len);
-        (self.chunks.len().saturating_sub(1) * CHUNK + last.saturating_sub(1)) as Id
+        (self.chunks.len().saturating_sub(1) * CHUNK + last.saturating_sub(1)) as SlotId
     }
 
-    fn remove(&mut self, id: Id) -> Option<Slot> {
+    fn remove(&mut self, id: SlotId) -> Option<Slot> {
         let slot = self.chunks.get_mut(id as usize / CHUNK)?.get_mut(id as usize % CHUNK)?.take()?;
         self.free.push(id);
         Some(slot)
     }
 }
 
+/// The index of one data set.
 #[derive(Debug)]
-struct Index {
+pub struct Index {
     /// In key order, for LIST.
-    dbs: BTreeMap<i32, BTreeMap<Arc<str>, Id>>,
-    slots: Slots,
-    wakes: BTreeSet<(UnixMs, Id)>,
-    counts: Counts,
+    dbs: BTreeMap<i32, BTreeMap<Arc<str>, SlotId>>,
+    slots: Slab,
+    due: BTreeSet<(UnixMs, SlotId)>,
+    counts: StatusCounts,
 }
 
 impl Index {
     const fn new() -> Index {
         Index {
             dbs: BTreeMap::new(),
-            slots: Slots::new(),
-            wakes: BTreeSet::new(),
-            counts: Counts { by_status: [0; Status::ALL.len()], timers: 0, tasks: 0 },
+            slots: Slab::new(),
+            due: BTreeSet::new(),
+            counts: StatusCounts { by_status: [0; Status::ALL.len()], timers: 0, tasks: 0 },
         }
     }
 
-    fn is_large(&self) -> bool {
+    /// Large enough that freeing it takes a while.
+    pub fn is_large(&self) -> bool {
         self.slots.chunks.len() > 1
     }
 
-    fn find(&self, db: i32, key: &str) -> Option<Id> {
+    fn find(&self, db: i32, key: &str) -> Option<SlotId> {
         self.dbs.get(&db)?.get(key).copied()
     }
 
-    fn set(&mut self, db: i32, key: &str, entry: Entry) -> Id {
+    fn set(&mut self, db: i32, key: &str, entry: IndexEntry) -> SlotId {
         let id = match self.find(db, key) {
             Some(id) => id,
             None => {
-                let place = Place { db, key: Arc::from(key) };
-                let empty = Entry { due: None, status: None, tasks: 0 };
-                let id = self.slots.insert(Slot { place: place.clone(), entry: empty, wake: None });
-                self.dbs.entry(db).or_default().insert(place.key, id);
+                let key = DbKey { db, key: Arc::from(key) };
+                let id = self.slots.insert(Slot { key: key.clone(), entry: IndexEntry::default(), due: None });
+                self.dbs.entry(db).or_default().insert(key.key, id);
                 id
             }
         };
         if let Some(slot) = self.slots.get_mut(id) {
             let old = std::mem::replace(&mut slot.entry, entry);
-            self.counts.count(&old, false);
-            self.counts.count(&entry, true);
+            self.counts.remove(&old);
+            self.counts.add(&entry);
         }
-        self.wake(id, entry.due);
+        self.schedule(id, entry.due);
         id
     }
 
     fn remove(&mut self, db: i32, key: &str) {
         let Some(id) = self.dbs.get_mut(&db).and_then(|keys| keys.remove(key)) else { return };
-        self.wake(id, None);
+        self.free(id);
+    }
+
+    fn free(&mut self, id: SlotId) {
+        self.schedule(id, None);
         if let Some(slot) = self.slots.remove(id) {
-            self.counts.count(&slot.entry, false);
+            self.counts.remove(&slot.entry);
         }
     }
 
-    /// Sets or takes away the time at which the timer looks at a key.
-    fn wake(&mut self, id: Id, at: Option<UnixMs>) {
+    /// Sets or clears the time at which the timer visits a key.
+    fn schedule(&mut self, id: SlotId, at: Option<UnixMs>) {
         let Some(slot) = self.slots.get_mut(id) else { return };
-        if slot.wake != at {
-            if let Some(old) = slot.wake {
-                self.wakes.remove(&(old, id));
+        if slot.due != at {
+            if let Some(old) = slot.due {
+                self.due.remove(&(old, id));
             }
-            slot.wake = at;
+            slot.due = at;
             if let Some(at) = at {
-                self.wakes.insert((at, id));
+                self.due.insert((at, id));
             }
-            self.counts.timers = self.wakes.len() as u64;
+            self.counts.timers = self.due.len() as u64;
         }
     }
 
-    /// The next key to look at, with the time.
-    fn next(&mut self) -> Option<(UnixMs, Id, Place)> {
-        let (at, id) = *self.wakes.first()?;
-        self.slots.get_mut(id).map(|slot| (at, id, slot.place.clone()))
+    /// The earliest due key, with its time.
+    fn first_due(&mut self) -> Option<(UnixMs, SlotId, DbKey)> {
+        let (at, id) = *self.due.first()?;
+        self.slots.get_mut(id).map(|slot| (at, id, slot.key.clone()))
     }
 
+    /// Removes one database, or all where `db` is negative. Returns the old index where all of it was removed.
     fn flush(&mut self, db: i32) -> Option<Index> {
         if db < 0 || self.dbs.keys().all(|known| *known == db) {
             return Some(std::mem::replace(self, Index::new()));
         }
         for id in self.dbs.remove(&db).unwrap_or_default().into_values() {
-            self.wake(id, None);
-            if let Some(slot) = self.slots.remove(id) {
-                self.counts.count(&slot.entry, false);
-            }
+            self.free(id);
         }
         None
     }
@@ -236,7 +203,7 @@ impl Index {
         for (to, keys) in sides {
             for id in keys.values() {
                 if let Some(slot) = self.slots.get_mut(*id) {
-                    slot.place.db = to;
+                    slot.key.db = to;
                 }
             }
             self.dbs.insert(to, keys);
@@ -244,198 +211,143 @@ impl Index {
     }
 }
 
-/// The index in use, and the one that an asynchronous load fills.
-struct Shelf {
+/// The index in use, and the index that an asynchronous load fills.
+struct Indexes {
     live: Index,
     staged: Option<Index>,
     /// The last record that a load has read.
-    last_loaded: Option<Id>,
-    /// What was read by a load and became no key.
-    doubtful: Vec<Place>,
+    last_loaded: Option<SlotId>,
+    /// Keys decoded by `rdb_load` whose value the server then discarded (already expired).
+    dropped: Vec<DbKey>,
 }
 
-static SHELF: Mutex<Shelf> =
-    Mutex::new(Shelf { live: Index::new(), staged: None, last_loaded: None, doubtful: Vec::new() });
+static INDEXES: Mutex<Indexes> =
+    Mutex::new(Indexes { live: Index::new(), staged: None, last_loaded: None, dropped: Vec::new() });
 
-/// Held for the length of one statement and never across a call of the server, which may call back in here.
-fn shelf() -> MutexGuard<'static, Shelf> {
-    SHELF.lock().unwrap_or_else(PoisonError::into_inner)
+/// Locks the indexes: for one statement, and never across a call of the server, which may call back in here.
+fn indexes() -> MutexGuard<'static, Indexes> {
+    INDEXES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn text(name: &[u8]) -> Option<&str> {
     std::str::from_utf8(name).ok()
 }
 
-/// A key has a record of this kind now.
-pub fn set(db: i32, key: &str, entry: Entry) {
-    shelf().live.set(db, key, entry);
+/// Sets the entry of a key.
+pub fn set(db: i32, key: &str, entry: IndexEntry) {
+    indexes().live.set(db, key, entry);
 }
 
 pub fn remove(db: i32, name: &[u8]) {
     if let Some(key) = text(name) {
-        shelf().live.remove(db, key);
+        indexes().live.remove(db, key);
     }
 }
 
-/// All databases where `db` is negative. What is thrown away whole is freed beside: with a million keys it takes a while.
-pub fn flush(db: i32) {
-    let old = shelf().live.flush(db);
-    if let Some(old) = old.filter(Index::is_large) {
-        aside::drop_aside(old);
-    }
+/// Removes one database, or all where `db` is negative. Returns the old index where all of it was removed.
+pub fn flush(db: i32) -> Option<Index> {
+    indexes().live.flush(db)
 }
 
+/// Exchanges two databases.
 pub fn swap(first: i32, second: i32) {
     if first != second {
-        shelf().live.swap(first, second);
-        rest::swap(first, second);
+        indexes().live.swap(first, second);
     }
 }
 
-/// An asynchronous load begins: what is loaded from here on belongs to a data set that is not served yet.
-pub fn stage() {
-    shelf().staged = Some(Index::new());
+/// Begins an index for an asynchronous load: what is loaded from here on belongs to a data set that is not served yet.
+pub fn begin_staging() {
+    indexes().staged = Some(Index::new());
 }
 
-/// It ends: the new data set is served from here on, or was thrown away.
-pub fn unstage(completed: bool) {
-    let old = {
-        let mut shelf = shelf();
-        match shelf.staged.take() {
-            Some(staged) if completed => Some(std::mem::replace(&mut shelf.live, staged)),
-            staged => {
-                shelf.doubtful.clear();
-                staged
-            }
+/// Ends an asynchronous load: the new data set is served from here on, or was discarded. Returns the other index.
+pub fn finish_staging(completed: bool) -> Option<Index> {
+    let mut indexes = indexes();
+    match indexes.staged.take() {
+        Some(staged) if completed => Some(std::mem::replace(&mut indexes.live, staged)),
+        staged => {
+            indexes.dropped.clear();
+            staged
         }
-    };
-    if let Some(old) = old.filter(Index::is_large) {
-        aside::drop_aside(old);
     }
 }
 
-/// `rdb_load` read a record. It need not become a key, if it has expired: see [`doubt_last_loaded`].
-pub fn note_load(db: i32, name: &[u8], stored: &Stored) {
+/// Adds a record that `rdb_load` has read. It may not become a key, if it has expired: see [`last_load_was_dropped`].
+pub fn add_loaded(db: i32, name: &[u8], entry: IndexEntry) {
     let Some(key) = text(name) else { return };
-    let entry = Entry::of(stored);
-    let mut shelf = shelf();
-    let Shelf { live, staged, last_loaded, .. } = &mut *shelf;
+    let mut indexes = indexes();
+    let Indexes { live, staged, last_loaded, .. } = &mut *indexes;
     *last_loaded = Some(staged.as_mut().unwrap_or(live).set(db, key, entry));
 }
 
-/// What was loaded last is freed at once.
-pub fn doubt_last_loaded() {
-    let mut shelf = shelf();
-    let Shelf { live, staged, last_loaded, doubtful } = &mut *shelf;
+/// Marks the last loaded record as one that the server freed at once.
+pub fn last_load_was_dropped() {
+    let mut indexes = indexes();
+    let Indexes { live, staged, last_loaded, dropped } = &mut *indexes;
     let slot = last_loaded.take().and_then(|id| staged.as_mut().unwrap_or(live).slots.get_mut(id));
-    doubtful.extend(slot.map(|slot| slot.place.clone()));
+    dropped.extend(slot.map(|slot| slot.key.clone()));
 }
 
-/// After a load, looks at the keys that it has read and that may be none.
-pub fn verify(ctx: Ctx) {
-    let doubtful = {
-        let mut shelf = shelf();
-        shelf.last_loaded = None;
-        // Those of a data set that is not served yet are looked at when it is.
-        if shelf.staged.is_some() {
-            return;
-        }
-        std::mem::take(&mut shelf.doubtful)
-    };
-    let home = ctx.selected_db();
-    for place in doubtful {
-        if ctx.select_db(place.db) {
-            look(ctx, place.key.as_bytes());
-        }
-    }
-    ctx.select_db(home);
-}
-
-/// Says in the log what a load has brought.
-pub fn tell_loaded(ctx: Ctx) {
-    let counts = counts();
-    let all: u64 = counts.by_status.iter().sum();
-    if all > 0 {
-        let Counts { timers, tasks, .. } = counts;
-        ctx.log(
-            LogLevel::Notice,
-            &format!("{all} deployments loaded, {timers} wait for a time, {tasks} tasks are open"),
-        );
+/// Ends a load: returns the keys that it has read and that may not exist. Those of a data set that is not served yet are
+/// returned when it is.
+pub fn take_dropped() -> Vec<DbKey> {
+    let mut indexes = indexes();
+    indexes.last_loaded = None;
+    match indexes.staged {
+        Some(_) => Vec::new(),
+        None => std::mem::take(&mut indexes.dropped),
     }
 }
 
-/// A generic command made a key out of another one. Nothing is written here: that is forbidden inside a notification.
-pub fn on_keyspace_event(ctx: Ctx, event: &[u8], name: &[u8]) {
-    if matches!(event, b"restore" | b"rename_to" | b"copy_to" | b"move_to") {
-        look(ctx, name);
-        Key::peek(ctx, &ctx.string(name)).stand_in_line_anew();
-        if ctx.flags().is_primary() {
-            timers::arm(ctx);
-        }
-    }
-    home_db::after(ctx, event);
+/// The earliest time at which the timer has to visit a key.
+pub fn next_due() -> Option<UnixMs> {
+    indexes().live.due.first().map(|(at, _)| *at)
 }
 
-/// Brings the entry of a key up to what is really there.
-pub fn look(ctx: Ctx, name: &[u8]) {
-    let (db, Some(key)) = (ctx.selected_db(), text(name)) else { return };
-    let entry = match Key::peek(ctx, &ctx.string(name)).slot() {
-        KeySlot::Ours(stored) => Some(Entry::of(stored)),
-        KeySlot::Empty | KeySlot::Foreign => None,
-    };
-    match entry {
-        Some(entry) => set(db, key, entry),
-        None => shelf().live.remove(db, key),
+/// Takes the earliest due key, with its due time, and reschedules it at `until`, so that a key whose tick fails is
+/// retried later.
+pub fn take_due(now: UnixMs, until: UnixMs) -> Option<(UnixMs, DbKey)> {
+    let mut indexes = indexes();
+    let (at, id, key) = indexes.live.first_due().filter(|(at, ..)| *at <= now)?;
+    indexes.live.schedule(id, Some(until));
+    Some((at, key))
+}
+
+/// Postpones the visit of a key to `until`.
+pub fn postpone(db: i32, key: &str, until: UnixMs) {
+    let mut indexes = indexes();
+    let Some(id) = indexes.live.find(db, key) else { return };
+    if indexes.live.slots.get_mut(id).and_then(|slot| slot.due).is_some_and(|at| at < until) {
+        indexes.live.schedule(id, Some(until));
     }
 }
 
-/// The time at which the timer has to look at some key next.
-pub fn next_wake() -> Option<UnixMs> {
-    shelf().live.wakes.first().map(|(at, _)| *at)
-}
-
-/// A key whose time has come, with the time. It is put off to `until`, so that one that fails is not tried at once.
-pub fn take_due(now: UnixMs, until: UnixMs) -> Option<(UnixMs, Place)> {
-    let mut shelf = shelf();
-    let (at, id, place) = shelf.live.next().filter(|(at, ..)| *at <= now)?;
-    shelf.live.wake(id, Some(until));
-    Some((at, place))
-}
-
-/// Has the timer look at a key no earlier than at `until`.
-pub fn put_off(db: i32, key: &str, until: UnixMs) {
-    let mut shelf = shelf();
-    let Some(id) = shelf.live.find(db, key) else { return };
-    if shelf.live.slots.get_mut(id).and_then(|slot| slot.wake).is_some_and(|at| at < until) {
-        shelf.live.wake(id, Some(until));
-    }
-}
-
-/// The next keys of a database after `after`, in key order, at most `count`.
+/// Returns the keys of a database that follow `after`, in key order, at most `count`.
 pub fn page(db: i32, after: Option<&str>, count: usize) -> Vec<Arc<str>> {
-    let shelf = shelf();
-    let Some(keys) = shelf.live.dbs.get(&db) else { return Vec::new() };
+    let indexes = indexes();
+    let Some(keys) = indexes.live.dbs.get(&db) else { return Vec::new() };
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
     keys.range::<str, _>((from, Bound::Unbounded)).take(count).map(|(key, _)| key.clone()).collect()
 }
 
-pub fn counts() -> Counts {
-    shelf().live.counts
+pub fn counts() -> StatusCounts {
+    indexes().live.counts
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(due: Option<UnixMs>, status: Status, tasks: usize) -> Entry {
-        Entry { due, status: Some(status), tasks }
+    fn entry(due: Option<UnixMs>, status: Status, tasks: usize) -> IndexEntry {
+        IndexEntry { due, status: Some(status), tasks }
     }
 
-    /// All wakes, in order.
-    fn wakes(index: &mut Index) -> Vec<(UnixMs, i32, String)> {
-        let ids: Vec<(UnixMs, Id)> = index.wakes.iter().copied().collect();
-        let place = |(at, id)| index.slots.get_mut(id).map(|slot| (at, slot.place.db, slot.place.key.to_string()));
-        ids.into_iter().filter_map(place).collect()
+    /// All due times, in order.
+    fn due_times(index: &mut Index) -> Vec<(UnixMs, i32, String)> {
+        let ids: Vec<(UnixMs, SlotId)> = index.due.iter().copied().collect();
+        let with_key = |(at, id)| index.slots.get_mut(id).map(|slot| (at, slot.key.db, slot.key.key.to_string()));
+        ids.into_iter().filter_map(with_key).collect()
     }
 
     fn running(index: &Index) -> u64 {
@@ -443,13 +355,13 @@ mod tests {
     }
 
     #[test]
-    fn counts_and_wakes_follow_every_change() {
+    fn counts_and_due_times_follow_every_change() {
         let mut index = Index::new();
         index.set(0, "a", entry(Some(50), Status::Running, 2));
         index.set(0, "b", entry(None, Status::Successful, 0));
         index.set(1, "a", entry(Some(20), Status::Running, 1));
         assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (2, 2, 3));
-        assert_eq!(wakes(&mut index), [(20, 1, "a".to_string()), (50, 0, "a".to_string())]);
+        assert_eq!(due_times(&mut index), [(20, 1, "a".to_string()), (50, 0, "a".to_string())]);
 
         index.set(1, "a", entry(None, Status::Failed, 0));
         assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (1, 1, 2));
@@ -460,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_exchanges_two_databases_that_have_the_same_key() {
+    fn swap_exchanges_databases_with_equal_keys() {
         let mut index = Index::new();
         index.set(0, "a", entry(Some(50), Status::Running, 2));
         index.set(1, "a", entry(Some(20), Status::Successful, 1));
@@ -468,30 +380,30 @@ mod tests {
         let counts = index.counts;
         index.swap(0, 1);
         assert_eq!(index.counts, counts);
-        assert_eq!(wakes(&mut index), [(20, 0, "a".to_string()), (50, 1, "a".to_string())]);
+        assert_eq!(due_times(&mut index), [(20, 0, "a".to_string()), (50, 1, "a".to_string())]);
         assert_eq!(index.dbs[&0].len(), 2);
         assert_eq!(index.dbs[&1].len(), 1);
         index.swap(1, 7);
-        assert_eq!(wakes(&mut index).last(), Some(&(50, 7, "a".to_string())));
+        assert_eq!(due_times(&mut index).last(), Some(&(50, 7, "a".to_string())));
         index.remove(7, "a");
         index.remove(0, "a");
-        assert!(wakes(&mut index).is_empty());
+        assert!(due_times(&mut index).is_empty());
     }
 
     #[test]
-    fn a_flush_takes_one_database_or_all() {
+    fn flush_removes_one_database_or_all() {
         let mut index = Index::new();
         index.set(0, "a", entry(Some(50), Status::Running, 2));
         index.set(3, "a", entry(Some(20), Status::Running, 1));
         index.flush(3);
         assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (1, 1, 2));
         index.flush(-1);
-        assert_eq!(index.counts, Counts::default());
-        assert!(index.dbs.is_empty() && index.wakes.is_empty() && index.slots.chunks.is_empty());
+        assert_eq!(index.counts, StatusCounts::default());
+        assert!(index.dbs.is_empty() && index.due.is_empty() && index.slots.chunks.is_empty());
     }
 
     #[test]
-    fn a_slot_that_is_free_again_is_taken_first() {
+    fn free_slots_are_reused_first() {
         let mut index = Index::new();
         let names: Vec<String> = (0..CHUNK + 10).map(|n| n.to_string()).collect();
         for name in &names {

@@ -1,93 +1,79 @@
-//! `INFO deploy` (rule 8 "INFO"). Every number is kept as it changes, so that asking costs the same at any size.
+//! `INFO deploy` (rule 8 "INFO"): one list of fields. Every number is kept as it changes, so that INFO costs the same at
+//! any size.
 
-use super::{data_type, guard, index, publish, timers};
+use super::index::StatusCounts;
+use super::stats::TimerLag;
+use super::{ffi, index, stats, stored};
 use crate::engine::deployment::Status;
 use crate::engine::Code;
-use std::ffi::CStr;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Where the numbers go. The server puts `deploy_` before each name.
-pub trait InfoWriter {
-    fn number(&mut self, name: &CStr, value: u64);
+/// The numbers that the fields are made of.
+struct Snapshot {
+    counts: StatusCounts,
+    lag: TimerLag,
+    rejections: [u64; Code::ALL.len()],
 }
 
-static REFUSED: [AtomicU64; Code::ALL.len()] = [const { AtomicU64::new(0) }; Code::ALL.len()];
+/// The value of a field.
+type Value = fn(&Snapshot) -> u64;
 
-/// A command was refused with this code.
-pub fn count_refusal(code: Code) {
-    let place = Code::ALL.iter().position(|c| *c == code);
-    if let Some(count) = place.and_then(|place| REFUSED.get(place)) {
-        count.fetch_add(1, Ordering::Relaxed);
-    }
+/// The fields, in their order. The server prefixes each name with `deploy_`. `{status}` and `{code}` stand for one field
+/// for each status and each error code.
+const FIELDS: &[(&str, Source)] = &[
+    ("deployments_{status}", Source::ByStatus),
+    ("timers_armed", Source::Number(|s| s.counts.timers)),
+    ("timers_fired", Source::Number(|s| s.lag.fired)),
+    ("timer_lag_p50_us", Source::Number(|s| s.lag.p50_us)),
+    ("timer_lag_p99_us", Source::Number(|s| s.lag.p99_us)),
+    ("timer_lag_max_us", Source::Number(|s| s.lag.max_us)),
+    ("events_published", Source::Number(|_| stats::events_published())),
+    ("tasks_outstanding", Source::Number(|s| s.counts.tasks)),
+    ("records_encoded", Source::Number(|_| stored::encoded_records())),
+    ("refused_{code}", Source::ByCode),
+    ("panics_caught", Source::Number(|_| ffi::panics_caught())),
+];
+
+enum Source {
+    Number(Value),
+    ByStatus,
+    ByCode,
 }
 
-pub fn write(out: &mut impl InfoWriter) {
-    let counts = index::counts();
-    for (status, count) in Status::ALL.iter().zip(counts.by_status) {
-        out.number(status_name(*status), count);
+/// Returns every field with its value, in order.
+pub fn fields() -> Vec<(String, u64)> {
+    let snapshot = Snapshot { counts: index::counts(), lag: stats::timer_lag(), rejections: stats::rejections() };
+    let mut fields = Vec::new();
+    for (name, source) in FIELDS {
+        match source {
+            Source::Number(value) => fields.push((name.to_string(), value(&snapshot))),
+            Source::ByStatus => {
+                for (status, count) in Status::ALL.iter().zip(snapshot.counts.by_status) {
+                    fields.push((name.replace("{status}", status.name()), count));
+                }
+            }
+            Source::ByCode => {
+                for (code, count) in Code::ALL.iter().zip(snapshot.rejections) {
+                    fields.push((name.replace("{code}", &code.word().to_lowercase()), count));
+                }
+            }
+        }
     }
-    let lag = timers::lag();
-    out.number(c"timers_armed", counts.timers);
-    out.number(c"timers_fired", lag.fired);
-    out.number(c"timer_lag_p50_us", lag.p50_us);
-    out.number(c"timer_lag_p99_us", lag.p99_us);
-    out.number(c"timer_lag_max_us", lag.max_us);
-    out.number(c"events_published", publish::published());
-    out.number(c"tasks_outstanding", counts.tasks);
-    out.number(c"records_at_rest", data_type::count_at_rest());
-    for (code, count) in Code::ALL.iter().zip(&REFUSED) {
-        out.number(code_name(*code), count.load(Ordering::Relaxed));
-    }
-    out.number(c"internal_errors", guard::caught());
-}
-
-fn status_name(status: Status) -> &'static CStr {
-    match status {
-        Status::Running => c"deployments_running",
-        Status::AwaitingPromotion => c"deployments_awaiting_promotion",
-        Status::Paused => c"deployments_paused",
-        Status::Successful => c"deployments_successful",
-        Status::Failed => c"deployments_failed",
-        Status::Cancelled => c"deployments_cancelled",
-        Status::VersionRecorded => c"deployments_version_recorded",
-    }
-}
-
-fn code_name(code: Code) -> &'static CStr {
-    match code {
-        Code::Err => c"refused_err",
-        Code::WrongType => c"refused_wrongtype",
-        Code::NotFound => c"refused_notfound",
-        Code::Invalid => c"refused_invalid",
-        Code::BadState => c"refused_badstate",
-        Code::Unhealthy => c"refused_unhealthy",
-        Code::Conflict => c"refused_conflict",
-        Code::Limit => c"refused_limit",
-    }
+    fields
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[derive(Default)]
-    struct Names(Vec<String>);
-
-    impl InfoWriter for Names {
-        fn number(&mut self, name: &CStr, _value: u64) {
-            self.0.push(name.to_string_lossy().into_owned());
-        }
-    }
-
     #[test]
-    fn names_are_those_of_statuses_and_codes() {
-        let mut names = Names::default();
-        write(&mut names);
+    fn statuses_and_codes_have_a_field_each() {
+        let names: Vec<String> = fields().into_iter().map(|(name, _)| name).collect();
         for status in Status::ALL {
-            assert!(names.0.contains(&format!("deployments_{}", status.name())));
+            assert!(names.contains(&format!("deployments_{}", status.name())));
         }
         for code in Code::ALL {
-            assert!(names.0.contains(&format!("refused_{}", code.word().to_lowercase())));
+            assert!(names.contains(&format!("refused_{}", code.word().to_lowercase())));
         }
+        assert_eq!(names.len(), names.iter().collect::<std::collections::BTreeSet<_>>().len());
     }
 }

@@ -1,67 +1,60 @@
-//! Publishing: each event's JSON on the key's channel, so that coordinators need not ask.
+//! Publishing: the JSON of each event on the key's channel, so that coordinators need not poll.
 //!
-//! A publish of the module API reaches the subscribers of this server and, in a cluster, of every node. The replicas of
-//! a single server hear nothing of it, and need not be sent it either: they have the events in what they are sent to
-//! apply, and publish them to their own subscribers, once.
+//! A publish of the module API reaches the subscribers of this server and, in a cluster, of every node. It does not reach
+//! the replicas of a single server; those have the events in what they are sent to apply, and publish them to their own
+//! subscribers, once.
 
 use super::config::{self, Publish};
-use super::ffi::Ctx;
+use super::ffi::{Ctx, RString};
+use super::stats;
 use crate::engine::{Change, ChangeSet};
 use crate::view;
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-static PUBLISHED: AtomicU64 = AtomicU64::new(0);
-
-/// How many events were published since the module was loaded.
-pub fn published() -> u64 {
-    PUBLISHED.load(Ordering::Relaxed)
-}
-
-/// What a batch says to its subscribers, made before anything is changed.
-pub struct Announcement {
-    page: Page,
+/// The messages of a change set, made before anything is changed.
+pub struct EventMessages {
+    buffer: MessageBuffer,
     mode: Publish,
 }
 
-/// The channel and then the messages, one behind the other; and where each of them ends.
+/// The channel and then the messages, one after the other, with the position of the end of each.
 #[derive(Default)]
-struct Page {
+struct MessageBuffer {
     text: String,
     ends: Vec<usize>,
 }
 
-/// A page that had to be larger is given back.
-const PAGE_KEPT: usize = 64 << 10;
+/// The largest buffer that is kept for reuse, in bytes.
+const MAX_REUSED_BYTES: usize = 64 << 10;
 
 thread_local! {
-    /// The page of the last announcement, for the next: there is one with nearly every report.
-    static PAGE: Cell<Page> = const { Cell::new(Page { text: String::new(), ends: Vec::new() }) };
+    /// The buffer of the last messages, reused: nearly every report has some.
+    static BUFFER: Cell<MessageBuffer> = const { Cell::new(MessageBuffer { text: String::new(), ends: Vec::new() }) };
 }
 
-impl Announcement {
-    pub fn of(key: &str, batch: &ChangeSet) -> Announcement {
+impl EventMessages {
+    pub fn of(key: &str, changes: &ChangeSet) -> EventMessages {
         let mode = config::publish_mode();
-        // One that is made while another is still there begins with an empty page.
-        let mut page = PAGE.try_with(Cell::take).unwrap_or_default();
-        page.text.clear();
-        page.ends.clear();
-        put_channel(config::put_channel_prefix, key, mode, &mut page.text);
-        page.ends.push(page.text.len());
-        for change in &batch.changes {
+        // Messages made while others still exist get a new buffer.
+        let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default();
+        buffer.text.clear();
+        buffer.ends.clear();
+        config::push_channel_prefix(&mut buffer.text);
+        push_channel_key(key, mode, &mut buffer.text);
+        buffer.ends.push(buffer.text.len());
+        for change in &changes.changes {
             if let Change::Event(event) = change {
-                view::put_event_json(event, key, &mut page.text);
-                page.ends.push(page.text.len());
+                view::put_event_json(event, key, &mut buffer.text);
+                buffer.ends.push(buffer.text.len());
             }
         }
-        Announcement { page, mode }
+        EventMessages { buffer, mode }
     }
 
     pub fn publish(&self, ctx: Ctx) {
-        let part = |from, to| ctx.string(self.page.text.get(from..to).unwrap_or_default().as_bytes());
-        let Some((end, ends)) = self.page.ends.split_first().filter(|(_, messages)| !messages.is_empty()) else {
-            return;
-        };
+        let MessageBuffer { text, ends } = &self.buffer;
+        let part = |from, to| RString::new(text.get(from..to).unwrap_or_default().as_bytes());
+        let Some((end, ends)) = ends.split_first().filter(|(_, messages)| !messages.is_empty()) else { return };
         let channel = part(0, *end);
         let mut from = *end;
         for end in ends {
@@ -72,32 +65,31 @@ impl Announcement {
                 Publish::Sharded => ctx.publish_in_shard(&channel, &message),
             }
         }
-        PUBLISHED.fetch_add(ends.len() as u64, Ordering::Relaxed);
+        stats::count_published(ends.len());
     }
 }
 
-impl Drop for Announcement {
+impl Drop for EventMessages {
     fn drop(&mut self) {
-        if self.page.text.capacity() <= PAGE_KEPT {
-            let page = std::mem::take(&mut self.page);
-            let _ = PAGE.try_with(|kept| kept.set(page));
+        if self.buffer.text.capacity() <= MAX_REUSED_BYTES {
+            let buffer = std::mem::take(&mut self.buffer);
+            let _ = BUFFER.try_with(|reused| reused.set(buffer));
         }
     }
 }
 
-/// On a replica, what its primary has done: for the subscribers that it has itself. In a cluster they have heard it
-/// already, and while a file is loaded nobody listens.
-pub fn hand_on(ctx: Ctx, key: &str, batch: &ChangeSet) {
+/// Publishes on a replica the events that its primary has replicated, to the subscribers of this server. In a cluster
+/// they have received them already, and while a file is loaded there are none.
+pub fn publish_on_replica(ctx: Ctx, key: &str, changes: &ChangeSet) {
     let flags = ctx.flags();
     if flags.is_replica() && !flags.is_loading() && !flags.is_cluster() {
-        Announcement::of(key, batch).publish(ctx);
+        EventMessages::of(key, changes).publish(ctx);
     }
 }
 
-/// rule 8 "Channel". A sharded channel must be in the slot of its key, so the key becomes its hash tag, unless it has
-/// one already.
-fn put_channel(put_prefix: impl FnOnce(&mut String), key: &str, mode: Publish, channel: &mut String) {
-    put_prefix(channel);
+/// Appends the key's part of the channel (rule 8 "Channel"). A sharded channel must be in the slot of its key, so the key
+/// becomes its hash tag, unless it has one already.
+fn push_channel_key(key: &str, mode: Publish, channel: &mut String) {
     match mode {
         Publish::Sharded if !has_hash_tag(key) => {
             channel.push('{');
@@ -108,7 +100,8 @@ fn put_channel(put_prefix: impl FnOnce(&mut String), key: &str, mode: Publish, c
     }
 }
 
-/// As the cluster specification has it: something between the first `{` and the next `}`.
+/// Returns true for a key with a hash tag, as the cluster specification defines it: a non-empty text between the first
+/// `{` and the next `}`.
 fn has_hash_tag(key: &str) -> bool {
     key.split_once('{').and_then(|(_, rest)| rest.find('}')).is_some_and(|end| end > 0)
 }
@@ -118,10 +111,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sharded_channel_is_in_its_keys_slot() {
+    fn sharded_channels_are_in_the_slot_of_their_key() {
         let of = |key, mode| {
-            let mut channel = String::new();
-            put_channel(|text| text.push_str("deploy:events:"), key, mode, &mut channel);
+            let mut channel = "deploy:events:".to_string();
+            push_channel_key(key, mode, &mut channel);
             channel
         };
         assert_eq!(of("a", Publish::Classic), "deploy:events:a");

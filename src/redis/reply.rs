@@ -1,12 +1,12 @@
-//! Replies: a view or a refusal, in the words of the protocol.
+//! Replies: views and errors, written by the server's reply functions.
 
+use super::error::CommandError;
 use super::ffi::Ctx;
-use super::Refusal;
 use crate::engine::{Code, Rejection};
 use crate::view::View;
 
-/// What the reply to a panic says; the log has the rest.
-pub const INTERNAL: &str = "ERR internal error, nothing more is known here; see the server's log";
+/// The error reply to a panic; the log has its message.
+pub const INTERNAL_ERROR: &str = "ERR internal error, nothing more is known here; see the server's log";
 
 /// Replies a view: maps are maps in RESP3 and flat arrays in RESP2, booleans 0 and 1 in both.
 pub fn view(ctx: Ctx, view: &View) {
@@ -29,27 +29,16 @@ pub fn view(ctx: Ctx, view: &View) {
     }
 }
 
-/// Replies lines for a person's eyes, as INFO does: a verbatim string in RESP3, a bulk string in RESP2.
-pub fn page(ctx: Ctx, lines: &[String]) {
-    ctx.reply_verbatim(&lines.join("\n"));
-}
-
-/// Replies an array with a status for each line.
-pub fn lines(ctx: Ctx, lines: &[String]) {
-    ctx.reply_array(lines.len());
-    lines.iter().for_each(|line| ctx.reply_status(line));
-}
-
-/// Replies a refusal, its code word first. The one place where a refusal becomes a text of the protocol.
-pub fn refusal(ctx: Ctx, refusal: &Refusal) {
-    match refusal {
-        Refusal::Arity => ctx.reply_wrong_arity(),
-        Refusal::Rejected(rejection) => ctx.reply_error(&error(rejection)),
-        Refusal::Internal(text) => ctx.reply_error(&format!("{} {text}", Code::Err.word())),
+/// Replies an error, its code word first. The one place where an error becomes a text of the protocol.
+pub fn error(ctx: Ctx, error: &CommandError) {
+    match error {
+        CommandError::WrongArity => ctx.reply_wrong_arity(),
+        CommandError::Rejected(rejection) => ctx.reply_error(&error_text(rejection)),
+        CommandError::Internal(text) => ctx.reply_error(&format!("{} {text}", Code::Err.word())),
     }
 }
 
-fn error(rejection: &Rejection) -> String {
+fn error_text(rejection: &Rejection) -> String {
     format!("{} {rejection}", rejection.code().word())
 }
 
@@ -59,8 +48,11 @@ mod tests {
 
     #[test]
     fn every_error_starts_with_its_code() {
-        assert_eq!(error(&Rejection::WrongType), "WRONGTYPE Operation against a key holding the wrong kind of value");
-        assert_eq!(error(&Rejection::NoSuchKey("a".to_string())), "NOTFOUND no deployment at key 'a'");
-        assert_eq!(error(&Rejection::Syntax("COUNT is missing".to_string())), "ERR COUNT is missing");
+        assert_eq!(
+            error_text(&Rejection::WrongType),
+            "WRONGTYPE Operation against a key holding the wrong kind of value"
+        );
+        assert_eq!(error_text(&Rejection::NoSuchKey("a".to_string())), "NOTFOUND no deployment at key 'a'");
+        assert_eq!(error_text(&Rejection::Syntax("COUNT is missing".to_string())), "ERR COUNT is missing");
     }
 }

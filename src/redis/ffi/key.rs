@@ -1,227 +1,213 @@
-//! Keys, and the value that hangs on one.
+//! Open keys, and typed access to the value of the module's data type at one.
 
-use super::{api, Ctx};
-use crate::engine::Record;
-use crate::redis::data_type::{Stored, DEPLOYMENT};
-use crate::redis::index::Entry;
-use crate::redis::kept::Kept;
-use crate::redis::rest;
-use redis_module::{raw, RedisString};
+use super::api::api;
+use super::context::Ctx;
+use super::panic::catch_panic_or;
+use super::string::{bytes_of, RStr, RString};
+use redis_module::raw;
+use std::any::type_name;
 use std::ffi::{c_int, c_void};
-use std::mem::ManuallyDrop;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::{fmt, ptr};
 
-/// An open key. It closes with this value, and the server signals WATCH and client caches if it was open for writing:
-/// so whoever only may write opens for reading first.
-pub struct Key {
+/// The server's handle of a data type, together with the Rust type of its values: each is a `Box<T>` that the server
+/// owns.
+pub struct ValueType<T> {
+    raw: AtomicPtr<raw::RedisModuleType>,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T> ValueType<T> {
+    pub const fn new() -> ValueType<T> {
+        ValueType { raw: AtomicPtr::new(ptr::null_mut()), value: PhantomData }
+    }
+
+    /// Sets the handle, once, when the type is registered.
+    ///
+    /// # Safety
+    /// Every value of this type that the server holds is a `Box<T>`, made by [`ValueType::into_raw`].
+    pub unsafe fn set(&self, raw: *mut raw::RedisModuleType) {
+        self.raw.store(raw, Ordering::Relaxed);
+    }
+
+    /// Boxes a value for the server, which owns it from then on.
+    pub fn into_raw(value: T) -> *mut c_void {
+        Box::into_raw(Box::new(value)).cast()
+    }
+
+    /// Returns the value at a key, None where the key holds none of this type.
+    fn value_at(&self, key: *mut raw::RedisModuleKey) -> Option<*mut T> {
+        let (get_type, get_value) = (api!(RedisModule_ModuleTypeGetType)?, api!(RedisModule_ModuleTypeGetValue)?);
+        // SAFETY: the key is open; both return null for a key that holds no module value.
+        let (found, value) = unsafe { (get_type(key), get_value(key)) };
+        (!found.is_null() && found == self.raw.load(Ordering::Relaxed) && !value.is_null()).then_some(value.cast())
+    }
+}
+
+impl<T> fmt::Debug for ValueType<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ValueType").field(&type_name::<T>()).finish()
+    }
+}
+
+/// The state of a key.
+#[derive(Debug)]
+pub enum KeyValue<V> {
+    /// There is no such key.
+    Empty,
+    /// A value of another type.
+    Foreign,
+    /// A value of this module's type.
+    Ours(V),
+}
+
+/// An open key, closed when dropped. The server signals WATCH and client-side caches when a key closes that was opened
+/// for writing, so a caller that may write, but need not, opens it for reading first.
+pub struct Key<T: 'static> {
     ctx: Ctx,
     raw: *mut raw::RedisModuleKey,
-    /// What was kept with the record that [`Key::record_mut`] gave away.
-    kept_before: Kept,
+    kind: &'static ValueType<T>,
 }
 
-/// What hangs on a key, in a box: its value, and the replies that are kept beside it.
-pub(super) struct Hung {
-    pub stored: Stored,
-    pub kept: Kept,
-    /// Somebody asked for it since it was last looked at to be put to rest.
-    is_used: bool,
-    /// It stands in the line of those that may rest.
-    is_in_line: bool,
-}
-
-impl Hung {
-    /// As the server takes it. Of nothing new is anything kept.
-    pub fn boxed(stored: Stored) -> *mut c_void {
-        Box::into_raw(Box::new(Hung::of(stored))).cast()
+impl<T> Key<T> {
+    pub fn read(ctx: Ctx, name: &RStr, kind: &'static ValueType<T>) -> Key<T> {
+        Key::open(ctx, name, kind, raw::REDISMODULE_READ)
     }
 
-    fn of(stored: Stored) -> Hung {
-        Hung { stored, kept: Kept::default(), is_used: true, is_in_line: false }
-    }
-}
-
-/// What is at a key.
-pub enum Slot<'k> {
-    Empty,
-    /// Another type's value.
-    Foreign,
-    Ours(&'k Stored),
-}
-
-impl Key {
-    pub fn read(ctx: Ctx, name: &RedisString) -> Key {
-        Key::open(ctx, name, raw::REDISMODULE_READ)
+    /// Opens for reading without side effects: no LRU touch, no hit or miss, no expiry. For the module's own lookups,
+    /// some of them inside a notification, where nothing may be written.
+    pub fn peek(ctx: Ctx, name: &RStr, kind: &'static ValueType<T>) -> Key<T> {
+        Key::open(ctx, name, kind, PEEK)
     }
 
-    /// Reads without leaving a trace: no LRU touch, no hit or miss, no expiry of what has run out. For the module's own
-    /// looks at its keys, some of them inside a notification, where nothing may be written.
-    pub fn peek(ctx: Ctx, name: &RedisString) -> Key {
-        let quietly = raw::REDISMODULE_OPEN_KEY_NOTOUCH
-            | raw::REDISMODULE_OPEN_KEY_NONOTIFY
-            | raw::REDISMODULE_OPEN_KEY_NOSTATS
-            | raw::REDISMODULE_OPEN_KEY_NOEXPIRE;
-        Key::open(ctx, name, raw::REDISMODULE_READ | quietly)
+    pub fn write(ctx: Ctx, name: &RStr, kind: &'static ValueType<T>) -> Key<T> {
+        Key::open(ctx, name, kind, raw::REDISMODULE_READ | raw::REDISMODULE_WRITE)
     }
 
-    pub fn write(ctx: Ctx, name: &RedisString) -> Key {
-        Key::open(ctx, name, raw::REDISMODULE_READ | raw::REDISMODULE_WRITE)
-    }
-
-    /// A handle that somebody else opened and will close.
-    pub(super) fn borrowed(raw: *mut raw::RedisModuleKey) -> ManuallyDrop<Key> {
-        ManuallyDrop::new(Key { ctx: Ctx { raw: std::ptr::null_mut() }, raw, kept_before: Kept::default() })
-    }
-
-    fn open(ctx: Ctx, name: &RedisString, mode: u32) -> Key {
+    fn open(ctx: Ctx, name: &RStr, kind: &'static ValueType<T>, mode: u32) -> Key<T> {
         let raw = match api!(RedisModule_OpenKey) {
-            // SAFETY: context and name are valid for this call; the handle is closed by Drop, before the call returns.
-            Some(open) => unsafe { open(ctx.raw, name.inner, mode as c_int) },
-            None => std::ptr::null_mut(),
+            // SAFETY: context and name are valid for this call; Drop closes the handle, before the call returns.
+            Some(open) => unsafe { open(ctx.raw(), name.raw(), mode as c_int) },
+            None => ptr::null_mut(),
         };
-        Key { ctx, raw: raw.cast(), kept_before: Kept::default() }
+        Key { ctx, raw: raw.cast(), kind }
     }
 
-    /// Existence is that the key opened for reading; ours is what has our type. The server's enumeration of types is not
-    /// asked: it grows, and answers "empty" for what it does not know.
-    pub fn slot(&self) -> Slot<'_> {
+    pub fn ctx(&self) -> Ctx {
+        self.ctx
+    }
+
+    /// Returns the value. A key exists if it opened for reading, and is ours if it has our type. The server's
+    /// enumeration of types is not asked: it grows, and answers "empty" for types that it does not know.
+    pub fn value(&self) -> KeyValue<&T> {
         if self.raw.is_null() {
-            return Slot::Empty;
+            return KeyValue::Empty;
         }
-        match self.value() {
-            // SAFETY: the value is of our type, so it is what `put` or `rdb_load` boxed. It stays while the key is open and
-            // nobody puts another, which would take `&mut self`.
-            Some(value) => Slot::Ours(unsafe { &(*value).stored }),
-            None => Slot::Foreign,
-        }
-    }
-
-    fn hung(&mut self) -> Option<&mut Hung> {
-        // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
-        self.value().map(|value| unsafe { &mut *value })
-    }
-
-    /// Has a record that is at rest read, so that it is there to be looked at. It does not rest again soon.
-    pub fn wake(&mut self) {
-        let Some(hung) = self.hung() else { return };
-        hung.is_used = true;
-        if hung.stored.is_at_rest() {
-            let name = self.name();
-            if let Some(hung) = self.hung() {
-                hung.stored.wake(&name);
-            }
-            self.stand_in_line();
+        match self.kind.value_at(self.raw) {
+            // SAFETY: a box of our type. It stays while the key is open and nobody replaces it, which takes `&mut self`.
+            Some(value) => KeyValue::Ours(unsafe { &*value }),
+            None => KeyValue::Foreign,
         }
     }
 
-    /// A record that is over may rest, unless somebody goes on asking for it.
-    pub fn stand_in_line(&mut self) {
-        if self.hung().is_some_and(|hung| !hung.is_in_line && Entry::of(&hung.stored).is_over()) {
-            let stands = rest::stand_in_line(self.ctx.selected_db(), &self.name());
-            self.hung().into_iter().for_each(|hung| hung.is_in_line = stands);
-        }
-    }
-
-    /// The same where it stands under a name that it had before.
-    pub fn stand_in_line_anew(&mut self) {
-        self.hung().into_iter().for_each(|hung| hung.is_in_line = false);
-        self.stand_in_line();
-    }
-
-    /// Puts a record to rest that is over and that nobody has asked for since this was last called. Whether it stays in line.
-    pub fn rest(&mut self) -> bool {
-        let Some(hung) = self.hung() else { return false };
-        let is_over = Entry::of(&hung.stored).is_over();
-        hung.is_in_line = is_over && std::mem::take(&mut hung.is_used);
-        if is_over && !hung.is_in_line {
-            hung.stored.rest();
-            hung.kept = Kept::default();
-        }
-        hung.is_in_line
-    }
-
-    /// The key's name; empty where the server does not tell.
-    fn name(&self) -> String {
-        let Some(get) = api!(RedisModule_GetKeyNameFromModuleKey) else { return String::new() };
-        // SAFETY: the handle is open, and the name is read before it closes.
-        let name = unsafe { get(self.raw) };
-        if name.is_null() {
-            return String::new();
-        }
-        String::from_utf8_lossy(RedisString::string_as_slice(name)).into_owned()
-    }
-
-    /// The record, to be changed in place. Nobody is told: see [`Ctx::signal_changed`]. The replies that were kept with it
-    /// go, unless it is [`unchanged`](Key::unchanged).
-    pub fn record_mut(&mut self) -> Option<&mut Record> {
-        // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
-        let hung = unsafe { &mut *self.value()? };
-        self.kept_before = std::mem::take(&mut hung.kept);
-        match &mut hung.stored {
-            Stored::Record(record) => Some(record),
-            Stored::AtRest(_) | Stored::Opaque { .. } => None,
-        }
-    }
-
-    /// The record that was given away to be changed is what it was before.
-    pub fn unchanged(&mut self) {
-        let kept = std::mem::take(&mut self.kept_before);
-        if let Some(place) = self.kept() {
-            *place = kept;
-        }
-    }
-
-    /// What is kept with the record.
-    pub fn kept(&mut self) -> Option<&mut Kept> {
-        self.hung().map(|hung| {
-            hung.is_used = true;
-            &mut hung.kept
-        })
-    }
-
-    fn value(&self) -> Option<*mut Hung> {
+    /// Returns the value, to be modified in place. Nothing is signalled: see [`Ctx::signal_modified`].
+    pub fn value_mut(&mut self) -> Option<&mut T> {
         if self.raw.is_null() {
             return None;
         }
-        let (get_type, get_value) = (api!(RedisModule_ModuleTypeGetType)?, api!(RedisModule_ModuleTypeGetValue)?);
-        // SAFETY: the handle is open; null is what a key without a module's value gives.
-        let (kind, value) = unsafe { (get_type(self.raw), get_value(self.raw)) };
-        (!kind.is_null() && kind == *DEPLOYMENT.raw_type.borrow() && !value.is_null()).then_some(value.cast())
+        // SAFETY: as in `value`; `&mut self` excludes other references.
+        self.kind.value_at(self.raw).map(|value| unsafe { &mut *value })
     }
 
-    /// Puts a value in the place of ours; the key's TTL stays. A key that has none of ours gets one.
+    /// Deletes what is at the key, with its TTL, and stores a value. False where the server refuses it.
     #[must_use]
-    pub fn put(&mut self, stored: Stored) -> bool {
-        match self.value() {
-            Some(value) => {
-                // SAFETY: as in `slot`; `&mut self` says that nobody else looks at it.
-                unsafe { *value = Hung::of(stored) };
-                true
-            }
-            None => self.replace(stored),
-        }
-    }
-
-    /// Deletes what is there, with its TTL, and puts a value.
-    #[must_use]
-    pub fn replace(&mut self, stored: Stored) -> bool {
+    pub fn replace(&mut self, value: T) -> bool {
         let Some(set) = api!(RedisModule_ModuleTypeSetValue) else { return false };
-        let value = Hung::boxed(stored);
-        // SAFETY: the handle is open; the type is ours, and so is the value, which the server owns from here on.
-        let status = unsafe { set(self.raw, *DEPLOYMENT.raw_type.borrow(), value) };
+        let value = ValueType::into_raw(value);
+        // SAFETY: the key is open; the type is ours, and so is the value, which the server owns from here on.
+        let status = unsafe { set(self.raw, self.kind.raw.load(Ordering::Relaxed), value) };
         if status != raw::REDISMODULE_OK as c_int {
-            // SAFETY: the server did not take it, so it is still the box that it was.
-            drop(unsafe { Box::from_raw(value.cast::<Hung>()) });
+            // SAFETY: the server did not take it, so it is still the box that was made above.
+            drop(unsafe { Box::from_raw(value.cast::<T>()) });
             return false;
         }
         true
     }
+
+    /// The key's name; empty where the server does not tell.
+    pub fn name(&self) -> String {
+        let Some(get) = api!(RedisModule_GetKeyNameFromModuleKey) else { return String::new() };
+        // SAFETY: the key is open, and the name is read before it closes.
+        let name = unsafe { get(self.raw) };
+        if name.is_null() {
+            return String::new();
+        }
+        String::from_utf8_lossy(bytes_of(name)).into_owned()
+    }
 }
 
-impl Drop for Key {
+const PEEK: u32 = raw::REDISMODULE_READ
+    | raw::REDISMODULE_OPEN_KEY_NOTOUCH
+    | raw::REDISMODULE_OPEN_KEY_NONOTIFY
+    | raw::REDISMODULE_OPEN_KEY_NOSTATS
+    | raw::REDISMODULE_OPEN_KEY_NOEXPIRE;
+
+impl<T> Drop for Key<T> {
     fn drop(&mut self) {
         if let (false, Some(close)) = (self.raw.is_null(), api!(RedisModule_CloseKey)) {
             // SAFETY: opened by `open`, closed here and nowhere else.
             unsafe { close(self.raw) };
         }
     }
+}
+
+/// State of one [`Ctx::scan`].
+struct Scan<T: 'static> {
+    kind: &'static ValueType<T>,
+    found: Vec<Vec<u8>>,
+}
+
+impl Ctx {
+    /// Returns the names of all keys in the selected database that hold a value of this type. It visits every key of
+    /// the database.
+    pub fn scan<T>(self, kind: &'static ValueType<T>) -> Vec<Vec<u8>> {
+        let (Some(create), Some(scan), Some(destroy)) =
+            (api!(RedisModule_ScanCursorCreate), api!(RedisModule_Scan), api!(RedisModule_ScanCursorDestroy))
+        else {
+            return Vec::new();
+        };
+        let mut state = Scan { kind, found: Vec::new() };
+        let data: *mut c_void = ptr::from_mut(&mut state).cast();
+        // SAFETY: the cursor is created and destroyed here; the callback has `state` for itself while this function waits.
+        unsafe {
+            let cursor = create();
+            while scan(self.raw(), cursor, Some(on_scanned::<T>), data) != 0 {}
+            destroy(cursor);
+        }
+        state.found
+    }
+}
+
+/// One key of a scan. Where the server did not open it, it is opened here.
+unsafe extern "C" fn on_scanned<T: 'static>(
+    ctx: *mut raw::RedisModuleCtx,
+    name: *mut raw::RedisModuleString,
+    key: *mut raw::RedisModuleKey,
+    data: *mut c_void,
+) {
+    catch_panic_or("a scan", (), || {
+        // SAFETY: the data is the state of whoever scans, who waits meanwhile.
+        let Some(state) = (unsafe { data.cast::<Scan<T>>().as_mut() }) else { return };
+        let name = bytes_of(name);
+        let is_ours = match key.is_null() {
+            true => {
+                matches!(Key::peek(Ctx::from_raw(ctx), &RString::new(name), state.kind).value(), KeyValue::Ours(_))
+            }
+            false => state.kind.value_at(key).is_some(),
+        };
+        if is_ours {
+            state.found.push(name.to_vec());
+        }
+    });
 }

@@ -1,23 +1,26 @@
 //! DEPLOY.LIST: the deployments of the selected database, page by page, from the index.
 
-use super::args::{self, syntax, unknown, Args};
-use super::data_type::Stored;
-use super::ffi::{Ctx, Key, Rights, Slot};
-use super::glob::matches;
-use super::{index, Answered, Call, Refusal};
 use crate::engine::deployment::Status;
 use crate::engine::Summary;
+use crate::redis::args::{self, syntax, unknown, Args};
+use crate::redis::call::{Answered, Call};
+use crate::redis::error::CommandError;
+use crate::redis::ffi::{Ctx, KeyValue, RString, Rights};
+use crate::redis::glob::matches;
+use crate::redis::index;
+use crate::redis::record_key::Key;
+use crate::redis::stored::Stored;
 use crate::view::{self, View};
 use std::borrow::Cow;
 use std::sync::Arc;
 
 const STATUSES: &str = "running, awaiting_promotion, paused, successful, failed, cancelled, version_recorded";
 const COUNT_DEFAULT: usize = 10;
-/// How many keys one call looks at before it returns what it has: a filter that admits little must not keep the server.
-const LOOKED_AT_MAX: usize = 1_000;
+/// The most keys that one call visits before it returns: a filter that admits few must not block the server.
+const MAX_VISITED: usize = 1_000;
 
-/// `0` begins and ends. Any other cursor holds the last key seen, so a page begins right after it, whatever came or
-/// went meanwhile.
+/// The cursor that starts and ends a listing. Any other cursor holds the last key seen, so that a page starts right after
+/// it, whatever was added or removed meanwhile.
 const START: &str = "0";
 const AFTER: &str = "after:";
 
@@ -26,7 +29,7 @@ struct Filter {
     glob: Option<Arc<str>>,
 }
 
-pub fn list(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn list(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let mut filter = Filter { status: None, glob: None };
     let (mut cursor, mut count) = (None, COUNT_DEFAULT);
     while let Some(option) = args.option()? {
@@ -47,16 +50,16 @@ pub fn list(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     Ok(call.reply_view(&View::List(vec![View::Str(Cow::Owned(cursor)), View::List(entries)]), false))
 }
 
-/// One page, and the key after which the next one begins: None where this was the last.
+/// Returns one page, and the key after which the next one starts: None where this is the last.
 fn page(ctx: Ctx, after: Option<&str>, count: usize, filter: &Filter) -> (Option<Arc<str>>, Vec<View<'static>>) {
     let db = ctx.selected_db();
     let rights = Rights::of_caller(ctx);
-    let look_at = count.max(LOOKED_AT_MAX);
-    // One more than is looked at tells whether anything follows.
-    let keys = index::page(db, after, look_at.saturating_add(1));
+    let max_visited = count.max(MAX_VISITED);
+    // One key more than is visited tells if any follow.
+    let keys = index::page(db, after, max_visited.saturating_add(1));
     let mut entries = Vec::new();
     let mut last = None;
-    for key in keys.iter().take(look_at) {
+    for key in keys.iter().take(max_visited) {
         if entries.len() >= count {
             return (last, entries);
         }
@@ -65,31 +68,30 @@ fn page(ctx: Ctx, after: Option<&str>, count: usize, filter: &Filter) -> (Option
         }
         last = Some(key.clone());
     }
-    let more = keys.len() > look_at;
+    let more = keys.len() > max_visited;
     (last.filter(|_| more), entries)
 }
 
-/// The entry of one key. The index is a hint, so the key is opened and looked at.
+/// Returns the entry of one key. The index is a hint, so the key is opened.
 fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) -> Option<View<'static>> {
     if filter.glob.as_ref().is_some_and(|glob| !matches(glob.as_bytes(), key.as_bytes())) {
         return None;
     }
-    let name = ctx.string(key.as_bytes());
+    let name = RString::new(key.as_bytes());
     if !rights.may_read(&name) {
         return None;
     }
     let open = Key::peek(ctx, &name);
-    let summary = match open.slot() {
-        Slot::Ours(Stored::Record(record)) => Summary::of(record)?,
-        Slot::Ours(Stored::AtRest(rest)) => rest.summary()?,
-        // A record that a newer module wrote has nothing that could be told here.
-        Slot::Ours(Stored::Opaque { .. }) => return None,
-        Slot::Empty | Slot::Foreign => {
+    let summary = match open.stored() {
+        KeyValue::Ours(Stored::Record(record)) => Summary::of(record)?,
+        KeyValue::Ours(Stored::Encoded(encoded)) => encoded.summary()?,
+        // A read-only record has no summary.
+        KeyValue::Ours(Stored::Opaque { .. }) => return None,
+        KeyValue::Empty | KeyValue::Foreign => {
             index::remove(db, key.as_bytes());
             return None;
         }
     };
-    // Many keys are opened one after another, and are replied together.
     let is_wanted = filter.status.is_none_or(|wanted| wanted == summary.status);
     is_wanted.then(|| view::list_entry(&summary, key).into_owned())
 }

@@ -1,28 +1,25 @@
-//! Commands for coordinators (rule 3): what is to be done, and what became of it.
+//! Commands for coordinators (rule 3): open tasks, reports, services.
 
-use super::args::{self, syntax, unknown, Args};
-use super::{change, read_at_length, Answered, Call, Refusal};
 use crate::engine::command::{Check, Command, Register, Report, ReportedState};
 use crate::engine::services::CheckStatus;
 use crate::engine::time::MAX_DURATION_MS;
+use crate::redis::args::{self, syntax, unknown, Args};
+use crate::redis::call::{Answered, Call};
+use crate::redis::error::CommandError;
+use crate::redis::read_path::read_large;
+use crate::redis::write_path::change_and_reply;
 use crate::view;
-use redis_module::RedisString;
 
 const STATES: &str = "starting, ready, unready, failed, stopped, completed, unsafe";
 const STATUSES: &str = "passing, warning, critical";
 
-fn decided(call: &Call, key: &RedisString, command: &Command) -> Result<Answered, Refusal> {
-    let outcome = change(call.ctx(), key, command)?;
-    Ok(call.reply_decided(&outcome.reply))
-}
-
-pub fn tasks(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn tasks(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let json = args.only_json()?;
-    read_at_length(call, key, json, |record| record.instances.open_tasks(), |record, _| Ok(view::tasks(record)))
+    read_large(call, key, json, |record| record.instances.open_tasks(), |record, _| Ok(view::tasks(record)))
 }
 
-pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn report(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let agent = args.name("agent", args::AGENT_MAX)?;
     let state = args.word("state", ReportedState::parse, STATES)?;
@@ -32,7 +29,7 @@ pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
             b"VERSION" => report.version = Some(args.value_positive("VERSION")?),
             b"JOB" => report.job = args.value_name("JOB", args::JOB_MAX)?,
             b"ATTEMPT" => {
-                // 0 is the attempt of what was told to stop before it ever ran.
+                // 0 is the attempt of an instance whose stop was requested before its first report.
                 let attempt = u32::try_from(args.value_number("ATTEMPT")?);
                 report.attempt = Some(attempt.map_err(|_| syntax("ATTEMPT is out of range"))?);
             }
@@ -40,10 +37,10 @@ pub fn report(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
             _ => return Err(unknown(&option)),
         }
     }
-    decided(call, key, &Command::Report(report))
+    change_and_reply(call, key, &Command::Report(report))
 }
 
-pub fn register(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn register(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let agent = args.name("agent", args::AGENT_MAX)?;
     let service = args.name("service", args::SERVICE_MAX)?;
@@ -78,10 +75,10 @@ pub fn register(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
         tags,
         meta,
     };
-    decided(call, key, &Command::Register(register))
+    change_and_reply(call, key, &Command::Register(register))
 }
 
-pub fn check(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn check(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let instance = args.name("instance-id", args::INSTANCE_MAX)?;
     let status = args.word("status", CheckStatus::parse, STATUSES)?;
@@ -92,12 +89,12 @@ pub fn check(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
             _ => return Err(unknown(&option)),
         }
     }
-    decided(call, key, &Command::Check(Check { instance, status, reason }))
+    change_and_reply(call, key, &Command::Check(Check { instance, status, reason }))
 }
 
-pub fn deregister(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn deregister(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let instance = args.name("instance-id", args::INSTANCE_MAX)?;
     args.end()?;
-    decided(call, key, &Command::Deregister { instance })
+    change_and_reply(call, key, &Command::Deregister { instance })
 }

@@ -1,21 +1,20 @@
 //! DEPLOY.HELP: each command with its arguments and a line about it, in the manner of the server's own HELP commands.
 
-use super::syntax::{expanded, policy_fields};
-use super::{APPLY, COMMANDS};
+use super::syntax::{expand, policy_fields};
 use crate::engine::deployment::Status;
+use std::borrow::Cow;
 
-/// How wide a line of the help gets, behind the line numbers of redis-cli.
+/// The maximum width of a line, behind the line numbers of redis-cli.
 const HELP_WIDTH: usize = 95;
 
-/// The help, line by line.
-pub fn help() -> Vec<String> {
+/// Returns the help, line by line, of commands with their name, syntax and summary.
+pub fn help_lines<'a>(commands: impl Iterator<Item = (Cow<'a, str>, &'a str, &'a str)>) -> Vec<String> {
     let mut lines = vec!["DEPLOY.<command> key [<argument> ...]. Commands are:".to_string()];
-    for info in COMMANDS.iter().filter(|info| info.name != APPLY) {
-        // What several commands take has its words once, below.
-        let syntax = info.syntax.replace("{policy}", "[policy-field value]...").replace("{status}", "status");
-        let line = format!("{} {}", info.name.to_string_lossy(), readable(&expanded(&syntax)));
-        lines.extend(folded(line.trim_end()));
-        lines.push(format!("    {}", info.summary));
+    for (name, syntax, summary) in commands {
+        // The words of what several commands take are listed once, below.
+        let syntax = syntax.replace("{policy}", "[policy-field value]...").replace("{status}", "status");
+        lines.extend(folded(format!("{name} {}", readable(&expand(&syntax))).trim_end()));
+        lines.push(format!("    {summary}"));
     }
     lines.push("Statuses of a deployment are:".to_string());
     lines.push(format!("    {}", Status::ALL.map(Status::name).join(", ")));
@@ -24,7 +23,7 @@ pub fn help() -> Vec<String> {
     lines
 }
 
-/// `state:ready|failed` as a person would write it: `ready|failed`.
+/// Removes argument names from alternatives: `state:ready|failed` becomes `ready|failed`.
 fn readable(syntax: &str) -> String {
     let word = |word: &str| match word.split_once(':') {
         Some((before, words)) => {
@@ -36,7 +35,7 @@ fn readable(syntax: &str) -> String {
     syntax.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// Lines that break between arguments, the later ones indented.
+/// Breaks a line between arguments; the lines that follow are indented.
 fn folded(syntax: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     let mut line = String::new();
@@ -69,14 +68,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_help_has_every_command_in_lines_for_a_terminal() {
-        let help = help();
-        for info in COMMANDS.iter().filter(|info| info.name != APPLY) {
-            let name = info.name.to_string_lossy();
-            let place = help.iter().position(|line| line.split(' ').next() == Some(&name)).expect("its line");
-            let summary = help[place..].iter().find(|line| line.starts_with("    ") && !line.starts_with("     "));
-            assert_eq!(summary.map(|line| line.trim()), Some(info.summary));
-        }
+    fn lines_fit_a_terminal_and_break_between_arguments() {
+        let commands =
+            [("DEPLOY.X", "key {state} [STATUS {status}] {policy} [TAGS n tag...] [REASON text]", "Does x.")];
+        let help =
+            help_lines(commands.map(|(name, syntax, summary)| (Cow::Borrowed(name), syntax, summary)).into_iter());
+        assert!(help[1].starts_with("DEPLOY.X key starting|ready|"), "{help:?}");
+        assert!(help.contains(&"    Does x.".to_string()));
         for line in &help {
             assert!(line.len() <= HELP_WIDTH, "{line}");
             assert!(line.bytes().all(|b| (b' '..=b'~').contains(&b)), "{line}");

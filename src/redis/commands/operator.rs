@@ -1,47 +1,47 @@
-//! Commands for operators (rule 3): they begin, judge and end deployments.
+//! Commands for operators (rule 3): they start, control, end and show deployments.
 
-use super::args::{self, syntax, unknown, Args};
-use super::{ask, change, key_text, menu, read, read_at_length, read_page, Answered, Call, Refusal};
 use crate::engine::command::{Deploy, Operate, Rollback, RollbackTo};
 use crate::engine::policy::PolicyPatch;
 use crate::engine::{plan as plan_deploy, Command, Record, Rejection};
+use crate::redis::args::{self, syntax, unknown, Args};
+use crate::redis::call::{Answered, Call};
+use crate::redis::clock;
+use crate::redis::error::CommandError;
+use crate::redis::ffi::RStr;
+use crate::redis::read_path::{query, read, read_large, with_record};
+use crate::redis::record_key::key_name;
+use crate::redis::write_path::change_and_reply;
 use crate::view;
-use redis_module::RedisString;
 
-fn decided(call: &Call, key: &RedisString, command: &Command) -> Result<Answered, Refusal> {
-    let outcome = change(call.ctx(), key, command)?;
-    Ok(call.reply_decided(&outcome.reply))
-}
-
-pub fn deploy(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn deploy(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = deployable_key(&mut args)?;
     let (deploy, _) = deploy_options(&mut args, false)?;
-    decided(call, key, &Command::Deploy(deploy))
+    change_and_reply(call, key, &Command::Deploy(deploy))
 }
 
-pub fn plan(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn plan(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = deployable_key(&mut args)?;
     let (deploy, json) = deploy_options(&mut args, true)?;
-    let plan = ask(call.ctx(), key, |record, context| plan_deploy(record, &deploy, context))?;
+    let plan = query(call.ctx(), key, |record, context| plan_deploy(record, &deploy, context))?;
     Ok(call.reply_view(&view::plan(&plan), json))
 }
 
-/// A key at which a deployment may begin: its name goes into ids, events and channels, so it must be text.
-fn deployable_key<'a>(args: &mut Args<'a>) -> Result<&'a RedisString, Refusal> {
+/// Returns a key at which a deployment may start: its name goes into ids, events and channels, so it must be text.
+fn deployable_key<'a>(args: &mut Args<'a>) -> Result<&'a RStr, CommandError> {
     let key = args.key()?;
-    match key_text(key) {
+    match key_name(key) {
         Some(_) => Ok(key),
         None => Err(syntax("key must be UTF-8 and not empty")),
     }
 }
 
-fn deploy_options(args: &mut Args, takes_json: bool) -> Result<(Deploy, bool), Refusal> {
+fn deploy_options(args: &mut Args, takes_json: bool) -> Result<(Deploy, bool), CommandError> {
     let mut deploy = Deploy::default();
     let mut manifest = None;
     let mut json = false;
     while let Some(option) = args.option()? {
         match &*option {
-            // Its length, encoding and content are judged by the engine, all faults at once.
+            // The engine validates length, encoding and content, and reports all violations at once.
             b"MANIFEST" => manifest = Some(args.value("MANIFEST")?.to_vec()),
             b"BUNDLE" => deploy.bundle = args.value_text("BUNDLE", args::BUNDLE_MAX)?,
             b"JOB" => deploy.job = args.value_name("JOB", args::JOB_MAX)?,
@@ -59,7 +59,7 @@ fn deploy_options(args: &mut Args, takes_json: bool) -> Result<(Deploy, bool), R
     Ok((deploy, json))
 }
 
-pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let mut to = RollbackTo::NewestStable;
     let (mut id, mut reason, mut request) = (None, None, None);
@@ -82,11 +82,11 @@ pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
             _ => return Err(unknown(&option)),
         }
     }
-    decided(call, key, &Command::Rollback(Rollback { to, id, reason, request, policy }))
+    change_and_reply(call, key, &Command::Rollback(Rollback { to, id, reason, request, policy }))
 }
 
-/// PROMOTE, PAUSE, RESUME, FAIL and STOP take the same.
-fn operate(call: &Call, mut args: Args, command: fn(Operate) -> Command) -> Result<Answered, Refusal> {
+/// Parses the arguments that PROMOTE, PAUSE, RESUME, FAIL and STOP share.
+fn operate(call: &Call, mut args: Args, command: fn(Operate) -> Command) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let mut operate = Operate::default();
     while let Some(option) = args.option()? {
@@ -96,73 +96,68 @@ fn operate(call: &Call, mut args: Args, command: fn(Operate) -> Command) -> Resu
             _ => return Err(unknown(&option)),
         }
     }
-    decided(call, key, &command(operate))
+    change_and_reply(call, key, &command(operate))
 }
 
-pub fn promote(call: &Call, args: Args) -> Result<Answered, Refusal> {
+pub fn promote(call: &Call, args: Args) -> Result<Answered, CommandError> {
     operate(call, args, Command::Promote)
 }
 
-pub fn pause(call: &Call, args: Args) -> Result<Answered, Refusal> {
+pub fn pause(call: &Call, args: Args) -> Result<Answered, CommandError> {
     operate(call, args, Command::Pause)
 }
 
-pub fn resume(call: &Call, args: Args) -> Result<Answered, Refusal> {
+pub fn resume(call: &Call, args: Args) -> Result<Answered, CommandError> {
     operate(call, args, Command::Resume)
 }
 
-pub fn fail(call: &Call, args: Args) -> Result<Answered, Refusal> {
+pub fn fail(call: &Call, args: Args) -> Result<Answered, CommandError> {
     operate(call, args, Command::Fail)
 }
 
-pub fn stop(call: &Call, args: Args) -> Result<Answered, Refusal> {
+pub fn stop(call: &Call, args: Args) -> Result<Answered, CommandError> {
     operate(call, args, Command::Stop)
 }
 
-pub fn tag(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn tag(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let version = args.positive("version")?;
     let tag = args.name("tag", args::TAG_MAX)?;
     args.end()?;
-    decided(call, key, &Command::Tag { version, tag })
+    change_and_reply(call, key, &Command::Tag { version, tag })
 }
 
-pub fn untag(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn untag(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let tag = args.name("tag", args::TAG_MAX)?;
     args.end()?;
-    decided(call, key, &Command::Untag { tag })
+    change_and_reply(call, key, &Command::Untag { tag })
 }
 
-// ---- what they read --------------------------------------------------------------------------------------------------
+// ---- reading --------------------------------------------------------------------------------------------------
 
-pub fn status(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn status(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let json = args.only_json()?;
-    let now = super::clock::now(call.ctx());
-    let extent = |record: &Record| record.instances.len() + record.services.len();
-    read_at_length(call, key, json, extent, move |record, name| Ok(view::status(record, name, now)))
+    let now = clock::now(call.ctx());
+    let size = |record: &Record| record.instances.len() + record.services.len();
+    read_large(call, key, json, size, move |record, name| Ok(view::status(record, name, now)))
 }
 
-pub fn show(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn show(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     args.end()?;
-    let now = super::clock::now(call.ctx());
-    read_page(call, key, |record, name| view::show(record, name, now))
+    let now = clock::now(call.ctx());
+    with_record(call, key, |record, name| Ok(call.reply_page(&view::show(record, name, now))))
 }
 
-pub fn help(call: &Call, args: Args) -> Result<Answered, Refusal> {
-    args.end()?;
-    Ok(call.reply_lines(&menu::help()))
-}
-
-pub fn history(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn history(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let json = args.only_json()?;
     read(call, key, json, |record, _| Ok(view::history(record)))
 }
 
-pub fn version(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
+pub fn version(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let number = args.positive("version")?;
     let json = args.only_json()?;

@@ -3,8 +3,8 @@
 //! Texts are shared all over a record, and each is counted once. What is not seen from here is the inside of the trees;
 //! their nodes are counted as they are where keys came in order.
 
-use super::data_type::Stored;
 use super::ffi;
+use super::stored::Stored;
 use crate::engine::deployment::{Deployment, IdempotencyEntry, Receipt};
 use crate::engine::instance::{Instance, InstanceKey};
 use crate::engine::instances::HealthCounts;
@@ -16,15 +16,16 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem::size_of;
 use std::sync::Arc;
 
-pub fn of(stored: &Stored) -> usize {
+/// Returns the size of a value in bytes, in a heap cell of `cell_size` bytes.
+pub fn of(stored: &Stored, cell_size: usize) -> usize {
     let mut meter = Meter::default();
-    meter.block(size_of::<Stored>());
+    meter.block(cell_size);
     match stored {
         Stored::Record(record) => {
             meter.block(size_of::<Record>());
             meter.record(record);
         }
-        Stored::AtRest(rest) => meter.block(rest.bytes().len()),
+        Stored::Encoded(encoded) => meter.block(encoded.bytes().len()),
         Stored::Opaque { bytes, .. } => meter.block(bytes.capacity()),
     }
     meter.bytes
@@ -42,7 +43,7 @@ const NODE_HEAD: usize = 16;
 struct Meter {
     bytes: usize,
     /// Where what was counted already begins.
-    seen: HashSet<*const u8>,
+    seen: HashSet<usize>,
     /// What the allocator makes of a size.
     blocks: HashMap<usize, usize>,
 }
@@ -50,13 +51,13 @@ struct Meter {
 impl Meter {
     fn block(&mut self, size: usize) {
         if size > 0 {
-            self.bytes += *self.blocks.entry(size).or_insert_with(|| ffi::block_size(size));
+            self.bytes += *self.blocks.entry(size).or_insert_with(|| ffi::alloc_size(size));
         }
     }
 
     /// Something shared. False where it was counted already.
-    fn shared(&mut self, start: *const u8, size: usize) -> bool {
-        let is_new = self.seen.insert(start);
+    fn shared(&mut self, address: usize, size: usize) -> bool {
+        let is_new = self.seen.insert(address);
         if is_new {
             self.block((ARC + size).next_multiple_of(size_of::<usize>()));
         }
@@ -64,7 +65,7 @@ impl Meter {
     }
 
     fn text(&mut self, text: &Arc<str>) {
-        self.shared(text.as_ptr(), text.len());
+        self.shared(text.as_ptr().addr(), text.len());
     }
 
     fn texts<'t>(&mut self, texts: impl IntoIterator<Item = &'t Arc<str>>) {
@@ -72,7 +73,7 @@ impl Meter {
     }
 
     fn list(&mut self, list: &Arc<[Arc<str>]>) {
-        if self.shared(list.as_ptr().cast(), size_of::<Arc<str>>() * list.len()) {
+        if self.shared(list.as_ptr().addr(), size_of::<Arc<str>>() * list.len()) {
             self.texts(list.iter());
         }
     }
@@ -93,24 +94,24 @@ impl Meter {
     }
 
     fn record(&mut self, record: &Record) {
-        if self.shared(Arc::as_ptr(&record.versions).cast(), size_of::<Vec<Arc<Version>>>()) {
+        if self.shared(Arc::as_ptr(&record.versions).addr(), size_of::<Vec<Arc<Version>>>()) {
             self.block(record.versions.capacity() * size_of::<Arc<Version>>());
         }
         record.versions.iter().for_each(|version| {
-            if self.shared(Arc::as_ptr(version).cast(), size_of::<Version>()) {
+            if self.shared(Arc::as_ptr(version).addr(), size_of::<Version>()) {
                 self.version(version);
             }
         });
         self.texts(&record.current_job_id);
         record.deployment.iter().for_each(|deployment| {
-            if self.shared(Arc::as_ptr(deployment).cast(), size_of::<Deployment>()) {
+            if self.shared(Arc::as_ptr(deployment).addr(), size_of::<Deployment>()) {
                 self.deployment(deployment);
             }
         });
         self.instances(record);
         self.services(record);
         self.block(record.log.capacity());
-        if self.shared(Arc::as_ptr(&record.requests).cast(), size_of::<VecDeque<IdempotencyEntry>>()) {
+        if self.shared(Arc::as_ptr(&record.requests).addr(), size_of::<VecDeque<IdempotencyEntry>>()) {
             self.block(record.requests.capacity() * size_of::<IdempotencyEntry>());
         }
         for IdempotencyEntry { request, receipt } in record.requests.iter() {
@@ -123,7 +124,7 @@ impl Meter {
         self.texts([&version.deployment_id, &version.job_id, &version.by]);
         self.texts(version.bundle.iter().chain(&version.tag).chain(&version.reason));
         version.agents.iter().for_each(|agents| self.list(agents));
-        if self.shared(Arc::as_ptr(&version.content).cast(), size_of::<ManifestText>()) {
+        if self.shared(Arc::as_ptr(&version.content).addr(), size_of::<ManifestText>()) {
             self.text(version.content.text());
             // Made when it was first asked for; a record that nobody has asked yet has none.
             if let Some(Outline { nodes, services }) = version.content.cached_outline() {
@@ -161,7 +162,7 @@ impl Meter {
         for instance in record.instances.iter() {
             self.texts([&instance.agent, &instance.node, &instance.job_id]);
             self.texts(&instance.reason);
-            agents.insert(instance.agent.as_ptr());
+            agents.insert(instance.agent.as_ptr().addr());
             jobs.insert((instance.version, &*instance.job_id));
             due_times += usize::from(instance.healthy_at.is_some()) + usize::from(instance.deadline.at().is_some());
         }
@@ -184,7 +185,7 @@ impl Meter {
         for service in record.services.iter() {
             owners.insert((&service.owner.agent, service.owner.version, &service.owner.job_id));
             expiring += usize::from(service.expires_at.is_some());
-            if self.shared(Arc::as_ptr(service).cast(), size_of::<Service>()) {
+            if self.shared(Arc::as_ptr(service).addr(), size_of::<Service>()) {
                 self.service(service);
             }
         }

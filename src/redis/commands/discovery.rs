@@ -1,15 +1,15 @@
-//! Commands for callers of the agents (rule 3): who answers where.
+//! Commands for callers of the agents (rule 3): the addresses of their services.
 
-use super::args::{self, unknown, Args};
-use super::{aside, read_often, Answered, Call, Refusal};
+use crate::redis::args::{self, unknown, Args};
+use crate::redis::background::BACKGROUND_MIN_ENTRIES;
+use crate::redis::call::{Answered, Call};
+use crate::redis::error::CommandError;
+use crate::redis::read_path::read_large;
 use crate::view::{self, ResolveFilter, RoleFilter};
-use std::ffi::CStr;
 
-const RESOLVE: &CStr = c"DEPLOY.RESOLVE";
-
-pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
-    let words = args.words();
-    args.key()?;
+/// `DEPLOY.RESOLVE key [SERVICE name] [TAG tag] [ROLE role] [ALL] [JSON]`
+pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
+    let key = args.key()?;
     let (mut service, mut tag, mut role, mut all, mut json) = (None, None, RoleFilter::default(), false, false);
     while let Some(option) = args.option()? {
         match &*option {
@@ -23,13 +23,12 @@ pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, Refusal> {
     }
     let filter = ResolveFilter { service, tag, role, all };
     let admitted = filter.clone();
-    read_often(
+    read_large(
         call,
-        RESOLVE,
-        words,
-        |record| view::count_resolved(record, &admitted, aside::LARGE),
+        key,
+        false,
+        |record| view::count_resolved(record, &admitted, BACKGROUND_MIN_ENTRIES),
         move |record, name| {
-            // A JSON text is written at once, and replied as it is.
             Ok(match json {
                 true => view::resolve_json(record, name, &filter),
                 false => view::resolve(record, name, &filter),

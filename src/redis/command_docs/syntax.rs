@@ -1,56 +1,22 @@
-//! Arguments as COMMAND DOCS tells them, read from the syntax that the table of commands writes.
+//! The arguments of a command as COMMAND DOCS describes them, parsed from the syntax of the command table.
 
-use super::CommandInfo;
 use crate::engine::command::ReportedState;
 use crate::engine::deployment::Status;
 use crate::engine::policy::POLICY_FIELDS;
 use crate::engine::services::CheckStatus;
+use crate::redis::ffi::{Argument, ArgumentKind};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Kind {
-    Key,
-    #[default]
-    Text,
-    Integer,
-    Pattern,
-    /// A word that stands for itself.
-    Token,
-    OneOf,
-    /// Several arguments behind one another.
-    Block,
+/// Parses the arguments that `syntax` writes.
+pub fn parse(syntax: &str) -> Vec<Argument> {
+    let policy: Vec<String> = policy_fields().map(|field| format!("[{field}]")).collect();
+    let syntax = expand(&syntax.replace("{policy}", &policy.join(" "))).replace('[', " [ ").replace(']', " ] ");
+    let mut arguments = sequence(&mut syntax.split_whitespace().peekable());
+    name_by_value(&mut arguments);
+    arguments
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Argument {
-    /// Unique among its siblings.
-    pub name: String,
-    /// What a hint shows in its place; empty where that is its token or its parts.
-    pub display: String,
-    pub kind: Kind,
-    pub token: Option<String>,
-    pub optional: bool,
-    pub multiple: bool,
-    pub parts: Vec<Argument>,
-}
-
-impl CommandInfo {
-    /// The arguments that `syntax` writes.
-    pub fn arguments(&self) -> Vec<Argument> {
-        let syntax = self.written().replace('[', " [ ").replace(']', " ] ");
-        let mut arguments = sequence(&mut syntax.split_whitespace().peekable());
-        name_by_value(&mut arguments);
-        arguments
-    }
-
-    /// The syntax with all that stands for something written out.
-    fn written(&self) -> String {
-        let policy: Vec<String> = policy_fields().map(|field| format!("[{field}]")).collect();
-        expanded(&self.syntax.replace("{policy}", &policy.join(" ")))
-    }
-}
-
-/// Closed sets of words, from where the parser has them.
-pub(super) fn expanded(syntax: &str) -> String {
+/// Replaces names in braces by the closed sets of words that they stand for.
+pub fn expand(syntax: &str) -> String {
     let checks = [CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical].map(CheckStatus::name);
     syntax
         .replace("{status}", &format!("status:{}", Status::ALL.map(Status::name).join("|")))
@@ -58,7 +24,7 @@ pub(super) fn expanded(syntax: &str) -> String {
         .replace("{check}", &format!("status:{}", checks.join("|")))
 }
 
-/// The policy's options, each with its value.
+/// The options of the policy fields, each with the syntax of its value.
 pub(super) fn policy_fields() -> impl Iterator<Item = String> {
     POLICY_FIELDS.iter().map(|field| {
         let value = match *field {
@@ -74,7 +40,7 @@ pub(super) fn policy_fields() -> impl Iterator<Item = String> {
 
 type Words<'s> = std::iter::Peekable<std::str::SplitWhitespace<'s>>;
 
-/// Reads up to a closing bracket, or a bar, or the end.
+/// Parses up to a closing bracket, a bar, or the end.
 fn sequence(words: &mut Words) -> Vec<Argument> {
     let mut arguments: Vec<Argument> = Vec::new();
     while let Some(word) = words.next_if(|word| *word != "]" && *word != "|") {
@@ -88,17 +54,17 @@ fn sequence(words: &mut Words) -> Vec<Argument> {
     arguments
 }
 
-/// Older hints show an argument's name, so it is what its value is called. Siblings have names of their own: where
-/// several values are called the same, each keeps the name of its keyword.
+/// Names arguments by their values, which older clients show as hints. Names are unique among siblings: where several
+/// values have one name, each argument keeps the name of its keyword.
 fn name_by_value(arguments: &mut [Argument]) {
-    for place in 0..arguments.len() {
-        let word = arguments[place].display.clone();
+    for index in 0..arguments.len() {
+        let word = arguments[index].display.clone();
         let is_shared =
-            arguments.iter().enumerate().any(|(other, a)| other != place && (a.name == word || a.display == word));
+            arguments.iter().enumerate().any(|(other, a)| other != index && (a.name == word || a.display == word));
         if !word.is_empty() && !is_shared {
-            arguments[place].name = word;
+            arguments[index].name = word;
         }
-        name_by_value(&mut arguments[place].parts);
+        name_by_value(&mut arguments[index].parts);
     }
 }
 
@@ -112,14 +78,14 @@ fn optional(words: &mut Words) -> Argument {
     let argument = if choices.len() == 1 { choices.pop() } else { None };
     let argument = argument.unwrap_or_else(|| Argument {
         name: choices.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join("-or-"),
-        kind: Kind::OneOf,
+        kind: ArgumentKind::OneOf,
         parts: choices,
         ..Argument::default()
     });
     Argument { optional: true, ..argument }
 }
 
-/// A keyword with the values that follow it.
+/// Parses a keyword with the values that follow it.
 fn keyword(word: &str, words: &mut Words) -> Argument {
     let is_value = |next: &&str| next.starts_with(|c: char| c.is_ascii_lowercase());
     let mut values = Vec::new();
@@ -129,7 +95,7 @@ fn keyword(word: &str, words: &mut Words) -> Argument {
     match values.len() {
         0 => Argument {
             name: word.to_ascii_lowercase(),
-            kind: Kind::Token,
+            kind: ArgumentKind::PureToken,
             token: Some(word.to_string()),
             ..Argument::default()
         },
@@ -137,7 +103,7 @@ fn keyword(word: &str, words: &mut Words) -> Argument {
     }
 }
 
-/// One argument as it is, several as a block.
+/// Returns one argument as it is, several as a block.
 fn block(token: Option<&str>, mut arguments: Vec<Argument>) -> Argument {
     let name = token.map(str::to_ascii_lowercase);
     if arguments.len() == 1 {
@@ -148,7 +114,7 @@ fn block(token: Option<&str>, mut arguments: Vec<Argument>) -> Argument {
     }
     Argument {
         name: name.or_else(|| arguments.first().map(|a| a.name.clone())).unwrap_or_default(),
-        kind: Kind::Block,
+        kind: ArgumentKind::Block,
         token: token.map(str::to_string),
         parts: arguments,
         ..Argument::default()
@@ -159,21 +125,21 @@ fn plain(word: &str) -> Argument {
     let bare = word.trim_end_matches("...");
     let (name, words) = bare.split_once(':').unwrap_or((bare, ""));
     let kind = match name {
-        _ if !words.is_empty() => Kind::OneOf,
-        "key" => Kind::Key,
-        "n" | "port" | "ms" | "count" | "revision" => Kind::Integer,
-        "glob" => Kind::Pattern,
-        _ => Kind::Text,
+        _ if !words.is_empty() => ArgumentKind::OneOf,
+        "key" => ArgumentKind::Key,
+        "n" | "port" | "ms" | "count" | "revision" => ArgumentKind::Integer,
+        "glob" => ArgumentKind::Pattern,
+        _ => ArgumentKind::String,
     };
     let choice = |word: &str| Argument {
         name: word.to_string(),
-        kind: Kind::Token,
+        kind: ArgumentKind::PureToken,
         token: Some(word.to_string()),
         ..Argument::default()
     };
     Argument {
         name: name.to_string(),
-        // What is shown in its place: its name may become that of its keyword, to be the only one of it.
+        // The text of a hint: the name may become that of the keyword, to be unique.
         display: name.to_string(),
         kind,
         multiple: bare.len() < word.len(),
@@ -184,17 +150,17 @@ fn plain(word: &str) -> Argument {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Access, COMMANDS};
     use super::*;
-    use std::ffi::CStr;
 
     fn written(arguments: &[Argument]) -> String {
         let one = |a: &Argument| {
             let many = if a.multiple { "..." } else { "" };
             let inner = match a.kind {
-                Kind::Token => a.token.clone().unwrap_or_default(),
-                Kind::Block => [a.token.clone().unwrap_or_default(), written(&a.parts)].join(" ").trim().to_string(),
-                Kind::OneOf => {
+                ArgumentKind::PureToken => a.token.clone().unwrap_or_default(),
+                ArgumentKind::Block => {
+                    [a.token.clone().unwrap_or_default(), written(&a.parts)].join(" ").trim().to_string()
+                }
+                ArgumentKind::OneOf => {
                     let parts: Vec<String> = a.parts.iter().map(|p| written(std::slice::from_ref(p))).collect();
                     [a.token.clone().unwrap_or_default(), parts.join(" | ")].join(" ").trim().to_string() + many
                 }
@@ -214,7 +180,7 @@ mod tests {
 
     #[test]
     fn arguments_are_read_from_the_syntax() {
-        let of = |syntax| written(&super::super::row(c"x", Access::Read, 1, "", "", syntax).arguments());
+        let of = |syntax| written(&parse(syntax));
         assert_eq!(of("key n [JSON]"), "key n [JSON]");
         assert_eq!(of("key INSTANCE id [TAGS n tag...]"), "key INSTANCE <id> [TAGS n tag...]");
         assert_eq!(of("key [VERSION n | TAG tag] [ALL]"), "key [VERSION <n> | TAG <tag>] [ALL]");
@@ -222,17 +188,5 @@ mod tests {
         assert_eq!(of("key state:on|off [ROLE role:a|b] word:c|d..."), "key on | off [ROLE a | b] c | d...");
         assert!(of("key {policy}")
             .starts_with("key [STRATEGY rolling | canary | blue-green] [MAX_PARALLEL <max_parallel>]"));
-    }
-
-    #[test]
-    fn siblings_have_names_of_their_own() {
-        fn judge(command: &CStr, arguments: &[Argument]) {
-            let mut names: Vec<&str> = arguments.iter().map(|a| a.name.as_str()).collect();
-            names.sort_unstable();
-            names.dedup();
-            assert_eq!(names.len(), arguments.len(), "{command:?}: {arguments:?}");
-            arguments.iter().for_each(|argument| judge(command, &argument.parts));
-        }
-        COMMANDS.iter().for_each(|info| judge(info.name, &info.arguments()));
     }
 }

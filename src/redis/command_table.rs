@@ -1,0 +1,427 @@
+//! The command table: one row per command. The server is told everything from it: the entry point, COMMAND INFO and DOCS,
+//! the keys, the ACL categories. HELP, `docs/commands.json` and the lists of commands in tests come from it too.
+
+use super::args::Args;
+use super::call::{Answered, Call};
+use super::command_docs::{help_lines, syntax};
+use super::commands::{coordinator, discovery, internal, list, operator, wait};
+use super::error::CommandError;
+use super::ffi::{self, Argument, CommandInfo, Ctx, EntryPoint, KeyAccess, LogLevel, Unavailable};
+use super::{dispatch, replication};
+use std::ffi::CStr;
+
+/// Makes the entry point of a handler.
+macro_rules! entry {
+    ($handler:expr) => {
+        ffi::entry_point(|ctx, arguments| dispatch::run(ctx, arguments, $handler))
+    };
+}
+
+/// One command.
+pub struct Command {
+    pub name: &'static CStr,
+    entry: EntryPoint,
+    /// The flags of RM_CreateCommand. `deny-oom` is on the commands that start something, and so need memory: with
+    /// `maxmemory` reached, a rollout can still be followed, paused and ended, as DEL still deletes. Reports are small, and
+    /// let a rollout come to its end.
+    pub flags: &'static CStr,
+    /// The access to the key, the first argument: what key patterns of ACLs are checked against.
+    pub access: KeyAccess,
+    /// As Redis counts: with the command's name, negative for "at least". Keywords are not counted, not even required ones:
+    /// the error about a missing one can then name it.
+    pub arity: i32,
+    pub summary: &'static str,
+    pub complexity: &'static str,
+    /// Hints for clients.
+    pub tips: &'static str,
+    /// The arguments, as the documentation writes them. `name:a|b` is one of these words; a name in braces stands for a
+    /// closed set of words, see [`syntax::expand`].
+    pub syntax: &'static str,
+}
+
+const SIZE: &str = "O(N) where N is the size of the record";
+const CHANGE: &str = "O(N) where N is the number of agents and kept versions";
+
+pub static COMMANDS: &[Command] = &[
+    Command {
+        name: c"DEPLOY.DEPLOY",
+        entry: entry!(operator::deploy),
+        flags: c"write deny-oom",
+        access: KeyAccess::RwUpdate,
+        arity: -2,
+        summary: "Records the next version of an app and starts its deployment.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key MANIFEST json [BUNDLE ref] [JOB job-id] [AGENTS n id...] [TAG tag] [REASON text] [REQUEST id] [IFVERSION n] {policy}",
+    },
+    Command {
+        name: c"DEPLOY.PLAN",
+        entry: entry!(operator::plan),
+        flags: c"readonly",
+        access: KeyAccess::Read,
+        arity: -2,
+        summary: "Replies what DEPLOY.DEPLOY would do, without doing it.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key MANIFEST json [BUNDLE ref] [JOB job-id] [AGENTS n id...] [TAG tag] [REASON text] [REQUEST id] [IFVERSION n] {policy} [JSON]",
+    },
+    Command {
+        name: c"DEPLOY.LIST",
+        entry: entry!(list::list),
+        flags: c"readonly",
+        access: KeyAccess::None,
+        arity: -1,
+        summary: "Lists the deployments of the selected database.",
+        complexity: "O(N) where N is the number of deployments looked at",
+        // Each node knows its own keys: cluster clients ask all shards, and merge the pages.
+        tips: "request_policy:all_shards response_policy:special nondeterministic_output_order",
+        syntax: "[STATUS {status}] [MATCH glob] [CURSOR cursor] [COUNT count]",
+    },
+    Command {
+        name: c"DEPLOY.STATUS",
+        entry: entry!(operator::status),
+        flags: c"readonly",
+        access: KeyAccess::Read,
+        arity: -2,
+        summary: "Replies the whole record of a deployment, less manifests.",
+        complexity: SIZE,
+        tips: "",
+        syntax: "key [JSON]",
+    },
+    Command {
+        name: c"DEPLOY.SHOW",
+        entry: entry!(operator::show),
+        flags: c"readonly",
+        access: KeyAccess::Read,
+        arity: 2,
+        summary: "Replies the state of a deployment as a page of text.",
+        complexity: SIZE,
+        // The page shows ages and remaining times.
+        tips: "nondeterministic_output",
+        syntax: "key",
+    },
+    Command {
+        name: c"DEPLOY.HISTORY",
+        entry: entry!(operator::history),
+        flags: c"readonly",
+        access: KeyAccess::Read,
+        arity: -2,
+        summary: "Replies the versions of an app, newest first.",
+        complexity: SIZE,
+        tips: "",
+        syntax: "key [JSON]",
+    },
+    Command {
+        name: c"DEPLOY.VERSION",
+        entry: entry!(operator::version),
+        flags: c"readonly fast",
+        access: KeyAccess::Read,
+        arity: -3,
+        summary: "Replies one version with its manifest.",
+        complexity: "O(log(N)) where N is the number of kept versions",
+        tips: "",
+        syntax: "key n [JSON]",
+    },
+    Command {
+        name: c"DEPLOY.PROMOTE",
+        entry: entry!(operator::promote),
+        flags: c"write deny-oom",
+        access: KeyAccess::RwUpdate,
+        arity: -2,
+        summary: "Makes the target version of a deployment primary.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key [ID id] [REASON text]",
+    },
+    Command {
+        name: c"DEPLOY.ROLLBACK",
+        entry: entry!(operator::rollback),
+        flags: c"write deny-oom",
+        access: KeyAccess::RwUpdate,
+        arity: -2,
+        summary: "Starts a new deployment of an old stable version.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key [VERSION n | TAG tag] [ID id] [REASON text] [REQUEST id] {policy}",
+    },
+    Command {
+        name: c"DEPLOY.PAUSE",
+        entry: entry!(operator::pause),
+        flags: c"write",
+        access: KeyAccess::RwUpdate,
+        arity: -2,
+        summary: "Pauses a deployment.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key [ID id] [REASON text]",
+    },
+    Command {
+        name: c"DEPLOY.RESUME",
+        entry: entry!(operator::resume),
+        flags: c"write deny-oom",
+        access: KeyAccess::RwUpdate,
+        arity: -2,
+        summary: "Resumes a paused deployment.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key [ID id] [REASON text]",
+    },
+    Command {
+        name: c"DEPLOY.FAIL",
+        entry: entry!(operator::fail),
+        flags: c"write",
+        access: KeyAccess::RwUpdate,
+        arity: -2,
+        summary: "Fails a deployment.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key [ID id] [REASON text]",
+    },
+    Command {
+        name: c"DEPLOY.STOP",
+        entry: entry!(operator::stop),
+        flags: c"write",
+        access: KeyAccess::RwUpdate,
+        arity: -2,
+        summary: "Ends a deployment and stops every instance.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key [ID id] [REASON text]",
+    },
+    Command {
+        name: c"DEPLOY.TAG",
+        entry: entry!(operator::tag),
+        flags: c"write deny-oom",
+        access: KeyAccess::RwUpdate,
+        arity: 4,
+        summary: "Names a version.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key n tag",
+    },
+    Command {
+        name: c"DEPLOY.UNTAG",
+        entry: entry!(operator::untag),
+        flags: c"write",
+        access: KeyAccess::RwDelete,
+        arity: 3,
+        summary: "Takes a version's name away.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key tag",
+    },
+    Command {
+        name: c"DEPLOY.EVENTS",
+        entry: entry!(wait::events),
+        flags: c"readonly blocking",
+        access: KeyAccess::Read,
+        arity: -2,
+        summary: "Replies the log of a record, oldest first.",
+        complexity: "O(N) where N is the number of events replied",
+        tips: "",
+        syntax: "key [AFTER revision] [COUNT count] [BLOCK ms]",
+    },
+    Command {
+        name: c"DEPLOY.WAIT",
+        entry: entry!(wait::wait),
+        flags: c"readonly blocking",
+        access: KeyAccess::Read,
+        arity: -2,
+        summary: "Blocks until a deployment has ended, or has one of the statuses named.",
+        complexity: SIZE,
+        tips: "",
+        syntax: "key [ID id] [UNTIL n status...] [TIMEOUT ms]",
+    },
+    Command {
+        name: c"DEPLOY.TASKS",
+        entry: entry!(coordinator::tasks),
+        flags: c"readonly",
+        access: KeyAccess::Read,
+        arity: -2,
+        summary: "Replies what coordinators still have to do.",
+        complexity: "O(N) where N is the number of open tasks",
+        tips: "",
+        syntax: "key [JSON]",
+    },
+    Command {
+        name: c"DEPLOY.REPORT",
+        entry: entry!(coordinator::report),
+        flags: c"write",
+        access: KeyAccess::WUpdate,
+        arity: -4,
+        summary: "Reports the state of an agent.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key agent {state} [VERSION n] [JOB job-id] [ATTEMPT n] [REASON text]",
+    },
+    Command {
+        name: c"DEPLOY.REGISTER",
+        entry: entry!(coordinator::register),
+        flags: c"write deny-oom",
+        access: KeyAccess::WUpdate,
+        arity: -4,
+        summary: "Registers or refreshes a service instance of an agent.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key agent service INSTANCE id ADDRESS host PORT port [VERSION n] [JOB job-id] [STATUS {check}] [TTL ms] [TAGS n tag...] [META json]",
+    },
+    Command {
+        name: c"DEPLOY.CHECK",
+        entry: entry!(coordinator::check),
+        flags: c"write",
+        access: KeyAccess::WUpdate,
+        arity: -4,
+        summary: "Reports the outcome of a check of a service instance.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key instance-id {check} [REASON text]",
+    },
+    Command {
+        name: c"DEPLOY.DEREGISTER",
+        entry: entry!(coordinator::deregister),
+        flags: c"write",
+        access: KeyAccess::WDelete,
+        arity: 3,
+        summary: "Takes a service instance away.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key instance-id",
+    },
+    Command {
+        name: c"DEPLOY.RESOLVE",
+        entry: entry!(discovery::resolve),
+        flags: c"readonly",
+        access: KeyAccess::Read,
+        arity: -2,
+        summary: "Replies where the services of an app are.",
+        complexity: "O(N) where N is the number of service instances",
+        tips: "",
+        syntax: "key [SERVICE name] [TAG tag] [ROLE role:primary|canary|candidate|any] [ALL] [JSON]",
+    },
+    Command {
+        // It needs no data, so it runs also while the server loads, and on a replica without its primary.
+        name: c"DEPLOY.HELP",
+        entry: entry!(help),
+        flags: c"readonly fast allow-loading allow-stale",
+        access: KeyAccess::None,
+        arity: 1,
+        summary: "Prints this help.",
+        complexity: "O(1)",
+        tips: "",
+        syntax: "",
+    },
+    Command {
+        name: replication::APPLY,
+        entry: entry!(internal::apply),
+        flags: c"write deny-oom",
+        access: KeyAccess::WUpdate,
+        arity: -3,
+        summary: "Internal: hands a change on to replicas and the AOF.",
+        complexity: "O(N) where N is the size of what is handed on",
+        tips: "",
+        syntax: "key payload [record]",
+    },
+    // Without `deny-script`: the server refuses to let the timer call a command with it, as it refuses scripts.
+    Command {
+        name: replication::TICK,
+        entry: entry!(internal::tick),
+        flags: c"write deny-oom",
+        access: KeyAccess::WUpdate,
+        arity: 2,
+        summary: "Internal: processes what is due.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key",
+    },
+];
+
+impl Command {
+    /// The commands that users may call: all but the internal ones.
+    pub fn is_internal(&self) -> bool {
+        self.name == replication::APPLY || self.name == replication::TICK
+    }
+
+    /// The arguments, as COMMAND DOCS describes them.
+    pub fn arguments(&self) -> Vec<Argument> {
+        syntax::parse(self.syntax)
+    }
+
+    fn has_flag(&self, flag: &str) -> bool {
+        self.flags.to_bytes().split(|byte| *byte == b' ').any(|word| word == flag.as_bytes())
+    }
+
+    /// The ACL categories. `@deploy` exists where the server lets modules add one.
+    fn acl_categories(&self, has_own: bool) -> String {
+        let access = match self.access {
+            KeyAccess::None | KeyAccess::Read => "read",
+            _ => "write",
+        };
+        let speed = if self.has_flag("fast") { "fast" } else { "slow" };
+        let own = if has_own { "deploy " } else { "" };
+        let blocking = if self.has_flag("blocking") { " blocking" } else { "" };
+        format!("{own}{access} {speed}{blocking}")
+    }
+
+    fn register(&self, ctx: Ctx, has_own_category: bool) -> Result<(), Unavailable> {
+        ffi::create_command(ctx, self.name, self.entry, self.flags, self.access != KeyAccess::None)?;
+        ffi::set_command_info(
+            ctx,
+            &CommandInfo {
+                name: self.name,
+                access: self.access,
+                arity: self.arity,
+                summary: self.summary,
+                complexity: self.complexity,
+                since: env!("CARGO_PKG_VERSION"),
+                tips: self.tips,
+                arguments: &self.arguments(),
+            },
+        )?;
+        ffi::set_acl_categories(ctx, self.name, &self.acl_categories(has_own_category))
+    }
+}
+
+/// Creates and describes every command. An error stops the load, and names the command in the log.
+pub fn register(ctx: Ctx) -> Result<(), Unavailable> {
+    let has_own_category = ffi::add_acl_category(ctx, c"deploy");
+    for command in COMMANDS {
+        command.register(ctx, has_own_category).inspect_err(|Unavailable| {
+            let name = command.name.to_string_lossy();
+            ctx.log(LogLevel::Warning, &format!("{name} cannot be registered"));
+        })?;
+    }
+    Ok(())
+}
+
+/// `DEPLOY.HELP`
+fn help(call: &Call, args: Args) -> Result<Answered, CommandError> {
+    args.end()?;
+    let commands = COMMANDS.iter().filter(|command| !command.is_internal());
+    Ok(call.reply_lines(&help_lines(commands.map(|c| (c.name.to_string_lossy(), c.syntax, c.summary)))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::ffi::ArgumentKind;
+
+    #[test]
+    fn commands_have_a_key_exactly_if_they_declare_access() {
+        for command in COMMANDS {
+            let has_key = command.arguments().first().is_some_and(|a| a.kind == ArgumentKind::Key);
+            assert_eq!(has_key, command.access != KeyAccess::None, "{:?}", command.name);
+        }
+    }
+
+    #[test]
+    fn argument_names_are_unique_among_siblings() {
+        fn check(command: &CStr, arguments: &[Argument]) {
+            let mut names: Vec<&str> = arguments.iter().map(|a| a.name.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), arguments.len(), "{command:?}: {arguments:?}");
+            arguments.iter().for_each(|argument| check(command, &argument.parts));
+        }
+        COMMANDS.iter().for_each(|command| check(command.name, &command.arguments()));
+    }
+}

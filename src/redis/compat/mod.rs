@@ -1,0 +1,3 @@
+//! Workarounds for faults of particular servers, one file each, named by the issue.
+
+pub mod valkey_4024;

@@ -1,0 +1,74 @@
+//! What other commands, loads and flushes do to our keys, brought into the index.
+
+use super::ffi::{Ctx, KeyValue, LogLevel, RStr, RString};
+use super::index::{self, Index, StatusCounts};
+use super::record_key::Key;
+use super::stored::IndexEntry;
+use super::{background, idle_queue};
+
+/// Refreshes the index entry of a key from its value.
+pub fn refresh(ctx: Ctx, name: &RStr) {
+    let (db, Ok(key)) = (ctx.selected_db(), std::str::from_utf8(name.as_slice())) else { return };
+    match Key::peek(ctx, name).stored() {
+        KeyValue::Ours(stored) => index::set(db, key, IndexEntry::of(stored)),
+        KeyValue::Empty | KeyValue::Foreign => index::remove(db, name.as_slice()),
+    }
+}
+
+/// Handles the notification of a generic command. Returns true where a key was made. Nothing is written here: that is
+/// forbidden inside a notification.
+pub fn on_generic_event(ctx: Ctx, event: &[u8], name: &[u8]) -> bool {
+    let is_new_key = matches!(event, b"restore" | b"rename_to" | b"copy_to" | b"move_to");
+    if is_new_key {
+        let name = RString::new(name);
+        refresh(ctx, &name);
+        Key::peek(ctx, &name).requeue_if_finished();
+    }
+    is_new_key
+}
+
+/// Handles FLUSHDB, or FLUSHALL where `db` is negative.
+pub fn on_flush(db: i32) {
+    free_in_background(index::flush(db));
+}
+
+/// Handles SWAPDB.
+pub fn on_swap(first: i32, second: i32) {
+    index::swap(first, second);
+    idle_queue::swap(first, second);
+}
+
+/// Handles the end of an asynchronous load: the new data set is served from here on, or was discarded.
+pub fn on_async_load_finished(completed: bool) {
+    free_in_background(index::finish_staging(completed));
+}
+
+/// Freeing the index of a million keys takes a while.
+fn free_in_background(old: Option<Index>) {
+    if let Some(old) = old.filter(Index::is_large) {
+        background::lazy_free(old);
+    }
+}
+
+/// Rechecks, after a load, the keys that it has read and that may not exist.
+pub fn recheck_loaded(ctx: Ctx) {
+    let selected_db = ctx.selected_db();
+    for key in index::take_dropped() {
+        if ctx.select_db(key.db) {
+            refresh(ctx, &RString::new(key.key.as_bytes()));
+        }
+    }
+    ctx.select_db(selected_db);
+}
+
+/// Logs the counts of a load.
+pub fn log_loaded(ctx: Ctx) {
+    let StatusCounts { by_status, timers, tasks } = index::counts();
+    let all: u64 = by_status.iter().sum();
+    if all > 0 {
+        ctx.log(
+            LogLevel::Notice,
+            &format!("{all} deployments loaded, {timers} wait for a time, {tasks} tasks are open"),
+        );
+    }
+}
