@@ -255,7 +255,7 @@ fn no_arguments_whatever_end_the_server() {
         }
         assert!(codes["taken"] > 1_000, "seed {seed}: nearly right, and not all wrong");
         assert!(server.is_alive());
-        assert_eq!(client.info("deploy", "deploy_internal_errors"), "0", "{}", server.log());
+        assert_eq!(client.info("deploy", "deploy_panics_caught"), "0", "{}", server.log());
         // What was taken is a good record: it can be saved and read back, on a replica too.
         client.call(&["DEPLOY.STOP", KEYS[0]]);
         index_is_true(&mut client, &[0]);

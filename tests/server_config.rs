@@ -19,7 +19,7 @@ const NUMBERS: [(&str, i64, i64, i64); 6] = [
     ("deploy.manifest-max-bytes", 1 << 20, 1024, 4 << 20),
     ("deploy.agents-max", 10_000, 1, 100_000),
     ("deploy.tick-budget-us", 1_000, 100, 1_000_000),
-    ("deploy.rest-after-ms", 10_000, 0, 86_400_000),
+    ("deploy.encode-idle-ms", 10_000, 0, 86_400_000),
 ];
 
 fn all(client: &mut Client) -> BTreeMap<String, String> {

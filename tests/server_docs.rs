@@ -15,7 +15,7 @@ use terminal::Typist;
 
 /// name, arity, flags, key flags (none: no key), tips. Tips and flags are sets.
 #[rustfmt::skip]
-const COMMANDS: [(&str, i64, &str, &str, &str); 25] = [
+const COMMANDS: [(&str, i64, &str, &str, &str); 26] = [
     ("deploy.deploy",     -2, "write denyoom",               "RW access update", ""),
     ("deploy.plan",       -2, "readonly",                    "RO access",        ""),
     ("deploy.list",       -1, "readonly",                    "",
@@ -42,6 +42,7 @@ const COMMANDS: [(&str, i64, &str, &str, &str); 25] = [
     ("deploy.resolve",    -2, "readonly",                    "RO access",        ""),
     ("deploy.help",        1, "readonly fast loading stale", "",                 ""),
     ("deploy.apply",      -3, "write denyoom",               "RW update",        ""),
+    ("deploy.tick",        2, "write denyoom",               "RW update",        ""),
 ];
 
 fn set(words: &str) -> BTreeSet<String> {
@@ -289,7 +290,7 @@ fn every_documented_option_is_taken() {
         let server = Server::start(kind, &[]);
         let mut client = prepared(&server);
         let mut copies = 0;
-        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| *name != "deploy.apply") {
+        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| !["deploy.apply", "deploy.tick"].contains(name)) {
             let (_, arguments) = docs(&mut client, name);
             let sample = |keyword: &str, value: &str, n: usize| sample(name, keyword, value, n);
             let (optional, required): (Vec<_>, Vec<_>) = arguments.iter().partition(|a| a.is("optional"));
@@ -327,12 +328,18 @@ fn every_documented_option_is_taken() {
 /// All words in capitals of the shell's sources: whatever keyword a parser knows is among them.
 fn words_of_the_sources() -> BTreeSet<String> {
     let mut words: BTreeSet<String> = BTreeSet::new();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/redis");
-    for entry in folder.read_dir().expect("the shell's sources").flatten().filter(|entry| entry.path().is_file()) {
-        let source = std::fs::read_to_string(entry.path()).expect("readable");
-        let is_word =
-            |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-        words.extend(source.split('"').filter(is_word).map(str::to_string));
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/redis")];
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().expect("the shell's sources").flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+                continue;
+            }
+            let source = std::fs::read_to_string(entry.path()).expect("readable");
+            let is_word =
+                |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+            words.extend(source.split('"').filter(is_word).map(str::to_string));
+        }
     }
     // Policy fields are options by their own names.
     words.extend(redis_deploy::engine::policy::POLICY_FIELDS.iter().map(|field| field.to_uppercase()));
@@ -353,7 +360,7 @@ fn every_option_that_is_taken_is_documented() {
             |arguments: &[Argument]| -> BTreeSet<String> { arguments.iter().flat_map(Argument::keywords).collect() };
         candidates.extend(all.values().flat_map(|arguments| keywords(arguments)));
         let before = client.status(BASE);
-        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| *name != "deploy.apply") {
+        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| !["deploy.apply", "deploy.tick"].contains(name)) {
             let sample = |keyword: &str, value: &str, n: usize| sample(name, keyword, value, n);
             let first = [vec![name.to_string()], positional(&all[name], &sample)].concat();
             let mut taken = BTreeSet::new();
@@ -380,7 +387,7 @@ fn every_word_that_is_taken_is_documented() {
         let server = Server::start(kind, &[]);
         let mut client = prepared(&server);
         let mut seen = 0;
-        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| *name != "deploy.apply") {
+        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| !["deploy.apply", "deploy.tick"].contains(name)) {
             let (_, arguments) = docs(&mut client, name);
             let choices = arguments
                 .iter()

@@ -406,7 +406,7 @@ fn evicted_records_leave_the_listing_and_their_timers() {
         let keys = int(&client.call(&["DBSIZE"]));
         assert!(keys > 0 && listed(&mut client).len() as i64 == keys);
         assert!(server.is_alive());
-        assert_eq!(client.info("deploy", "deploy_internal_errors"), "0");
+        assert_eq!(client.info("deploy", "deploy_panics_caught"), "0");
     });
 }
 

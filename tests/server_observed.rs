@@ -30,7 +30,7 @@ const FIELDS: [&str; 24] = [
     "deploy_timer_lag_max_us",
     "deploy_events_published",
     "deploy_tasks_outstanding",
-    "deploy_records_at_rest",
+    "deploy_records_encoded",
     "deploy_refused_err",
     "deploy_refused_wrongtype",
     "deploy_refused_notfound",
@@ -39,7 +39,7 @@ const FIELDS: [&str; 24] = [
     "deploy_refused_unhealthy",
     "deploy_refused_conflict",
     "deploy_refused_limit",
-    "deploy_internal_errors",
+    "deploy_panics_caught",
 ];
 
 fn fields_of(section: &str) -> Vec<(String, u64)> {
@@ -102,7 +102,7 @@ fn info_tells_every_number_and_they_are_true() {
         assert!(of("deploy_timers_fired") > 0);
         let lag: Vec<u64> = ["p50", "p99", "max"].iter().map(|p| of(&format!("deploy_timer_lag_{p}_us"))).collect();
         assert!(lag.is_sorted() && lag[2] > 0, "{lag:?}");
-        assert_eq!(of("deploy_internal_errors"), 0);
+        assert_eq!(of("deploy_panics_caught"), 0);
     });
 }
 
@@ -234,10 +234,7 @@ fn slow_log_latency_and_monitor_show_commands_and_no_megabytes() {
             !short.iter().any(|line| line.contains("PUBLISH") && line.contains("agent-api")),
             "it publishes by itself"
         );
-        assert!(
-            short.iter().any(|line| line.contains("\"DEPLOY.APPLY\" \"agent-api\" \"TICK\"")),
-            "the timer's verdict"
-        );
+        assert!(short.iter().any(|line| line.contains("\"DEPLOY.TICK\" \"agent-api\"")), "the timer's verdict");
 
         // The slow log: which command on which key, cut short as the server does it.
         let slow: Vec<Vec<String>> = items(&client.call(&["SLOWLOG", "GET", "10000"]))
@@ -247,7 +244,7 @@ fn slow_log_latency_and_monitor_show_commands_and_no_megabytes() {
         let deploy = slow.iter().find(|words| words[0] == "DEPLOY.DEPLOY").expect("the deploy was noted");
         assert_eq!(deploy[1..3], [KEY, "MANIFEST"]);
         assert!(deploy[3].len() < 200 && deploy[3].contains("more bytes"), "{}", deploy[3]);
-        assert!(slow.iter().any(|words| *words == ["DEPLOY.APPLY", KEY, "TICK"]));
+        assert!(slow.iter().any(|words| *words == ["DEPLOY.TICK", KEY]));
         assert!(slow.iter().flatten().all(|word| word.len() < 200));
 
         // Latency: as a command, and in the histogram by its name.

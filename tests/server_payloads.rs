@@ -230,7 +230,7 @@ fn damaged_and_hostile_payloads_are_refused_without_a_death_or_a_large_allocatio
         eprintln!("   {sent} payloads in {seconds:.1} s, {cut} of them cut; {taken} are records; {used:.1} MiB became {peak:.1}");
         assert!(peak < used + 6.0, "memory went from {used:.1} to {peak:.1} MiB");
         assert_eq!(rollout::dump(&mut client, KEY), before, "the record beside them is as it was");
-        assert_eq!(client.info("deploy", "deploy_internal_errors"), "0", "{}", server.log());
+        assert_eq!(client.info("deploy", "deploy_panics_caught"), "0", "{}", server.log());
         index_is_true(&mut client, &[0]);
         assert!(server.is_alive());
     });
@@ -278,7 +278,7 @@ fn claims_of_the_outer_layer_do_not_end_the_server() {
         let (sent, taken) = siege.end();
         eprintln!("   {sent} payloads, {taken} taken");
         assert!(server.is_alive());
-        assert_eq!(client.info("deploy", "deploy_internal_errors"), "0");
+        assert_eq!(client.info("deploy", "deploy_panics_caught"), "0");
     });
 }
 
@@ -335,7 +335,7 @@ fn a_replica_survives_whatever_its_primary_says() {
                 }
             }
         }
-        assert_eq!(client.info("deploy", "deploy_internal_errors"), "0", "{}", replica.log());
+        assert_eq!(client.info("deploy", "deploy_panics_caught"), "0", "{}", replica.log());
         assert!(replica.is_alive());
     });
 }

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 const KEY: &str = "agent-api";
 
 /// Short, so that a test need not wait.
-const SOON: [&str; 4] = ["CONFIG", "SET", "deploy.rest-after-ms", "40"];
-const NEVER: [&str; 4] = ["CONFIG", "SET", "deploy.rest-after-ms", "0"];
+const SOON: [&str; 4] = ["CONFIG", "SET", "deploy.encode-idle-ms", "40"];
+const NEVER: [&str; 4] = ["CONFIG", "SET", "deploy.encode-idle-ms", "0"];
 
 fn at_rest(client: &mut Client) -> u64 {
-    client.info("deploy", "deploy_records_at_rest").parse().expect("a number")
+    client.info("deploy", "deploy_records_encoded").parse().expect("a number")
 }
 
 fn wait_for_rest(client: &mut Client, records: u64) {

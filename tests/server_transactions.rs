@@ -388,7 +388,7 @@ fn the_internal_command_is_refused_to_every_kind_of_client() {
         let apply: Vec<Vec<&[u8]>> = vec![
             vec![b"DEPLOY.APPLY", KEY.as_bytes(), &payload],
             vec![b"DEPLOY.APPLY", b"new", &payload],
-            vec![b"DEPLOY.APPLY", KEY.as_bytes(), b"TICK"],
+            vec![b"DEPLOY.TICK", KEY.as_bytes()],
             vec![b"DEPLOY.APPLY", KEY.as_bytes(), b"RECORD", &envelope],
             vec![b"DEPLOY.APPLY", KEY.as_bytes(), b"RECORD", b""],
             vec![b"deploy.apply", KEY.as_bytes(), b""],

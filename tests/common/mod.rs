@@ -338,7 +338,7 @@ impl Drop for Server {
     }
 }
 
-/// Further arguments of the module, for who wants to see that everything holds with them as well: `rest-after-ms 1`.
+/// Further arguments of the module, for who wants to see that everything holds with them as well: `encode-idle-ms 1`.
 fn module_arguments() -> Vec<String> {
     let arguments = std::env::var("REDIS_DEPLOY_ARGUMENTS").unwrap_or_default();
     arguments.split_whitespace().map(str::to_string).collect()

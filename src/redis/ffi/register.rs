@@ -188,6 +188,8 @@ pub fn create_command(
     has_key: bool,
 ) -> Result<(), Unavailable> {
     let create = api!(RedisModule_CreateCommand).ok_or(Unavailable)?;
+    // As the server's own commands are registered: lower case, looked up in any case.
+    let name = c_text(&name.to_string_lossy().to_ascii_lowercase());
     let key = c_int::from(has_key);
     // SAFETY: an extern "C" function of this library, which is never unloaded; name and flags are read at once.
     ok(unsafe { create(ctx.raw(), name.as_ptr(), Some(entry.0), flags.as_ptr(), key, key, key) })

@@ -54,7 +54,7 @@ impl Crowd {
         bench.results.add(4, &format!("a small record, of {}", digits(count as f64)), each, "bytes", Goal::None, note);
         let (since, cpu) = (Instant::now(), many.target.cpu_ns());
         let patience = Duration::from_secs(600);
-        while conn.info("deploy", "deploy_records_at_rest") < count as f64 {
+        while conn.info("deploy", "deploy_records_encoded") < count as f64 {
             assert!(since.elapsed() < patience, "waited in vain for all of them to rest");
             sleep(Duration::from_millis(50));
         }

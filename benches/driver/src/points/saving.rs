@@ -24,7 +24,7 @@ fn compare(bench: &mut Bench, what: &str, name: &str, count: usize, make: impl F
     make(&mut conn, count);
     let bytes = copy_as_strings(&mut conn, &mut theirs.conn());
     let size = bytes as f64 / count as f64;
-    let at_rest = |conn: &mut Conn| conn.info("deploy", "deploy_records_at_rest");
+    let at_rest = |conn: &mut Conn| conn.info("deploy", "deploy_records_encoded");
     let note = |pairs: &[(f64, f64)]| {
         let ms = |pick: fn(&(f64, f64)) -> f64| median(pairs.iter().map(pick).collect()) * 1e3;
         format!("{:.0} ms against {:.0} ms; {size:.0} bytes each", ms(|pair| pair.0), ms(|pair| pair.1))
