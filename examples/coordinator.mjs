@@ -1,4 +1,4 @@
-// A small coordinator: it follows the record's log with DEPLOY.EVENTS … BLOCK (README, "Write a coordinator").
+// A small coordinator: it follows the record's log with DEPLOY.EVENTS … BLOCK (docs/coordinators.md).
 //
 //     node examples/coordinator.mjs redis://127.0.0.1:6379/ agent-api
 //

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A small coordinator: it hears of changes by pub/sub, and catches up from the record (README, "Write a coordinator").
+"""A small coordinator: it hears of changes by pub/sub, and catches up from the record (docs/coordinators.md).
 
     python3 examples/coordinator.py redis://127.0.0.1:6379/ agent-api
 

@@ -1,5 +1,5 @@
 //! A small coordinator: it hears of changes by pub/sub, and catches up from the record after each (re)connection
-//! (README, "Write a coordinator"). `examples/coordinator.rs` is the whole thing, with real processes.
+//! (docs/coordinators.md). `examples/coordinator.rs` is the whole thing, with real processes.
 //!
 //! ```text
 //! cargo run --example mini_coordinator -- redis://127.0.0.1:6379/ agent-api

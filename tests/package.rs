@@ -80,6 +80,8 @@ fn the_tarball_starts_a_server_and_its_users_do_their_work() {
         "README.md",
         "LICENSE",
         "CHANGELOG.md",
+        "docs/commands.md",
+        "docs/operations.md",
         "examples/coordinator.py",
     ] {
         assert!(unpacked.join(file).metadata().is_ok_and(|file| file.len() > 0), "{file}");

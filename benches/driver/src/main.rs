@@ -1,4 +1,4 @@
-//! Measures redis-deploy: `scripts/bench`, and `benches/README.md` for what is measured and how.
+//! Measures redis-deploy: `scripts/bench`, and `docs/benchmarks.md` for what is measured and how.
 //!
 //! Every figure is a ratio to something that ran in the same minute on the same machine, or stands beside one.
 
