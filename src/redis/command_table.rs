@@ -3,11 +3,11 @@
 
 use super::args::Args;
 use super::call::{Answered, Call};
-use super::command_docs::{help_lines, syntax};
+use super::command_docs::{help_lines, syntax, ArgumentDoc, CommandDoc};
 use super::commands::{coordinator, discovery, internal, list, operator, wait};
 use super::error::CommandError;
 use super::ffi::{self, Argument, CommandInfo, Ctx, EntryPoint, KeyAccess, LogLevel, Unavailable};
-use super::{dispatch, replication};
+use super::{command_docs, dispatch, replication};
 use std::ffi::CStr;
 
 /// Makes the entry point of a handler.
@@ -391,6 +391,25 @@ pub fn register(ctx: Ctx) -> Result<(), Unavailable> {
         })?;
     }
     Ok(())
+}
+
+/// Returns the content of `docs/commands.json`: every command but the internal ones.
+///
+/// # Errors
+/// Those of the JSON serializer.
+pub fn commands_json() -> Result<String, serde_json::Error> {
+    let doc = |command: &'static Command| CommandDoc {
+        summary: command.summary,
+        complexity: command.complexity,
+        since: env!("CARGO_PKG_VERSION"),
+        group: "deploy",
+        arity: command.arity,
+        command_flags: command.flags.to_string_lossy().split(' ').map(str::to_string).collect(),
+        command_tips: command.tips.split_whitespace().collect(),
+        arguments: ArgumentDoc::of(command.arguments()),
+    };
+    let commands = COMMANDS.iter().filter(|command| !command.is_internal());
+    command_docs::commands_json(commands.map(|c| (c.name.to_string_lossy().into_owned(), doc(c))))
 }
 
 /// `DEPLOY.HELP`

@@ -1,0 +1,24 @@
+//! Promise: `docs/commands.json` is what the command table says, and `docs/commands.md` describes every command.
+
+use redis_deploy::redis::command_table::{self, COMMANDS};
+use std::path::Path;
+
+fn page(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)).expect("a page of docs/")
+}
+
+#[test]
+fn commands_json_is_generated_from_the_command_table() {
+    let generated = command_table::commands_json().expect("plain data");
+    assert!(page("commands.json") == generated, "docs/commands.json is outdated: run scripts/commands-json");
+}
+
+#[test]
+fn every_command_has_a_heading_in_the_reference() {
+    let reference = page("commands.md");
+    for command in COMMANDS.iter().filter(|command| !command.is_internal()) {
+        let name = command.name.to_string_lossy();
+        let has_heading = reference.lines().any(|line| line.starts_with('#') && line.contains(&*name));
+        assert!(has_heading, "{name} has no heading in docs/commands.md");
+    }
+}
