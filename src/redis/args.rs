@@ -1,7 +1,7 @@
-//! Arguments: strict, and judged before anything else is looked at. What leaves this file is typed, bounded and UTF-8.
+//! Argument parsing: strict, and done before a key is opened. Parsed values are typed, bounded and UTF-8.
 //!
-//! Positional arguments come first; then keyword options in any order and any case, each once. Every complaint names
-//! the argument that it is about.
+//! Positional arguments come first; then keyword options in any order and any case, each once. Every error names the
+//! argument that it is about.
 
 use super::error::CommandError;
 use super::ffi::RStr;
@@ -10,8 +10,8 @@ use crate::engine::Rejection;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// The longest texts, in bytes, and the most of them: beyond is `LIMIT` (rule 8 "Services"). Everything here is kept
-/// on the record, and much of it in the log and in each reply.
+/// Maximum lengths of texts in bytes, and maximum counts; more is `LIMIT` (rule 8 "Services"). All of it is kept on the
+/// record, and much of it in the log and in each reply.
 pub const REASON_MAX: usize = 1024;
 pub const TAG_MAX: usize = 128;
 pub const REQUEST_MAX: usize = 128;
@@ -27,7 +27,7 @@ pub const TAGS_MAX: usize = 64;
 pub const CURSOR_MAX: usize = 1 << 20;
 pub const GLOB_MAX: usize = 4096;
 
-/// How much of a stranger's text an error quotes.
+/// The number of characters of untrusted input that an error quotes.
 const QUOTED_CHARS: usize = 64;
 
 /// Returns a syntax error.
@@ -35,7 +35,7 @@ pub fn syntax(text: impl Into<String>) -> CommandError {
     CommandError::syntax(text)
 }
 
-/// A stranger's bytes, fit to be quoted.
+/// Returns untrusted input as text, truncated, for an error message.
 fn quote_untrusted(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     match text.char_indices().nth(QUOTED_CHARS) {
@@ -50,7 +50,7 @@ pub struct Args<'a> {
     seen: SeenOptions<'a>,
 }
 
-/// The options that were given already, as they were written: the first inline without an allocation.
+/// The options seen so far, as they were written: the first eight without an allocation.
 struct SeenOptions<'a> {
     inline: [&'a [u8]; 8],
     count: usize,
@@ -58,15 +58,15 @@ struct SeenOptions<'a> {
 }
 
 impl<'a> SeenOptions<'a> {
-    /// False where the option was given before.
+    /// Adds an option; false where it was seen before.
     fn add(&mut self, word: &'a [u8]) -> bool {
-        let is_it = |before: &&[u8]| before.eq_ignore_ascii_case(word);
-        if self.inline.iter().take(self.count).any(is_it) || self.overflow.iter().any(is_it) {
+        let is_same = |before: &&[u8]| before.eq_ignore_ascii_case(word);
+        if self.inline.iter().take(self.count).any(is_same) || self.overflow.iter().any(is_same) {
             return false;
         }
         match self.inline.get_mut(self.count) {
-            Some(place) => {
-                *place = word;
+            Some(free) => {
+                *free = word;
                 self.count += 1;
             }
             None => self.overflow.push(word),
@@ -76,14 +76,14 @@ impl<'a> SeenOptions<'a> {
 }
 
 impl<'a> Args<'a> {
-    /// `argv` without the command's own name.
+    /// Reads from `argv`, without the command's own name.
     pub fn new(argv: &'a [RStr]) -> Args<'a> {
         Args { rest: argv.iter(), seen: SeenOptions { inline: [&[]; 8], count: 0, overflow: Vec::new() } }
     }
 
     // ---- positional arguments: a missing one is a wrong number of arguments
 
-    /// The key, which every command but LIST begins with.
+    /// Returns the key, the first argument of every command but LIST and HELP.
     pub fn key(&mut self) -> Result<&'a RStr, CommandError> {
         self.rest.next().ok_or(CommandError::WrongArity)
     }
@@ -92,7 +92,7 @@ impl<'a> Args<'a> {
         self.rest.next().map(RStr::as_slice).ok_or(CommandError::WrongArity)
     }
 
-    /// A name: not empty, no longer than `max`.
+    /// Returns a name: not empty, at most `max` bytes.
     pub fn name(&mut self, argument: &str, max: usize) -> Result<Arc<str>, CommandError> {
         name(argument, self.bytes()?, max)
     }
@@ -101,7 +101,7 @@ impl<'a> Args<'a> {
         positive(argument, self.bytes()?)
     }
 
-    /// One of a closed set of words.
+    /// Returns one of a closed set of words.
     pub fn word<T>(
         &mut self,
         argument: &str,
@@ -111,7 +111,7 @@ impl<'a> Args<'a> {
         word(argument, self.bytes()?, parse, known)
     }
 
-    /// Nothing may follow.
+    /// Ends the arguments: another one is an error.
     pub fn end(mut self) -> Result<(), CommandError> {
         match self.rest.next() {
             Some(_) => Err(CommandError::WrongArity),
@@ -119,7 +119,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// `JSON`, the one option of many reading commands, or nothing.
+    /// Parses `JSON`, the one option of many reading commands, or nothing.
     pub fn only_json(mut self) -> Result<bool, CommandError> {
         let mut json = false;
         while let Some(option) = self.option()? {
@@ -133,19 +133,19 @@ impl<'a> Args<'a> {
 
     // ---- options
 
-    /// The next option's name in upper case; an error where it was given before.
+    /// Returns the next option's name in upper case; an error where it was seen before.
     pub fn option(&mut self) -> Result<Option<Cow<'a, [u8]>>, CommandError> {
         let Some(word) = self.rest.next() else { return Ok(None) };
         let word = word.as_slice();
         if !self.seen.add(word) {
             return Err(syntax(format!("option {} is given twice", quote_untrusted(word).to_ascii_uppercase())));
         }
-        // Most clients write it so.
+        // Most clients write options in upper case.
         let is_upper = !word.iter().any(u8::is_ascii_lowercase);
         Ok(Some(if is_upper { Cow::Borrowed(word) } else { Cow::Owned(word.to_ascii_uppercase()) }))
     }
 
-    /// `JSON` was read: it must be the last argument.
+    /// Checks that `JSON`, just parsed, is the last argument.
     pub fn last_json(&mut self) -> Result<bool, CommandError> {
         if self.rest.len() > 0 {
             return Err(syntax("JSON must be the last argument"));
@@ -153,7 +153,7 @@ impl<'a> Args<'a> {
         Ok(true)
     }
 
-    /// The raw value of an option.
+    /// Returns the raw value of an option.
     pub fn value(&mut self, option: &str) -> Result<&'a [u8], CommandError> {
         self.rest.next().map(RStr::as_slice).ok_or_else(|| syntax(format!("{option} needs a value")))
     }
@@ -162,7 +162,7 @@ impl<'a> Args<'a> {
         name(option, self.value(option)?, max).map(Some)
     }
 
-    /// A text that may be empty.
+    /// Returns a text that may be empty, at most `max` bytes.
     pub fn value_text(&mut self, option: &str, max: usize) -> Result<Option<Arc<str>>, CommandError> {
         text(option, self.value(option)?, max).map(|text| Some(Arc::from(text)))
     }
@@ -176,7 +176,7 @@ impl<'a> Args<'a> {
         digits(bytes).ok_or_else(|| syntax(format!("{option} must be a non-negative integer")))
     }
 
-    /// An integer from 1 to `max`.
+    /// Returns an integer from 1 to `max`.
     pub fn value_up_to(&mut self, option: &str, max: u64) -> Result<u64, CommandError> {
         let bytes = self.value(option)?;
         digits(bytes)
@@ -193,7 +193,7 @@ impl<'a> Args<'a> {
         word(option, self.value(option)?, parse, known)
     }
 
-    /// `n` and as many names.
+    /// Returns the names of `n name …`: from `least` to `most` of them, each at most `max` bytes.
     pub fn value_names(
         &mut self,
         option: &str,
@@ -201,11 +201,11 @@ impl<'a> Args<'a> {
         most: usize,
         max: usize,
     ) -> Result<Vec<Arc<str>>, CommandError> {
-        let must = if least == 0 { "a non-negative integer" } else { "a positive integer" };
+        let expected = if least == 0 { "a non-negative integer" } else { "a positive integer" };
         let count = digits(self.value(option)?)
             .filter(|n| *n >= least)
-            .ok_or_else(|| syntax(format!("{option} must be followed by {must}, the number of its values")))?;
-        // What is not there need not be counted, nor room be made for it.
+            .ok_or_else(|| syntax(format!("{option} must be followed by {expected}, the number of its values")))?;
+        // Bounds the count by the arguments that are left, before anything is allocated.
         let count = usize::try_from(count)
             .ok()
             .filter(|count| *count <= self.rest.len())
@@ -216,19 +216,19 @@ impl<'a> Args<'a> {
         (0..count).map(|_| name(option, self.value(option)?, max)).collect()
     }
 
-    /// Sets a policy field where `option` names one; false where it names none.
+    /// Sets a policy field if `option` names one; returns false otherwise.
     pub fn policy(&mut self, option: &[u8], patch: &mut PolicyPatch) -> Result<bool, CommandError> {
         let Some(field) = POLICY_FIELDS.iter().find(|field| field.as_bytes().eq_ignore_ascii_case(option)) else {
             return Ok(false);
         };
         let option = &*field.to_ascii_uppercase();
         let value = text(option, self.value(option)?, TAG_MAX)?;
-        patch.set_option(field, value).map_err(|must| syntax(format!("{option} {must}")))?;
+        patch.set_option(field, value).map_err(|expected| syntax(format!("{option} {expected}")))?;
         Ok(true)
     }
 }
 
-/// An option's name, in upper case, that the command does not know.
+/// Returns the error for an unknown option.
 pub fn unknown(option: &[u8]) -> CommandError {
     syntax(format!("unknown option '{}'", quote_untrusted(option)))
 }
@@ -264,7 +264,7 @@ fn word<T>(argument: &str, bytes: &[u8], parse: impl Fn(&str) -> Option<T>, know
         .ok_or_else(|| syntax(format!("{argument} must be one of {known}, not '{}'", quote_untrusted(bytes))))
 }
 
-/// Plain decimal digits: no sign, no blank, no overflow.
+/// Parses plain decimal digits: no sign, no blank, no overflow.
 fn digits(bytes: &[u8]) -> Option<u64> {
     if bytes.is_empty() || !bytes.iter().all(u8::is_ascii_digit) {
         return None;
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_quoted_in_moderation() {
+    fn quoted_input_is_truncated() {
         assert_eq!(quote_untrusted(b"FOO"), "FOO");
         let long = quote_untrusted("é".repeat(1000).as_bytes());
         assert_eq!(long.chars().count(), QUOTED_CHARS + 1);

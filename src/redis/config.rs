@@ -92,7 +92,7 @@ fn check_channel_prefix(prefix: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The limits that the engine is told.
+/// Returns the limits for the engine.
 pub fn limits() -> Limits {
     Limits {
         history_max: HISTORY_MAX.size(),

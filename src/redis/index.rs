@@ -1,4 +1,4 @@
-//! The index of all keys: database and key → when the record wants a tick, and its status. It serves the timer,
+//! The index of all keys: database and key → the time of the record's next tick, and its status. It serves the timer,
 //! `DEPLOY.LIST` and INFO.
 //!
 //! It is a hint: whoever uses an entry opens the key and looks. So it need not observe every way in which a key can appear
@@ -55,7 +55,7 @@ impl StatusCounts {
 struct Slot {
     key: DbKey,
     entry: IndexEntry,
-    /// When the timer should visit the key: its due time, or later where a tick has to be retried.
+    /// The time at which the timer visits the key: its due time, or later where a tick has to be retried.
     due: Option<UnixMs>,
 }
 

@@ -1,4 +1,4 @@
-//! What other commands, loads and flushes do to our keys, brought into the index.
+//! Keyspace events: brings what other commands, loads and flushes do to our keys into the index.
 
 use super::ffi::{Ctx, KeyValue, LogLevel, RStr, RString};
 use super::index::{self, Index, StatusCounts};

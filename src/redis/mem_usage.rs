@@ -1,7 +1,7 @@
-//! What a record costs, for MEMORY USAGE: its blocks, one by one, as the server's allocator rounds them.
+//! MEMORY USAGE: sums the heap blocks of a value, as the server's allocator rounds them.
 //!
-//! Texts are shared all over a record, and each is counted once. What is not seen from here is the inside of the trees;
-//! their nodes are counted as they are where keys came in order.
+//! Texts are shared within a record, and each is counted once. The inside of B-trees is not accessible; their nodes are
+//! estimated as for keys inserted in order.
 
 use super::ffi;
 use super::stored::Stored;
@@ -31,20 +31,20 @@ pub fn of(stored: &Stored, cell_size: usize) -> usize {
     meter.bytes
 }
 
-/// The two counters before what an Arc holds.
+/// The two counters of an Arc.
 const ARC: usize = 2 * size_of::<usize>();
 
-/// A tree's node has room for so many, and so many are in one where keys came in order.
-const NODE_ROOM: usize = 11;
+/// Capacity of a B-tree node, its fill after insertion in order, and the size of its header in bytes.
+const NODE_CAPACITY: usize = 11;
 const NODE_FILL: usize = 7;
 const NODE_HEAD: usize = 16;
 
 #[derive(Default)]
 struct Meter {
     bytes: usize,
-    /// Where what was counted already begins.
+    /// Addresses of shared blocks that are counted already.
     seen: HashSet<usize>,
-    /// What the allocator makes of a size.
+    /// The allocator's size of a block, by the size asked for.
     blocks: HashMap<usize, usize>,
 }
 
@@ -55,7 +55,7 @@ impl Meter {
         }
     }
 
-    /// Something shared. False where it was counted already.
+    /// Counts a shared block; false where it is counted already.
     fn shared(&mut self, address: usize, size: usize) -> bool {
         let is_new = self.seen.insert(address);
         if is_new {
@@ -78,17 +78,17 @@ impl Meter {
         }
     }
 
-    /// A tree of so many entries of this size.
+    /// Counts a B-tree of this many entries of this size.
     fn tree(&mut self, entries: usize, size: usize) {
-        let leaf = NODE_HEAD + NODE_ROOM * size;
-        let mut nodes = if entries <= NODE_ROOM { usize::from(entries > 0) } else { entries.div_ceil(NODE_FILL) };
+        let leaf = NODE_HEAD + NODE_CAPACITY * size;
+        let mut nodes = if entries <= NODE_CAPACITY { usize::from(entries > 0) } else { entries.div_ceil(NODE_FILL) };
         for _ in 0..nodes {
             self.block(leaf);
         }
         while nodes > 1 {
-            nodes = if nodes <= NODE_ROOM { 1 } else { nodes.div_ceil(NODE_FILL) };
+            nodes = if nodes <= NODE_CAPACITY { 1 } else { nodes.div_ceil(NODE_FILL) };
             for _ in 0..nodes {
-                self.block(leaf + (NODE_ROOM + 1) * size_of::<usize>());
+                self.block(leaf + (NODE_CAPACITY + 1) * size_of::<usize>());
             }
         }
     }
@@ -126,7 +126,7 @@ impl Meter {
         version.agents.iter().for_each(|agents| self.list(agents));
         if self.shared(Arc::as_ptr(&version.content).addr(), size_of::<ManifestText>()) {
             self.text(version.content.text());
-            // Made when it was first asked for; a record that nobody has asked yet has none.
+            // Parsed on demand, so a record may have none.
             if let Some(Outline { nodes, services }) = version.content.cached_outline() {
                 self.block(nodes.capacity() * size_of::<Arc<str>>());
                 self.texts(nodes);
@@ -166,8 +166,8 @@ impl Meter {
             jobs.insert((instance.version, &*instance.job_id));
             due_times += usize::from(instance.healthy_at.is_some()) + usize::from(instance.deadline.at().is_some());
         }
-        if let Some(room) = record.instances.inline_capacity() {
-            return self.block(room * size_of::<Instance>());
+        if let Some(capacity) = record.instances.inline_capacity() {
+            return self.block(capacity * size_of::<Instance>());
         }
         let entry = size_of::<Arc<str>>() + size_of::<Vec<Instance>>();
         self.tree(agents.len(), entry);

@@ -88,7 +88,7 @@ pub struct DbKey {
 /// The properties of a stored value that the index keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IndexEntry {
-    /// When the record wants a tick, unix time in ms.
+    /// The time of the next tick, unix time in ms.
     pub due: Option<UnixMs>,
     /// The status of the deployment; None for an opaque value.
     pub status: Option<Status>,

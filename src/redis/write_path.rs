@@ -91,7 +91,7 @@ enum Store {
     Replace(Stored),
 }
 
-/// Stores a new state and does what follows every change.
+/// Stores a new state, then runs [`after_store`] and signals WATCH and client-side caches.
 fn store(ctx: Ctx, key: &RStr, mut open: Key, state: Store) -> Result<(), CommandError> {
     let in_place = matches!(state, Store::InPlace);
     if !in_place {
@@ -116,8 +116,8 @@ fn store(ctx: Ctx, key: &RStr, mut open: Key, state: Store) -> Result<(), Comman
     Ok(())
 }
 
-/// What follows every stored change: blocked clients, index, timer, idle queue. A server that may not write lets its timer
-/// find the entry by itself.
+/// Does what every stored change requires: unblocks clients, updates the index, arms the timer, queues a finished record. On
+/// a server that may not write, the timer finds the entry by itself.
 fn after_store(ctx: Ctx, key: &RStr, open: &mut Key) {
     let (Ok(name), KeyValue::Ours(stored)) = (std::str::from_utf8(key.as_slice()), open.stored()) else { return };
     let (db, entry) = (ctx.selected_db(), IndexEntry::of(stored));

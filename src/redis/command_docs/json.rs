@@ -71,7 +71,9 @@ fn type_name(kind: ArgumentKind) -> &'static str {
 }
 
 /// Returns the file's content: a map from names to commands, in the order of the table.
-pub fn commands_json<'a>(commands: impl Iterator<Item = (String, CommandDoc<'a>)>) -> Result<String, serde_json::Error> {
+pub fn commands_json<'a>(
+    commands: impl Iterator<Item = (String, CommandDoc<'a>)>,
+) -> Result<String, serde_json::Error> {
     let map = commands.map(|(name, doc)| Ok((name, serde_json::to_value(doc)?)));
     let map = map.collect::<Result<Map<_, _>, serde_json::Error>>()?;
     Ok(serde_json::to_string_pretty(&map)? + "\n")

@@ -139,8 +139,9 @@ impl Ctx {
         (!name.is_null()).then(|| RString::owned(name))
     }
 
-    /// Redis 7 dereferences a null pointer where a caller without a user is asked for its name. A command that does
-    /// not exist, called as the caller's user, tells: that there is no user is the first error.
+    /// Returns true if the caller has a user. Redis 7 dereferences a null pointer when it looks up the name of a caller
+    /// without one. A command that does not exist, called as the caller's user, reveals it: a missing user is the error
+    /// that is found first.
     fn has_user(self) -> bool {
         const CHECKS_ITSELF: c_int = 0x08_00_00;
         if server::version() >= CHECKS_ITSELF {
