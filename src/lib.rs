@@ -3,9 +3,12 @@
 //! Registers the module: its name, version, data type and allocator. The decisions are in [`engine`], the shapes of replies
 //! in [`view`], the payloads in [`codec`], and everything that knows Redis, the command table among it, in [`redis`].
 
+#[deny(unsafe_code)]
 pub mod codec;
+#[deny(unsafe_code)]
 pub mod engine;
 pub mod redis;
+#[deny(unsafe_code)]
 pub mod view;
 
 use redis::callbacks::DEPLOYMENT;
