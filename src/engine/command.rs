@@ -1,5 +1,6 @@
 //! What is asked of the engine, in the imperative. Syntax is already judged: options are typed, texts are UTF-8.
 
+use super::names::named_enum;
 use super::policy::PolicyPatch;
 use super::services::CheckStatus;
 use super::time::UnixMs;
@@ -45,44 +46,16 @@ pub struct Operate {
     pub reason: Option<Arc<str>>,
 }
 
-/// What a coordinator says about an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ReportedState {
-    Starting,
-    Ready,
-    Unready,
-    Failed,
-    Stopped,
-    Completed,
-    Unsafe,
-}
-
-impl ReportedState {
-    pub const ALL: [ReportedState; 7] = [
-        ReportedState::Starting,
-        ReportedState::Ready,
-        ReportedState::Unready,
-        ReportedState::Failed,
-        ReportedState::Stopped,
-        ReportedState::Completed,
-        ReportedState::Unsafe,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            ReportedState::Starting => "starting",
-            ReportedState::Ready => "ready",
-            ReportedState::Unready => "unready",
-            ReportedState::Failed => "failed",
-            ReportedState::Stopped => "stopped",
-            ReportedState::Completed => "completed",
-            ReportedState::Unsafe => "unsafe",
-        }
-    }
-
-    /// Any case, as Redis keywords.
-    pub fn parse(text: &str) -> Option<ReportedState> {
-        ReportedState::ALL.into_iter().find(|state| state.name().eq_ignore_ascii_case(text))
+named_enum! {
+    /// What a coordinator says about an instance.
+    pub enum ReportedState {
+        Starting = "starting",
+        Ready = "ready",
+        Unready = "unready",
+        Failed = "failed",
+        Stopped = "stopped",
+        Completed = "completed",
+        Unsafe = "unsafe",
     }
 }
 

@@ -1,98 +1,50 @@
 //! The record: everything that one key holds. Plain data with the questions that it can answer about itself;
 //! what may change it is in `decide`, how it changes in `evolve`.
+use super::names::named_enum;
 use super::policy::{Policy, Strategy};
 use super::time::{Deadline, UnixMs};
 use std::sync::Arc;
 
-/// rule 4: the first three are active, the rest terminal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Status {
-    Running,
-    AwaitingPromotion,
-    Paused,
-    Successful,
-    Failed,
-    Cancelled,
-    VersionRecorded,
+named_enum! {
+    /// rule 4: the first three are active, the rest terminal.
+    pub enum Status {
+        Running = "running",
+        AwaitingPromotion = "awaiting_promotion",
+        Paused = "paused",
+        Successful = "successful",
+        Failed = "failed",
+        Cancelled = "cancelled",
+        VersionRecorded = "version_recorded",
+    }
 }
 
 impl Status {
-    pub const ALL: [Status; 7] = [
-        Status::Running,
-        Status::AwaitingPromotion,
-        Status::Paused,
-        Status::Successful,
-        Status::Failed,
-        Status::Cancelled,
-        Status::VersionRecorded,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Status::Running => "running",
-            Status::AwaitingPromotion => "awaiting_promotion",
-            Status::Paused => "paused",
-            Status::Successful => "successful",
-            Status::Failed => "failed",
-            Status::Cancelled => "cancelled",
-            Status::VersionRecorded => "version_recorded",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<Status> {
-        Status::ALL.into_iter().find(|status| status.name().eq_ignore_ascii_case(text))
-    }
-
     pub fn is_active(self) -> bool {
         matches!(self, Status::Running | Status::AwaitingPromotion | Status::Paused)
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Mode {
-    Initial,
-    InPlace,
-    BlueGreen,
-    Noop,
-    VersionOnly,
-    /// Of a reply alone: nothing was recorded (rule 4.2).
-    Unchanged,
-}
-
-impl Mode {
-    pub fn name(self) -> &'static str {
-        match self {
-            Mode::Initial => "initial",
-            Mode::InPlace => "in_place",
-            Mode::BlueGreen => "blue_green",
-            Mode::Noop => "noop",
-            Mode::VersionOnly => "version_only",
-            Mode::Unchanged => "unchanged",
-        }
+named_enum! {
+    pub enum Mode {
+        Initial = "initial",
+        InPlace = "in_place",
+        BlueGreen = "blue_green",
+        Noop = "noop",
+        VersionOnly = "version_only",
+        /// Of a reply alone: nothing was recorded (rule 4.2).
+        Unchanged = "unchanged",
     }
 }
 
-/// Why a deployment ended other than well, or why a revert began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cause {
-    UnhealthyAgent,
-    ProgressDeadline,
-    AgentFailed,
-    Operator,
-    NewerVersion,
-    Stopped,
-}
-
-impl Cause {
-    pub fn name(self) -> &'static str {
-        match self {
-            Cause::UnhealthyAgent => "unhealthy_agent",
-            Cause::ProgressDeadline => "progress_deadline",
-            Cause::AgentFailed => "agent_failed",
-            Cause::Operator => "operator",
-            Cause::NewerVersion => "newer_version",
-            Cause::Stopped => "stopped",
-        }
+named_enum! {
+    /// Why a deployment ended other than well, or why a revert began.
+    pub enum Cause {
+        UnhealthyAgent = "unhealthy_agent",
+        ProgressDeadline = "progress_deadline",
+        AgentFailed = "agent_failed",
+        Operator = "operator",
+        NewerVersion = "newer_version",
+        Stopped = "stopped",
     }
 }
 
@@ -119,27 +71,18 @@ pub struct UnsafeReport {
     pub words: Arc<str>,
 }
 
-/// The status in which a version's deployment ended, or what its batch job reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Outcome {
-    Successful,
-    Failed,
-    Cancelled,
-    VersionRecorded,
-    Completed,
+named_enum! {
+    /// The status in which a version's deployment ended, or what its batch job reported.
+    pub enum Outcome {
+        Successful = "successful",
+        Failed = "failed",
+        Cancelled = "cancelled",
+        VersionRecorded = "version_recorded",
+        Completed = "completed",
+    }
 }
 
 impl Outcome {
-    pub fn name(self) -> &'static str {
-        match self {
-            Outcome::Successful => "successful",
-            Outcome::Failed => "failed",
-            Outcome::Cancelled => "cancelled",
-            Outcome::VersionRecorded => "version_recorded",
-            Outcome::Completed => "completed",
-        }
-    }
-
     /// The final status of the deployment that ended so (a batch job's is `version_recorded`, whatever it reported).
     pub fn status(self, batch: bool) -> Status {
         match self {

@@ -1,5 +1,6 @@
 //! One agent at one version in one job: its identity, role, state, health and open task.
 
+use super::names::named_enum;
 use super::time::{Deadline, UnixMs};
 use std::sync::Arc;
 
@@ -16,44 +17,24 @@ pub(super) fn is_same(a: &Arc<str>, b: &Arc<str>) -> bool {
     Arc::ptr_eq(a, b) || a == b
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    Primary,
-    /// In place, not yet promoted.
-    Canary,
-    /// Blue-green, not yet promoted.
-    Candidate,
-    /// After a promotion, until it has stopped.
-    Retired,
-}
-
-impl Role {
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Primary => "primary",
-            Role::Canary => "canary",
-            Role::Candidate => "candidate",
-            Role::Retired => "retired",
-        }
+named_enum! {
+    pub enum Role {
+        Primary = "primary",
+        /// In place, not yet promoted.
+        Canary = "canary",
+        /// Blue-green, not yet promoted.
+        Candidate = "candidate",
+        /// After a promotion, until it has stopped.
+        Retired = "retired",
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum TaskKind {
-    Start,
-    Replace,
-    Stop,
-    Run,
-}
-
-impl TaskKind {
-    pub fn name(self) -> &'static str {
-        match self {
-            TaskKind::Start => "start",
-            TaskKind::Replace => "replace",
-            TaskKind::Stop => "stop",
-            TaskKind::Run => "run",
-        }
+named_enum! {
+    pub enum TaskKind {
+        Start = "start",
+        Replace = "replace",
+        Stop = "stop",
+        Run = "run",
     }
 }
 
@@ -127,56 +108,28 @@ impl Instance {
     }
 }
 
-/// What is known of an instance from reports; `waiting` until the first one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum InstanceState {
-    Waiting,
-    Starting,
-    Ready,
-    Unready,
-    Failed,
-    Stopped,
+named_enum! {
+    /// What is known of an instance from reports; `waiting` until the first one.
+    pub enum InstanceState {
+        Waiting = "waiting",
+        Starting = "starting",
+        Ready = "ready",
+        Unready = "unready",
+        Failed = "failed",
+        Stopped = "stopped",
+    }
 }
 
 impl InstanceState {
-    pub const ALL: [InstanceState; 6] = [
-        InstanceState::Waiting,
-        InstanceState::Starting,
-        InstanceState::Ready,
-        InstanceState::Unready,
-        InstanceState::Failed,
-        InstanceState::Stopped,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            InstanceState::Waiting => "waiting",
-            InstanceState::Starting => "starting",
-            InstanceState::Ready => "ready",
-            InstanceState::Unready => "unready",
-            InstanceState::Failed => "failed",
-            InstanceState::Stopped => "stopped",
-        }
-    }
-
     pub fn is_running(self) -> bool {
         !matches!(self, InstanceState::Failed | InstanceState::Stopped)
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Health {
-    Pending,
-    Healthy,
-    Unhealthy,
-}
-
-impl Health {
-    pub fn name(self) -> &'static str {
-        match self {
-            Health::Pending => "pending",
-            Health::Healthy => "healthy",
-            Health::Unhealthy => "unhealthy",
-        }
+named_enum! {
+    pub enum Health {
+        Pending = "pending",
+        Healthy = "healthy",
+        Unhealthy = "unhealthy",
     }
 }

@@ -1,5 +1,6 @@
 //! The manifest (rule 2): what the module reads of it, every fault with its path, and what differs between two.
 
+use super::names::named_enum;
 use super::policy::PolicyPatch;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,28 +15,16 @@ pub const MAX_DEPTH: usize = 100;
 /// Node fields that a person reads and no runtime does: a change of them changes no agent.
 const COSMETIC: [&str; 4] = ["alias", "display_name", "description", "metadata"];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum JobType {
-    Service,
-    System,
-    Batch,
-    Sysbatch,
+named_enum! {
+    pub enum JobType {
+        Service = "service",
+        System = "system",
+        Batch = "batch",
+        Sysbatch = "sysbatch",
+    }
 }
 
 impl JobType {
-    pub fn name(self) -> &'static str {
-        match self {
-            JobType::Service => "service",
-            JobType::System => "system",
-            JobType::Batch => "batch",
-            JobType::Sysbatch => "sysbatch",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<JobType> {
-        [JobType::Service, JobType::System, JobType::Batch, JobType::Sysbatch].into_iter().find(|t| t.name() == text)
-    }
-
     /// Batch and sysbatch have no rollout (rule 4.7).
     pub fn is_batch(self) -> bool {
         matches!(self, JobType::Batch | JobType::Sysbatch)
@@ -467,10 +456,13 @@ impl Parser {
             .or_else(|| present(top, "type").map(|v| ("type", v)));
         let job_type = match given {
             None => JobType::Batch,
-            Some((path, value)) => value.as_str().and_then(JobType::parse).unwrap_or_else(|| {
-                self.warnings.push(format!("{path} is {value}, which is no job type: it is deployed as batch"));
-                JobType::Batch
-            }),
+            Some((path, value)) => value
+                .as_str()
+                .and_then(|text| JobType::ALL.into_iter().find(|job_type| job_type.name() == text))
+                .unwrap_or_else(|| {
+                    self.warnings.push(format!("{path} is {value}, which is no job type: it is deployed as batch"));
+                    JobType::Batch
+                }),
         };
         let mut unknown = Vec::new();
         let policy = match policies.and_then(|p| p.get("update")) {

@@ -25,6 +25,7 @@ pub mod instance;
 pub mod instances;
 pub mod invariants;
 pub mod manifest;
+mod names;
 pub mod plan;
 mod planner;
 pub mod policy;

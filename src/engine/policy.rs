@@ -1,57 +1,27 @@
-//! The update policy (rule 2): its fields, their defaults and ranges, and the precedence
+//! The update policy (rule 2): one table of its fields, and the precedence
 //! default < `policies.update` < option of the command.
 
+use super::names::named_enum;
 use super::time::MAX_DURATION_MS;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Strategy {
-    Rolling,
-    Canary,
-    BlueGreen,
-}
-
-impl Strategy {
-    pub fn name(self) -> &'static str {
-        match self {
-            Strategy::Rolling => "rolling",
-            Strategy::Canary => "canary",
-            Strategy::BlueGreen => "blue-green",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Strategy> {
-        match text.to_ascii_lowercase().as_str() {
-            "rolling" => Some(Strategy::Rolling),
-            "canary" => Some(Strategy::Canary),
-            "blue-green" | "blue_green" => Some(Strategy::BlueGreen),
-            _ => None,
-        }
+named_enum! {
+    /// The strategy of an update.
+    pub enum Strategy {
+        Rolling = "rolling",
+        Canary = "canary",
+        BlueGreen = "blue-green",
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HealthCheck {
-    /// Ready, each declared service passing, nothing registered other than passing.
-    Checks,
-    /// Ready.
-    AgentStates,
-}
-
-impl HealthCheck {
-    pub fn name(self) -> &'static str {
-        match self {
-            HealthCheck::Checks => "checks",
-            HealthCheck::AgentStates => "agent_states",
-        }
-    }
-
-    fn parse(text: &str) -> Option<HealthCheck> {
-        match text.to_ascii_lowercase().as_str() {
-            "checks" => Some(HealthCheck::Checks),
-            "agent_states" => Some(HealthCheck::AgentStates),
-            _ => None,
-        }
+named_enum! {
+    /// The condition under which an instance is healthy (rule 4.9).
+    pub enum HealthCheck {
+        /// Ready, each declared service passing, and no registered service other than passing.
+        Checks = "checks",
+        /// Ready.
+        AgentStates = "agent_states",
     }
 }
 
@@ -63,7 +33,7 @@ pub enum CountOrPercent {
 }
 
 impl CountOrPercent {
-    /// How many of `total` agents this is: percentages round up, and nothing is more than all.
+    /// Returns the number of agents of `total`: percentages round up, and nothing exceeds all.
     pub fn of(self, total: usize) -> usize {
         match self {
             CountOrPercent::Count(n) => (n as usize).min(total),
@@ -74,22 +44,19 @@ impl CountOrPercent {
     fn from_percent_text(text: &str) -> Option<CountOrPercent> {
         text.strip_suffix('%').and_then(digits).and_then(|n| u32::try_from(n).ok()).map(CountOrPercent::Percent)
     }
+}
 
-    fn from_json(value: &Value) -> Option<CountOrPercent> {
-        match value {
-            Value::Number(n) => n.as_u64().and_then(|n| u32::try_from(n).ok()).map(CountOrPercent::Count),
-            Value::String(text) => CountOrPercent::from_percent_text(text),
-            _ => None,
+/// As in a manifest: a number, or a percentage as text.
+impl Serialize for CountOrPercent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            CountOrPercent::Count(count) => serializer.serialize_u32(*count),
+            CountOrPercent::Percent(percent) => serializer.collect_str(&format_args!("{percent}%")),
         }
-    }
-
-    fn from_option(text: &str) -> Option<CountOrPercent> {
-        CountOrPercent::from_percent_text(text)
-            .or_else(|| digits(text).and_then(|n| u32::try_from(n).ok()).map(CountOrPercent::Count))
     }
 }
 
-/// Plain decimal digits: no sign, no blanks, no exponent.
+/// Parses plain decimal digits: no sign, no blanks, no exponent.
 fn digits(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -97,45 +64,180 @@ fn digits(text: &str) -> Option<u64> {
     text.parse().ok()
 }
 
-/// A complete policy, as a deployment carries it. Units: all `_ms` are milliseconds, 0 to 2^53 - 1.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    pub strategy: Strategy,
-    /// 0 acts as 1.
-    pub max_parallel: CountOrPercent,
-    pub canary: CountOrPercent,
-    pub min_healthy_ms: u64,
-    pub healthy_deadline_ms: u64,
-    /// 0: the first unhealthy instance fails the deployment.
-    pub progress_deadline_ms: u64,
-    pub health_check: HealthCheck,
-    pub auto_promote: bool,
-    pub auto_revert: bool,
+/// One field of the policy: its names and texts, for options, errors and documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PolicyField {
+    /// The name in a manifest. In upper case it is the option's.
+    pub name: &'static str,
+    /// What a value must be, for errors: `must be a boolean`.
+    pub expected: &'static str,
+    /// The value in the syntax of the command table.
+    pub syntax: &'static str,
 }
 
-impl Default for Policy {
-    fn default() -> Policy {
-        Policy {
-            strategy: Strategy::Rolling,
-            max_parallel: CountOrPercent::Count(1),
-            canary: CountOrPercent::Count(0),
-            min_healthy_ms: 10_000,
-            healthy_deadline_ms: 300_000,
-            progress_deadline_ms: 600_000,
-            health_check: HealthCheck::Checks,
-            auto_promote: false,
-            auto_revert: false,
+/// Defines the policy from its table: the complete policy, the patch, defaults, precedence, parsing, bounds and names. Each
+/// line is `name: type = default, check of the range, expected value, syntax`.
+macro_rules! policy_table {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $in_range:expr, $expected:literal, $syntax:literal;)*) => {
+        /// A complete policy, as a deployment carries it. All `_ms` are milliseconds, 0 to 2^53 - 1.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        pub struct Policy { $($(#[$doc])* pub $name: $type),* }
+
+        /// Some fields of a policy: those that a manifest or a command sets.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct PolicyPatch { $(pub $name: Option<$type>),* }
+
+        /// Every field, in the order of replies.
+        pub const POLICY_FIELDS: &[PolicyField] =
+            &[$(PolicyField { name: stringify!($name), expected: $expected, syntax: $syntax }),*];
+
+        impl Default for Policy {
+            fn default() -> Policy {
+                Policy { $($name: $default),* }
+            }
+        }
+
+        impl Policy {
+            /// Returns the policy with the fields of a patch in the place of its own.
+            pub fn merged_with(&self, patch: &PolicyPatch) -> Policy {
+                Policy { $($name: patch.$name.clone().unwrap_or_else(|| self.$name.clone())),* }
+            }
+
+            /// Returns the violations of ranges, each with its path. A decoded policy may have some, a parsed one has none.
+            fn out_of_range(&self) -> Vec<String> {
+                let mut violations = Vec::new();
+                $(if !in_range(&self.$name, $in_range) {
+                    violations.push(format!("policies.update.{} {}", stringify!($name), $expected));
+                })*
+                violations
+            }
+        }
+
+        impl PolicyPatch {
+            /// Sets one field; the error says what the value must be. Unknown fields are the caller's to report.
+            fn set(&mut self, field: &str, value: PolicyValue) -> Result<(), &'static str> {
+                match field {
+                    $(stringify!($name) => {
+                        let parsed = <$type as FieldType>::parse(value).filter(|parsed| in_range(parsed, $in_range));
+                        self.$name = Some(parsed.ok_or($expected)?);
+                    })*
+                    _ => return Err("must be a policy field"),
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+policy_table! {
+    strategy: Strategy = Strategy::Rolling, any,
+        "must be rolling, canary or blue-green", "strategy:rolling|canary|blue-green";
+    /// 0 acts as 1.
+    max_parallel: CountOrPercent = CountOrPercent::Count(1), any,
+        "must be a non-negative integer or a percentage", "count-or-percentage";
+    canary: CountOrPercent = CountOrPercent::Count(0), any,
+        "must be a non-negative integer or a percentage", "count-or-percentage";
+    min_healthy_ms: u64 = 10_000, duration, "must be a non-negative integer", "ms";
+    healthy_deadline_ms: u64 = 300_000, positive_duration, "must be a positive integer", "ms";
+    /// 0: the first unhealthy instance fails the deployment.
+    progress_deadline_ms: u64 = 600_000, duration, "must be 0 or a positive integer", "ms";
+    health_check: HealthCheck = HealthCheck::Checks, any,
+        "must be checks or agent_states", "health-check:checks|agent_states";
+    auto_promote: bool = false, any, "must be a boolean", "flag:true|false";
+    auto_revert: bool = false, any, "must be a boolean", "flag:true|false";
+}
+
+fn in_range<T>(value: &T, check: impl Fn(&T) -> bool) -> bool {
+    check(value)
+}
+
+fn any<T>(_value: &T) -> bool {
+    true
+}
+
+fn duration(ms: &u64) -> bool {
+    *ms <= MAX_DURATION_MS
+}
+
+fn positive_duration(ms: &u64) -> bool {
+    *ms > 0 && duration(ms)
+}
+
+/// The value of a field in either of its two notations.
+#[derive(Clone, Copy)]
+pub enum PolicyValue<'a> {
+    /// A JSON value of a manifest.
+    Json(&'a Value),
+    /// The text of a command's option.
+    Option(&'a str),
+}
+
+impl<'a> PolicyValue<'a> {
+    fn text(self) -> Option<&'a str> {
+        match self {
+            PolicyValue::Json(value) => value.as_str(),
+            PolicyValue::Option(text) => Some(text),
+        }
+    }
+}
+
+/// A type of policy fields.
+trait FieldType: Sized {
+    fn parse(value: PolicyValue) -> Option<Self>;
+}
+
+impl FieldType for Strategy {
+    fn parse(value: PolicyValue) -> Option<Strategy> {
+        let text = value.text()?;
+        Strategy::parse(text).or_else(|| text.eq_ignore_ascii_case("blue_green").then_some(Strategy::BlueGreen))
+    }
+}
+
+impl FieldType for HealthCheck {
+    fn parse(value: PolicyValue) -> Option<HealthCheck> {
+        value.text().and_then(HealthCheck::parse)
+    }
+}
+
+impl FieldType for CountOrPercent {
+    fn parse(value: PolicyValue) -> Option<CountOrPercent> {
+        u64::parse(value)
+            .and_then(|n| u32::try_from(n).ok())
+            .map(CountOrPercent::Count)
+            .or_else(|| value.text().and_then(CountOrPercent::from_percent_text))
+    }
+}
+
+impl FieldType for u64 {
+    fn parse(value: PolicyValue) -> Option<u64> {
+        match value {
+            PolicyValue::Json(value) => value.as_u64(),
+            PolicyValue::Option(text) => digits(text),
+        }
+    }
+}
+
+impl FieldType for bool {
+    fn parse(value: PolicyValue) -> Option<bool> {
+        match value {
+            PolicyValue::Json(value) => value.as_bool(),
+            PolicyValue::Option(text) => match text.to_ascii_lowercase().as_str() {
+                "true" | "yes" | "1" => Some(true),
+                "false" | "no" | "0" => Some(false),
+                _ => None,
+            },
         }
     }
 }
 
 impl Policy {
-    /// How many replaced instances may be without a healthy verdict at once, of `changed` agents; at least 1.
+    /// Returns the number of replaced instances that may be without a healthy verdict at once, of `changed` agents; at least
+    /// 1.
     pub fn parallel(&self, changed: usize) -> usize {
         self.max_parallel.of(changed).max(1)
     }
 
-    /// How many of `changed` agents go first as canaries; strategy `canary` with 0 acts as 1.
+    /// Returns the number of `changed` agents that are canaries; strategy `canary` with 0 acts as 1.
     pub fn canaries(&self, changed: usize) -> usize {
         let count = self.canary.of(changed);
         if count == 0 && self.strategy == Strategy::Canary {
@@ -145,12 +247,8 @@ impl Policy {
         }
     }
 
-    /// Whether a blue-green promotion waits for PROMOTE, or an update in place has a canary phase.
-    pub fn has_canary(&self) -> bool {
-        self.canaries(usize::MAX / 200) > 0
-    }
-
-    /// The policy of a rollback to a version with this one: it does not wait (rule 4.12, 8 "Rollback").
+    /// Returns the policy of a rollback to a version with this one: it does not wait for a promotion (rule 4.12, rule 8
+    /// "Rollback").
     pub fn for_rollback(&self) -> Policy {
         let strategy = match self.strategy {
             Strategy::Canary => Strategy::Rolling,
@@ -159,170 +257,60 @@ impl Policy {
         Policy { strategy, canary: CountOrPercent::Count(0), ..self.clone() }
     }
 
-    pub fn merged_with(&self, patch: &PolicyPatch) -> Policy {
-        Policy {
-            strategy: patch.strategy.unwrap_or(self.strategy),
-            max_parallel: patch.max_parallel.unwrap_or(self.max_parallel),
-            canary: patch.canary.unwrap_or(self.canary),
-            min_healthy_ms: patch.min_healthy_ms.unwrap_or(self.min_healthy_ms),
-            healthy_deadline_ms: patch.healthy_deadline_ms.unwrap_or(self.healthy_deadline_ms),
-            progress_deadline_ms: patch.progress_deadline_ms.unwrap_or(self.progress_deadline_ms),
-            health_check: patch.health_check.unwrap_or(self.health_check),
-            auto_promote: patch.auto_promote.unwrap_or(self.auto_promote),
-            auto_revert: patch.auto_revert.unwrap_or(self.auto_revert),
-        }
+    /// Returns the violations of one policy, each with its path: ranges first, then conflicts between fields.
+    pub fn violations(&self) -> Vec<String> {
+        let mut violations = self.out_of_range();
+        violations.extend(self.conflicts());
+        violations
     }
 
-    /// Faults between fields, each with its path.
+    /// Returns the conflicts between fields, each with its path.
     pub fn conflicts(&self) -> Vec<String> {
-        let mut faults = Vec::new();
+        let mut conflicts = Vec::new();
         if self.min_healthy_ms >= self.healthy_deadline_ms {
-            faults.push(format!(
+            conflicts.push(format!(
                 "policies.update.min_healthy_ms must be less than healthy_deadline_ms ({} is not less than {})",
                 self.min_healthy_ms, self.healthy_deadline_ms
             ));
         }
         if self.progress_deadline_ms != 0 && self.progress_deadline_ms < self.healthy_deadline_ms {
-            faults.push(format!(
+            conflicts.push(format!(
                 "policies.update.progress_deadline_ms must be 0 or at least healthy_deadline_ms ({} is less than {})",
                 self.progress_deadline_ms, self.healthy_deadline_ms
             ));
         }
-        faults
-    }
-}
-
-/// Some fields of a policy: what a manifest or a command sets.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PolicyPatch {
-    pub strategy: Option<Strategy>,
-    pub max_parallel: Option<CountOrPercent>,
-    pub canary: Option<CountOrPercent>,
-    pub min_healthy_ms: Option<u64>,
-    pub healthy_deadline_ms: Option<u64>,
-    pub progress_deadline_ms: Option<u64>,
-    pub health_check: Option<HealthCheck>,
-    pub auto_promote: Option<bool>,
-    pub auto_revert: Option<bool>,
-}
-
-/// The names of the policy fields, which are also the names of the command's options.
-pub const POLICY_FIELDS: [&str; 9] = [
-    "strategy",
-    "max_parallel",
-    "canary",
-    "min_healthy_ms",
-    "healthy_deadline_ms",
-    "progress_deadline_ms",
-    "health_check",
-    "auto_promote",
-    "auto_revert",
-];
-
-fn expected(field: &str) -> &'static str {
-    match field {
-        "strategy" => "must be rolling, canary or blue-green",
-        "max_parallel" | "canary" => "must be a non-negative integer or a percentage",
-        "min_healthy_ms" => "must be a non-negative integer",
-        "healthy_deadline_ms" => "must be a positive integer",
-        "progress_deadline_ms" => "must be 0 or a positive integer",
-        "health_check" => "must be checks or agent_states",
-        _ => "must be a boolean",
-    }
-}
-
-/// One field's value, from either of its two writings.
-trait PolicyValue {
-    fn text(&self) -> Option<&str>;
-    fn amount(&self) -> Option<CountOrPercent>;
-    fn millis(&self) -> Option<u64>;
-    fn flag(&self) -> Option<bool>;
-}
-
-impl PolicyValue for Value {
-    fn text(&self) -> Option<&str> {
-        self.as_str()
-    }
-    fn amount(&self) -> Option<CountOrPercent> {
-        CountOrPercent::from_json(self)
-    }
-    fn millis(&self) -> Option<u64> {
-        self.as_u64()
-    }
-    fn flag(&self) -> Option<bool> {
-        self.as_bool()
-    }
-}
-
-impl PolicyValue for str {
-    fn text(&self) -> Option<&str> {
-        Some(self)
-    }
-    fn amount(&self) -> Option<CountOrPercent> {
-        CountOrPercent::from_option(self)
-    }
-    fn millis(&self) -> Option<u64> {
-        digits(self)
-    }
-    fn flag(&self) -> Option<bool> {
-        match self.to_ascii_lowercase().as_str() {
-            "true" | "yes" | "1" => Some(true),
-            "false" | "no" | "0" => Some(false),
-            _ => None,
-        }
+        conflicts
     }
 }
 
 impl PolicyPatch {
-    /// Sets one field; `Err` with what the field must be. Unknown fields are the caller's to judge.
-    fn set(&mut self, field: &str, value: &(impl PolicyValue + ?Sized)) -> Result<(), &'static str> {
-        fn put<T>(slot: &mut Option<T>, value: Option<T>) -> Option<()> {
-            *slot = Some(value?);
-            Some(())
-        }
-        let millis = value.millis().filter(|ms| *ms <= MAX_DURATION_MS);
-        let set = match field {
-            "strategy" => put(&mut self.strategy, value.text().and_then(Strategy::parse)),
-            "max_parallel" => put(&mut self.max_parallel, value.amount()),
-            "canary" => put(&mut self.canary, value.amount()),
-            "min_healthy_ms" => put(&mut self.min_healthy_ms, millis),
-            "healthy_deadline_ms" => put(&mut self.healthy_deadline_ms, millis.filter(|ms| *ms > 0)),
-            "progress_deadline_ms" => put(&mut self.progress_deadline_ms, millis),
-            "health_check" => put(&mut self.health_check, value.text().and_then(HealthCheck::parse)),
-            "auto_promote" => put(&mut self.auto_promote, value.flag()),
-            "auto_revert" => put(&mut self.auto_revert, value.flag()),
-            _ => None,
-        };
-        set.ok_or_else(|| expected(field))
-    }
-
-    /// Sets a field from a command's option; `Err` with what the option must be.
+    /// Sets a field from a command's option; the error says what the option must be.
     pub fn set_option(&mut self, field: &str, value: &str) -> Result<(), &'static str> {
-        self.set(field, value)
+        self.set(field, PolicyValue::Option(value))
     }
 
-    /// Reads `policies.update`. Faults go to `faults` with their path; unknown fields to `unknown`.
-    pub fn from_manifest(update: &Value, faults: &mut Vec<String>, unknown: &mut Vec<String>) -> PolicyPatch {
+    /// Parses `policies.update`. Violations go to `violations` with their path; unknown fields to `unknown`.
+    pub fn from_manifest(update: &Value, violations: &mut Vec<String>, unknown: &mut Vec<String>) -> PolicyPatch {
         let mut patch = PolicyPatch::default();
         let Value::Object(fields) = update else {
-            faults.push("policies.update must be an object".to_string());
+            violations.push("policies.update must be an object".to_string());
             return patch;
         };
         for (field, value) in fields {
-            if !POLICY_FIELDS.contains(&field.as_str()) {
+            if !POLICY_FIELDS.iter().any(|known| known.name == field) {
                 unknown.push(field.clone());
-            } else if let Err(must) = patch.set(field, value) {
-                faults.push(format!("policies.update.{field} {must}"));
+            } else if let Err(expected) = patch.set(field, PolicyValue::Json(value)) {
+                violations.push(format!("policies.update.{field} {expected}"));
             }
         }
         let canary = patch.canary.unwrap_or(CountOrPercent::Count(0));
-        let canary_is_sound = patch.canary.is_some() || !fields.contains_key("canary");
-        if canary_is_sound
+        let canary_is_valid = patch.canary.is_some() || !fields.contains_key("canary");
+        if canary_is_valid
             && patch.strategy == Some(Strategy::Canary)
             && patch.auto_promote == Some(true)
             && matches!(canary, CountOrPercent::Count(0) | CountOrPercent::Percent(0))
         {
-            faults.push(
+            violations.push(
                 "policies.update.canary must be greater than 0 for strategy canary with auto_promote".to_string(),
             );
         }

@@ -1,31 +1,17 @@
 //! Service instances (rule 3, 4.9): who answers where, for which instance, and until when unless refreshed.
 use super::instance::{Instance, InstanceKey};
+use super::names::named_enum;
 
 use super::time::UnixMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// The status of a service instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CheckStatus {
-    Passing,
-    Warning,
-    Critical,
-}
-
-impl CheckStatus {
-    pub fn name(self) -> &'static str {
-        match self {
-            CheckStatus::Passing => "passing",
-            CheckStatus::Warning => "warning",
-            CheckStatus::Critical => "critical",
-        }
-    }
-
-    pub fn parse(text: &str) -> Option<CheckStatus> {
-        [CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]
-            .into_iter()
-            .find(|status| status.name().eq_ignore_ascii_case(text))
+named_enum! {
+    /// The status of a service instance.
+    pub enum CheckStatus {
+        Passing = "passing",
+        Warning = "warning",
+        Critical = "critical",
     }
 }
 

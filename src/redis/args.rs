@@ -218,12 +218,12 @@ impl<'a> Args<'a> {
 
     /// Sets a policy field if `option` names one; returns false otherwise.
     pub fn policy(&mut self, option: &[u8], patch: &mut PolicyPatch) -> Result<bool, CommandError> {
-        let Some(field) = POLICY_FIELDS.iter().find(|field| field.as_bytes().eq_ignore_ascii_case(option)) else {
+        let Some(field) = POLICY_FIELDS.iter().find(|field| field.name.as_bytes().eq_ignore_ascii_case(option)) else {
             return Ok(false);
         };
-        let option = &*field.to_ascii_uppercase();
+        let option = &*field.name.to_ascii_uppercase();
         let value = text(option, self.value(option)?, TAG_MAX)?;
-        patch.set_option(field, value).map_err(|expected| syntax(format!("{option} {expected}")))?;
+        patch.set_option(field.name, value).map_err(|expected| syntax(format!("{option} {expected}")))?;
         Ok(true)
     }
 }

@@ -24,18 +24,9 @@ pub fn expand(syntax: &str) -> String {
         .replace("{check}", &format!("status:{}", checks.join("|")))
 }
 
-/// The options of the policy fields, each with the syntax of its value.
-pub(super) fn policy_fields() -> impl Iterator<Item = String> {
-    POLICY_FIELDS.iter().map(|field| {
-        let value = match *field {
-            "strategy" => "strategy:rolling|canary|blue-green",
-            "health_check" => "health-check:checks|agent_states",
-            "auto_promote" | "auto_revert" => "flag:true|false",
-            "max_parallel" | "canary" => "count-or-percentage",
-            _ => "ms",
-        };
-        format!("{} {value}", field.to_ascii_uppercase())
-    })
+/// Returns the options of the policy fields, each with the syntax of its value.
+pub fn policy_fields() -> impl Iterator<Item = String> {
+    POLICY_FIELDS.iter().map(|field| format!("{} {}", field.name.to_ascii_uppercase(), field.syntax))
 }
 
 type Words<'s> = std::iter::Peekable<std::str::SplitWhitespace<'s>>;
