@@ -1,0 +1,198 @@
+//! Rules about the health of an instance and its services (rule 4.9): verdicts, deadlines, checks.
+
+use super::deployment::Status;
+use super::draft::{instance_ref, Draft};
+use super::event::EventBody;
+use super::instance::{Health, Instance, InstanceKey, InstanceState};
+use super::manifest::BATCH_AGENT;
+use super::services::{CheckStatus, Service};
+use super::time::{Deadline, UnixMs};
+use std::sync::Arc;
+
+impl Draft<'_, '_> {
+    // ---- verdicts ------------------------------------------------------------------------------------------------
+
+    /// Marks an instance healthy, at its healthy time.
+    pub fn mark_healthy(&mut self, key: &InstanceKey) {
+        let Some(instance) = self.record.instances.get(key) else { return };
+        let progress = self.progress_after_first_health(instance);
+        let event = EventBody::AgentHealthy { instance: instance_ref(instance), progress };
+        self.emit(key.version, event);
+    }
+
+    /// Returns the progress deadline after an instance became healthy: extended if that is its first time in the deployment, and
+    /// never moved back (rule 4.10).
+    fn progress_after_first_health(&self, instance: &Instance) -> Deadline {
+        let Some(d) = self.deployment() else { return Deadline::Off };
+        if instance.was_healthy || !self.record.is_own(instance) {
+            return d.progress;
+        }
+        d.progress.extend(self.now(), d.policy.progress_deadline_ms)
+    }
+
+    /// Marks an instance unhealthy whose healthy deadline has passed.
+    pub fn on_healthy_deadline(&mut self, key: &InstanceKey) {
+        let Some(instance) = self.record.instances.get(key) else { return };
+        let ms = self.record.version(key.version).map_or(0, |v| v.policy.healthy_deadline_ms);
+        let why = match self.record.check_health(instance) {
+            Ok(()) => "not ready long enough".to_string(),
+            Err(_) if matches!(instance.state, InstanceState::Starting) => "never ready: starting".to_string(),
+            Err(why) => why,
+        };
+        self.mark_unhealthy(key, &format!("not healthy within {ms} ms: {why}"));
+    }
+
+    /// Marks an instance unhealthy and cancels its pending healthy deadline.
+    pub fn mark_unhealthy(&mut self, key: &InstanceKey, reason: &str) {
+        let (Some(instance), Some(d)) = (self.record.instances.get(key), self.deployment()) else { return };
+        if &*instance.agent == BATCH_AGENT {
+            return; // a batch job has an outcome, no health
+        }
+        let own = self.record.is_own(instance);
+        let ms = d.policy.progress_deadline_ms;
+        // A canary lost while a promotion is awaited returns the deployment to running (rule 4.4).
+        let resumes_with = match (d.status, d.paused_from) {
+            (Status::AwaitingPromotion, _) if own => Some(Deadline::after(self.now(), ms)),
+            (Status::Paused, Some(Status::AwaitingPromotion)) if own => {
+                Some(if ms == 0 { Deadline::Off } else { Deadline::Paused { left_ms: ms } })
+            }
+            _ => None,
+        };
+        // Without a progress deadline the first unhealthy instance fails the deployment (rule 4.10). A report `failed` is a
+        // cause of its own.
+        let fails_at_resume = own && d.status.is_active() && ms == 0 && instance.state != InstanceState::Failed;
+        let event = EventBody::AgentUnhealthy {
+            instance: instance_ref(instance),
+            reason: Arc::from(reason),
+            resumes_with,
+            fails_at_resume,
+        };
+        self.emit(key.version, event);
+    }
+
+    /// Marks a healthy instance unhealthy if it is no longer ready and passing (rule 4.9).
+    pub fn recheck_healthy(&mut self, key: &InstanceKey) {
+        let Some(instance) = self.record.instances.get(key) else { return };
+        if instance.health != Health::Healthy || instance.is_stopping() {
+            return;
+        }
+        if let Err(why) = self.record.check_health(instance) {
+            self.mark_unhealthy(key, &why);
+        }
+    }
+
+    /// Returns the time at which an instance becomes healthy if it keeps this state and these service instances; None where it
+    /// has violations, or is judged already. `restart` restarts the `min_healthy_ms` window.
+    pub fn healthy_at_if<'s>(
+        &'s self,
+        instance: &Instance,
+        state: InstanceState,
+        services: impl Iterator<Item = &'s Arc<Service>> + Clone + 's,
+        restart: bool,
+    ) -> Option<UnixMs> {
+        let has_verdict = state == InstanceState::Ready && !instance.is_stopping() && &*instance.agent != BATCH_AGENT;
+        if !has_verdict || self.record.health_violations(instance, services).next().is_some() {
+            return None;
+        }
+        let min = self.record.version(instance.version).map_or(0, |v| v.policy.min_healthy_ms);
+        match instance.healthy_at {
+            Some(at) if !restart => Some(at),
+            _ if instance.health == Health::Healthy && !restart => None,
+            _ => Some(self.now().saturating_add(min)),
+        }
+    }
+
+    /// Describes some of the deployment's own instances that are not healthy.
+    pub fn who_is_not_healthy(&self) -> String {
+        const SHOWN: usize = 3;
+        let Some(d) = self.deployment() else { return String::new() };
+        let mut words = Vec::new();
+        let mut more = 0;
+        for agent in d.changed.iter() {
+            let own = self.record.instances.of_agent(agent).iter().find(|i| self.record.is_own(i));
+            match own {
+                Some(i) if i.health != Health::Healthy && words.len() < SHOWN => {
+                    let why = match (&i.reason, self.record.check_health(i)) {
+                        (Some(reason), _) if i.health == Health::Unhealthy => reason.to_string(),
+                        (_, Err(why)) => why,
+                        (_, Ok(())) => "ready, not long enough".to_string(),
+                    };
+                    words.push(format!("{agent} {} ({why})", i.health.name()));
+                }
+                Some(i) if i.health != Health::Healthy => more += 1,
+                _ => {}
+            }
+        }
+        if more > 0 {
+            words.push(format!("{more} more"));
+        }
+        words.join(", ")
+    }
+
+    // ---- services ------------------------------------------------------------------------------------------------
+
+    /// Marks a service instance critical whose TTL has passed (rule 4.9).
+    pub fn expire(&mut self, id: &Arc<str>) {
+        self.service_status(id, CheckStatus::Critical, Some(Arc::from("TTL expired")), None);
+    }
+
+    /// Returns the time at which an owner becomes healthy with one of its service instances changed, added or (None) removed.
+    pub fn healthy_at_with_service(&self, owner: &InstanceKey, id: &str, new: Option<Service>) -> Option<UnixMs> {
+        let instance = self.record.instances.get(owner)?;
+        let others = self.record.services.of_owner(owner).filter(|s| &*s.instance != id).cloned();
+        let services: Vec<Arc<Service>> = others.chain(new.filter(|s| s.owner == *owner).map(Arc::new)).collect();
+        self.healthy_at_if(instance, instance.state, services.iter(), false)
+    }
+
+    /// Sets the status of a service instance, with what follows for its owner.
+    pub fn service_status(
+        &mut self,
+        id: &Arc<str>,
+        status: CheckStatus,
+        reason: Option<Arc<str>>,
+        expires_at: Option<UnixMs>,
+    ) {
+        let Some(service) = self.record.services.get(id).cloned() else { return };
+        let mut changed = (*service).clone();
+        changed.status = status;
+        changed.reason = reason.clone();
+        let healthy_at = self.healthy_at_with_service(&service.owner, id, Some(changed));
+        self.emit(
+            service.owner.version,
+            EventBody::ServiceStatus {
+                instance: id.clone(),
+                service: service.service.clone(),
+                agent: service.owner.agent.clone(),
+                status,
+                reason,
+                expires_at,
+                healthy_at,
+            },
+        );
+        self.recheck_healthy(&service.owner);
+    }
+
+    /// Removes a service instance.
+    pub fn deregister(&mut self, id: &Arc<str>, reason: &str) {
+        let Some(service) = self.record.services.get(id).cloned() else { return };
+        let healthy_at = self.healthy_at_with_service(&service.owner, id, None);
+        self.emit(
+            service.owner.version,
+            EventBody::ServiceDeregistered {
+                instance: id.clone(),
+                service: service.service.clone(),
+                agent: service.owner.agent.clone(),
+                reason: Arc::from(reason),
+                healthy_at,
+            },
+        );
+    }
+
+    /// Removes all service instances of an instance.
+    pub fn clear_services(&mut self, owner: &InstanceKey, reason: &str) {
+        let ids: Vec<Arc<str>> = self.record.services.of_owner(owner).map(|s| s.instance.clone()).collect();
+        for id in ids {
+            self.deregister(&id, reason);
+        }
+    }
+}
