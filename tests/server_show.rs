@@ -129,7 +129,7 @@ fn help_tells_of_every_command() {
         let known = client.call(&["COMMAND", "LIST", "FILTERBY", "MODULE", "deploy"]);
         for command in items(&known).iter().map(|name| text(name).to_uppercase()) {
             let told = help.iter().any(|line| line.split(' ').next() == Some(&command));
-            assert_eq!(told, command != "DEPLOY.APPLY", "{command}: {help:#?}");
+            assert_eq!(told, !["DEPLOY.APPLY", "DEPLOY.TICK"].contains(&&*command), "{command}: {help:#?}");
         }
     });
 }

@@ -1,7 +1,7 @@
 //! DEPLOY.PLAN: the same decision as DEPLOY, without doing it (rule 3, 7). It decides on a draft and drops it.
 
 use super::command::{Context, Deploy};
-use super::decide::{deploy, Deployed};
+use super::decide::versions::{deploy, Deployed};
 use super::deployment::{Deployment, Mode};
 use super::draft::Draft;
 use super::instance::Role;
@@ -58,11 +58,11 @@ pub fn plan(record: Option<&Record>, asked: &Deploy, context: &Context) -> Resul
             plan.mode = Mode::Unchanged;
             plan.reason = Arc::from(format!("nothing new: version {} is {}", d.target_version, d.status.name()));
         }
-        Deployed::Begun { proposal, mut warnings } => {
+        Deployed::Started { plan: version_plan, mut warnings } => {
             plan.batches = batches(d);
             warnings.extend(self::warnings(d, asked, &draft.record));
             plan.warnings = warnings;
-            plan.changed_agents = proposal.changed;
+            plan.changed_agents = version_plan.changed;
         }
     }
     Ok(plan)

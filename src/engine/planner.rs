@@ -299,7 +299,7 @@ fn versions_to_trim(record: &Record, history_max: usize) -> Vec<u64> {
     record.versions.iter().filter(|v| !kept(v)).map(|v| v.number).take(excess).collect()
 }
 
-/// An old version as a candidate for a rollback to it.
+/// An old version as a spec for a rollback to it.
 pub(super) struct StoredVersion {
     manifest: Manifest,
     version: Arc<Version>,
@@ -317,7 +317,7 @@ impl StoredVersion {
     }
 
     /// rule 4.12: the old one's manifest, bundle and policy, less its canary.
-    pub fn candidate(&self, policy: Policy, deployment_id: Arc<str>) -> VersionSpec<'_> {
+    pub fn spec(&self, policy: Policy, deployment_id: Arc<str>) -> VersionSpec<'_> {
         VersionSpec {
             manifest: &self.manifest,
             content: self.version.content.clone(),
@@ -337,7 +337,7 @@ impl StoredVersion {
 /// What a rollback to a version would do.
 pub(super) fn plan_rollback(record: &Record, number: u64, deployment_id: &Arc<str>) -> Result<VersionPlan, String> {
     let old = StoredVersion::read(record, number)?;
-    Ok(plan_version(record, &old.candidate(old.rollback_policy(), deployment_id.clone())))
+    Ok(plan_version(record, &old.spec(old.rollback_policy(), deployment_id.clone())))
 }
 
 /// Brings a version back because the deployment before it failed (rule 4.11).
@@ -361,7 +361,7 @@ pub(super) fn roll_back(draft: &mut Draft, old: &StoredVersion, policy: Policy, 
     };
     let next = draft.record.last_version + 1;
     draft.emit_for(id.clone(), next, body);
-    let candidate = old.candidate(policy, id);
-    let plan = plan_version(&draft.record, &candidate);
-    begin(draft, &candidate, &plan, meta);
+    let spec = old.spec(policy, id);
+    let plan = plan_version(&draft.record, &spec);
+    begin(draft, &spec, &plan, meta);
 }

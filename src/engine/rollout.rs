@@ -154,8 +154,7 @@ impl Draft<'_, '_> {
             Revert::No(reason) => format!("{description}; not reverted: {reason}"),
             Revert::To(version) => format!("{description}; reverts to version {version}"),
         };
-        let body =
-            EventBody::DeploymentFailed { cause, description: Arc::from(text), by: by.name, reason: by.reason };
+        let body = EventBody::DeploymentFailed { cause, description: Arc::from(text), by: by.name, reason: by.reason };
         self.emit(d.target_version, body);
         self.clear_after_failure();
         if let Revert::To(version) = revert {

@@ -1,0 +1,149 @@
+//! Decisions: one match over the commands, one function for each. A function validates first, then emits events; before it,
+//! everything that is due by now was processed, and after it the rollout advances by itself ([`rollout`](super::rollout)).
+//! A rejection drops the draft, so that nothing changes.
+//!
+//! The functions are in files by audience: [`versions`] (DEPLOY, ROLLBACK), [`operate`], [`reports`] and [`services`].
+
+mod checks;
+mod operate;
+mod reports;
+mod services;
+pub(super) mod versions;
+
+pub use services::{MAX_META_DEPTH, SERVICES_PER_AGENT};
+pub use versions::{INSTANCES_PER_AGENT, MAX_RUNS, MAX_TAGS};
+
+use super::command::{Command, Context, Deploy, Rollback};
+use super::deployment::{Mode, Receipt};
+use super::draft::Draft;
+use super::event::{ChangeSet, SilentChange};
+use super::record::Record;
+use super::rejection::Rejection;
+use super::transaction::Transaction;
+use versions::Deployed;
+
+/// The number of due items that one tick processes.
+pub const MAX_DUE_PER_TICK: usize = 256;
+
+/// The reply to a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecisionReply {
+    Receipt(Receipt),
+    /// True where the command changed something; false where it was known already or stale.
+    Changed(bool),
+    Nothing,
+}
+
+/// The decision of a command. Where `batch.changes` is empty, `record` equals the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub batch: ChangeSet,
+    pub record: Record,
+    pub reply: DecisionReply,
+}
+
+/// Decides a command on a copy of the record, for tests and PLAN-like callers.
+pub fn decide(record: Option<&Record>, command: &Command, context: &Context) -> Result<Decision, Rejection> {
+    let mut after = record.cloned().unwrap_or_default();
+    let pending = decide_in_place(&mut after, command, context)?;
+    let batch = pending.batch.clone();
+    let reply = pending.commit();
+    Ok(Decision { batch, record: after, reply })
+}
+
+/// A decision that was made in place and is not committed. Dropped, it restores the record.
+#[derive(Debug)]
+pub struct Uncommitted<'r> {
+    record: Transaction<'r>,
+    /// The changes; empty where the command has no effect.
+    pub batch: ChangeSet,
+    pub reply: DecisionReply,
+}
+
+impl Uncommitted<'_> {
+    /// The record with the changes; its log is not truncated yet.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The encoded events of the change set, where the log keeps them encoded.
+    pub fn encoded_events(&self) -> &[u8] {
+        self.record.encoded_events()
+    }
+
+    /// Commits the changes and returns the reply.
+    pub fn commit(self) -> DecisionReply {
+        self.record.commit(self.batch.log_max);
+        self.reply
+    }
+}
+
+/// Decides a command in place. An empty record stands for a key that does not exist.
+///
+/// # Errors
+/// The rejection of the command; the record is unchanged then.
+pub fn decide_in_place<'r>(
+    record: &'r mut Record,
+    command: &Command,
+    context: &Context,
+) -> Result<Uncommitted<'r>, Rejection> {
+    if record.deployment.is_none() && !matches!(command, Command::Deploy(_)) {
+        return Err(Rejection::NoSuchKey(context.key.to_string()));
+    }
+    let mut draft = Draft::on(record, context);
+    let request = match command {
+        Command::Deploy(Deploy { request, .. }) | Command::Rollback(Rollback { request, .. }) => request.as_ref(),
+        _ => None,
+    };
+    if let Some(known) = request.and_then(|id| draft.record.requests.iter().find(|r| r.request == *id)) {
+        let reply = DecisionReply::Receipt(known.receipt.clone());
+        return Ok(done(draft, reply));
+    }
+    draft.process_due(if matches!(command, Command::Tick) { MAX_DUE_PER_TICK } else { usize::MAX });
+    let reply = match command {
+        Command::Deploy(deploy) => {
+            let outcome = versions::deploy(&mut draft, deploy)?;
+            PendingReply::Receipt(matches!(outcome, Deployed::Unchanged).then_some(Mode::Unchanged))
+        }
+        Command::Rollback(rollback) => PendingReply::Receipt(versions::rollback(&mut draft, rollback)?),
+        Command::Promote(op) => receipt(operate::promote(&mut draft, op)?),
+        Command::Pause(op) => receipt(operate::pause(&mut draft, op)?),
+        Command::Resume(op) => receipt(operate::resume(&mut draft, op)?),
+        Command::Fail(op) => receipt(operate::fail(&mut draft, op)?),
+        Command::Stop(op) => receipt(operate::stop(&mut draft, op)?),
+        Command::Tag { version, tag } => receipt(operate::tag(&mut draft, *version, tag)?),
+        Command::Untag { tag } => receipt(operate::untag(&mut draft, tag)?),
+        Command::Report(report) => PendingReply::Changed(reports::report(&mut draft, report)?),
+        Command::Register(register) => PendingReply::Changed(services::register(&mut draft, register)?),
+        Command::Check(check) => PendingReply::Changed(services::check(&mut draft, check)?),
+        Command::Deregister { instance } => PendingReply::Changed(services::deregister(&mut draft, instance)),
+        Command::Tick => PendingReply::Nothing,
+    };
+    draft.advance();
+    let reply = match reply {
+        PendingReply::Receipt(mode) => draft.receipt(mode).map_or(DecisionReply::Nothing, DecisionReply::Receipt),
+        PendingReply::Changed(changed) => DecisionReply::Changed(changed),
+        PendingReply::Nothing => DecisionReply::Nothing,
+    };
+    if let (Some(id), DecisionReply::Receipt(receipt)) = (request, &reply) {
+        draft.emit_silent(SilentChange::RequestRecorded { request: id.clone(), receipt: receipt.clone() });
+    }
+    Ok(done(draft, reply))
+}
+
+fn done<'r>(draft: Draft<'r, '_>, reply: DecisionReply) -> Uncommitted<'r> {
+    let log_max = draft.context.limits.events_max;
+    Uncommitted { record: draft.record, batch: ChangeSet { changes: draft.changes, log_max }, reply }
+}
+
+/// The reply to a command, before the rollout has advanced.
+enum PendingReply {
+    /// A receipt, with this mode in the place of the deployment's own.
+    Receipt(Option<Mode>),
+    Changed(bool),
+    Nothing,
+}
+
+fn receipt((): ()) -> PendingReply {
+    PendingReply::Receipt(None)
+}

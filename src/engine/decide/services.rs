@@ -1,0 +1,117 @@
+//! REGISTER, CHECK, DEREGISTER: service instances.
+
+use super::reports::find_instance;
+use crate::engine::command::{Check, Register};
+use crate::engine::draft::Draft;
+use crate::engine::event::{EventBody, SilentChange};
+use crate::engine::manifest;
+use crate::engine::rejection::Rejection;
+use crate::engine::services::{CheckStatus, Service};
+use std::sync::Arc;
+
+/// The maximum number of service instances of a key, for each agent that `deploy.agents-max` allows.
+pub const SERVICES_PER_AGENT: usize = 10;
+
+/// The maximum nesting of a service instance's meta.
+pub const MAX_META_DEPTH: usize = 32;
+
+/// Decides REGISTER (rule 3, rule 8 "Services").
+pub(super) fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
+    let known = draft.record.services.get(&register.instance).cloned();
+    // A refresh that names neither version nor job keeps its owner: the agent's newest instance may be one that nobody has
+    // taken up yet, and the services of the old one stay until then (rule 8 "What an agent now runs").
+    let stays = known
+        .as_ref()
+        .filter(|s| s.owner.agent == register.agent && register.version.is_none() && register.job.is_none());
+    let owner = match stays {
+        Some(service) => service.owner.clone(),
+        None => match find_instance(&draft.record, &register.agent, register.version, &register.job)? {
+            Some(owner) => owner.key(),
+            None => return Ok(false),
+        },
+    };
+    if let Some(meta) = &register.meta {
+        match serde_json::from_str(meta) {
+            Ok(value) if !manifest::is_deeper(&value, MAX_META_DEPTH) => {}
+            _ => {
+                return Err(Rejection::Invalid(vec![format!(
+                    "META must be a JSON value of at most {MAX_META_DEPTH} levels"
+                )]))
+            }
+        }
+    }
+    let max = draft.context.limits.agents_max.saturating_mul(SERVICES_PER_AGENT);
+    if known.is_none() && draft.record.services.len() >= max {
+        return Err(Rejection::Limit { what: "the number of service instances".to_string(), max: max as u64 });
+    }
+    let now = draft.now();
+    let since = known.as_ref().filter(|s| s.status == register.status && s.owner == owner).map_or(now, |s| s.since);
+    let service = Service {
+        instance: register.instance.clone(),
+        owner: owner.clone(),
+        service: register.service.clone(),
+        address: register.address.clone(),
+        port: register.port,
+        tags: register.tags.clone(),
+        meta: register.meta.clone(),
+        status: register.status,
+        reason: None,
+        ttl_ms: register.ttl_ms,
+        expires_at: expiry(draft, register.ttl_ms, register.status),
+        since,
+    };
+    if let Some(known) = known {
+        let same_but = |s: &Service| Service {
+            status: service.status,
+            reason: None,
+            expires_at: service.expires_at,
+            since: service.since,
+            ..s.clone()
+        };
+        if same_but(&known) == service {
+            return Ok(refresh_service(draft, &known, register.status, None));
+        }
+        if known.owner != owner {
+            draft.deregister(&register.instance, &format!("moved to agent {}", owner.agent));
+            draft.recheck_healthy(&known.owner);
+        }
+    }
+    let healthy_at = draft.healthy_at_with_service(&owner, &register.instance, Some(service.clone()));
+    draft.emit(owner.version, EventBody::ServiceRegistered { service: Box::new(service), healthy_at });
+    draft.recheck_healthy(&owner);
+    Ok(true)
+}
+
+/// Returns the expiry of a TTL, which runs only while the service is not critical.
+fn expiry(draft: &Draft, ttl_ms: Option<u64>, status: CheckStatus) -> Option<u64> {
+    ttl_ms.filter(|_| status != CheckStatus::Critical).map(|ttl| draft.now().saturating_add(ttl))
+}
+
+/// Decides CHECK (rule 3, rule 8 "Services").
+pub(super) fn check(draft: &mut Draft, check: &Check) -> Result<bool, Rejection> {
+    let known = draft.record.services.get(&check.instance).cloned();
+    let known = known.ok_or_else(|| Rejection::NoSuchService(check.instance.to_string()))?;
+    Ok(refresh_service(draft, &known, check.status, check.reason.clone()))
+}
+
+/// Refreshes a known service: a new status is an event; the same one only moves the TTL, which is a silent change (rule 8
+/// "Services").
+fn refresh_service(draft: &mut Draft, known: &Service, status: CheckStatus, reason: Option<Arc<str>>) -> bool {
+    let expires_at = expiry(draft, known.ttl_ms, status);
+    if known.status != status {
+        draft.service_status(&known.instance, status, reason, expires_at);
+        return true;
+    }
+    if known.expires_at != expires_at {
+        draft.emit_silent(SilentChange::ServiceRefreshed { instance: known.instance.clone(), expires_at });
+    }
+    false
+}
+
+/// Decides DEREGISTER.
+pub(super) fn deregister(draft: &mut Draft, instance: &Arc<str>) -> bool {
+    let Some(known) = draft.record.services.get(instance).cloned() else { return false };
+    draft.deregister(instance, "deregistered");
+    draft.recheck_healthy(&known.owner);
+    true
+}
