@@ -50,7 +50,7 @@ const FORBIDDEN: [(&str, &str); 41] = [
 ];
 
 /// What may be used of other crates.
-const MAY_USE: [&str; 5] = ["std", "serde_json", "thiserror", "crate", "super"];
+const MAY_USE: [&str; 7] = ["std", "serde", "serde_json", "thiserror", "crate", "super", "self"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("the engine's sources") {

@@ -342,7 +342,7 @@ fn words_of_the_sources() -> BTreeSet<String> {
         }
     }
     // Policy fields are options by their own names.
-    words.extend(redis_deploy::engine::policy::POLICY_FIELDS.iter().map(|field| field.to_uppercase()));
+    words.extend(redis_deploy::engine::policy::POLICY_FIELDS.iter().map(|field| field.name.to_uppercase()));
     assert!(words.contains("MANIFEST") && words.contains("ATTEMPT") && words.contains("AUTO_REVERT"));
     words
 }

@@ -1,4 +1,4 @@
-//! The manifest (rule 2): what the module reads of it, every fault with its path, and what differs between two.
+//! The manifest (rule 2): parsing, violations with their paths, and the differences between two.
 
 use super::names::named_enum;
 use super::policy::PolicyPatch;
@@ -9,10 +9,10 @@ use std::sync::{Arc, OnceLock};
 /// The longest node or agent id, in bytes.
 pub const MAX_ID_BYTES: usize = 256;
 
-/// How deep a manifest may be nested, so that replies that embed it stay within what JSON readers take.
+/// The maximum nesting of a manifest, so that replies that embed it stay within the limits of JSON parsers.
 pub const MAX_DEPTH: usize = 100;
 
-/// Node fields that a person reads and no runtime does: a change of them changes no agent.
+/// Node fields for people, which no runtime reads: a change of them changes no agent.
 const COSMETIC: [&str; 4] = ["alias", "display_name", "description", "metadata"];
 
 named_enum! {
@@ -34,23 +34,23 @@ impl JobType {
 /// The agent of a batch job's `run` task (rule 7).
 pub const BATCH_AGENT: &str = "*";
 
-/// A manifest's text, kept byte for byte, with the little that is asked of it often. Shared between versions.
+/// A manifest's text, kept byte for byte, with a summary that is parsed on demand. Versions share it.
 #[derive(Debug, Clone)]
 pub struct ManifestText {
     text: Arc<str>,
-    read: OnceLock<ParsedText>,
+    summary: OnceLock<ManifestSummary>,
 }
 
 #[derive(Debug, Clone)]
-struct ParsedText {
+struct ManifestSummary {
     outline: Outline,
-    /// Whether any node declares a service.
-    declares: bool,
+    /// True if any node declares a service.
+    declares_services: bool,
 }
 
-impl ParsedText {
-    fn of(outline: Outline) -> ParsedText {
-        ParsedText { declares: outline.services.values().any(|names| !names.is_empty()), outline }
+impl ManifestSummary {
+    fn of(outline: Outline) -> ManifestSummary {
+        ManifestSummary { declares_services: outline.services.values().any(|names| !names.is_empty()), outline }
     }
 }
 
@@ -71,10 +71,15 @@ pub struct Outline {
 
 impl ManifestText {
     pub fn new(text: Arc<str>) -> ManifestText {
-        ManifestText { text, read: OnceLock::new() }
+        ManifestText { text, summary: OnceLock::new() }
     }
 
-    /// Stands where a manifest is left out (the log).
+    /// Makes the text of a manifest that is parsed already, so that it is not parsed again at the first reports.
+    pub fn of(text: Arc<str>, manifest: &Manifest) -> ManifestText {
+        ManifestText { text, summary: OnceLock::from(ManifestSummary::of(manifest.outline())) }
+    }
+
+    /// Returns the placeholder of a manifest that is left out (the log).
     pub fn omitted() -> ManifestText {
         ManifestText::new(Arc::from(""))
     }
@@ -83,31 +88,32 @@ impl ManifestText {
         &self.text
     }
 
-    fn read(&self) -> &ParsedText {
-        self.read.get_or_init(|| match Manifest::parse(self.text.as_bytes()) {
-            Ok(manifest) => ParsedText::of(manifest.outline()),
-            // Only what passed `parse` comes onto a record; a text that does not has no nodes.
-            Err(_) => ParsedText::of(Outline::default()),
+    fn summary(&self) -> &ManifestSummary {
+        self.summary.get_or_init(|| match Manifest::parse(self.text.as_bytes()) {
+            Ok(manifest) => ManifestSummary::of(manifest.outline()),
+            // Only a text that passed `parse` gets onto a record; any other has no nodes.
+            Err(_) => ManifestSummary::of(Outline::default()),
         })
     }
 
     fn outline(&self) -> &Outline {
-        &self.read().outline
+        &self.summary().outline
     }
 
-    /// Reads the manifest, and has its outline from then on where that will be asked for; or gives its faults.
-    pub fn parse_and_cache(&self, will_be_asked: bool) -> Result<Vec<Arc<str>>, Vec<String>> {
+    /// Reads the manifest, and has its outline from then on where that will be asked for; or gives its violations.
+    /// With `cache`, the outline is kept, for a version that agents run.
+    pub fn parse_and_cache(&self, cache: bool) -> Result<Vec<Arc<str>>, Vec<String>> {
         let manifest = Manifest::parse(self.text.as_bytes())?;
         let node_ids = manifest.node_ids();
-        if will_be_asked {
-            self.read.get_or_init(|| ParsedText::of(manifest.outline()));
+        if cache {
+            self.summary.get_or_init(|| ManifestSummary::of(manifest.outline()));
         }
         Ok(node_ids)
     }
 
-    /// The outline, where it was asked for already.
+    /// Returns the outline if it is parsed already.
     pub fn cached_outline(&self) -> Option<&Outline> {
-        self.read.get().map(|read| &read.outline)
+        self.summary.get().map(|summary| &summary.outline)
     }
 
     pub fn node_ids(&self) -> &[Arc<str>] {
@@ -118,11 +124,11 @@ impl ManifestText {
         self.outline().services.contains_key(node)
     }
 
-    /// The names of the services that a node declares (rule 8 "Manifest").
+    /// Returns the names of the services that a node declares (rule 8 "Manifest").
     pub fn services_of(&self, node: &str) -> &[Arc<str>] {
-        match self.read() {
-            ParsedText { declares: false, .. } => &[],
-            ParsedText { outline, .. } => outline.services.get(node).map(Vec::as_slice).unwrap_or_default(),
+        match self.summary() {
+            ManifestSummary { declares_services: false, .. } => &[],
+            ManifestSummary { outline, .. } => outline.services.get(node).map(Vec::as_slice).unwrap_or_default(),
         }
     }
 }
@@ -130,7 +136,7 @@ impl ManifestText {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
     pub id: Arc<str>,
-    /// The node as given, less what is cosmetic.
+    /// The node as given, without cosmetic fields.
     pub body: Value,
     pub services: Vec<Arc<str>>,
 }
@@ -138,7 +144,7 @@ pub struct Node {
 /// One edge's four fields, each as JSON text: `null` where it is missing.
 pub type Edge = [String; 4];
 
-/// What the module reads of a manifest.
+/// The parts of a manifest that the module reads.
 #[derive(Debug, Clone)]
 pub struct Manifest {
     pub value: Value,
@@ -147,37 +153,39 @@ pub struct Manifest {
     pub nodes: Vec<Node>,
     pub edges: BTreeSet<Edge>,
     pub entrypoints: BTreeSet<String>,
-    /// What is odd but allowed: PLAN says so.
+    /// What is unusual but allowed: PLAN warns of it.
     pub warnings: Vec<String>,
     /// `deployment.key`; the command's key wins.
     pub key: Option<String>,
 }
 
-/// A manifest as far as it could be read.
+/// A manifest as far as it could be parsed.
 pub struct PartialManifest {
     pub manifest: Manifest,
-    /// All of its own faults at once, each with its path.
-    pub faults: Vec<String>,
-    /// Whether its nodes are without fault, so that `AGENTS` can be judged by them.
-    pub nodes_are_sound: bool,
-    /// Whether its policy fields are without fault, so that clashes between them can be judged.
-    pub policy_is_sound: bool,
+    /// Every violation, each with its path.
+    pub violations: Vec<String>,
+    /// True if its nodes have no violation, so that `AGENTS` can be validated against them.
+    pub nodes_are_valid: bool,
+    /// Whether its policy fields are without fault, so that clashes between them can be validated.
+    pub policy_is_valid: bool,
 }
 
 impl Manifest {
-    /// A manifest without fault.
+    /// Parses a manifest without violations.
     pub fn parse(text: &[u8]) -> Result<Manifest, Vec<String>> {
-        let reading = Manifest::read(text)?;
-        if reading.faults.is_empty() {
-            Ok(reading.manifest)
+        let partial = Manifest::parse_partial(text)?;
+        if partial.violations.is_empty() {
+            Ok(partial.manifest)
         } else {
-            Err(reading.faults)
+            Err(partial.violations)
         }
     }
 
-    /// Reads what can be read, so that a caller can name faults of its own beside the manifest's. `Err` where it is
-    /// no JSON object at all.
-    pub fn read(text: &[u8]) -> Result<PartialManifest, Vec<String>> {
+    /// Parses as much as possible, so that a caller can report violations of its own beside the manifest's.
+    ///
+    /// # Errors
+    /// The violation of a text that is no JSON object at all.
+    pub fn parse_partial(text: &[u8]) -> Result<PartialManifest, Vec<String>> {
         let text = std::str::from_utf8(text).map_err(|_| vec!["manifest must be UTF-8 text".to_string()])?;
         let value: Value =
             serde_json::from_str(text).map_err(|error| vec![format!("manifest must be a JSON object: {error}")])?;
@@ -192,7 +200,7 @@ impl Manifest {
             None | Some(Value::Null) => None,
             Some(Value::Object(agents)) => Some(agents),
             Some(_) => {
-                parser.faults.push("agents must be an object".to_string());
+                parser.violations.push("agents must be an object".to_string());
                 None
             }
         };
@@ -200,19 +208,19 @@ impl Manifest {
         if let Some(agents) = agents {
             parser.nodes(agents, "agents.");
         }
-        let nodes_are_sound = parser.faults.is_empty();
+        let nodes_are_valid = parser.violations.is_empty();
         parser.links(top, "");
         if let Some(agents) = agents {
             parser.links(agents, "agents.");
         }
-        let others = parser.faults.len();
+        let others = parser.violations.len();
         let (job_type, policy) = parser.policies(top);
-        let policy_is_sound = parser.faults.len() == others;
+        let policy_is_valid = parser.violations.len() == others;
         let key = parser.deployment_key(top);
         parser.validate_links();
-        let Parser { faults, nodes, edges, entrypoints, warnings, .. } = parser;
+        let Parser { violations, nodes, edges, entrypoints, warnings, .. } = parser;
         let manifest = Manifest { job_type, policy, nodes, edges, entrypoints, warnings, key, value };
-        Ok(PartialManifest { manifest, faults, nodes_are_sound, policy_is_sound })
+        Ok(PartialManifest { manifest, violations, nodes_are_valid, policy_is_valid })
     }
 
     fn outline(&self) -> Outline {
@@ -226,13 +234,13 @@ impl Manifest {
         self.nodes.iter().map(|n| n.id.clone()).collect()
     }
 
-    /// Nodes by id, for comparing two manifests.
+    /// Returns the nodes by id, for comparing two manifests.
     pub fn nodes_by_id(&self) -> BTreeMap<&str, &Node> {
         self.nodes.iter().map(|n| (&*n.id, n)).collect()
     }
 }
 
-/// The agents of a version with their nodes, in manifest order: the node ids themselves, or `AGENTS`, each joined to
+/// Returns the agents of a version with their nodes, in manifest order: the node ids themselves, or `AGENTS`, each joined to
 /// its node (the whole id, or the part before `@`). Without any node in the manifest the agents imply theirs.
 pub fn agents_with_nodes(node_ids: &[Arc<str>], agents: Option<&[Arc<str>]>) -> Vec<(Arc<str>, Arc<str>)> {
     let Some(agents) = agents else {
@@ -258,27 +266,27 @@ fn before_at(agent: &str) -> &str {
     agent.split_once('@').map_or(agent, |(node, _)| node)
 }
 
-/// What is wrong with `AGENTS` for a manifest with these nodes.
+/// Returns the violations of `AGENTS` for a manifest with these nodes.
 pub fn agents_violations(node_ids: &[Arc<str>], agents: &[Arc<str>]) -> Vec<String> {
     let rank: BTreeMap<&str, usize> = node_ids.iter().enumerate().map(|(i, id)| (&**id, i)).collect();
     let mut seen = BTreeSet::new();
-    let mut faults = Vec::new();
+    let mut violations = Vec::new();
     if agents.is_empty() {
-        faults.push("AGENTS must name at least one agent".to_string());
+        violations.push("AGENTS must name at least one agent".to_string());
     }
     for agent in agents {
         if let Err(must) = check_id(agent) {
-            faults.push(format!("AGENTS {agent:?} {must}"));
+            violations.push(format!("AGENTS {agent:?} {must}"));
         } else if !seen.insert(agent) {
-            faults.push(format!("AGENTS names {agent} twice"));
+            violations.push(format!("AGENTS names {agent} twice"));
         } else if !node_ids.is_empty() && node_of(agent, &rank).is_none() {
-            faults.push(format!("AGENTS names {agent}, which is an agent of no node"));
+            violations.push(format!("AGENTS names {agent}, which is an agent of no node"));
         }
     }
-    faults
+    violations
 }
 
-/// Node and agent ids: 1 to 256 bytes, no control characters, and not the `*` of a batch job.
+/// Checks a node or agent id: 1 to 256 bytes, no control characters, and not the `*` of a batch job.
 fn check_id(id: &str) -> Result<(), String> {
     if id.is_empty() {
         Err("must be a non-empty string".to_string())
@@ -295,7 +303,7 @@ fn check_id(id: &str) -> Result<(), String> {
 
 #[derive(Default)]
 struct Parser {
-    faults: Vec<String>,
+    violations: Vec<String>,
     warnings: Vec<String>,
     nodes: Vec<Node>,
     seen: BTreeSet<Arc<str>>,
@@ -303,7 +311,7 @@ struct Parser {
     entrypoints: BTreeSet<String>,
 }
 
-/// A field that may be left out; null is as good as left out.
+/// Returns an optional field; null counts as left out.
 fn present<'a>(object: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
     object.get(field).filter(|value| !value.is_null())
 }
@@ -314,7 +322,7 @@ impl Parser {
             None => &[],
             Some(Value::Array(items)) => items,
             Some(_) => {
-                self.faults.push(format!("{prefix}{field} must be an array"));
+                self.violations.push(format!("{prefix}{field} must be an array"));
                 &[]
             }
         }
@@ -325,12 +333,12 @@ impl Parser {
             for (i, item) in self.array(object, prefix, field).iter().enumerate() {
                 let path = format!("{prefix}{field}[{i}]");
                 let Value::Object(node) = item else {
-                    self.faults.push(format!("{path} must be an object"));
+                    self.violations.push(format!("{path} must be an object"));
                     continue;
                 };
                 match node.get("node_id") {
                     Some(Value::String(id)) => self.node(&path, &format!("{path}.node_id"), id, item),
-                    _ => self.faults.push(format!("{path}.node_id must be a non-empty string")),
+                    _ => self.violations.push(format!("{path}.node_id must be a non-empty string")),
                 }
             }
         }
@@ -342,18 +350,18 @@ impl Parser {
                     self.node(&path, &path, name, item);
                 }
             }
-            Some(_) => self.faults.push(format!("{prefix}registry must be an object")),
+            Some(_) => self.violations.push(format!("{prefix}registry must be an object")),
         }
     }
 
     fn node(&mut self, path: &str, id_path: &str, id: &str, item: &Value) {
         if let Err(must) = check_id(id) {
-            self.faults.push(format!("{id_path} {must}"));
+            self.violations.push(format!("{id_path} {must}"));
             return;
         }
         let id: Arc<str> = Arc::from(id);
         if !self.seen.insert(id.clone()) {
-            self.faults.push(format!("{id_path} is {id}, which another node has"));
+            self.violations.push(format!("{id_path} is {id}, which another node has"));
             return;
         }
         let mut body = item.clone();
@@ -377,7 +385,7 @@ impl Parser {
                         names.push(Arc::from(name.as_str()));
                     }
                 }
-                _ => self.faults.push(format!("{path}.services[{i}].name must be a non-empty string")),
+                _ => self.violations.push(format!("{path}.services[{i}].name must be a non-empty string")),
             }
         }
         names
@@ -388,12 +396,12 @@ impl Parser {
             for (i, item) in self.array(object, prefix, field).iter().enumerate() {
                 let path = format!("{prefix}{field}[{i}]");
                 let Value::Object(edge) = item else {
-                    self.faults.push(format!("{path} must be an object"));
+                    self.violations.push(format!("{path} must be an object"));
                     continue;
                 };
                 for end in ["from_node", "to_node"] {
                     if present(edge, end).is_some_and(|v| !v.is_string()) {
-                        self.faults.push(format!("{path}.{end} must be a string"));
+                        self.violations.push(format!("{path}.{end} must be a string"));
                     }
                 }
                 self.edges.insert(
@@ -407,12 +415,12 @@ impl Parser {
                 Value::String(id) => {
                     self.entrypoints.insert(id.clone());
                 }
-                _ => self.faults.push(format!("{prefix}entrypoints[{i}] must be a string")),
+                _ => self.violations.push(format!("{prefix}entrypoints[{i}] must be a string")),
             }
         }
     }
 
-    /// Edges and entrypoints of unknown nodes are odd, not wrong (rule 8 "Manifest").
+    /// Warns of edges and entrypoints of unknown nodes (rule 8 "Manifest").
     fn validate_links(&mut self) {
         let known = |id: &str| self.seen.contains(id);
         let mut odd = BTreeSet::new();
@@ -442,7 +450,7 @@ impl Parser {
         match present(object, field)? {
             Value::Object(inner) => Some(inner),
             _ => {
-                self.faults.push(format!("{prefix}{field} must be an object"));
+                self.violations.push(format!("{prefix}{field} must be an object"));
                 None
             }
         }
@@ -467,7 +475,7 @@ impl Parser {
         let mut unknown = Vec::new();
         let policy = match policies.and_then(|p| p.get("update")) {
             None => PolicyPatch::default(),
-            Some(update) => PolicyPatch::from_manifest(update, &mut self.faults, &mut unknown),
+            Some(update) => PolicyPatch::from_manifest(update, &mut self.violations, &mut unknown),
         };
         self.warnings.extend(unknown.into_iter().map(|field| format!("policies.update.{field} is no policy field")));
         (job_type, policy)
@@ -478,7 +486,7 @@ impl Parser {
     }
 }
 
-/// Whether a JSON value has more than so many levels; the parser's own limit bounds this recursion.
+/// Returns true if a JSON value has more than this many levels; the parser's own limit bounds the recursion.
 pub(super) fn is_deeper(value: &Value, levels: usize) -> bool {
     match value {
         Value::Array(items) => levels == 0 || items.iter().any(|item| is_deeper(item, levels - 1)),
@@ -487,7 +495,7 @@ pub(super) fn is_deeper(value: &Value, levels: usize) -> bool {
     }
 }
 
-/// A JSON value as text with its object keys in order, so that equal values have equal texts.
+/// Returns a JSON value as text with its object keys in order, so that equal values have equal texts.
 fn canonical(value: &Value) -> String {
     match value {
         Value::Object(fields) => {
@@ -501,7 +509,7 @@ fn canonical(value: &Value) -> String {
     }
 }
 
-/// Why two manifests are not of the same topology (rule 2), or None where they are.
+/// Returns the reason why two manifests differ in topology (rule 2); None where they do not.
 pub fn topology_change(old: &Manifest, new: &Manifest) -> Option<String> {
     let (was, is) = (old.nodes_by_id(), new.nodes_by_id());
     let added: Vec<&str> = is.keys().filter(|id| !was.contains_key(*id)).copied().collect();
@@ -532,7 +540,7 @@ fn some(names: &[&str]) -> String {
     }
 }
 
-/// Which fields of a node differ, in words; None where its agents need not change.
+/// Describes the differing fields of a node; None where its agents need not change.
 pub fn node_change(old: &Node, new: &Node) -> Option<String> {
     if old.body == new.body {
         return None;

@@ -39,6 +39,7 @@ pub mod summary;
 mod tasks;
 pub mod time;
 pub mod transaction;
+mod undo;
 pub mod version;
 
 pub use command::{Command, Context, Limits};

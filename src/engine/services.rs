@@ -3,6 +3,7 @@ use super::instance::{Instance, InstanceKey};
 use super::names::named_enum;
 
 use super::time::UnixMs;
+use super::undo::UndoLog;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -35,15 +36,17 @@ pub struct Service {
     pub since: UnixMs,
 }
 
-/// All service instances of a record, found by id, by owner and by expiry. The two indexes follow every change.
+/// The id of a service instance, and the instance before a change.
+type UndoEntry = (Arc<str>, Option<Arc<Service>>);
+
+/// Every service instance of a record, found by id, by owner and by expiry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Services {
     by_id: BTreeMap<Arc<str>, Arc<Service>>,
     /// Ids in order.
     by_owner: BTreeMap<InstanceKey, Vec<Arc<str>>>,
     expiry: BTreeSet<(UnixMs, Arc<str>)>,
-    /// While a transaction is open: what was at the places that it changed, in order.
-    undo: Option<Vec<(Arc<str>, Option<Arc<Service>>)>>,
+    undo: UndoLog<UndoEntry>,
 }
 
 impl Services {
@@ -79,12 +82,12 @@ impl Services {
         let id = service.instance.clone();
         let before = self.take(&id);
         self.put(Arc::new(service));
-        self.record_undo(id, before);
+        self.undo.record((id, before));
     }
 
     pub fn remove(&mut self, instance: &str) -> Option<Arc<Service>> {
         let service = self.take(instance)?;
-        self.record_undo(service.instance.clone(), Some(service.clone()));
+        self.undo.record((service.instance.clone(), Some(service.clone())));
         Some(service)
     }
 
@@ -94,7 +97,7 @@ impl Services {
             change(&mut service);
             service.instance = before.instance.clone();
             self.put(Arc::new(service));
-            self.record_undo(before.instance.clone(), Some(before));
+            self.undo.record((before.instance.clone(), Some(before)));
         }
     }
 
@@ -106,26 +109,20 @@ impl Services {
     // ---- transactions ------------------------------------------------------------------------------------------------
 
     pub(super) fn begin(&mut self) {
-        self.undo = Some(Vec::new());
+        self.undo.begin();
     }
 
     pub(super) fn commit(&mut self) {
-        self.undo = None;
+        self.undo.commit();
     }
 
-    /// Everything as it was when the transaction began.
+    /// Restores the services as they were when the transaction began.
     pub(super) fn roll_back(&mut self) {
-        for (id, before) in self.undo.take().unwrap_or_default().into_iter().rev() {
+        for (id, before) in self.undo.roll_back() {
             self.take(&id);
             if let Some(service) = before {
                 self.put(service);
             }
-        }
-    }
-
-    fn record_undo(&mut self, id: Arc<str>, before: Option<Arc<Service>>) {
-        if let Some(undo) = &mut self.undo {
-            undo.push((id, before));
         }
     }
 
@@ -134,8 +131,8 @@ impl Services {
     fn put(&mut self, service: Arc<Service>) {
         // Nearly every instance has one service: no room is kept for more.
         let ids = self.by_owner.entry(service.owner.clone()).or_insert_with(|| Vec::with_capacity(1));
-        let place = ids.partition_point(|id| *id < service.instance);
-        ids.insert(place, service.instance.clone());
+        let index = ids.partition_point(|id| *id < service.instance);
+        ids.insert(index, service.instance.clone());
         if let Some(at) = service.expires_at {
             self.expiry.insert((at, service.instance.clone()));
         }

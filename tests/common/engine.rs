@@ -354,7 +354,7 @@ fn each_option(mut options: &[&str], mut option: impl FnMut(&str, &str) -> Resul
 
 fn policy_option(patch: &mut PolicyPatch, name: &str, value: &str) -> Result<(), String> {
     let field = name.to_ascii_lowercase();
-    assert!(POLICY_FIELDS.contains(&field.as_str()), "unknown option {name}");
+    assert!(POLICY_FIELDS.iter().any(|known| known.name == field), "unknown option {name}");
     patch.set_option(&field, value).map_err(|must| format!("ERR {name} {must}\n"))
 }
 

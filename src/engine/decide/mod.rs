@@ -10,9 +10,10 @@ mod reports;
 mod services;
 pub(super) mod versions;
 
-pub use services::{MAX_META_DEPTH, SERVICES_PER_AGENT};
-pub use versions::{INSTANCES_PER_AGENT, MAX_RUNS, MAX_TAGS};
+pub use self::services::{MAX_META_DEPTH, SERVICES_PER_AGENT};
+pub use self::versions::{INSTANCES_PER_AGENT, MAX_RUNS, MAX_TAGS};
 
+use self::versions::Deployed;
 use super::command::{Command, Context, Deploy, Rollback};
 use super::deployment::{Mode, Receipt};
 use super::draft::Draft;
@@ -20,7 +21,6 @@ use super::event::{ChangeSet, SilentChange};
 use super::record::Record;
 use super::rejection::Rejection;
 use super::transaction::Transaction;
-use versions::Deployed;
 
 /// The number of due items that one tick processes.
 pub const MAX_DUE_PER_TICK: usize = 256;

@@ -41,30 +41,30 @@ pub(in crate::engine) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<De
     if deploy.manifest.len() > limits.manifest_max_bytes {
         return Err(Rejection::Limit { what: "MANIFEST".to_string(), max: limits.manifest_max_bytes as u64 });
     }
-    let reading = Manifest::read(&deploy.manifest).map_err(Rejection::Invalid)?;
-    let (manifest, mut faults) = (reading.manifest, reading.faults);
+    let partial = Manifest::parse_partial(&deploy.manifest).map_err(Rejection::Invalid)?;
+    let (manifest, mut violations) = (partial.manifest, partial.violations);
     let node_ids = manifest.node_ids();
-    if reading.nodes_are_sound {
+    if partial.nodes_are_valid {
         match &deploy.agents {
-            Some(agents) => faults.extend(manifest::agents_violations(&node_ids, agents)),
+            Some(agents) => violations.extend(manifest::agents_violations(&node_ids, agents)),
             None if node_ids.is_empty() => {
-                faults.push("nodes must have at least one node, or AGENTS must be given".to_string());
+                violations.push("nodes must have at least one node, or AGENTS must be given".to_string());
             }
             None => {}
         }
     }
     let policy = Policy::default().merged_with(&manifest.policy).merged_with(&deploy.policy);
-    if reading.policy_is_sound {
-        faults.extend(policy.conflicts());
+    if partial.policy_is_valid {
+        violations.extend(policy.conflicts());
     }
-    if !faults.is_empty() {
-        return Err(Rejection::Invalid(faults));
+    if !violations.is_empty() {
+        return Err(Rejection::Invalid(violations));
     }
     let agents = deploy.agents.as_ref().map_or(node_ids.len(), Vec::len);
     if agents > limits.agents_max {
         return Err(Rejection::Limit { what: "the number of agents".to_string(), max: limits.agents_max as u64 });
     }
-    let content = shared_content(&draft.record, &deploy.manifest);
+    let content = shared_content(&draft.record, &deploy.manifest, &manifest);
     let spec = VersionSpec {
         manifest: &manifest,
         content,
@@ -103,11 +103,11 @@ pub(in crate::engine) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<De
 }
 
 /// Returns the text of a manifest, shared with a version that has the same.
-fn shared_content(record: &Record, text: &[u8]) -> Arc<ManifestText> {
+fn shared_content(record: &Record, text: &[u8], manifest: &Manifest) -> Arc<ManifestText> {
     let known = record.versions.iter().rev().find(|v| v.content.text().as_bytes() == text);
     match known {
         Some(version) => version.content.clone(),
-        None => Arc::new(ManifestText::new(Arc::from(String::from_utf8_lossy(text)))),
+        None => Arc::new(ManifestText::of(Arc::from(String::from_utf8_lossy(text)), manifest)),
     }
 }
 
@@ -210,11 +210,11 @@ pub(super) fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Option<
             return Err(Rejection::NeverStable { version: number });
         }
     }
-    let old = StoredVersion::read(record, number).map_err(|fault| Rejection::Invalid(vec![fault]))?;
+    let old = StoredVersion::read(record, number).map_err(|violation| Rejection::Invalid(vec![violation]))?;
     let policy = old.rollback_policy().merged_with(&rollback.policy);
-    let faults = policy.conflicts();
-    if !faults.is_empty() {
-        return Err(Rejection::Invalid(faults));
+    let violations = policy.conflicts();
+    if !violations.is_empty() {
+        return Err(Rejection::Invalid(violations));
     }
     let spec = old.spec(policy.clone(), draft.context_id());
     validate_job_type(record, &spec)?;
