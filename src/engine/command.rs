@@ -1,4 +1,4 @@
-//! What is asked of the engine, in the imperative. Syntax is already judged: options are typed, texts are UTF-8.
+//! Commands: the input of the engine, in the imperative. Syntax is validated already: options are typed, texts are UTF-8.
 
 use super::names::named_enum;
 use super::policy::PolicyPatch;
@@ -6,10 +6,10 @@ use super::services::CheckStatus;
 use super::time::UnixMs;
 use std::sync::Arc;
 
-/// The operands of DEPLOY and PLAN (rule 3).
+/// The arguments of DEPLOY and PLAN (rule 3).
 #[derive(Debug, Clone, Default)]
 pub struct Deploy {
-    /// The manifest as given; whether it is UTF-8 and JSON is content, so the engine judges it.
+    /// The manifest as given. The engine validates its encoding and its content.
     pub manifest: Vec<u8>,
     pub bundle: Option<Arc<str>>,
     pub job: Option<Arc<str>>,
@@ -21,7 +21,7 @@ pub struct Deploy {
     pub policy: PolicyPatch,
 }
 
-/// Which version ROLLBACK goes back to.
+/// The target of ROLLBACK.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RollbackTo {
     NewestStable,
@@ -47,7 +47,7 @@ pub struct Operate {
 }
 
 named_enum! {
-    /// What a coordinator says about an instance.
+    /// The report of a coordinator about an instance.
     pub enum ReportedState {
         Starting = "starting",
         Ready = "ready",
@@ -82,7 +82,7 @@ pub struct Register {
     pub status: CheckStatus,
     pub ttl_ms: Option<u64>,
     pub tags: Vec<Arc<str>>,
-    /// A JSON value, as given; judged as content.
+    /// A JSON value, as given. The engine validates it.
     pub meta: Option<Arc<str>>,
 }
 
@@ -93,7 +93,7 @@ pub struct Check {
     pub reason: Option<Arc<str>>,
 }
 
-/// One thing asked of one record.
+/// A command for one record.
 #[derive(Debug, Clone)]
 pub enum Command {
     Deploy(Deploy),
@@ -116,12 +116,12 @@ pub enum Command {
     Deregister {
         instance: Arc<str>,
     },
-    /// Time has passed. Late, early or repeated: harmless.
+    /// Time has passed. Late, early or repeated ticks are harmless.
     Tick,
 }
 
 impl Command {
-    /// Whether what it does carries the caller's name: `Context::by` is read (rule 5, "operator events").
+    /// Returns true if the events carry the caller's name, `Context::by` (rule 5).
     pub fn has_author(&self) -> bool {
         !matches!(
             self,
@@ -130,7 +130,7 @@ impl Command {
     }
 }
 
-/// The configured bounds that a decision depends on. What they decide is written into the events.
+/// The configured limits that a decision depends on. Their effect is in the events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// `deploy.history-max`, versions.
@@ -149,7 +149,7 @@ impl Default for Limits {
     }
 }
 
-/// What surrounds a command: everything the engine may know beside the record.
+/// The context of a command: everything that the engine may know beside the record.
 #[derive(Debug, Clone)]
 pub struct Context<'a> {
     /// The Redis key, which names later deployments.

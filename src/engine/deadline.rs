@@ -1,4 +1,4 @@
-//! When the record next wants to be told that time has passed.
+//! The next deadline of a record: the time at which it needs a tick.
 
 use super::deployment::Status;
 use super::instance::InstanceKey;
@@ -8,13 +8,13 @@ use super::record::Record;
 use super::time::UnixMs;
 use std::sync::Arc;
 
-/// What is due. At equal times they come in this order: a check that runs out is no longer passing, so it goes before
-/// the verdict it would spoil; a healthy verdict goes before the deadlines that it meets.
+/// A due item. At equal times the order is this one: a check that expires is no longer passing, so it comes before the verdict
+/// that it prevents; a healthy verdict comes before the deadlines that it meets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Due {
-    /// A service instance's TTL runs out.
+    /// A service instance's TTL expires.
     Ttl(Arc<str>),
-    /// An instance was well for `min_healthy_ms`.
+    /// An instance was ready and passing for `min_healthy_ms`.
     Healthy(InstanceKey),
     /// An instance was not healthy within `healthy_deadline_ms`.
     HealthyDeadline(InstanceKey),
@@ -22,7 +22,7 @@ pub enum Due {
     ProgressDeadline,
 }
 
-/// The earliest thing that is due, and when.
+/// Returns the earliest due item, with its time.
 pub fn next_due(record: &Record) -> Option<(UnixMs, Due)> {
     let ttl = record.services.next_expiry().map(|(at, id)| (at, Due::Ttl(id.clone())));
     let instance = record.instances.next_due().map(|(at, verdict, key)| match verdict {
@@ -33,7 +33,7 @@ pub fn next_due(record: &Record) -> Option<(UnixMs, Due)> {
     ttl.into_iter().chain(instance).chain(progress).min()
 }
 
-/// When a `Tick` should be issued; None where nothing is due.
+/// Returns the time of the next tick; None where nothing becomes due.
 pub fn next_deadline(record: &Record) -> Option<UnixMs> {
     let ttl = record.services.next_expiry().map(|(at, _)| at);
     ttl.into_iter().chain(record.instances.next_due_at()).chain(progress_deadline(record)).min()

@@ -1,12 +1,11 @@
-//! The record: everything that one key holds. Plain data with the questions that it can answer about itself;
-//! what may change it is in `decide`, how it changes in `evolve`.
+//! Deployments: one attempt each to make a version the current one.
 use super::names::named_enum;
 use super::policy::{Policy, Strategy};
 use super::time::{Deadline, UnixMs};
 use std::sync::Arc;
 
 named_enum! {
-    /// rule 4: the first three are active, the rest terminal.
+    /// The status of a deployment (rule 4): the first three are active, the others terminal.
     pub enum Status {
         Running = "running",
         AwaitingPromotion = "awaiting_promotion",
@@ -31,13 +30,13 @@ named_enum! {
         BlueGreen = "blue_green",
         Noop = "noop",
         VersionOnly = "version_only",
-        /// Of a reply alone: nothing was recorded (rule 4.2).
+        /// In replies only: nothing was recorded (rule 4.2).
         Unchanged = "unchanged",
     }
 }
 
 named_enum! {
-    /// Why a deployment ended other than well, or why a revert began.
+    /// The cause of a failure or cancellation, or of a revert.
     pub enum Cause {
         UnhealthyAgent = "unhealthy_agent",
         ProgressDeadline = "progress_deadline",
@@ -48,7 +47,7 @@ named_enum! {
     }
 }
 
-/// The last thing that an operator did to a deployment.
+/// The last action of an operator on a deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
     pub name: Arc<str>,
@@ -57,14 +56,14 @@ pub struct Action {
     pub reason: Option<Arc<str>>,
 }
 
-/// What would have failed a paused deployment, and fails it at resume (rule 4.13).
+/// The failure of a paused deployment that takes effect at its resume (rule 4.13).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeferredFailure {
     pub cause: Cause,
     pub words: Arc<str>,
 }
 
-/// Which agent cannot be replaced in place, and why (rule 4.6).
+/// An agent that cannot be replaced in place, with the reason (rule 4.6).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsafeReport {
     pub agent: Arc<str>,
@@ -72,7 +71,7 @@ pub struct UnsafeReport {
 }
 
 named_enum! {
-    /// The status in which a version's deployment ended, or what its batch job reported.
+    /// The status in which a version's deployment ended, or the report of its batch job.
     pub enum Outcome {
         Successful = "successful",
         Failed = "failed",
@@ -83,7 +82,7 @@ named_enum! {
 }
 
 impl Outcome {
-    /// The final status of the deployment that ended so (a batch job's is `version_recorded`, whatever it reported).
+    /// Returns the final status of the deployment; `version_recorded` for a batch job, whatever it reported.
     pub fn status(self, batch: bool) -> Status {
         match self {
             _ if batch => Status::VersionRecorded,
@@ -101,14 +100,14 @@ pub struct Deployment {
     pub id: Arc<str>,
     pub status: Status,
     pub cause: Option<Cause>,
-    /// How it ended, in words; while it is active the description is derived.
+    /// The description of the end; while the deployment is active, the description is derived.
     pub ended: Option<Arc<str>>,
     pub mode: Mode,
     pub strategy: Strategy,
     pub requested_strategy: Strategy,
-    /// Why the mode is what it is: `first version`, `topology changed: …`, …
+    /// The reason for the mode: `first version`, `topology changed: …`, …
     pub mode_reason: Arc<str>,
-    /// The version whose content a rollback brings back.
+    /// The version whose content a rollback restores.
     pub rollback_of: Option<u64>,
     pub by: Arc<str>,
     pub reason: Option<Arc<str>>,
@@ -116,28 +115,28 @@ pub struct Deployment {
     pub source_job_id: Option<Arc<str>>,
     pub target_version: u64,
     pub target_job_id: Arc<str>,
-    /// `JOB` of the command, for where a second job may still start (rule 4.6).
+    /// `JOB` of the command, for a second job that may still start (rule 4.6).
     pub requested_job: Option<Arc<str>>,
     pub policy: Policy,
-    /// The agents that this deployment changes, in the order in which they go.
+    /// The agents that this deployment changes, in the order of their release.
     pub changed: Arc<[Arc<str>]>,
-    /// The agents that this deployment does without: they get `stop` at its end.
+    /// The agents that the target version does not have: they get `stop` tasks at the end.
     pub removed_agents: Arc<[Arc<str>]>,
-    /// How many of `changed` go first as canaries (in place), or whether promotion waits (blue-green: > 0).
+    /// The number of `changed` that are canaries (in place); above 0, a blue-green promotion waits.
     pub canaries: u32,
     pub promoted: bool,
     pub progress: Deadline,
-    /// While paused: the status to which it resumes, unless something changed meanwhile.
+    /// While paused: the status to which the deployment resumes, unless something changed meanwhile.
     pub paused_from: Option<Status>,
     pub deferred_failure: Option<DeferredFailure>,
-    /// A coordinator reported `unsafe`: the fallback to blue-green is due (at once, or at resume).
+    /// An `unsafe` report: the fallback to blue-green is due, at once or at resume.
     pub unsafe_report: Option<UnsafeReport>,
     pub last_action: Option<Action>,
     pub created_at: UnixMs,
     pub finished_at: Option<UnixMs>,
 }
 
-/// The seven fields that a changing command replies (rule 3).
+/// The seven fields of the reply to a changing command (rule 3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     pub deployment_key: Arc<str>,
@@ -149,12 +148,12 @@ pub struct Receipt {
     pub revision: u64,
 }
 
-/// A remembered `REQUEST` id and what it was answered.
+/// A `REQUEST` id and the receipt of its command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyEntry {
     pub request: Arc<str>,
     pub receipt: Receipt,
 }
 
-/// How many `REQUEST` ids a key remembers (rule 3).
+/// The number of `REQUEST` ids that a key remembers (rule 3).
 pub const MAX_REQUEST_IDS: usize = 16;

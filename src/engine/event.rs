@@ -1,5 +1,5 @@
-//! What happened, in the past tense: the one vocabulary that is applied, replicated, logged, published and tested (rule 5).
-//! An event carries everything that `evolve` needs; nobody has to decide anything again.
+//! Events: what happened, in the past tense. The one vocabulary that is applied, replicated, logged, published and tested
+//! (rule 5). An event carries everything that `evolve` needs, so that nothing has to be decided again.
 use super::deployment::{Cause, Mode, Receipt, Status};
 use super::instance::{InstanceState, Role, TaskKind};
 
@@ -12,25 +12,25 @@ use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Its sequence number: the record's revision after it.
+    /// The sequence number: the record's revision after the event.
     pub revision: u64,
     pub at: UnixMs,
-    /// The deployment it belongs to; of tag and service events and of late reports, the key's latest.
+    /// The deployment of the event; for tag and service events and late reports, the key's latest.
     pub deployment_id: Arc<str>,
     pub version: u64,
     pub body: EventBody,
 }
 
-/// How a version came onto the record, and what its deployment sets out to do.
+/// A version that was recorded, and the plan of its deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDeployment {
-    /// Its manifest is left out of the log: DEPLOY.VERSION has it.
+    /// In the log without its manifest, which DEPLOY.VERSION replies.
     pub version: Version,
     pub mode: Mode,
     pub strategy: Strategy,
     pub requested_strategy: Strategy,
     pub mode_reason: Arc<str>,
-    /// Of a revert: what made the deployment before it fail.
+    /// Of a revert: the cause of the failure before it.
     pub cause: Option<Cause>,
     pub source_version: Option<u64>,
     pub source_job_id: Option<Arc<str>>,
@@ -39,11 +39,11 @@ pub struct NewDeployment {
     pub removed_agents: Arc<[Arc<str>]>,
     pub canaries: u32,
     pub progress: Deadline,
-    /// Versions that left the history to make room.
+    /// Versions that were trimmed from the history.
     pub trimmed: Vec<u64>,
 }
 
-/// Which instance an event is about.
+/// A reference to the instance that an event is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceRef {
     pub agent: Arc<str>,
@@ -55,7 +55,7 @@ pub struct InstanceRef {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventBody {
     DeploymentStarted(Box<NewDeployment>),
-    /// A version with nothing to do: at once successful.
+    /// A version that changes nothing, and is successful at once.
     DeploymentNoop(Box<NewDeployment>),
     /// A version of a batch job.
     VersionRecorded(Box<NewDeployment>),
@@ -72,12 +72,12 @@ pub enum EventBody {
         from_version: Option<u64>,
         attempt: u32,
         bundle: Option<Arc<str>>,
-        /// The healthy deadline of what is started.
+        /// The healthy deadline of a start or replace task.
         deadline: Deadline,
         by: Arc<str>,
         reason: Option<Arc<str>>,
     },
-    /// `withdrawn`: nobody has to do it any more. `leaves`: the instance leaves the record with it.
+    /// `withdrawn`: the task need not be done any more. `removes_instance`: the instance is removed with it.
     TaskDone {
         instance: InstanceRef,
         task: TaskKind,
@@ -89,18 +89,18 @@ pub enum EventBody {
         state: AgentReport,
         attempt: u32,
         reason: Option<Arc<str>>,
-        /// When it will be healthy, where all is well with it from now on.
+        /// The time at which the instance becomes healthy, unless something changes before.
         healthy_at: Option<UnixMs>,
-        /// It leaves the record with this: stopped when told to, or replaced.
+        /// The instance is removed: it stopped as requested, or was replaced.
         removes_instance: bool,
-        /// It would have failed the paused deployment.
+        /// The report fails the paused deployment when it resumes.
         fails_at_resume: bool,
     },
     AgentHealthy {
         instance: InstanceRef,
         progress: Deadline,
     },
-    /// `resumes_with`: a canary was lost, so the deployment runs again, with this progress deadline.
+    /// `resumes_with`: a canary was lost, so the deployment returns to running, with this progress deadline.
     AgentUnhealthy {
         instance: InstanceRef,
         reason: Arc<str>,
@@ -156,7 +156,7 @@ pub enum EventBody {
         tag: Arc<str>,
         by: Arc<str>,
     },
-    /// New, moved from another agent, or changed in more than its TTL.
+    /// A new service instance, one moved from another agent, or one changed in more than its TTL.
     ServiceRegistered {
         service: Box<Service>,
         healthy_at: Option<UnixMs>,
@@ -179,7 +179,7 @@ pub enum EventBody {
     },
 }
 
-/// What an `agent_state` event says: a state of an instance, or an outcome that is none.
+/// The report of an `agent_state` event: a state of an instance, or an outcome that is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AgentReport {
     State(InstanceState),
@@ -198,7 +198,7 @@ impl AgentReport {
 }
 
 impl EventBody {
-    /// How a version came onto the record, where the event is about that.
+    /// Returns the recorded version and its plan, for events that record one.
     pub fn new_deployment(&self) -> Option<&NewDeployment> {
         match self {
             EventBody::DeploymentStarted(beginning)
@@ -208,12 +208,12 @@ impl EventBody {
         }
     }
 
-    /// Whether it carries a manifest, which the log does without.
+    /// Returns true for an event with a manifest, which the log keeps without it.
     pub fn has_manifest(&self) -> bool {
         self.new_deployment().is_some()
     }
 
-    /// The event's type, as published.
+    /// Returns the event's type, as published.
     pub fn name(&self) -> &'static str {
         match self {
             EventBody::DeploymentStarted(_) => "deployment_started",
@@ -242,26 +242,26 @@ impl EventBody {
     }
 }
 
-/// A change that is replicated but is no event: it moves no revision and is not published.
+/// A change that is replicated but is no event: it has no revision and is not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SilentChange {
     /// A refresh that only moved a TTL (rule 8 "Services").
     ServiceRefreshed { instance: Arc<str>, expires_at: Option<UnixMs> },
-    /// A `REQUEST` id and what it was answered.
+    /// A `REQUEST` id and the receipt of its command.
     RequestRecorded { request: Arc<str>, receipt: Receipt },
 }
 
-/// What is applied to a record and replicated.
+/// A change of a record, as it is applied and replicated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Event(Arc<Event>),
     Silent(SilentChange),
 }
 
-/// One command's changes, whole: what DEPLOY.APPLY carries.
+/// The changes of one command: the payload of DEPLOY.APPLY.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeSet {
     pub changes: Vec<Change>,
-    /// How many events the log keeps after it: the primary's `deploy.events-max`.
+    /// The number of events that the log keeps after it: the primary's `deploy.events-max`.
     pub log_max: usize,
 }

@@ -12,7 +12,7 @@ pub struct InstanceKey {
     pub job_id: Arc<str>,
 }
 
-/// Whether two texts are equal. Most that are compared here are one and the same, which shows without reading them.
+/// Compares two texts. Most are shared, and are found equal by address.
 pub(super) fn is_same(a: &Arc<str>, b: &Arc<str>) -> bool {
     Arc::ptr_eq(a, b) || a == b
 }
@@ -38,11 +38,11 @@ named_enum! {
     }
 }
 
-/// What coordinators still have to do about an instance.
+/// An open task of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
     pub kind: TaskKind,
-    /// Revision of the event that issued it: TASKS lists in this order.
+    /// The revision of the event that issued it: TASKS lists tasks in this order.
     pub revision: u64,
     pub since: UnixMs,
 }
@@ -57,23 +57,23 @@ pub struct Instance {
     pub role: Role,
     pub state: InstanceState,
     pub health: Health,
-    /// 0 until the first report, then 1, 2, 3 …
+    /// 0 until the first report, then counted from 1.
     pub attempt: u32,
-    /// When its start, replace or run task was issued.
+    /// The time at which its start, replace or run task was issued.
     pub task_at: UnixMs,
-    /// When its state last changed.
+    /// The time of the last change of state.
     pub since: UnixMs,
     pub reason: Option<Arc<str>>,
-    /// The version its task replaces; what it replaces leaves at its first report.
+    /// The version that its task replaces; the replaced instance is removed at the first report.
     pub from_version: Option<u64>,
     pub task: Option<Task>,
-    /// It is well now, and healthy at this time unless something breaks before. None where it is not well, or judged healthy.
+    /// The time at which it becomes healthy, unless something changes before. None where it has violations, or is healthy.
     pub healthy_at: Option<UnixMs>,
-    /// `healthy_deadline_ms` from its task; off once it was judged (rule 8 "Unhealthy").
+    /// `healthy_deadline_ms` from its task; off once it has a verdict (rule 8 "Unhealthy").
     pub deadline: Deadline,
-    /// Judged healthy at least once: only the first time renews the progress deadline (rule 4.10).
+    /// True once it was healthy: only the first time extends the progress deadline (rule 4.10).
     pub was_healthy: bool,
-    /// Revision at which it came onto the record: an agent's newest instance is the one with the largest.
+    /// The revision at which it was added: an agent's newest instance has the largest.
     pub created: u64,
 }
 
@@ -86,7 +86,7 @@ impl Instance {
         self.version == key.version && is_same(&self.agent, &key.agent) && is_same(&self.job_id, &key.job_id)
     }
 
-    /// Takes back a change of its key, or of its place among the agent's instances.
+    /// Restores its key and its age after a change.
     pub(super) fn restore_key(&mut self, before: &Instance) {
         self.version = before.version;
         self.created = before.created;
@@ -102,14 +102,14 @@ impl Instance {
         matches!(&self.task, Some(task) if task.kind == TaskKind::Stop)
     }
 
-    /// Whether it counts as running (rule 4.1): told to stop it does not (rule 8 "Tasks").
+    /// Returns true if it counts as running (rule 4.1); an instance that is stopping does not (rule 8 "Tasks").
     pub fn is_running(&self) -> bool {
         !self.is_stopping() && self.state.is_running()
     }
 }
 
 named_enum! {
-    /// What is known of an instance from reports; `waiting` until the first one.
+    /// The reported state of an instance; `waiting` until the first report.
     pub enum InstanceState {
         Waiting = "waiting",
         Starting = "starting",

@@ -1,4 +1,4 @@
-//! What must hold of every record after every event, and of every record that comes from outside.
+//! Invariants: they hold for every record after every event, and are checked for every record from outside.
 
 use super::deployment::{Mode, Status, MAX_REQUEST_IDS};
 
@@ -18,7 +18,7 @@ macro_rules! must {
     };
 }
 
-/// `Err` names the first rule that does not hold.
+/// Checks every invariant; the error names the first one that does not hold.
 pub fn check(record: &Record) -> Result<(), String> {
     history(record)?;
     deployment(record)?;

@@ -1,17 +1,19 @@
 //! The engine: pure decisions about deployments.
 //!
 //! ```text
-//! decide_in_place(record, command, context) ──► Err(Rejection): nothing happened
-//!                                    └─► Ok(Pending):    the record changed in place, the batch of changes, the reply;
-//!                                                        committed, or as it was before
-//! decide(record, command, context)   ──► the same, with the changed record beside the one that was
-//! apply(record, batch)               ──► the same record, on a replica, from the AOF, on another day
+//! decide_in_place(record, command, context) ──► Err(Rejection):  the record is unchanged
+//!                                           └─► Ok(Uncommitted): the record changed in place, the change set, the reply;
+//!                                                                commit it, or drop it to restore the record
+//! decide(record, command, context)          ──► the same on a copy of the record
+//! apply(record, changes)                    ──► the same record, on a replica or from the AOF
 //! ```
 //!
-//! The contract: `decide` may refuse and is told the time; `apply` may not refuse and reads no clock. Folding the
-//! changes of every decision gives the record. Nothing here knows Redis, a socket, a clock, a random number or a global.
+//! The contract: `decide_in_place` may reject and gets the time as an argument; `apply` may not reject and reads no clock.
+//! Applying the change sets of all decisions gives the record. The engine knows no server, socket, clock, random number or
+//! global; [`invariants::check`] has the invariants of a record.
 //!
-//! Invariants of a record: see [`invariants::check`].
+//! Reading order: [`command`], [`event`], [`record`], [`decide`], [`evolve`], then the rules (`health_rules`, `tasks`,
+//! `planner`, `rollout`, [`strategy`]).
 
 pub mod command;
 pub mod deadline;

@@ -1,4 +1,4 @@
-//! DEPLOY.PLAN: the same decision as DEPLOY, without doing it (rule 3, 7). It decides on a draft and drops it.
+//! DEPLOY.PLAN: the decision of DEPLOY, without its effect (rules 3 and 7). It decides on a draft and drops it.
 
 use super::command::{Context, Deploy};
 use super::decide::versions::{deploy, Deployed};
@@ -11,13 +11,13 @@ use super::record::Record;
 use super::rejection::Rejection;
 use std::sync::Arc;
 
-/// Agents that go together.
+/// Agents that are released together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanStep {
     pub agents: Vec<Arc<str>>,
     pub role: Role,
-    /// The earliest time it can start, in ms counted from the deploy: every agent ready at once, every promotion given
-    /// at once.
+    /// The earliest time at which the step can start, in ms from the deploy: if every agent is ready and every promotion is
+    /// given at once.
     pub earliest_ms: u64,
 }
 
@@ -29,13 +29,13 @@ pub struct Plan {
     pub strategy: Strategy,
     pub requested_strategy: Strategy,
     pub reason: Arc<str>,
-    /// Each changed agent, and why.
+    /// Each changed agent, with the reason.
     pub changed_agents: Vec<(Arc<str>, String)>,
     pub batches: Vec<PlanStep>,
     pub warnings: Vec<String>,
 }
 
-/// Refuses what DEPLOY would refuse. `REQUEST` is no matter: nothing is done that could be done twice.
+/// Plans a DEPLOY. Rejects what DEPLOY would reject. `REQUEST` is ignored, since nothing is done.
 pub fn plan(record: Option<&Record>, asked: &Deploy, context: &Context) -> Result<Plan, Rejection> {
     let mut copy = record.cloned().unwrap_or_default();
     let mut draft = Draft::on(&mut copy, context);
@@ -68,7 +68,7 @@ pub fn plan(record: Option<&Record>, asked: &Deploy, context: &Context) -> Resul
     Ok(plan)
 }
 
-/// In which groups the agents go, by the same numbers that the strategies ask for.
+/// Returns the groups in which agents are released, by the numbers that the strategies use.
 fn batches(d: &Deployment) -> Vec<PlanStep> {
     let all = |role| vec![PlanStep { agents: d.changed.to_vec(), role, earliest_ms: 0 }];
     match d.mode {
@@ -96,7 +96,7 @@ fn batches(d: &Deployment) -> Vec<PlanStep> {
     }
 }
 
-/// What is allowed, but may not be meant.
+/// Returns warnings of what is allowed, but may not be intended.
 fn warnings(d: &Deployment, asked: &Deploy, record: &Record) -> Vec<String> {
     let mut warnings = Vec::new();
     let changed = d.changed.len();

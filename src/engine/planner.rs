@@ -1,4 +1,4 @@
-//! What a new version would do: its mode, the agents it changes and why. DEPLOY, ROLLBACK, a revert and PLAN all ask here.
+//! The planner: the mode of a new version, and the agents it changes with the reasons. DEPLOY, ROLLBACK, reverts and PLAN use it.
 
 use super::deployment::{Cause, Mode};
 
@@ -15,7 +15,7 @@ use super::version::Version;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What is to become a version.
+/// A version about to be recorded.
 pub(super) struct VersionSpec<'a> {
     pub manifest: &'a Manifest,
     pub content: Arc<ManifestText>,
@@ -31,7 +31,7 @@ pub(super) struct VersionPlan {
     pub mode: Mode,
     pub strategy: Strategy,
     pub mode_reason: String,
-    /// The agents in the order in which they go, each with the reason.
+    /// The changed agents in the order of their release, each with the reason.
     pub changed: Vec<(Arc<str>, String)>,
     pub removed_agents: Vec<Arc<str>>,
     pub job_id: Arc<str>,
@@ -40,12 +40,12 @@ pub(super) struct VersionPlan {
     pub canaries: usize,
 }
 
-/// What a failed deployment left waiting, with its task withdrawn: it goes with the next beginning.
+/// Returns true for an instance of a failed deployment whose task was withdrawn: it is removed with the next version.
 fn is_withdrawn(instance: &Instance) -> bool {
     instance.state == InstanceState::Waiting && instance.task.is_none()
 }
 
-/// The job in which the primaries run: all of them in one (rule 1, "in-place updates keep the job").
+/// Returns the primaries, which run in one job (rule 1, "in-place updates keep the job").
 fn primaries<'a>(record: &'a Record) -> impl Iterator<Item = &'a Instance> + 'a {
     record
         .instances
@@ -54,7 +54,7 @@ fn primaries<'a>(record: &'a Record) -> impl Iterator<Item = &'a Instance> + 'a 
         .filter(|i| !is_withdrawn(i))
 }
 
-/// A job name that no instance has: the one asked for, else the deployment's id, else that with a number.
+/// Returns a job id that no instance has: the requested one, else the deployment's id, else that with a number.
 pub(super) fn unused_job_id(record: &Record, requested: Option<&Arc<str>>, deployment_id: &Arc<str>) -> Arc<str> {
     let taken: BTreeSet<Arc<str>> = record.instances.iter().map(|i| i.job_id.clone()).collect();
     requested
@@ -132,7 +132,7 @@ pub(super) fn plan_version(record: &Record, new: &VersionSpec) -> VersionPlan {
     plan
 }
 
-/// The manifests of the versions that agents run, each read once.
+/// The manifests of the versions that agents run, each parsed once.
 struct ManifestCache(BTreeMap<u64, Manifest>);
 
 impl ManifestCache {
@@ -150,7 +150,7 @@ impl ManifestCache {
     }
 }
 
-/// rule 2 and 8, "Changed agents": compared with what each agent now runs.
+/// Returns the changed agents (rule 2, rule 8 "Changed, again"): compared with what each agent now runs.
 fn changed_agents(
     record: &Record,
     new: &VersionSpec,
@@ -166,7 +166,7 @@ fn changed_agents(
         if !old.state.is_running() {
             return Some(format!("not running: {}", old.state.name()));
         }
-        // An agent that came back to life while a later version of it was still to be started in the same job.
+        // An agent that restarted while a later version of it was still to be started in the same job.
         let waits =
             |i: &&Instance| i.created > old.created && matches!(&i.task, Some(task) if task.kind == TaskKind::Start);
         if let Some(later) = record.instances.of_agent(agent).iter().find(waits) {
@@ -194,7 +194,7 @@ fn changed_agents(
     agents_with_nodes.iter().filter_map(|(agent, node)| why(agent, node).map(|why| (agent.clone(), why))).collect()
 }
 
-/// The agents of the record that the new version does without.
+/// Returns the agents of the record that the new version does not have.
 fn gone(record: &Record, agents_with_nodes: &[(Arc<str>, Arc<str>)]) -> Vec<Arc<str>> {
     let kept: BTreeSet<&Arc<str>> = agents_with_nodes.iter().map(|(agent, _)| agent).collect();
     let left: BTreeSet<Arc<str>> = record
@@ -207,7 +207,7 @@ fn gone(record: &Record, agents_with_nodes: &[(Arc<str>, Arc<str>)]) -> Vec<Arc<
     left.into_iter().collect()
 }
 
-/// What goes onto the record with a version beside its content.
+/// The properties of a version beside its content.
 pub(super) struct VersionMeta {
     pub tag: Option<Arc<str>>,
     pub rollback_of: Option<u64>,
@@ -216,7 +216,7 @@ pub(super) struct VersionMeta {
     pub reason: Option<Arc<str>>,
 }
 
-/// Records the version and begins its deployment.
+/// Records the version and starts its deployment.
 pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, meta: VersionMeta) {
     deregister_withdrawn(draft);
     let number = draft.record.last_version + 1;
@@ -273,7 +273,7 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
     }
 }
 
-/// The leftovers go with the beginning, and their services before them, each with its event (rule 8 "Services").
+/// Deregisters the services of withdrawn instances, each with its event, before the instances are removed (rule 8 "Services").
 fn deregister_withdrawn(draft: &mut Draft) {
     let leftovers: Vec<_> = draft.record.instances.iter().filter(|i| is_withdrawn(i)).map(Instance::key).collect();
     for key in leftovers {
@@ -281,8 +281,8 @@ fn deregister_withdrawn(draft: &mut Draft) {
     }
 }
 
-/// Which versions leave when one more comes: the oldest, less those that are tagged, current, the newest stable one,
-/// or run by an agent (rule 8 "Tags").
+/// Returns the versions to trim when one more is recorded: the oldest, except those that are tagged, current, the newest
+/// stable one, or run by an agent (rule 8 "Tags").
 fn versions_to_trim(record: &Record, history_max: usize) -> Vec<u64> {
     let excess = (record.versions.len() + 1).saturating_sub(history_max.max(1));
     if excess == 0 {
@@ -299,7 +299,7 @@ fn versions_to_trim(record: &Record, history_max: usize) -> Vec<u64> {
     record.versions.iter().filter(|v| !kept(v)).map(|v| v.number).take(excess).collect()
 }
 
-/// An old version as a spec for a rollback to it.
+/// A stored version, as the target of a rollback.
 pub(super) struct StoredVersion {
     manifest: Manifest,
     version: Arc<Version>,
@@ -316,7 +316,7 @@ impl StoredVersion {
         self.version.job_type
     }
 
-    /// rule 4.12: the old one's manifest, bundle and policy, less its canary.
+    /// Returns the specification of a rollback: the stored manifest and bundle, and the given policy (rule 4.12).
     pub fn spec(&self, policy: Policy, deployment_id: Arc<str>) -> VersionSpec<'_> {
         VersionSpec {
             manifest: &self.manifest,
@@ -334,13 +334,13 @@ impl StoredVersion {
     }
 }
 
-/// What a rollback to a version would do.
+/// Plans a rollback to a version, without starting it.
 pub(super) fn plan_rollback(record: &Record, number: u64, deployment_id: &Arc<str>) -> Result<VersionPlan, String> {
     let old = StoredVersion::read(record, number)?;
     Ok(plan_version(record, &old.spec(old.rollback_policy(), deployment_id.clone())))
 }
 
-/// Brings a version back because the deployment before it failed (rule 4.11).
+/// Reverts to a version because the current deployment failed (rule 4.11).
 pub(super) fn revert(draft: &mut Draft, number: u64, cause: Cause, reason: Arc<str>) {
     let Ok(old) = StoredVersion::read(&draft.record, number) else { return };
     let by: Arc<str> = Arc::from(super::draft::AUTO);
@@ -348,7 +348,7 @@ pub(super) fn revert(draft: &mut Draft, number: u64, cause: Cause, reason: Arc<s
     roll_back(draft, &old, old.rollback_policy(), number, meta);
 }
 
-/// A new deployment of an old version.
+/// Starts a new deployment of a stored version.
 pub(super) fn roll_back(draft: &mut Draft, old: &StoredVersion, policy: Policy, number: u64, meta: VersionMeta) {
     let id = draft.context_id();
     let from_version = draft.deployment().map_or(0, |d| d.target_version);

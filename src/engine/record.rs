@@ -1,5 +1,5 @@
-//! The record: everything that one key holds. Plain data with the questions that it can answer about itself;
-//! what may change it is in `decide`, how it changes in `evolve`.
+//! The record: everything that one key holds. Plain data with questions that it can answer about itself; `decide` decides
+//! its changes, `evolve` applies them.
 
 use super::deployment::{Deployment, IdempotencyEntry};
 use super::event_log::Log;
@@ -16,15 +16,15 @@ use std::sync::Arc;
 /// Everything that one key holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// +1 for each event.
+    /// Incremented by each event.
     pub revision: u64,
-    /// The newest version ever recorded; numbers are never reused, trimmed or not.
+    /// The newest version ever recorded. Numbers are never reused, not even those of trimmed versions.
     pub last_version: u64,
     pub current_version: Option<u64>,
     pub current_job_id: Option<Arc<str>>,
-    /// Ascending by number.
+    /// In ascending order of number.
     pub versions: Arc<Vec<Arc<Version>>>,
-    /// The latest one; None only before the first event.
+    /// The latest deployment; None only before the first event.
     pub deployment: Option<Arc<Deployment>>,
     pub instances: Instances,
     pub services: Services,
@@ -64,7 +64,7 @@ impl Record {
         self.versions.binary_search_by_key(&number, |v| v.number).ok().map(|i| &self.versions[i])
     }
 
-    /// The newest version with the `stable` flag.
+    /// Returns the newest version with the `stable` flag.
     pub fn stable_version(&self) -> Option<u64> {
         self.versions.iter().rev().find(|v| v.stable).map(|v| v.number)
     }
@@ -73,7 +73,7 @@ impl Record {
         self.versions.iter().find(|v| v.tag.as_deref() == Some(tag))
     }
 
-    /// The version that ROLLBACK without an argument would take (rule 4.12).
+    /// Returns the version that ROLLBACK without an argument takes (rule 4.12).
     pub fn rollback_target(&self) -> Option<u64> {
         let last = self.deployment.as_ref()?.target_version;
         let after_batch = self.version(last).is_some_and(|v| v.job_type.is_batch());
@@ -88,30 +88,30 @@ impl Record {
         self.deployment.as_ref().is_some_and(|d| d.status.is_active())
     }
 
-    /// Whether an instance is this deployment's own: one that it started or replaced.
+    /// Returns true for an instance of the current deployment: one that it started or replaced.
     pub fn is_own(&self, instance: &Instance) -> bool {
         self.deployment
             .as_ref()
             .is_some_and(|d| instance.version == d.target_version && is_same(&instance.job_id, &d.target_job_id))
     }
 
-    /// The agents of a version with their nodes, in manifest order.
+    /// Returns the agents of a version with their nodes, in manifest order.
     pub fn agents_with_nodes(&self, number: u64) -> Vec<(Arc<str>, Arc<str>)> {
         self.version(number).map(|v| v.agents_with_nodes()).unwrap_or_default()
     }
 
-    /// Whether the record knows an agent at all: an instance, or a place in a version that is kept.
+    /// Returns true if the record has an agent: as an instance, or in a kept version.
     pub fn has_agent(&self, agent: &str) -> bool {
         !self.instances.of_agent(agent).is_empty() || self.versions.iter().any(|v| v.has_agent(agent))
     }
 
-    /// What an agent now runs (rule 8): the old instance until the first report about the new one.
-    /// Candidates and what was told to stop do not count; nor does a replacement that nobody has taken up.
+    /// Returns the instance that an agent now runs (rule 8 "What an agent now runs"): the old one until the first report about
+    /// the new one. Candidates and instances that are stopping do not count, nor does a replacement nobody has taken up.
     pub fn running_instance(&self, agent: &str) -> Option<&Instance> {
         self.running_instance_where(agent, |_| true)
     }
 
-    /// What an agent now runs in a job, and that can be replaced there.
+    /// Returns the instance that an agent now runs in a job, and that can be replaced there.
     pub fn running_instance_in(&self, agent: &str, job_id: &str) -> Option<&Instance> {
         self.running_instance_where(agent, |i| *i.job_id == *job_id && i.is_running())
     }
@@ -128,12 +128,12 @@ impl Record {
         })
     }
 
-    /// The status of a service instance's owner in the eyes of a caller: its role.
+    /// Returns the role of a service instance's owner.
     pub fn role_of(&self, key: &InstanceKey) -> Option<Role> {
         self.instances.get(key).map(|i| i.role)
     }
 
-    /// Whether all is well with an instance now, or why not (rule 4.9, `health_check`).
+    /// Checks the health of an instance now; the error says what is wrong (rule 4.9, `health_check`).
     pub fn check_health(&self, instance: &Instance) -> Result<(), String> {
         if instance.state != InstanceState::Ready {
             return Err(match (&instance.state, &instance.reason) {
@@ -150,7 +150,7 @@ impl Record {
         }
     }
 
-    /// What is wrong with these service instances, were they those of an instance.
+    /// Returns the violations of an instance with these service instances.
     pub(super) fn health_violations<'r>(
         &'r self,
         instance: &Instance,
@@ -167,10 +167,10 @@ impl Record {
     }
 }
 
-/// What can be wrong with an instance's services.
+/// A violation of an instance's health by its services.
 pub(super) enum HealthViolation<'r> {
     Failing(&'r Service),
-    /// A declared service that no passing instance offers.
+    /// A declared service without a passing instance.
     Missing(&'r Arc<str>),
 }
 

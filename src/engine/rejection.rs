@@ -1,8 +1,8 @@
-//! How a command is refused: a closed set of named refusals with their data. Their text is made here and nowhere else.
+//! Rejections: a closed set of named errors with their data. Their texts are made here and nowhere else.
 
 use thiserror::Error;
 
-/// The code word that a refusal starts with (rule 3, "Errors").
+/// The code word of an error reply (rule 3, "Errors").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Code {
     Err,
@@ -41,7 +41,20 @@ impl Code {
     }
 }
 
-/// Why a command was refused. A refused command changes nothing, publishes nothing, replicates nothing.
+/// The reason why a record is read-only. Its bytes are kept as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ReadOnlyReason {
+    #[error("this record was written by a newer version of the module and is read-only here")]
+    NewerVersion,
+    #[error("this record is damaged and is read-only; its bytes are kept as they are")]
+    Damaged,
+    #[error(
+        "a change of this record could not be applied here; it is read-only, and its bytes and the change are kept"
+    )]
+    NotApplied,
+}
+
+/// The reason why a command is rejected. A rejected command changes, publishes and replicates nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Rejection {
     #[error("{0}")]
@@ -60,7 +73,7 @@ pub enum Rejection {
     NoSuchService(String),
     #[error("deployment '{0}' is not on the record")]
     NoSuchDeployment(String),
-    #[error("{}", faults(.0))]
+    #[error("{}", joined(.0))]
     Invalid(Vec<String>),
     #[error("deployment {deployment_id} is {status}, expected {expected}")]
     BadState { deployment_id: String, status: &'static str, expected: &'static str },
@@ -84,12 +97,12 @@ pub enum Rejection {
     JobTaken(String),
     #[error("{what} is longer or more than the {max} allowed")]
     Limit { what: String, max: u64 },
-    #[error("this record was written by a newer version of the module and is read-only here")]
-    ReadOnlyRecord,
+    #[error("{0}")]
+    ReadOnlyRecord(ReadOnlyReason),
 }
 
-/// A manifest's faults in one line; a wall of them helps nobody.
-fn faults(all: &[String]) -> String {
+/// Returns a manifest's violations in one line: the first twenty.
+fn joined(all: &[String]) -> String {
     const SHOWN: usize = 20;
     let mut text = all.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
     if all.len() > SHOWN {
@@ -115,7 +128,7 @@ impl Rejection {
             | Rejection::RunsAlready { .. }
             | Rejection::NoStableVersion
             | Rejection::NotABatchJob { .. }
-            | Rejection::ReadOnlyRecord => Code::BadState,
+            | Rejection::ReadOnlyRecord(_) => Code::BadState,
             Rejection::Unhealthy { .. } => Code::Unhealthy,
             Rejection::OtherDeployment { .. }
             | Rejection::OtherVersion { .. }

@@ -1,4 +1,4 @@
-//! Service instances (rule 3, 4.9): who answers where, for which instance, and until when unless refreshed.
+//! Service instances (rules 3 and 4.9): addresses of agents, with checks and TTLs.
 use super::instance::{Instance, InstanceKey};
 use super::names::named_enum;
 
@@ -18,7 +18,7 @@ named_enum! {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Unique within the key.
+    /// The id, unique within the key.
     pub instance: Arc<str>,
     pub owner: InstanceKey,
     pub service: Arc<str>,
@@ -30,9 +30,9 @@ pub struct Service {
     pub status: CheckStatus,
     pub reason: Option<Arc<str>>,
     pub ttl_ms: Option<u64>,
-    /// When it becomes critical unless refreshed; None without a TTL, or when it has run out.
+    /// The time at which it becomes critical unless refreshed; None without a TTL, or once it has expired.
     pub expires_at: Option<UnixMs>,
-    /// When its status last changed.
+    /// The time of the last change of status.
     pub since: UnixMs,
 }
 
@@ -62,17 +62,17 @@ impl Services {
         self.by_id.get(instance)
     }
 
-    /// By service instance id.
+    /// Every service instance, by id.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.by_id.values()
     }
 
-    /// By service instance id.
+    /// The service instances of an owner, by id.
     pub fn of_owner(&self, owner: &InstanceKey) -> impl Iterator<Item = &Arc<Service>> + Clone + '_ {
         self.by_owner.get(owner).into_iter().flatten().filter_map(|id| self.by_id.get(id))
     }
 
-    /// By service instance id. A record without services is not asked for a key.
+    /// The service instances of an instance, by id. Without services, no key is made.
     pub fn of_instance(&self, instance: &Instance) -> impl Iterator<Item = &Arc<Service>> + Clone + '_ {
         let owner = (!self.is_empty()).then(|| instance.key());
         owner.and_then(|owner| self.by_owner.get(&owner)).into_iter().flatten().filter_map(|id| self.by_id.get(id))
@@ -101,7 +101,7 @@ impl Services {
         }
     }
 
-    /// The next one to run out, with its time.
+    /// The earliest expiry, with the id.
     pub fn next_expiry(&self) -> Option<(UnixMs, &Arc<str>)> {
         self.expiry.first().map(|(at, id)| (*at, id))
     }
@@ -126,10 +126,10 @@ impl Services {
         }
     }
 
-    // ---- the indexes -------------------------------------------------------------------------------------------------
+    // ---- indexes -----------------------------------------------------------------------------------------------------
 
     fn put(&mut self, service: Arc<Service>) {
-        // Nearly every instance has one service: no room is kept for more.
+        // Nearly every instance has one service, so no further capacity is reserved.
         let ids = self.by_owner.entry(service.owner.clone()).or_insert_with(|| Vec::with_capacity(1));
         let index = ids.partition_point(|id| *id < service.instance);
         ids.insert(index, service.instance.clone());

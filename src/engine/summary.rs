@@ -1,4 +1,4 @@
-//! A record in one line: what an index and a list want to know of it.
+//! The summary of a record: what the index and LIST need.
 
 use super::deadline::next_deadline;
 use super::deployment::{Mode, Status};
@@ -7,12 +7,12 @@ use super::record::Record;
 use super::time::UnixMs;
 use std::sync::Arc;
 
-/// Of the key's latest deployment; the last ten are what DEPLOY.LIST shows (rule 7).
+/// Summarises the key's latest deployment; the last ten fields are those of DEPLOY.LIST (rule 7).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// When the record wants a tick.
+    /// The time of the next tick.
     pub due: Option<UnixMs>,
-    /// How many tasks are open.
+    /// The number of open tasks.
     pub tasks: usize,
     pub deployment_id: Arc<str>,
     pub status: Status,
@@ -21,15 +21,15 @@ pub struct Summary {
     pub current_version: Option<u64>,
     pub stable_version: Option<u64>,
     pub target_version: u64,
-    /// How many of the deployment's own instances are healthy.
+    /// The number of healthy instances of the deployment.
     pub healthy: usize,
-    /// How many agents it changes.
+    /// The number of agents that the deployment changes.
     pub desired: usize,
     pub updated_at: UnixMs,
 }
 
 impl Summary {
-    /// None of a record without a deployment, which is on no key.
+    /// Returns the summary; None for a record without a deployment, which no key holds.
     pub fn of(record: &Record) -> Option<Summary> {
         let deployment = record.deployment.as_deref()?;
         Some(Summary {

@@ -1,25 +1,25 @@
-//! Time is an argument. The engine never reads a clock; it is told `now_ms`, unix time in milliseconds of the server.
+//! Time is an argument: the engine never reads a clock, and gets `now_ms`, the server's unix time in ms.
 
-/// Unix time in milliseconds, as the server's clock has it.
+/// Unix time in ms, by the server's clock.
 pub type UnixMs = u64;
 
-/// The largest duration a policy or a TTL may name, in ms (2^53 - 1: exact in every JSON reader).
+/// The longest duration of a policy or a TTL, in ms (2^53 - 1: exact in every JSON parser).
 pub const MAX_DURATION_MS: u64 = (1 << 53) - 1;
 
-/// A deadline that can be held: rule 4.13, a pause keeps what a deadline had left.
+/// A deadline that can be paused: a pause keeps the time that is left (rule 4.13).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Deadline {
-    /// It does not run and has nothing left to run.
+    /// It does not run, and has no time left.
     #[default]
     Off,
-    /// It runs out at this time.
+    /// It expires at this time.
     Running { at: UnixMs },
-    /// It is held, with this much left.
+    /// It is paused, with this much left.
     Paused { left_ms: u64 },
 }
 
 impl Deadline {
-    /// A clock that starts now and runs for `ms`; 0 is no deadline at all (rule 2, `progress_deadline_ms`).
+    /// Returns a deadline that expires `ms` from now; 0 is no deadline (rule 2, `progress_deadline_ms`).
     pub fn after(now: UnixMs, ms: u64) -> Deadline {
         if ms == 0 {
             Deadline::Off
@@ -28,7 +28,7 @@ impl Deadline {
         }
     }
 
-    /// A running or held clock that has at least `ms` to run from now; it never moves back (rule 4.10).
+    /// Returns a running or paused deadline with at least `ms` left; it is never moved back (rule 4.10).
     pub fn extend(self, now: UnixMs, ms: u64) -> Deadline {
         match self {
             Deadline::Off => Deadline::Off,

@@ -1,8 +1,8 @@
-//! One command's changes to a record, whole or not at all.
+//! The unit of work: one command's changes to a record, whole or not at all.
 //!
-//! They are made in place: a record of ten thousand agents must not be copied for one report. What was there before is
-//! kept beside, and comes back unless the changes are committed: where a command is refused, where the server does not
-//! take a change, and where a panic cuts one short.
+//! Changes are made in place, since a record of ten thousand agents must not be copied for one report. The previous state is
+//! kept beside, and restored unless the changes are committed: where a command is rejected, where the server does not take
+//! a change, and where a panic interrupts one.
 
 use super::deployment::{Deployment, IdempotencyEntry};
 
@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-/// A record that is being changed. Dropped without [`Transaction::commit`], it is as it was.
+/// A record with an open transaction. Dropped without [`Transaction::commit`], it restores the record.
 #[derive(Debug)]
 pub struct Transaction<'r> {
     record: &'r mut Record,
@@ -22,7 +22,7 @@ pub struct Transaction<'r> {
     before: Option<Savepoint>,
 }
 
-/// All of a record that does not keep a journal of its own. What is large is shared with the record until that changes it.
+/// The fields of a record without an undo log of their own. Large ones are shared with the record until it changes them.
 #[derive(Debug)]
 struct Savepoint {
     revision: u64,
@@ -39,7 +39,7 @@ struct Savepoint {
 
 impl<'r> Transaction<'r> {
     pub fn begin(record: &'r mut Record) -> Transaction<'r> {
-        // Every field by its name: a new one has to be thought of here.
+        // Every field by name, so that a new one does not compile until it is handled here.
         let Record {
             revision,
             last_version,
@@ -71,12 +71,12 @@ impl<'r> Transaction<'r> {
         Transaction { record, before: Some(before) }
     }
 
-    /// The bytes of the events since it began, where the log keeps bytes.
+    /// The encoded events since the beginning, where the log keeps them encoded.
     pub fn encoded_events(&self) -> &[u8] {
         self.before.as_ref().and_then(|before| self.record.log.encoded_since(before.log)).unwrap_or_default()
     }
 
-    /// Lets the changes stand. The log is cut to `log_max` events here and not before: what it lost could not come back.
+    /// Commits the changes. The log is truncated to `log_max` events here and not before, since that cannot be undone.
     pub fn commit(mut self, log_max: usize) {
         if self.before.take().is_some() {
             self.record.instances.commit();

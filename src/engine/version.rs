@@ -1,4 +1,4 @@
-//! Versions and what they contain.
+//! Versions: the recorded contents of a key.
 
 use super::deployment::Outcome;
 use super::manifest::{self, JobType, ManifestText, BATCH_AGENT};
@@ -6,8 +6,8 @@ use super::policy::{Policy, Strategy};
 use super::time::UnixMs;
 use std::sync::Arc;
 
-/// One version. Never changed, except its `stable` flag, its `tag`, and what became of it
-/// (`outcome`; `job_id` and `strategy` where it fell back to blue-green).
+/// One version. It never changes, except its `stable` flag, its `tag`, and its result (`outcome`; `job_id` and `strategy`
+/// after a fallback to blue-green).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     pub number: u64,
@@ -17,7 +17,7 @@ pub struct Version {
     pub strategy: Strategy,
     pub policy: Policy,
     pub content: Arc<ManifestText>,
-    /// `AGENTS`, where they differ from the node ids; as given.
+    /// `AGENTS` as given, where they differ from the node ids.
     pub agents: Option<Arc<[Arc<str>]>>,
     pub bundle: Option<Arc<str>>,
     pub tag: Option<Arc<str>>,
@@ -30,12 +30,12 @@ pub struct Version {
 }
 
 impl Version {
-    /// The agents with their nodes, in manifest order.
+    /// Returns the agents with their nodes, in manifest order.
     pub fn agents_with_nodes(&self) -> Vec<(Arc<str>, Arc<str>)> {
         manifest::agents_with_nodes(self.content.node_ids(), self.agents.as_deref())
     }
 
-    /// The node that an agent is one of: the whole id, or the part before `@`.
+    /// Returns the node of an agent: the whole id, or the part before `@`.
     pub fn node_of(&self, agent: &Arc<str>) -> Arc<str> {
         if self.agents.is_none() || self.content.has_node(agent) {
             return agent.clone();

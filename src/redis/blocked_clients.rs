@@ -265,7 +265,7 @@ pub fn on_change(db: i32, key: &str, stored: &Stored) {
     let key = DbKey { db, key: Arc::from(key) };
     unblock(registry(|registry| match stored {
         Stored::Record(record) => registry.take_satisfied(&key, record),
-        Stored::Opaque { reason, .. } => registry.take_all(&key, &(*reason).into()),
+        Stored::Opaque { reason, .. } => registry.take_all(&key, &Rejection::ReadOnlyRecord(*reason)),
         // A client that waits has the record decoded, and a finished one is encoded when nobody waits.
         Stored::Encoded(_) => Vec::new(),
     }));

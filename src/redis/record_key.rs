@@ -2,7 +2,8 @@
 
 use super::ffi::{self, Ctx, KeyValue, RStr, ValueType};
 use super::idle_queue;
-use super::stored::{IndexEntry, ReadOnlyReason, Stored};
+use super::stored::{IndexEntry, Stored};
+use crate::engine::rejection::ReadOnlyReason;
 use crate::engine::{Record, Rejection};
 
 /// The data type `deploymnt`, set by [`callbacks`](super::callbacks) when it is registered.
@@ -85,8 +86,8 @@ impl Key {
         cell.accessed = true;
         match &mut cell.stored {
             Stored::Record(record) => Ok(Some(record)),
-            Stored::Opaque { reason, .. } => Err((*reason).into()),
-            Stored::Encoded(_) => Err(ReadOnlyReason::Damaged.into()),
+            Stored::Opaque { reason, .. } => Err(Rejection::ReadOnlyRecord(*reason)),
+            Stored::Encoded(_) => Err(Rejection::ReadOnlyRecord(ReadOnlyReason::Damaged)),
         }
     }
 

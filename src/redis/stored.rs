@@ -3,8 +3,9 @@
 use super::ffi::{catch_panic, LogLevel, LogLimiter};
 use crate::codec::{self, DecodeError};
 use crate::engine::deployment::Status;
+use crate::engine::rejection::ReadOnlyReason;
 use crate::engine::time::UnixMs;
-use crate::engine::{apply, next_deadline, Change, ChangeSet, Record, Rejection, Summary};
+use crate::engine::{apply, next_deadline, Change, ChangeSet, Record, Summary};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -266,20 +267,6 @@ fn decode_with_changes(bytes: &[u8]) -> Option<Record> {
     }
     // The result is validated as a whole, like anything from outside.
     codec::decode_record(&codec::encode_record(&record)).ok()
-}
-
-/// The reason why a value is read-only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadOnlyReason {
-    NewerVersion,
-    Damaged,
-    NotApplied,
-}
-
-impl From<ReadOnlyReason> for Rejection {
-    fn from(_reason: ReadOnlyReason) -> Rejection {
-        Rejection::ReadOnlyRecord
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! rule 4.5: a second job with every agent of the target; all of them healthy, one step makes it primary.
+//! Blue-green (rule 4.5): a second job with every agent of the target; once all are healthy, one step makes it primary.
 
 use super::{Step, StrategyInput};
 use crate::engine::instance::Role;

@@ -1,4 +1,5 @@
-//! rule 4.4: the first `canary` changed agents go at once; all of them healthy, a promotion decides about the rest.
+//! Canary (rule 4.4): the first `canary` changed agents are released at once; once all are healthy, a promotion releases the
+//! rest.
 
 use super::{Step, StrategyInput};
 use crate::engine::instance::Role;

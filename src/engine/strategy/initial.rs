@@ -1,4 +1,4 @@
-//! rule 4.1: every agent at once, as primary; no canary phase.
+//! First deployment (rule 4.1): every agent is released at once, as primary.
 
 use super::{Step, StrategyInput};
 use crate::engine::instance::Role;

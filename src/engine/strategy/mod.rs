@@ -1,4 +1,4 @@
-//! What a running deployment does next. Each strategy answers one question over the record: its [`Step`].
+//! Strategies: each returns the next [`Step`] of a running deployment.
 
 mod blue_green;
 mod canary;
@@ -16,26 +16,26 @@ use std::sync::Arc;
 /// The next step of a running deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Something else has to happen first.
+    /// Wait: something else has to happen first.
     Wait,
-    /// These agents go now.
+    /// Release these agents now.
     Release { agents: Vec<Arc<str>>, role: Role },
-    /// All canaries are healthy, and a person has the word.
+    /// All canaries are healthy; wait for PROMOTE.
     Await,
-    /// All canaries are healthy, and a rule has the word.
+    /// All canaries are healthy; promote automatically.
     Promote,
-    /// All is done.
+    /// All changed agents are healthy; end the deployment.
     Finish,
 }
 
-/// What a strategy sees: the deployment and its own instances, counted.
+/// The input of a strategy: the deployment, and the counts of its own instances.
 struct StrategyInput<'a> {
     deployment: &'a Deployment,
     own: HealthCounts,
 }
 
 impl StrategyInput<'_> {
-    /// The agents that go next, `n` of them at most. Agents go in order, so those placed are the first ones.
+    /// Returns the agents to release next, at most `n`. Agents are released in order, so those placed are the first ones.
     fn next(&self, n: usize) -> Vec<Arc<str>> {
         self.deployment.changed.iter().skip(self.own.placed).take(n).cloned().collect()
     }

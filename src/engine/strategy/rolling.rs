@@ -1,5 +1,5 @@
-//! rule 4.3: agents go while fewer than `max_parallel` of those that went are without a healthy verdict, and none is
-//! unhealthy.
+//! Rolling (rule 4.3): agents are released while fewer than `max_parallel` of the released ones are without a healthy
+//! verdict, and none is unhealthy.
 
 use super::{Step, StrategyInput};
 use crate::engine::instance::Role;
