@@ -3,6 +3,8 @@
 //! Registers the module: its name, version, data type and allocator. The decisions are in [`engine`], the shapes of replies
 //! in [`view`], the payloads in [`codec`], and everything that knows Redis, the command table among it, in [`redis`].
 
+#![deny(unsafe_op_in_unsafe_fn)]
+
 #[deny(unsafe_code)]
 pub mod codec;
 #[deny(unsafe_code)]
