@@ -626,7 +626,7 @@ impl Callers {
                 let expected: Vec<&str> =
                     self.services.iter().filter(|(_, known)| shown(known)).map(|(id, _)| &**id).collect();
                 let reply = view::resolve(record, "app", &ResolveFilter { role, all, ..ResolveFilter::default() });
-                let reply: serde_json::Value = serde_json::from_str(&reply.to_json()).expect("JSON");
+                let reply: serde_json::Value = serde_json::from_str(&view::to_json(&reply)).expect("JSON");
                 let entries = reply.as_array().expect("a list");
                 let seen: Vec<&str> = entries.iter().filter_map(|entry| entry["instance"].as_str()).collect();
                 assert_eq!(seen, expected, "RESOLVE with {role:?}, all: {all}");

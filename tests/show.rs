@@ -1,5 +1,5 @@
 //! DEPLOY.SHOW for every situation that an operator meets: `tests/testdata/pages/*.txt`, each a list of scenes
-//! (`== title`) with what led there and the page that is seen then. `UPDATE_PAGES=1 cargo test --test show` writes the
+//! (`== title`) with what led there and the page that is seen then. `UPDATE_GOLDEN=1 cargo test --test show` writes the
 //! pages as they are now: look at them as an operator would before committing them.
 //!
 //! Commands and times are those of the conversations of `engine_scenarios`; only SHOW is answered.
@@ -62,7 +62,7 @@ fn played(text: &str) -> String {
 
 #[test]
 fn every_page_is_as_written() {
-    let update = std::env::var_os("UPDATE_PAGES").is_some();
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
     let mut wrong = Vec::new();
     for path in files() {
         let name = path.file_name().expect("a file").to_string_lossy().to_string();
@@ -108,15 +108,15 @@ fn times() -> impl Strategy<Value = u64> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever is on the record, and whatever the clock says.
+    /// For any record and any present time.
     #[test]
     fn a_page_fits_a_terminal_and_only_that(record in arbitrary::records(), key in texts(), now_ms in times()) {
         page(&record, &key, now_ms);
     }
 
-    /// Strangers' texts in every place that has some, counted in whichever numbers.
+    /// With untrusted strings in every text of the record, and any numbers.
     #[test]
-    fn hostile_texts_stay_in_their_places(
+    fn hostile_texts_keep_the_page_within_its_bounds(
         record in arbitrary::records(), hostile in texts(), number in any::<u64>(), now_ms in times()
     ) {
         let record = spoilt(record, &hostile, number);

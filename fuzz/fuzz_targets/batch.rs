@@ -20,8 +20,8 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(decode_change_set(&encode_change_set(&batch)).as_ref(), Ok(&batch), "written back, it is what was read");
         engine::apply(&mut record, &batch);
     }
-    view::status(&record, "key", 0).to_json();
-    view::tasks(&record).to_json();
+    view::to_json(&view::status(&record, "key"));
+    view::to_json(&view::tasks(&record));
     engine::next_deadline(&record);
     let _ = decode_record(&encode_record(&record));
 });

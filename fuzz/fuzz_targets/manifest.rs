@@ -18,10 +18,10 @@ fuzz_target!(|bytes: &[u8]| {
     let kept = record.versions[0].content.text().as_bytes();
     assert_eq!(kept, first, "kept byte for byte");
     assert_eq!(decode_record(&encode_record(&record)).as_ref(), Ok(&record), "what was accepted can be read back");
-    view::status(&record, "key", 0).to_json();
+    view::to_json(&view::status(&record, "key"));
     if let Some(record) = deployed(Some(&record), second, 2_000) {
         assert_eq!(decode_record(&encode_record(&record)).as_ref(), Ok(&record), "what was accepted can be read back");
-        view::status(&record, "key", 0).to_json();
+        view::to_json(&view::status(&record, "key"));
     }
 });
 

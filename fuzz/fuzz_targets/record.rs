@@ -74,10 +74,10 @@ fn after(record: &Record, command: &Command, now_ms: u64) -> Option<Record> {
 }
 
 fn look_at(record: &Record) {
-    view::status(record, "key", 0).to_json();
-    view::history(record).to_json();
-    view::tasks(record).to_json();
-    view::list_entry(record, "key").to_json();
+    view::to_json(&view::status(record, "key"));
+    view::to_json(&view::history(record));
+    view::to_json(&view::tasks(record));
+    view::to_json(&view::list_entry(record, "key"));
     engine::next_deadline(record);
 }
 

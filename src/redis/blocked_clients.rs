@@ -11,15 +11,16 @@
 //! A key that disappears, or is replaced, is only known to have changed ([`invalidate`]): its value is rechecked in the next
 //! turn of the event loop, when the command that did it has ended.
 
-use super::call::{Answered, Call};
+use super::call::Call;
 use super::error::CommandError;
 use super::ffi::{run_in_next_turn, BlockedHandler, Ctx, KeyValue, RString, TimerId};
 use super::record_key::Key;
-use super::reply;
+use super::reply::{self, Answered};
 use super::stored::{DbKey, Stored};
 use crate::engine::deployment::Status;
 use crate::engine::{Record, Rejection};
-use crate::view::{self, View};
+use crate::view::{self, EventsPage};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,8 +31,17 @@ type Blocked = super::ffi::Blocked<WaitHandler>;
 /// The answer to an unblocked client, shared by all that the same change unblocks.
 #[derive(Debug, Clone)]
 pub enum WaitAnswer {
-    Reply(Arc<View<'static>>),
+    Status(Arc<Snapshot>),
+    Events(Arc<EventsPage>),
     Error(Rejection),
+}
+
+/// The record at the change that ended a WAIT. A copy is cheap: it shares the record's texts.
+#[derive(Debug)]
+pub struct Snapshot {
+    record: Record,
+    key: Arc<str>,
+    deployment_id: Arc<str>,
 }
 
 /// A set of statuses.
@@ -178,17 +188,20 @@ impl Registry {
         let mut satisfied = Vec::new();
         for (after, groups) in waiters.by_revision.range(..record.revision) {
             for (count, all) in groups {
-                let reply = Arc::new(view::events(record, name, Some(*after), *count).into_owned());
-                satisfied.extend(all.iter().map(|client| (*client, WaitAnswer::Reply(reply.clone()))));
+                let page = Arc::new(view::events(record, name, Some(*after), *count));
+                satisfied.extend(all.iter().map(|client| (*client, WaitAnswer::Events(page.clone()))));
             }
         }
         let now = record.deployment.as_ref().map(|d| (d.id.clone(), d.status));
         if !waiters.by_status.is_empty() && waiters.seen != now {
             waiters.seen = now;
             for ((id, until), all) in &waiters.by_status {
-                let answer = match wait_result(record, name, id, *until) {
-                    Ok(None) => continue,
-                    Ok(Some(view)) => WaitAnswer::Reply(Arc::new(view.into_owned())),
+                let answer = match is_satisfied(record, id, *until) {
+                    Ok(false) => continue,
+                    Ok(true) => {
+                        let (key, deployment_id) = (key.key.clone(), id.clone());
+                        WaitAnswer::Status(Arc::new(Snapshot { record: record.clone(), key, deployment_id }))
+                    }
                     Err(rejection) => WaitAnswer::Error(rejection),
                 };
                 satisfied.extend(all.iter().map(|client| (*client, answer.clone())));
@@ -210,24 +223,18 @@ impl Registry {
     }
 }
 
-/// Returns the reply to a client that waits for a deployment; None while it has to wait.
+/// Returns true if a client that waits for a deployment is to be answered now.
 ///
 /// # Errors
 /// `NOTFOUND` for a deployment that is not on the record.
-pub fn wait_result<'r>(
-    record: &'r Record,
-    key: &'r str,
-    id: &str,
-    until: Statuses,
-) -> Result<Option<View<'r>>, Rejection> {
+pub fn is_satisfied(record: &Record, id: &str, until: Statuses) -> Result<bool, Rejection> {
     if let Some(d) = record.deployment.as_ref().filter(|d| *d.id == *id) {
-        let is_over = !d.status.is_active() || until.contains(d.status);
-        return Ok(is_over.then(|| view::status(record, key, record.updated_at)));
+        return Ok(!d.status.is_active() || until.contains(d.status));
     }
-    let past = record.versions.iter().find(|v| *v.deployment_id == *id);
-    past.and_then(|version| view::final_status(record, key, version))
-        .map(Some)
-        .ok_or_else(|| Rejection::NoSuchDeployment(id.to_string()))
+    match record.versions.iter().any(|v| *v.deployment_id == *id && v.outcome.is_some()) {
+        true => Ok(true),
+        false => Err(Rejection::NoSuchDeployment(id.to_string())),
+    }
 }
 
 /// Blocks the caller until the condition is met, for at most `timeout_ms` (0: without a timeout). A caller that cannot be
@@ -238,11 +245,11 @@ pub fn block(
     condition: WaitCondition,
     seen: Option<(Arc<str>, Status)>,
     timeout_ms: i64,
-    at_timeout: &View,
+    at_timeout: &impl Serialize,
 ) -> Result<Answered, CommandError> {
     let ctx = call.ctx();
     if ctx.flags().denies_blocking() {
-        return Ok(call.reply_view(at_timeout, false));
+        return Ok(call.reply(at_timeout, false));
     }
     let Some(client) = Blocked::block(ctx) else {
         return Err(CommandError::Internal("the server cannot block this client".to_string()));
@@ -369,7 +376,7 @@ fn timeout_answer(ctx: Ctx, blocked: &BlockedClient) -> Option<WaitAnswer> {
         return None;
     }
     Some(match Key::peek(ctx, &RString::new(key.as_bytes())).record() {
-        Ok(Some(record)) => WaitAnswer::Reply(Arc::new(view::events(record, key, Some(*after), None).into_owned())),
+        Ok(Some(record)) => WaitAnswer::Events(Arc::new(view::events(record, key, Some(*after), None))),
         Ok(None) => WaitAnswer::Error(Rejection::NoSuchKey(key.to_string())),
         Err(rejection) => WaitAnswer::Error(rejection),
     })
@@ -384,7 +391,8 @@ impl BlockedHandler for WaitHandler {
 
     fn reply(ctx: Ctx, answer: Option<&WaitAnswer>) {
         match answer {
-            Some(WaitAnswer::Reply(view)) => reply::view(ctx, view),
+            Some(WaitAnswer::Status(at)) => reply::shape(ctx, &view::status_of(&at.record, &at.key, &at.deployment_id)),
+            Some(WaitAnswer::Events(page)) => reply::shape(ctx, &**page),
             Some(WaitAnswer::Error(rejection)) => reply::error(ctx, &CommandError::Rejected(rejection.clone())),
             None => ctx.reply_null(),
         }

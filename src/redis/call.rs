@@ -1,15 +1,13 @@
-//! One call of a command: its context, and its reply, which is sent exactly once.
+//! One call of a command: its context and its reply.
 
 use super::args::Args;
 use super::error::CommandError;
 use super::ffi::Ctx;
-use super::reply;
+use super::reply::{Answered, ReplyWriter};
 use crate::engine::DecisionReply;
-use crate::view::{self, View};
+use crate::view;
+use serde::Serialize;
 use std::cell::Cell;
-
-/// Proof that the reply was sent: a handler cannot return without it.
-pub struct Answered(());
 
 /// One call of a command.
 pub struct Call {
@@ -29,24 +27,24 @@ impl Call {
         self.ctx
     }
 
-    /// True once a reply was begun: a second one would be taken for the reply to the next command.
+    /// Returns true once a reply was begun.
     pub fn has_replied(&self) -> bool {
         self.replied.get()
     }
 
-    /// Marks the reply as sent: by `send`, or later by whoever unblocks the client.
-    pub fn reply_by(&self, send: impl FnOnce(Ctx)) -> Answered {
-        self.replied.set(true);
-        send(self.ctx);
-        Answered(())
+    /// Returns the writer of the reply, which is one JSON string if `json`.
+    pub fn writer(&self, json: bool) -> ReplyWriter<'_> {
+        ReplyWriter::new(self.ctx, json, &self.replied)
     }
 
-    /// Replies a view, as one JSON string if `json`.
-    pub fn reply_view(&self, view: &View, json: bool) -> Answered {
-        match json.then(|| view.to_json()) {
-            Some(text) => self.reply_by(|ctx| ctx.reply_bytes(text.as_bytes())),
-            None => self.reply_by(|ctx| reply::view(ctx, view)),
-        }
+    /// Replies a shape, as one JSON string if `json`.
+    pub fn reply<T: Serialize + ?Sized>(&self, shape: &T, json: bool) -> Answered {
+        self.writer(json).write(shape)
+    }
+
+    /// Sends the reply by a function, or leaves it to whoever unblocks the client.
+    pub fn reply_by(&self, send: impl FnOnce(Ctx)) -> Answered {
+        self.writer(false).send(send)
     }
 
     /// Replies a page of text for people: a verbatim string in RESP3.
@@ -69,7 +67,7 @@ impl Call {
     /// Replies the engine's answer to a changing command.
     pub fn reply_decision(&self, reply: &DecisionReply) -> Answered {
         match reply {
-            DecisionReply::Receipt(receipt) => self.reply_view(&view::receipt(receipt), false),
+            DecisionReply::Receipt(receipt) => self.reply(&view::receipt(receipt), false),
             DecisionReply::Changed(changed) => self.reply_int(i64::from(*changed)),
             DecisionReply::Nothing => self.reply_by(Ctx::reply_null),
         }

@@ -2,11 +2,12 @@
 //! the keys, the ACL categories. HELP, `docs/commands.json` and the lists of commands in tests come from it too.
 
 use super::args::Args;
-use super::call::{Answered, Call};
+use super::call::Call;
 use super::command_docs::{help_lines, syntax, ArgumentDoc, CommandDoc};
 use super::commands::{coordinator, discovery, internal, list, operator, wait};
 use super::error::CommandError;
 use super::ffi::{self, Argument, CommandInfo, Ctx, EntryPoint, KeyAccess, LogLevel, Unavailable};
+use super::reply::Answered;
 use super::{command_docs, dispatch, replication};
 use std::ffi::CStr;
 

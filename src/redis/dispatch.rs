@@ -1,9 +1,10 @@
 //! Runs a command handler: catches panics, sends the error reply, counts rejections by code.
 
 use super::args::Args;
-use super::call::{Answered, Call, Handler};
+use super::call::{Call, Handler};
 use super::ffi::{catch_panic, Ctx, Panicked, RStr};
-use super::{reply, stats, timers};
+use super::reply::{self, Answered};
+use super::{stats, timers};
 use crate::engine::Code;
 
 /// Runs a handler with the arguments that follow the command's name.

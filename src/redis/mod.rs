@@ -39,6 +39,7 @@ pub mod read_path;
 pub mod record_key;
 pub mod replication;
 pub mod reply;
+pub mod resp;
 pub mod stats;
 pub mod stored;
 pub mod timers;

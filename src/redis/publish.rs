@@ -17,10 +17,11 @@ pub struct EventMessages {
     mode: Publish,
 }
 
-/// The channel and then the messages, one after the other, with the position of the end of each.
+/// The channel, and the messages one after the other with the position of the end of each.
 #[derive(Default)]
 struct MessageBuffer {
-    text: String,
+    channel: String,
+    messages: Vec<u8>,
     ends: Vec<usize>,
 }
 
@@ -29,7 +30,8 @@ const MAX_REUSED_BYTES: usize = 64 << 10;
 
 thread_local! {
     /// The buffer of the last messages, reused: nearly every report has some.
-    static BUFFER: Cell<MessageBuffer> = const { Cell::new(MessageBuffer { text: String::new(), ends: Vec::new() }) };
+    static BUFFER: Cell<MessageBuffer> =
+        const { Cell::new(MessageBuffer { channel: String::new(), messages: Vec::new(), ends: Vec::new() }) };
 }
 
 impl EventMessages {
@@ -37,29 +39,30 @@ impl EventMessages {
         let mode = config::publish_mode();
         // Messages made while others still exist get a new buffer.
         let mut buffer = BUFFER.try_with(Cell::take).unwrap_or_default();
-        buffer.text.clear();
+        buffer.channel.clear();
+        buffer.messages.clear();
         buffer.ends.clear();
-        config::push_channel_prefix(&mut buffer.text);
-        push_channel_key(key, mode, &mut buffer.text);
-        buffer.ends.push(buffer.text.len());
+        config::push_channel_prefix(&mut buffer.channel);
+        push_channel_key(key, mode, &mut buffer.channel);
         for change in &changes.changes {
             if let Change::Event(event) = change {
-                view::put_event_json(event, key, &mut buffer.text);
-                buffer.ends.push(buffer.text.len());
+                view::append_event_json(event, key, &mut buffer.messages);
+                buffer.ends.push(buffer.messages.len());
             }
         }
         EventMessages { buffer, mode }
     }
 
     pub fn publish(&self, ctx: Ctx) {
-        let MessageBuffer { text, ends } = &self.buffer;
-        let part = |from, to| RString::new(text.get(from..to).unwrap_or_default().as_bytes());
-        let Some((end, ends)) = ends.split_first().filter(|(_, messages)| !messages.is_empty()) else { return };
-        let channel = part(0, *end);
-        let mut from = *end;
+        let MessageBuffer { channel, messages, ends } = &self.buffer;
+        if ends.is_empty() {
+            return;
+        }
+        let channel = RString::new(channel.as_bytes());
+        let mut start = 0;
         for end in ends {
-            let message = part(from, *end);
-            from = *end;
+            let message = RString::new(messages.get(start..*end).unwrap_or_default());
+            start = *end;
             match self.mode {
                 Publish::Classic => ctx.publish(&channel, &message),
                 Publish::Sharded => ctx.publish_in_shard(&channel, &message),
@@ -71,7 +74,7 @@ impl EventMessages {
 
 impl Drop for EventMessages {
     fn drop(&mut self) {
-        if self.buffer.text.capacity() <= MAX_REUSED_BYTES {
+        if self.buffer.messages.capacity() <= MAX_REUSED_BYTES {
             let buffer = std::mem::take(&mut self.buffer);
             let _ = BUFFER.try_with(|reused| reused.set(buffer));
         }

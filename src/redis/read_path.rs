@@ -1,13 +1,14 @@
-//! The read path: opens a key, and replies what a view makes of its record.
+//! The read path: opens a key, and replies a shape of its record.
 
 use super::background::{self, BACKGROUND_MIN_ENTRIES};
-use super::call::{Answered, Call};
+use super::call::Call;
 use super::error::CommandError;
 use super::ffi::{catch_panic, Ctx, DeferredClient, Panicked, RStr};
 use super::record_key::{key_name, no_such_key, Key};
-use super::{clock, config, reply, stats};
+use super::reply::{self, Answered, ReplyWriter};
+use super::{clock, config, stats};
 use crate::engine::{Code, Context, Record, Rejection};
-use crate::view::View;
+use std::cell::Cell;
 
 /// Calls `answer` with the record at an open key and the key's name.
 ///
@@ -31,14 +32,14 @@ pub fn with_record(
     with_open_record(&mut Key::read(call.ctx(), key), key, answer)
 }
 
-/// Replies what `view` makes of a key's record.
+/// Replies a key's record: `answer` writes the reply.
 pub fn read(
     call: &Call,
     key: &RStr,
     json: bool,
-    view: impl for<'r> FnOnce(&'r Record, &'r str) -> Result<View<'r>, Rejection>,
+    answer: impl FnOnce(&Record, &str, ReplyWriter) -> Result<Answered, Rejection>,
 ) -> Result<Answered, CommandError> {
-    with_record(call, key, |record, name| Ok(call.reply_view(&view(record, name)?, json)))
+    with_record(call, key, |record, name| Ok(answer(record, name, call.writer(json))?))
 }
 
 /// Like [`read`], for a reply with as many entries as `size` returns: a large one is written in the background, from a copy
@@ -48,42 +49,38 @@ pub fn read_large(
     key: &RStr,
     json: bool,
     size: impl FnOnce(&Record) -> usize,
-    view: impl for<'r> FnOnce(&'r Record, &'r str) -> Result<View<'r>, Rejection> + Send + 'static,
+    answer: impl FnOnce(&Record, &str, ReplyWriter) -> Result<Answered, Rejection> + Send + 'static,
 ) -> Result<Answered, CommandError> {
     with_record(call, key, |record, name| {
         if size(record) >= BACKGROUND_MIN_ENTRIES {
             if let Some(client) = DeferredClient::block(call.ctx()) {
                 let (record, name) = (record.clone(), name.to_string());
-                return Ok(call.reply_by(|_| reply_in_background(client, record, name, json, view)));
+                return Ok(call.reply_by(|_| reply_in_background(client, record, name, json, answer)));
             }
         }
-        Ok(call.reply_view(&view(record, name)?, json))
+        Ok(answer(record, name, call.writer(json))?)
     })
 }
 
+/// Replies to a blocked client on the background thread.
 fn reply_in_background(
     client: DeferredClient,
     record: Record,
     name: String,
     json: bool,
-    view: impl for<'r> FnOnce(&'r Record, &'r str) -> Result<View<'r>, Rejection> + Send + 'static,
+    answer: impl FnOnce(&Record, &str, ReplyWriter) -> Result<Answered, Rejection> + Send + 'static,
 ) {
     background::run(move || {
         let ctx = client.ctx();
-        let outcome = catch_panic("a large reply", || {
-            let view = view(&record, &name)?;
-            match json {
-                true => ctx.reply_bytes(view.to_json().as_bytes()),
-                false => reply::view(ctx, &view),
-            }
-            Ok(())
-        });
-        match outcome {
-            Ok(Ok(())) => {}
+        let replied = Cell::new(false);
+        match catch_panic("a large reply", || answer(&record, &name, ReplyWriter::new(ctx, json, &replied))) {
+            Ok(Ok(Answered { .. })) => {}
             Ok(Err(rejection)) => reply::error(ctx, &CommandError::Rejected(rejection)),
             Err(Panicked) => {
                 stats::count_rejection(Code::Err);
-                ctx.reply_error(reply::INTERNAL_ERROR);
+                if !replied.get() {
+                    ctx.reply_error(reply::INTERNAL_ERROR);
+                }
             }
         }
         drop(client);

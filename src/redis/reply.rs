@@ -1,31 +1,81 @@
-//! Replies: views and errors, written by the server's reply functions.
+//! Replies: shapes and errors, in the types of the protocol. A reply is sent exactly once.
 
 use super::error::CommandError;
-use super::ffi::Ctx;
+use super::ffi::{Ctx, LogLevel};
+use super::resp::{self, ReplySink};
 use crate::engine::{Code, Rejection};
-use crate::view::View;
+use crate::view::append_json;
+use serde::Serialize;
+use std::cell::Cell;
 
 /// The error reply to a panic; the log has its message.
 pub const INTERNAL_ERROR: &str = "ERR internal error, nothing more is known here; see the server's log";
 
-/// Replies a view: maps are maps in RESP3 and flat arrays in RESP2, booleans 0 and 1 in both.
-pub fn view(ctx: Ctx, view: &View) {
-    match view {
-        View::Null => ctx.reply_null(),
-        View::Int(number) => ctx.reply_int(*number),
-        View::Bool(flag) => ctx.reply_int(i64::from(*flag)),
-        View::Str(text) | View::Raw(text) => ctx.reply_bytes(text.as_bytes()),
-        View::List(items) => {
-            ctx.reply_array(items.len());
-            items.iter().for_each(|item| self::view(ctx, item));
+/// The initial capacity of a JSON reply, in bytes: most fit.
+const JSON_CAPACITY: usize = 2048;
+
+/// Proof that the reply was sent: a handler cannot return without it.
+pub struct Answered(());
+
+/// Writes the reply of one command: as JSON where the caller asked for it, else in the types of the protocol.
+#[derive(Clone, Copy)]
+pub struct ReplyWriter<'c> {
+    ctx: Ctx,
+    json: bool,
+    /// Set before the first byte of the reply. An error after that would be taken for the reply to the next command.
+    replied: &'c Cell<bool>,
+}
+
+impl<'c> ReplyWriter<'c> {
+    pub fn new(ctx: Ctx, json: bool, replied: &'c Cell<bool>) -> ReplyWriter<'c> {
+        ReplyWriter { ctx, json, replied }
+    }
+
+    /// Replies a shape.
+    pub fn write<T: Serialize + ?Sized>(self, shape: &T) -> Answered {
+        if !self.json {
+            return self.send(|ctx| self::shape(ctx, shape));
         }
-        View::Map(fields) => {
-            ctx.reply_map(fields.len());
-            for (name, value) in fields {
-                ctx.reply_bytes(name.as_bytes());
-                self::view(ctx, value);
-            }
-        }
+        let mut json = Vec::with_capacity(JSON_CAPACITY);
+        append_json(&mut json, shape);
+        self.send(|ctx| ctx.reply_bytes(&json))
+    }
+
+    /// Marks the reply as begun and sends it: by `send`, or later by whoever unblocks the client.
+    pub fn send(self, send: impl FnOnce(Ctx)) -> Answered {
+        self.replied.set(true);
+        send(self.ctx);
+        Answered(())
+    }
+}
+
+/// Replies a shape in the types of the protocol.
+pub fn shape<T: Serialize + ?Sized>(mut ctx: Ctx, shape: &T) {
+    if let Err(error) = resp::write(&mut ctx, shape) {
+        debug_assert!(false, "{error}");
+        ctx.log(LogLevel::Warning, &format!("a reply is incomplete: {error}"));
+    }
+}
+
+impl ReplySink for Ctx {
+    fn null(&mut self) {
+        self.reply_null();
+    }
+
+    fn integer(&mut self, number: i64) {
+        self.reply_int(number);
+    }
+
+    fn bulk_string(&mut self, bytes: &[u8]) {
+        self.reply_bytes(bytes);
+    }
+
+    fn array(&mut self, length: usize) {
+        self.reply_array(length);
+    }
+
+    fn map(&mut self, length: usize) {
+        self.reply_map(length);
     }
 }
 

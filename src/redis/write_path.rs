@@ -6,12 +6,13 @@
 //! apply    a change set or a record that was decided elsewhere:       store  ─► after_store ─► publish on a replica
 //! ```
 
-use super::call::{Answered, Call};
+use super::call::Call;
 use super::error::CommandError;
 use super::ffi::{Ctx, KeyValue, LogLevel, LogLimiter, RStr};
 use super::publish::{self, EventMessages};
 use super::read_path::acl_user;
 use super::record_key::{key_name, no_such_key, Key};
+use super::reply::Answered;
 use super::stored::{first_revision, IndexEntry, Stored, ENCVER};
 use super::{blocked_clients, clock, config, index, replication, timers};
 use crate::codec;

@@ -1,14 +1,13 @@
-//! Service instances, for whoever calls the agents (rule 3 RESOLVE).
+//! Service instances, for callers of the agents (rule 3 RESOLVE).
 
-use super::json::{fields, Fields, Json, Judged, ToJson, Word};
-use super::View;
+use super::value::{int, RawJson};
 use crate::engine::instance::Role;
 use crate::engine::record::Record;
 use crate::engine::services::{CheckStatus, Service};
-use std::borrow::Cow;
+use serde::{Serialize, Serializer};
 use std::sync::Arc;
 
-/// Whose services are resolved.
+/// The role of the instances whose services are resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoleFilter {
     Is(Role),
@@ -35,7 +34,7 @@ impl RoleFilter {
     }
 }
 
-/// What RESOLVE asks for. By default what a caller may use: `primary` and `passing`.
+/// The options of RESOLVE. The default admits what a caller may use: `primary` and `passing`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResolveFilter {
     pub service: Option<Arc<str>>,
@@ -46,91 +45,119 @@ pub struct ResolveFilter {
 }
 
 impl ResolveFilter {
-    fn admits(&self, record: &Record, service: &Service) -> bool {
-        (self.all || service.status == CheckStatus::Passing)
+    /// Returns the role under which a service is resolved, None where the filter does not admit it.
+    fn admit(&self, record: &Record, service: &Service) -> Option<Role> {
+        let is_wanted = (self.all || service.status == CheckStatus::Passing)
             && self.service.as_ref().is_none_or(|name| service.service == *name)
-            && self.tag.as_ref().is_none_or(|tag| service.tags.contains(tag))
-            && self.admits_role(record.role_of(&service.owner))
-    }
-
-    fn admits_role(&self, role: Option<Role>) -> bool {
-        match (self.role, role) {
-            (_, None) => false,
-            (RoleFilter::Is(wanted), Some(role)) => role == wanted,
-            (RoleFilter::Any, Some(role)) => role != Role::Retired || self.all,
+            && self.tag.as_ref().is_none_or(|tag| service.tags.contains(tag));
+        if !is_wanted {
+            return None;
         }
+        record.role_of(&service.owner).filter(|role| match self.role {
+            RoleFilter::Is(wanted) => *role == wanted,
+            RoleFilter::Any => *role != Role::Retired || self.all,
+        })
     }
 }
 
-/// The service instances that `filter` admits, by their id.
-pub fn resolve<'a>(record: &'a Record, key: &'a str, filter: &ResolveFilter) -> View<'a> {
-    View::List(admitted(record, filter).map(|service| shown(record, key, service)).collect())
+/// The reply of RESOLVE: the service instances that a filter admits, by their id. Each entry is made while it is
+/// written.
+#[derive(Debug, Clone)]
+pub struct Resolved<'a> {
+    record: &'a Record,
+    key: &'a str,
+    services: Vec<(&'a Service, Role)>,
 }
 
-/// The same as one JSON text, which is written at once.
-pub fn resolve_json(record: &Record, key: &str, filter: &ResolveFilter) -> View<'static> {
-    /// Room for a few entries.
-    const ROOM: usize = 2048;
-    let mut out = String::with_capacity(ROOM);
-    Json::append(&mut out, |json| json.list(admitted(record, filter).map(|service| Entry { record, key, service })));
-    View::Raw(Cow::Owned(out))
+impl<'a> Resolved<'a> {
+    /// Returns the entries.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = ServiceView<'a>> + use<'a, '_> {
+        self.services.iter().map(|(service, role)| ServiceView::of(self.record, self.key, service, Some(*role)))
+    }
 }
 
-/// How many service instances `filter` admits; beyond `most` nobody counts on.
+impl Serialize for Resolved<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.entries())
+    }
+}
+
+/// Returns the service instances that `filter` admits.
+pub fn resolve<'a>(record: &'a Record, key: &'a str, filter: &ResolveFilter) -> Resolved<'a> {
+    Resolved { record, key, services: admitted(record, filter).collect() }
+}
+
+/// Counts the service instances that `filter` admits, up to `most`.
 pub fn count_resolved(record: &Record, filter: &ResolveFilter, most: usize) -> usize {
     admitted(record, filter).take(most).count()
 }
 
-fn admitted<'a, 'f>(record: &'a Record, filter: &'f ResolveFilter) -> impl Iterator<Item = &'a Service> + use<'a, 'f> {
-    record.services.iter().map(|service| &**service).filter(|service| filter.admits(record, service))
-}
-
-/// All service instances, whatever their role and status.
-pub(super) fn services<'a>(record: &'a Record, key: &'a str) -> View<'a> {
-    View::List(record.services.iter().map(|service| shown(record, key, service)).collect())
-}
-
-fn shown<'a>(record: &'a Record, key: &'a str, service: &'a Service) -> View<'a> {
-    let mut fields = Vec::with_capacity(17);
-    Entry { record, key, service }.describe(&mut fields);
-    View::Map(fields)
-}
-
-/// One service instance as callers see it.
-struct Entry<'a> {
+fn admitted<'a, 'f>(
     record: &'a Record,
-    key: &'a str,
-    service: &'a Service,
+    filter: &'f ResolveFilter,
+) -> impl Iterator<Item = (&'a Service, Role)> + use<'a, 'f> {
+    record.services.iter().filter_map(|service| Some((&**service, filter.admit(record, service)?)))
 }
 
-impl ToJson for Entry<'_> {
-    fn write(self, json: &mut Json) {
-        json.object(|json| self.describe(json));
-    }
+/// Returns all service instances of the record, whatever their role and status.
+pub(super) fn services<'a>(record: &'a Record, key: &'a str) -> Vec<ServiceView<'a>> {
+    record
+        .services
+        .iter()
+        .map(|service| ServiceView::of(record, key, service, record.role_of(&service.owner)))
+        .collect()
 }
 
-impl<'a> Entry<'a> {
-    fn describe(&self, to: &mut impl Fields<'a>) {
-        let Entry { record, key, service } = *self;
-        let deployment_id = record.version(service.owner.version).map(|version| &version.deployment_id);
-        fields!(to,
-            "service": &service.service,
-            "instance": &service.instance,
-            "agent": &service.owner.agent,
-            "address": &service.address,
-            "port": service.port,
-            "status": Word(service.status.name()),
-            "tags": &service.tags[..],
-            "meta": service.meta.as_deref().map(Judged),
-            "ttl_ms": service.ttl_ms,
-            "since": service.since,
-            "deployment_key": key,
-            "deployment_id": deployment_id,
-            "deployment_version": service.owner.version,
-            "deployment_role": record.role_of(&service.owner).map(|role| Word(role.name())),
-            "job_id": &service.owner.job_id,
-            "reason": &service.reason,
-            "expires_at": service.expires_at,
-        );
+/// One service instance as callers see it (rule 7 RESOLVE).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServiceView<'a> {
+    /// The service's name.
+    pub service: &'a str,
+    /// The id of the service instance.
+    pub instance: &'a str,
+    pub agent: &'a str,
+    pub address: &'a str,
+    pub port: i64,
+    /// `passing`, `warning` or `critical`.
+    pub status: &'static str,
+    pub tags: &'a [Arc<str>],
+    /// The JSON text of META.
+    pub meta: Option<RawJson<'a>>,
+    pub ttl_ms: Option<i64>,
+    /// The time since which it has its status.
+    pub since: i64,
+    pub deployment_key: &'a str,
+    pub deployment_id: Option<&'a str>,
+    /// The version of the agent instance that it belongs to.
+    pub deployment_version: i64,
+    /// The role of that instance, null once it has left the record.
+    pub deployment_role: Option<&'static str>,
+    pub job_id: &'a str,
+    pub reason: Option<&'a str>,
+    /// The time at which it becomes critical unless refreshed.
+    pub expires_at: Option<i64>,
+}
+
+impl<'a> ServiceView<'a> {
+    fn of(record: &'a Record, key: &'a str, service: &'a Service, role: Option<Role>) -> ServiceView<'a> {
+        ServiceView {
+            service: &service.service,
+            instance: &service.instance,
+            agent: &service.owner.agent,
+            address: &service.address,
+            port: int(service.port),
+            status: service.status.name(),
+            tags: &service.tags,
+            meta: service.meta.as_deref().map(RawJson),
+            ttl_ms: service.ttl_ms.map(int),
+            since: int(service.since),
+            deployment_key: key,
+            deployment_id: record.version(service.owner.version).map(|version| &*version.deployment_id),
+            deployment_version: int(service.owner.version),
+            deployment_role: role.map(Role::name),
+            job_id: &service.owner.job_id,
+            reason: service.reason.as_deref(),
+            expires_at: service.expires_at.map(int),
+        }
     }
 }

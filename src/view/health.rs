@@ -1,22 +1,26 @@
-//! How far the deployment is, in numbers and in words. Both are counted from the instances at each reading.
+//! Progress of a deployment in numbers and in words, counted from the instances at each call.
 
-use super::View;
+use super::value::int;
 use crate::engine::deployment::{Deployment, Mode, Status};
 use crate::engine::instance::Health;
 use crate::engine::instances::HealthCounts;
 use crate::engine::record::Record;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
 
-/// The health of this deployment's own instances.
-pub(super) struct HealthSummary {
-    /// All of its changed agents; those that have no instance of it yet are not placed.
+/// The health of the deployment's own instances (rule 7 STATUS, `health`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthSummary {
+    /// All changed agents. Those that have no instance of the deployment yet are not placed.
     pub desired: usize,
+    /// `placed`, `pending`, `healthy` and `unhealthy`.
     pub own: HealthCounts,
     pub canaries_desired: usize,
     pub canaries_healthy: usize,
 }
 
 impl HealthSummary {
-    pub fn of(record: &Record, deployment: &Deployment) -> HealthSummary {
+    pub(super) fn of(record: &Record, deployment: &Deployment) -> HealthSummary {
         // Only an update in place has canaries: the first of the changed agents, before the promotion and after it.
         let canaries = match deployment.mode {
             Mode::InPlace => deployment.canaries as usize,
@@ -33,21 +37,23 @@ impl HealthSummary {
             canaries_healthy: canaries.iter().filter(|agent| is_healthy(agent)).count(),
         }
     }
+}
 
-    pub fn view(&self) -> View<'static> {
-        View::map([
-            ("desired", self.desired.into()),
-            ("placed", self.own.placed.into()),
-            ("pending", self.own.pending.into()),
-            ("healthy", self.own.healthy.into()),
-            ("unhealthy", self.own.unhealthy.into()),
-            ("canaries_desired", self.canaries_desired.into()),
-            ("canaries_healthy", self.canaries_healthy.into()),
-        ])
+impl Serialize for HealthSummary {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("HealthSummary", 7)?;
+        fields.serialize_field("desired", &int(self.desired))?;
+        fields.serialize_field("placed", &int(self.own.placed))?;
+        fields.serialize_field("pending", &int(self.own.pending))?;
+        fields.serialize_field("healthy", &int(self.own.healthy))?;
+        fields.serialize_field("unhealthy", &int(self.own.unhealthy))?;
+        fields.serialize_field("canaries_desired", &int(self.canaries_desired))?;
+        fields.serialize_field("canaries_healthy", &int(self.canaries_healthy))?;
+        fields.end()
     }
 }
 
-/// How it ended or, while it is active, how far it is: `1 of 3 agents healthy`.
+/// Describes how the deployment ended or, while it is active, its progress: `1 of 3 agents healthy`.
 pub fn description(record: &Record) -> String {
     let Some(deployment) = &record.deployment else { return String::new() };
     match deployment.status {
@@ -74,7 +80,7 @@ fn awaiting(record: &Record, deployment: &Deployment) -> String {
     format!("{}, awaiting promotion", progress(record, deployment))
 }
 
-/// Counts what the present phase waits for, and says what holds it up.
+/// Counts the instances that the present phase waits for, and names the first unhealthy one.
 fn progress(record: &Record, deployment: &Deployment) -> String {
     let summary = HealthSummary::of(record, deployment);
     let (healthy, desired, what) = if deployment.promoted {

@@ -1,26 +1,47 @@
-//! An update policy, complete.
+//! An update policy with all its fields.
 
-use super::View;
+use super::value::int;
 use crate::engine::policy::{CountOrPercent, Policy};
+use serde::{Serialize, Serializer};
 
-pub(super) fn policy(policy: &Policy) -> View<'static> {
-    View::map([
-        ("strategy", policy.strategy.name().into()),
-        ("max_parallel", amount(policy.max_parallel)),
-        ("canary", amount(policy.canary)),
-        ("min_healthy_ms", policy.min_healthy_ms.into()),
-        ("healthy_deadline_ms", policy.healthy_deadline_ms.into()),
-        ("progress_deadline_ms", policy.progress_deadline_ms.into()),
-        ("health_check", policy.health_check.name().into()),
-        ("auto_promote", policy.auto_promote.into()),
-        ("auto_revert", policy.auto_revert.into()),
-    ])
+/// The policy of a deployment or version, as a manifest would state it (rule 2). Durations are in ms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PolicyView {
+    pub strategy: &'static str,
+    pub max_parallel: AmountView,
+    pub canary: AmountView,
+    pub min_healthy_ms: i64,
+    pub healthy_deadline_ms: i64,
+    /// 0: the deployment fails with its first unhealthy agent.
+    pub progress_deadline_ms: i64,
+    pub health_check: &'static str,
+    pub auto_promote: bool,
+    pub auto_revert: bool,
 }
 
-/// As it is written in a manifest: a number, or a percentage as text.
-fn amount(amount: CountOrPercent) -> View<'static> {
-    match amount {
-        CountOrPercent::Count(count) => count.into(),
-        CountOrPercent::Percent(percent) => format!("{percent}%").into(),
+/// A number of agents: an integer, or a percentage as text (`"25%"`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AmountView(CountOrPercent);
+
+impl Serialize for AmountView {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            CountOrPercent::Count(count) => serializer.serialize_i64(int(count)),
+            CountOrPercent::Percent(percent) => serializer.collect_str(&format_args!("{percent}%")),
+        }
+    }
+}
+
+pub(super) fn policy(policy: &Policy) -> PolicyView {
+    PolicyView {
+        strategy: policy.strategy.name(),
+        max_parallel: AmountView(policy.max_parallel),
+        canary: AmountView(policy.canary),
+        min_healthy_ms: int(policy.min_healthy_ms),
+        healthy_deadline_ms: int(policy.healthy_deadline_ms),
+        progress_deadline_ms: int(policy.progress_deadline_ms),
+        health_check: policy.health_check.name(),
+        auto_promote: policy.auto_promote,
+        auto_revert: policy.auto_revert,
     }
 }

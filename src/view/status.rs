@@ -1,132 +1,276 @@
-//! The whole record, less manifest bodies (rule 7 STATUS), and its line in the listing.
+//! The whole record without manifests (rule 7 STATUS), and its line in the listing.
 
-use super::discovery::services;
-use super::events::last_events;
+use super::discovery::{services, ServiceView};
+use super::events::{last_events, LoggedEvent};
 use super::health::{description, HealthSummary};
-use super::history::history;
-use super::policy::policy;
-use super::View;
+use super::policy::{policy, PolicyView};
+use super::value::{int, AsJson};
+use super::version::{history, VersionView};
 use crate::engine::deadline::{next_due, Due};
 use crate::engine::deployment::{Action, Deployment, Status};
 use crate::engine::instance::Instance;
 use crate::engine::record::Record;
-use crate::engine::time::{Deadline, UnixMs};
+use crate::engine::time::Deadline;
 use crate::engine::version::Version;
 use crate::engine::Summary;
+use serde::Serialize;
+use std::borrow::Cow;
+use std::sync::Arc;
 
-/// How many events STATUS shows.
+/// The number of events that STATUS includes.
 const EVENTS_SHOWN: usize = 10;
 
-/// DEPLOY.STATUS; null for a record to which nothing has happened yet, which no key holds.
+/// The reply of STATUS and WAIT (rule 7 STATUS).
 ///
-/// The time is there for whoever asks at one, and changes nothing: deadlines are given as times, not as what is left.
-pub fn status<'a>(record: &'a Record, key: &'a str, _now_ms: UnixMs) -> View<'a> {
-    let Some(deployment) = &record.deployment else { return View::Null };
-    let bundle = record.version(deployment.target_version).and_then(|version| version.bundle.as_ref());
-    View::map([
-        ("deployment_key", key.into()),
-        ("deployment_id", (&deployment.id).into()),
-        ("status", deployment.status.name().into()),
-        ("cause", deployment.cause.map(|cause| cause.name()).into()),
-        ("description", description(record).into()),
-        ("mode", deployment.mode.name().into()),
-        ("strategy", deployment.strategy.name().into()),
-        ("requested_strategy", deployment.requested_strategy.name().into()),
-        ("rollback_of", deployment.rollback_of.into()),
-        ("by", (&deployment.by).into()),
-        ("reason", (&deployment.reason).into()),
-        ("current_version", record.current_version.into()),
-        ("stable_version", record.stable_version().into()),
-        ("source_version", deployment.source_version.into()),
-        ("target_version", deployment.target_version.into()),
-        ("rollback_target", record.rollback_target().into()),
-        ("current_job_id", (&record.current_job_id).into()),
-        ("source_job_id", (&deployment.source_job_id).into()),
-        ("target_job_id", (&deployment.target_job_id).into()),
-        ("bundle", bundle.into()),
-        ("policy", policy(&deployment.policy)),
-        ("deadlines", deadlines(record, deployment)),
-        ("health", HealthSummary::of(record, deployment).view()),
-        ("instances", View::list(record.instances.iter().map(instance))),
-        ("services", services(record, key)),
-        ("versions", history(record)),
-        ("events", last_events(record, key, EVENTS_SHOWN)),
-        ("created_at", deployment.created_at.into()),
-        ("updated_at", record.updated_at.into()),
-        ("finished_at", deployment.finished_at.into()),
-        ("revision", record.revision.into()),
-        ("mode_reason", (&deployment.mode_reason).into()),
-        ("last_action", deployment.last_action.as_ref().map(action).into()),
-        ("changed_agents", View::list(deployment.changed.iter())),
-    ])
+/// Of a deployment of the past, WAIT replies what its version still tells; every other field is null or empty (rule 8
+/// WAIT). Fields that are null only then are marked "past: null".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StatusView<'a> {
+    pub deployment_key: &'a str,
+    pub deployment_id: &'a str,
+    pub status: &'static str,
+    pub cause: Option<&'static str>,
+    pub description: Cow<'a, str>,
+    /// Past: null.
+    pub mode: Option<&'static str>,
+    /// The strategy in effect, which may be another than the requested one.
+    pub strategy: &'static str,
+    /// Past: null.
+    pub requested_strategy: Option<&'static str>,
+    pub rollback_of: Option<i64>,
+    /// The ACL user, or `auto` where a rule acted.
+    pub by: &'a str,
+    pub reason: Option<&'a str>,
+    /// The version that the agents run, or that they are promoted to.
+    pub current_version: Option<i64>,
+    pub stable_version: Option<i64>,
+    pub source_version: Option<i64>,
+    pub target_version: i64,
+    /// The version that ROLLBACK without an argument would take.
+    pub rollback_target: Option<i64>,
+    pub current_job_id: Option<&'a str>,
+    pub source_job_id: Option<&'a str>,
+    pub target_job_id: &'a str,
+    /// The bundle of the target version.
+    pub bundle: Option<&'a str>,
+    pub policy: PolicyView,
+    /// Past: null.
+    pub deadlines: Option<DeadlinesView>,
+    /// Past: null.
+    pub health: Option<HealthSummary>,
+    /// By agent, version and job.
+    pub instances: Vec<InstanceView<'a>>,
+    /// By id.
+    pub services: Vec<ServiceView<'a>>,
+    /// Newest first.
+    pub versions: Vec<VersionView<'a>>,
+    /// The last 10, oldest first; each as it was published.
+    pub events: Vec<AsJson<LoggedEvent<'a>>>,
+    pub created_at: i64,
+    /// The time of the record's last change.
+    pub updated_at: i64,
+    pub finished_at: Option<i64>,
+    pub revision: i64,
+    /// The reason for the mode. Past: null.
+    pub mode_reason: Option<&'a str>,
+    /// The last operator command about this deployment.
+    pub last_action: Option<ActionView<'a>>,
+    /// In the order in which they go.
+    pub changed_agents: &'a [Arc<str>],
 }
 
-/// A deployment of the past, by its version, in the shape of STATUS: what is still known of it, the rest null
-/// (rule 8 "WAIT"). None while it is not over.
-pub fn final_status<'a>(record: &'a Record, key: &'a str, version: &'a Version) -> Option<View<'a>> {
-    let status = version.outcome?.status(version.job_type.is_batch());
-    let mut view = self::status(record, key, 0);
-    let View::Map(fields) = &mut view else { return None };
-    for (name, value) in fields.iter_mut() {
-        *value = match *name {
-            "deployment_key" | "current_version" | "stable_version" | "rollback_target" | "current_job_id"
-            | "updated_at" | "revision" => continue,
-            "deployment_id" => (&version.deployment_id).into(),
-            "status" => status.name().into(),
-            "description" => status.name().into(),
-            "strategy" => version.strategy.name().into(),
-            "rollback_of" => version.rollback_of.into(),
-            "by" => (&version.by).into(),
-            "reason" => (&version.reason).into(),
-            "target_version" => version.number.into(),
-            "target_job_id" => (&version.job_id).into(),
-            "bundle" => (&version.bundle).into(),
-            "policy" => policy(&version.policy),
-            "created_at" => version.submitted_at.into(),
-            "instances" | "services" | "versions" | "events" | "changed_agents" => View::List(Vec::new()),
-            _ => View::Null,
-        };
+/// The running deadlines, as times; a deadline that does not run is null.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeadlinesView {
+    /// The progress deadline of a running deployment.
+    pub progress_at: Option<i64>,
+    /// The earliest of all deadlines of the record.
+    pub next_at: Option<i64>,
+    /// Names that deadline: `agent-1 healthy`.
+    pub next: Option<String>,
+    /// The ms that a paused progress deadline has left.
+    pub progress_left_ms: Option<i64>,
+}
+
+/// One instance of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InstanceView<'a> {
+    pub agent: &'a str,
+    pub node: &'a str,
+    pub version: i64,
+    pub job_id: &'a str,
+    pub role: &'static str,
+    /// `waiting` until the first report.
+    pub state: &'static str,
+    pub health: &'static str,
+    pub attempt: i64,
+    /// The time at which its last task was issued.
+    pub task_at: i64,
+    /// The time since which it has its state.
+    pub since: i64,
+    pub reason: Option<&'a str>,
+    /// The kind of its open task.
+    pub task: Option<&'static str>,
+    /// The time at which it becomes healthy if nothing changes.
+    pub healthy_at: Option<i64>,
+    /// The time by which it has to be healthy.
+    pub healthy_deadline_at: Option<i64>,
+}
+
+/// An operator command that took effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ActionView<'a> {
+    pub name: &'a str,
+    /// The ACL user.
+    pub by: &'a str,
+    pub at: i64,
+    pub reason: Option<&'a str>,
+}
+
+/// Returns the record's present deployment; None for a record without one, which no key holds.
+pub fn status<'a>(record: &'a Record, key: &'a str) -> Option<StatusView<'a>> {
+    let deployment = record.deployment.as_deref()?;
+    let bundle = record.version(deployment.target_version).and_then(|version| version.bundle.as_deref());
+    Some(StatusView {
+        deployment_key: key,
+        deployment_id: &deployment.id,
+        status: deployment.status.name(),
+        cause: deployment.cause.map(|cause| cause.name()),
+        description: Cow::Owned(description(record)),
+        mode: Some(deployment.mode.name()),
+        strategy: deployment.strategy.name(),
+        requested_strategy: Some(deployment.requested_strategy.name()),
+        rollback_of: deployment.rollback_of.map(int),
+        by: &deployment.by,
+        reason: deployment.reason.as_deref(),
+        current_version: record.current_version.map(int),
+        stable_version: record.stable_version().map(int),
+        source_version: deployment.source_version.map(int),
+        target_version: int(deployment.target_version),
+        rollback_target: record.rollback_target().map(int),
+        current_job_id: record.current_job_id.as_deref(),
+        source_job_id: deployment.source_job_id.as_deref(),
+        target_job_id: &deployment.target_job_id,
+        bundle,
+        policy: policy(&deployment.policy),
+        deadlines: Some(deadlines(record, deployment)),
+        health: Some(HealthSummary::of(record, deployment)),
+        instances: record.instances.iter().map(instance).collect(),
+        services: services(record, key),
+        versions: history(record),
+        events: last_events(record, key, EVENTS_SHOWN),
+        created_at: int(deployment.created_at),
+        updated_at: int(record.updated_at),
+        finished_at: deployment.finished_at.map(int),
+        revision: int(record.revision),
+        mode_reason: Some(&deployment.mode_reason),
+        last_action: deployment.last_action.as_ref().map(action),
+        changed_agents: &deployment.changed,
+    })
+}
+
+/// Returns the deployment with this id, present or past; None where the record knows none, or where one of the past has
+/// no outcome.
+pub fn status_of<'a>(record: &'a Record, key: &'a str, deployment_id: &str) -> Option<StatusView<'a>> {
+    if record.deployment.as_ref().is_some_and(|deployment| *deployment.id == *deployment_id) {
+        return status(record, key);
     }
-    Some(view)
+    let version = record.versions.iter().find(|version| *version.deployment_id == *deployment_id)?;
+    final_status(record, key, version)
 }
 
-/// One line of DEPLOY.LIST.
-pub fn list_entry<'a>(summary: &'a Summary, key: &'a str) -> View<'a> {
-    View::map([
-        ("deployment_key", key.into()),
-        ("deployment_id", (&summary.deployment_id).into()),
-        ("status", summary.status.name().into()),
-        ("mode", summary.mode.name().into()),
-        ("strategy", summary.strategy.name().into()),
-        ("current_version", summary.current_version.into()),
-        ("stable_version", summary.stable_version.into()),
-        ("target_version", summary.target_version.into()),
-        ("healthy", summary.healthy.into()),
-        ("desired", summary.desired.into()),
-        ("updated_at", summary.updated_at.into()),
-    ])
+/// Returns a deployment of the past by its version.
+fn final_status<'a>(record: &'a Record, key: &'a str, version: &'a Version) -> Option<StatusView<'a>> {
+    let status = version.outcome?.status(version.job_type.is_batch()).name();
+    Some(StatusView {
+        deployment_key: key,
+        deployment_id: &version.deployment_id,
+        status,
+        cause: None,
+        description: Cow::Borrowed(status),
+        mode: None,
+        strategy: version.strategy.name(),
+        requested_strategy: None,
+        rollback_of: version.rollback_of.map(int),
+        by: &version.by,
+        reason: version.reason.as_deref(),
+        current_version: record.current_version.map(int),
+        stable_version: record.stable_version().map(int),
+        source_version: None,
+        target_version: int(version.number),
+        rollback_target: record.rollback_target().map(int),
+        current_job_id: record.current_job_id.as_deref(),
+        source_job_id: None,
+        target_job_id: &version.job_id,
+        bundle: version.bundle.as_deref(),
+        policy: policy(&version.policy),
+        deadlines: None,
+        health: None,
+        instances: Vec::new(),
+        services: Vec::new(),
+        versions: Vec::new(),
+        events: Vec::new(),
+        created_at: int(version.submitted_at),
+        updated_at: int(record.updated_at),
+        finished_at: None,
+        revision: int(record.revision),
+        mode_reason: None,
+        last_action: None,
+        changed_agents: &[],
+    })
 }
 
-/// What is due, as times; a deadline that does not run is null, and one that is held says what it has left.
-fn deadlines(record: &Record, deployment: &Deployment) -> View<'static> {
-    let runs = deployment.status == Status::Running;
+/// One entry of LIST (rule 7 LIST).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ListEntry<'a> {
+    pub deployment_key: &'a str,
+    pub deployment_id: &'a str,
+    pub status: &'static str,
+    pub mode: &'static str,
+    pub strategy: &'static str,
+    pub current_version: Option<i64>,
+    pub stable_version: Option<i64>,
+    pub target_version: i64,
+    /// The healthy instances of this deployment.
+    pub healthy: i64,
+    /// All of its changed agents.
+    pub desired: i64,
+    pub updated_at: i64,
+}
+
+/// Returns the line of a record in the listing.
+pub fn list_entry<'a>(summary: &'a Summary, key: &'a str) -> ListEntry<'a> {
+    ListEntry {
+        deployment_key: key,
+        deployment_id: &summary.deployment_id,
+        status: summary.status.name(),
+        mode: summary.mode.name(),
+        strategy: summary.strategy.name(),
+        current_version: summary.current_version.map(int),
+        stable_version: summary.stable_version.map(int),
+        target_version: int(summary.target_version),
+        healthy: int(summary.healthy),
+        desired: int(summary.desired),
+        updated_at: int(summary.updated_at),
+    }
+}
+
+fn deadlines(record: &Record, deployment: &Deployment) -> DeadlinesView {
+    let is_running = deployment.status == Status::Running;
     let left = match deployment.progress {
         Deadline::Paused { left_ms } => Some(left_ms),
         Deadline::Off | Deadline::Running { .. } => None,
     };
-    let (next_at, next) = match next_due(record) {
-        Some((at, due)) => (Some(at), Some(words(&due))),
-        None => (None, None),
-    };
-    View::map([
-        ("progress_at", deployment.progress.at().filter(|_| runs).into()),
-        ("next_at", next_at.into()),
-        ("next", next.into()),
-        ("progress_left_ms", left.into()),
-    ])
+    let (next_at, next) = next_due(record).unzip();
+    DeadlinesView {
+        progress_at: deployment.progress.at().filter(|_| is_running).map(int),
+        next_at: next_at.map(int),
+        next: next.map(|due| due_name(&due)),
+        progress_left_ms: left.map(int),
+    }
 }
 
-fn words(due: &Due) -> String {
+fn due_name(due: &Due) -> String {
     match due {
         Due::Ttl(instance) => format!("service {instance} TTL"),
         Due::Healthy(key) => format!("{} healthy", key.agent),
@@ -135,30 +279,25 @@ fn words(due: &Due) -> String {
     }
 }
 
-fn instance(instance: &Instance) -> View<'_> {
-    View::map([
-        ("agent", (&instance.agent).into()),
-        ("node", (&instance.node).into()),
-        ("version", instance.version.into()),
-        ("job_id", (&instance.job_id).into()),
-        ("role", instance.role.name().into()),
-        ("state", instance.state.name().into()),
-        ("health", instance.health.name().into()),
-        ("attempt", instance.attempt.into()),
-        ("task_at", instance.task_at.into()),
-        ("since", instance.since.into()),
-        ("reason", (&instance.reason).into()),
-        ("task", instance.task.as_ref().map(|task| task.kind.name()).into()),
-        ("healthy_at", instance.healthy_at.into()),
-        ("healthy_deadline_at", instance.deadline.at().into()),
-    ])
+fn instance(instance: &Instance) -> InstanceView<'_> {
+    InstanceView {
+        agent: &instance.agent,
+        node: &instance.node,
+        version: int(instance.version),
+        job_id: &instance.job_id,
+        role: instance.role.name(),
+        state: instance.state.name(),
+        health: instance.health.name(),
+        attempt: int(instance.attempt),
+        task_at: int(instance.task_at),
+        since: int(instance.since),
+        reason: instance.reason.as_deref(),
+        task: instance.task.as_ref().map(|task| task.kind.name()),
+        healthy_at: instance.healthy_at.map(int),
+        healthy_deadline_at: instance.deadline.at().map(int),
+    }
 }
 
-fn action(action: &Action) -> View<'_> {
-    View::map([
-        ("name", (&action.name).into()),
-        ("by", (&action.by).into()),
-        ("at", action.at.into()),
-        ("reason", (&action.reason).into()),
-    ])
+fn action(action: &Action) -> ActionView<'_> {
+    ActionView { name: &action.name, by: &action.by, at: int(action.at), reason: action.reason.as_deref() }
 }

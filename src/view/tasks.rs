@@ -1,34 +1,52 @@
-//! What coordinators still have to do (rule 3 TASKS).
+//! The open tasks of coordinators (rule 3 TASKS).
 
-use super::View;
+use super::value::int;
 use crate::engine::instance::{Instance, InstanceState, Task, TaskKind};
 use crate::engine::manifest::BATCH_AGENT;
 use crate::engine::record::Record;
+use serde::Serialize;
 
-/// Open tasks, in the order in which they were issued.
-pub fn tasks(record: &Record) -> View<'_> {
-    View::list(record.instances.tasks().filter_map(|instance| Some(task(record, instance, instance.task.as_ref()?))))
+/// One open task (rule 7, task).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TaskView<'a> {
+    /// `start`, `replace`, `stop` or `run`.
+    pub task: &'static str,
+    /// `*` for `run`, as it is reported.
+    pub agent: &'a str,
+    pub node: &'a str,
+    pub version: i64,
+    /// The version that is replaced. Null for `stop`, which replaces nothing.
+    pub from_version: Option<i64>,
+    pub job_id: &'a str,
+    pub role: &'static str,
+    /// The attempt to report with: the one that is about to be made, or the one to stop.
+    pub attempt: i64,
+    pub bundle: Option<&'a str>,
+    pub since: i64,
 }
 
-fn task<'a>(record: &'a Record, instance: &'a Instance, task: &'a Task) -> View<'a> {
-    let bundle = record.version(instance.version).and_then(|version| version.bundle.as_ref());
-    // What is told to stop replaces nothing, whatever brought it here.
+/// Returns the open tasks in the order in which they were issued.
+pub fn tasks(record: &Record) -> Vec<TaskView<'_>> {
+    record.instances.tasks().filter_map(|instance| Some(task(record, instance, instance.task.as_ref()?))).collect()
+}
+
+fn task<'a>(record: &'a Record, instance: &'a Instance, task: &'a Task) -> TaskView<'a> {
+    let bundle = record.version(instance.version).and_then(|version| version.bundle.as_deref());
     let from_version = instance.from_version.filter(|_| task.kind != TaskKind::Stop);
-    View::map([
-        ("task", task.kind.name().into()),
-        ("agent", if task.kind == TaskKind::Run { BATCH_AGENT.into() } else { (&instance.agent).into() }),
-        ("node", (&instance.node).into()),
-        ("version", instance.version.into()),
-        ("from_version", from_version.into()),
-        ("job_id", (&instance.job_id).into()),
-        ("role", instance.role.name().into()),
-        ("attempt", attempt(instance, task.kind).into()),
-        ("bundle", bundle.into()),
-        ("since", task.since.into()),
-    ])
+    TaskView {
+        task: task.kind.name(),
+        agent: if task.kind == TaskKind::Run { BATCH_AGENT } else { &instance.agent },
+        node: &instance.node,
+        version: int(instance.version),
+        from_version: from_version.map(int),
+        job_id: &instance.job_id,
+        role: instance.role.name(),
+        attempt: int(attempt(instance, task.kind)),
+        bundle,
+        since: int(task.since),
+    }
 }
 
-/// The attempt that the coordinator reports with: the one it is about to make, or the one it is to stop.
 fn attempt(instance: &Instance, kind: TaskKind) -> u32 {
     if kind != TaskKind::Stop && instance.state == InstanceState::Waiting {
         instance.attempt.saturating_add(1)

@@ -11,16 +11,16 @@ use redis_deploy::engine::record::Record;
 use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::time::Deadline;
 use redis_deploy::engine::version::Version;
-use redis_deploy::view::{self, View};
+use redis_deploy::view::{self, AsJson, EventView};
 use serde_json::Value;
-use std::borrow::Cow;
 use std::sync::Arc;
 
 /// `[first, last, revisions]` of the page.
 fn page(record: &Record, after: Option<u64>, count: Option<usize>) -> (u64, u64, Vec<u64>) {
     let view = view::events(record, KEY, after, count);
     let page = value(&view);
-    let revisions = page[2].as_array().expect("a list").iter().filter_map(|e| e["revision"].as_u64()).collect();
+    let revision = |event: &Value| serde_json::from_str::<Value>(event.as_str()?).ok()?["revision"].as_u64();
+    let revisions = page[2].as_array().expect("a list").iter().filter_map(revision).collect();
     (page[0].as_u64().expect("a number"), page[1].as_u64().expect("a number"), revisions)
 }
 
@@ -51,16 +51,14 @@ fn an_event_of_the_log_is_its_published_text() {
     logged(&mut record, 5..=5);
     let first = record.log.iter().next().expect("it was logged");
     let published = view::event_json(&first, KEY);
-    let view = view::events(&record, KEY, None, None);
-    let View::List(parts) = &view else { panic!("a page is a list") };
-    assert_eq!(parts[2], View::List(vec![View::Raw(Cow::Borrowed(&published))]));
-    let mut text = String::from("after ");
-    view::put_event_json(&first, KEY, &mut text);
-    assert_eq!(text, format!("after {published}"));
+    assert_eq!(view::events(&record, KEY, None, None).events, [published.clone()]);
+    let mut text = b"after ".to_vec();
+    view::append_event_json(&first, KEY, &mut text);
+    assert_eq!(text, format!("after {published}").into_bytes());
 }
 
-fn shown(event: &Event) -> View<'static> {
-    View::Raw(Cow::Owned(view::event_json(event, KEY)))
+fn shown(event: &Event) -> AsJson<EventView<'_>> {
+    AsJson(EventView { event, key: KEY })
 }
 
 fn instance_ref() -> InstanceRef {
@@ -300,7 +298,7 @@ fn an_event_carries_no_manifest_and_stays_small() {
 }
 
 #[test]
-fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
+fn a_paused_deadline_has_the_ms_left_and_an_absent_one_null() {
     let held = Deadline::Paused { left_ms: 77 };
     let json = |body| value(&shown(&event(body)));
     let healthy = json(EventBody::AgentHealthy { instance: instance_ref(), progress: held });

@@ -1,4 +1,4 @@
-//! What people and programs read: the shapes of rule 7 and the events of rule 5, to the letter.
+//! The shapes of rule 7 and the events of rule 5, byte for byte.
 
 mod discovery;
 mod events;

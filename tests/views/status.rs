@@ -8,7 +8,7 @@ use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy
 use redis_deploy::engine::record::Record;
 use redis_deploy::engine::time::Deadline;
 use redis_deploy::engine::Summary;
-use redis_deploy::view::{self, View};
+use redis_deploy::view;
 use serde_json::Value;
 
 #[test]
@@ -24,7 +24,7 @@ fn status_has_the_fields_and_values_of_the_contracts_example() {
  "services":[],"versions":[],"events":[],
  "created_at":1790000000000,"updated_at":1790000000400,"finished_at":null,"revision":12}"#;
     let example: Value = serde_json::from_str(example).expect("the example is JSON");
-    assert_begins_with(&value(&view::status(&record(), KEY, T)), &example, "status");
+    assert_begins_with(&value(&view::status(&record(), KEY)), &example, "status");
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn status_says_everything_about_the_record() {
     record.services.insert(service("web-1", "agent-2", 2));
     logged(&mut record, 12..=12);
     assert_json(
-        &view::status(&record, KEY, T),
+        &view::status(&record, KEY),
         r#"{"deployment_key":"agent-api","deployment_id":"dep_agent-api_2","status":"running","cause":null,
         "description":"1 of 3 agents healthy","mode":"in_place","strategy":"rolling","requested_strategy":"rolling",
         "rollback_of":null,"by":"default","reason":"faster model","current_version":1,"stable_version":1,
@@ -79,15 +79,30 @@ fn status_says_everything_about_the_record() {
 }
 
 #[test]
-fn status_does_not_depend_on_when_it_is_asked() {
-    assert_eq!(view::status(&record(), KEY, T), view::status(&record(), KEY, T + 1_000_000));
+fn the_status_of_a_past_deployment_is_that_of_its_version() {
+    let record = record();
+    assert_eq!(view::status_of(&record, KEY, "dep_agent-api_2"), view::status(&record, KEY));
+    assert_eq!(view::status_of(&record, KEY, "dep_agent-api_9"), None);
+    assert_json(
+        &view::status_of(&record, KEY, "dep_agent-api_1"),
+        r#"{"deployment_key":"agent-api","deployment_id":"dep_agent-api_1","status":"successful","cause":null,
+        "description":"successful","mode":null,"strategy":"rolling","requested_strategy":null,
+        "rollback_of":null,"by":"default","reason":null,"current_version":1,"stable_version":1,
+        "source_version":null,"target_version":1,"rollback_target":1,"current_job_id":"dep_agent-api_1",
+        "source_job_id":null,"target_job_id":"dep_agent-api_1","bundle":"s3://b/v1",
+        "policy":{"strategy":"rolling","max_parallel":1,"canary":0,"min_healthy_ms":10000,"healthy_deadline_ms":300000,
+        "progress_deadline_ms":600000,"health_check":"checks","auto_promote":false,"auto_revert":false},
+        "deadlines":null,"health":null,"instances":[],"services":[],"versions":[],"events":[],
+        "created_at":1790000000000,"updated_at":1790000000400,"finished_at":null,"revision":12,
+        "mode_reason":null,"last_action":null,"changed_agents":[]}"#,
+    );
 }
 
 #[test]
 fn status_shows_the_last_ten_events_oldest_first() {
     let mut record = record();
     logged(&mut record, 3..=40);
-    let status = value(&view::status(&record, KEY, T));
+    let status = value(&view::status(&record, KEY));
     let revisions: Vec<u64> =
         status["events"].as_array().expect("a list").iter().filter_map(|e| e["revision"].as_u64()).collect();
     assert_eq!(revisions, (31..=40).collect::<Vec<u64>>());
@@ -96,7 +111,8 @@ fn status_shows_the_last_ten_events_oldest_first() {
 #[test]
 fn nothing_is_shown_of_a_record_to_which_nothing_has_happened() {
     let empty = Record::empty();
-    assert_eq!(view::status(&empty, KEY, T), View::Null);
+    assert_eq!(view::status(&empty, KEY), None);
+    assert_json(&view::status(&empty, KEY), "null");
     assert_eq!(Summary::of(&empty), None);
     assert_eq!(view::description(&empty), "");
     assert_json(&view::history(&empty), "[]");
@@ -117,7 +133,7 @@ fn a_policy_is_written_as_in_a_manifest() {
     };
     let record = record_where(|d| d.policy = policy);
     assert_eq!(
-        value(&view::status(&record, KEY, T))["policy"].to_string(),
+        value(&view::status(&record, KEY))["policy"].to_string(),
         compact(
             r#"{"strategy":"blue-green","max_parallel":"25%","canary":"0%","min_healthy_ms":10000,
             "healthy_deadline_ms":300000,"progress_deadline_ms":600000,"health_check":"agent_states",
@@ -128,7 +144,7 @@ fn a_policy_is_written_as_in_a_manifest() {
 
 #[test]
 fn a_deadline_that_does_not_run_is_null() {
-    let deadlines = |record: &Record| value(&view::status(record, KEY, T))["deadlines"].to_string();
+    let deadlines = |record: &Record| value(&view::status(record, KEY))["deadlines"].to_string();
     let mut idle = record_where(|d| d.status = Status::Successful);
     idle.instances.update_where(
         |_| true,
@@ -152,7 +168,7 @@ fn a_deadline_that_does_not_run_is_null() {
 
 #[test]
 fn what_is_due_next_has_a_name() {
-    let next = |record: &Record| value(&view::status(record, KEY, T))["deadlines"]["next"].clone();
+    let next = |record: &Record| value(&view::status(record, KEY))["deadlines"]["next"].clone();
     let mut record = record();
     assert_eq!(next(&record), "agent-1 healthy");
     record.instances.update_where(|_| true, |i| i.healthy_at = None);
@@ -226,7 +242,7 @@ fn an_ended_deployment_says_how() {
         d.ended = Some(text("no progress for 600000 ms"));
         d.finished_at = Some(T + 900);
     });
-    let status = value(&view::status(&failed, KEY, T));
+    let status = value(&view::status(&failed, KEY));
     assert_eq!(status["status"], "failed");
     assert_eq!(status["cause"], "progress_deadline");
     assert_eq!(status["description"], "no progress for 600000 ms");
@@ -236,7 +252,7 @@ fn an_ended_deployment_says_how() {
 #[test]
 fn canaries_are_counted_before_the_promotion_and_after() {
     let canaries = |record: &Record| {
-        let health = value(&view::status(record, KEY, T))["health"].clone();
+        let health = value(&view::status(record, KEY))["health"].clone();
         (health["canaries_desired"].as_u64(), health["canaries_healthy"].as_u64())
     };
     // agent-2 and agent-1 go first; agent-1 is pending.

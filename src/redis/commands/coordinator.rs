@@ -3,10 +3,12 @@
 use crate::engine::command::{Check, Command, Register, Report, ReportedState};
 use crate::engine::services::CheckStatus;
 use crate::engine::time::MAX_DURATION_MS;
+use crate::engine::Record;
 use crate::redis::args::{self, syntax, unknown, Args};
-use crate::redis::call::{Answered, Call};
+use crate::redis::call::Call;
 use crate::redis::error::CommandError;
 use crate::redis::read_path::read_large;
+use crate::redis::reply::Answered;
 use crate::redis::write_path::change_and_reply;
 use crate::view;
 
@@ -16,7 +18,8 @@ const STATUSES: &str = "passing, warning, critical";
 pub fn tasks(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let json = args.only_json()?;
-    read_large(call, key, json, |record| record.instances.open_tasks(), |record, _| Ok(view::tasks(record)))
+    let size = |record: &Record| record.instances.open_tasks();
+    read_large(call, key, json, size, |record, _, reply| Ok(reply.write(&view::tasks(record))))
 }
 
 pub fn report(call: &Call, mut args: Args) -> Result<Answered, CommandError> {

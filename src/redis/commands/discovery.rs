@@ -1,10 +1,12 @@
 //! Commands for callers of the agents (rule 3): the addresses of their services.
 
+use crate::engine::Record;
 use crate::redis::args::{self, unknown, Args};
 use crate::redis::background::BACKGROUND_MIN_ENTRIES;
-use crate::redis::call::{Answered, Call};
+use crate::redis::call::Call;
 use crate::redis::error::CommandError;
 use crate::redis::read_path::read_large;
+use crate::redis::reply::Answered;
 use crate::view::{self, ResolveFilter, RoleFilter};
 
 /// `DEPLOY.RESOLVE key [SERVICE name] [TAG tag] [ROLE role] [ALL] [JSON]`
@@ -23,16 +25,6 @@ pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     }
     let filter = ResolveFilter { service, tag, role, all };
     let admitted = filter.clone();
-    read_large(
-        call,
-        key,
-        false,
-        |record| view::count_resolved(record, &admitted, BACKGROUND_MIN_ENTRIES),
-        move |record, name| {
-            Ok(match json {
-                true => view::resolve_json(record, name, &filter),
-                false => view::resolve(record, name, &filter),
-            })
-        },
-    )
+    let size = |record: &Record| view::count_resolved(record, &admitted, BACKGROUND_MIN_ENTRIES);
+    read_large(call, key, json, size, move |record, name, reply| Ok(reply.write(&view::resolve(record, name, &filter))))
 }

@@ -2,9 +2,10 @@
 
 use crate::engine::Command;
 use crate::redis::args::Args;
-use crate::redis::call::{Answered, Call};
+use crate::redis::call::Call;
 use crate::redis::error::CommandError;
 use crate::redis::ffi::{LogLevel, LogLimiter};
+use crate::redis::reply::Answered;
 use crate::redis::{keyspace, replication, timers, write_path};
 
 static NOT_APPLIED_LOG: LogLimiter = LogLimiter::new();

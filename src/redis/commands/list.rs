@@ -3,15 +3,15 @@
 use crate::engine::deployment::Status;
 use crate::engine::Summary;
 use crate::redis::args::{self, syntax, unknown, Args};
-use crate::redis::call::{Answered, Call};
+use crate::redis::call::Call;
 use crate::redis::error::CommandError;
 use crate::redis::ffi::{Ctx, KeyValue, RString, Rights};
 use crate::redis::glob::matches;
 use crate::redis::index;
 use crate::redis::record_key::Key;
+use crate::redis::reply::Answered;
 use crate::redis::stored::Stored;
-use crate::view::{self, View};
-use std::borrow::Cow;
+use crate::view;
 use std::sync::Arc;
 
 const STATUSES: &str = "running, awaiting_promotion, paused, successful, failed, cancelled, version_recorded";
@@ -47,11 +47,15 @@ pub fn list(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     };
     let (next, entries) = page(call.ctx(), after, count, &filter);
     let cursor = next.map_or(START.to_string(), |key| format!("{AFTER}{key}"));
-    Ok(call.reply_view(&View::List(vec![View::Str(Cow::Owned(cursor)), View::List(entries)]), false))
+    let entries: Vec<_> = entries.iter().map(|(key, summary)| view::list_entry(summary, key)).collect();
+    Ok(call.reply(&(cursor, entries), false))
 }
 
+/// A key with the summary of its record.
+type Listed = (Arc<str>, Summary);
+
 /// Returns one page, and the key after which the next one starts: None where this is the last.
-fn page(ctx: Ctx, after: Option<&str>, count: usize, filter: &Filter) -> (Option<Arc<str>>, Vec<View<'static>>) {
+fn page(ctx: Ctx, after: Option<&str>, count: usize, filter: &Filter) -> (Option<Arc<str>>, Vec<Listed>) {
     let db = ctx.selected_db();
     let rights = Rights::of_caller(ctx);
     let max_visited = count.max(MAX_VISITED);
@@ -73,7 +77,7 @@ fn page(ctx: Ctx, after: Option<&str>, count: usize, filter: &Filter) -> (Option
 }
 
 /// Returns the entry of one key. The index is a hint, so the key is opened.
-fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) -> Option<View<'static>> {
+fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) -> Option<Listed> {
     if filter.glob.as_ref().is_some_and(|glob| !matches(glob.as_bytes(), key.as_bytes())) {
         return None;
     }
@@ -93,5 +97,5 @@ fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) ->
         }
     };
     let is_wanted = filter.status.is_none_or(|wanted| wanted == summary.status);
-    is_wanted.then(|| view::list_entry(&summary, key).into_owned())
+    is_wanted.then(|| (key.clone(), summary))
 }

@@ -4,12 +4,13 @@ use crate::engine::command::{Deploy, Operate, Rollback, RollbackTo};
 use crate::engine::policy::PolicyPatch;
 use crate::engine::{plan as plan_deploy, Command, Record, Rejection};
 use crate::redis::args::{self, syntax, unknown, Args};
-use crate::redis::call::{Answered, Call};
+use crate::redis::call::Call;
 use crate::redis::clock;
 use crate::redis::error::CommandError;
 use crate::redis::ffi::RStr;
 use crate::redis::read_path::{query, read, read_large, with_record};
 use crate::redis::record_key::key_name;
+use crate::redis::reply::Answered;
 use crate::redis::write_path::change_and_reply;
 use crate::view;
 
@@ -23,7 +24,7 @@ pub fn plan(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = deployable_key(&mut args)?;
     let (deploy, json) = deploy_options(&mut args, true)?;
     let plan = query(call.ctx(), key, |record, context| plan_deploy(record, &deploy, context))?;
-    Ok(call.reply_view(&view::plan(&plan), json))
+    Ok(call.reply(&view::plan(&plan), json))
 }
 
 /// Returns a key at which a deployment may start: its name goes into ids, events and channels, so it must be text.
@@ -139,9 +140,8 @@ pub fn untag(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
 pub fn status(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let json = args.only_json()?;
-    let now = clock::now(call.ctx());
     let size = |record: &Record| record.instances.len() + record.services.len();
-    read_large(call, key, json, size, move |record, name| Ok(view::status(record, name, now)))
+    read_large(call, key, json, size, |record, name, reply| Ok(reply.write(&view::status(record, name))))
 }
 
 pub fn show(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
@@ -154,12 +154,15 @@ pub fn show(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
 pub fn history(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let json = args.only_json()?;
-    read(call, key, json, |record, _| Ok(view::history(record)))
+    read(call, key, json, |record, _, reply| Ok(reply.write(&view::history(record))))
 }
 
 pub fn version(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let number = args.positive("version")?;
     let json = args.only_json()?;
-    read(call, key, json, |record, _| view::version(record, number).ok_or(Rejection::NoSuchVersion(number)))
+    read(call, key, json, |record, _, reply| {
+        let version = view::version(record, number).ok_or(Rejection::NoSuchVersion(number))?;
+        Ok(reply.write(&version))
+    })
 }

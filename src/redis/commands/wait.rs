@@ -2,12 +2,13 @@
 
 use crate::engine::deployment::Status;
 use crate::redis::args::{self, syntax, unknown, Args};
-use crate::redis::blocked_clients::{block, wait_result, Statuses, WaitCondition};
-use crate::redis::call::{Answered, Call};
+use crate::redis::blocked_clients::{block, is_satisfied, Statuses, WaitCondition};
+use crate::redis::call::Call;
 use crate::redis::error::CommandError;
 use crate::redis::read_path::with_record;
 use crate::redis::record_key::no_such_key;
-use crate::view::{self, View};
+use crate::redis::reply::Answered;
+use crate::view;
 
 /// The longest timeout, in ms: what the server accepts.
 const MAX_TIMEOUT_MS: u64 = i64::MAX as u64 / 1_000_000;
@@ -40,11 +41,11 @@ pub fn wait(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     with_record(call, key, |record, name| {
         let Some(current) = &record.deployment else { return Err(no_such_key(key).into()) };
         let deployment_id = id.unwrap_or_else(|| current.id.clone());
-        if let Some(view) = wait_result(record, name, &deployment_id, until)? {
-            return Ok(call.reply_view(&view, false));
+        if is_satisfied(record, &deployment_id, until)? {
+            return Ok(call.reply(&view::status_of(record, name, &deployment_id), false));
         }
         let seen = Some((current.id.clone(), current.status));
-        block(call, name, WaitCondition::Status { deployment_id, until }, seen, timeout_ms, &View::Null)
+        block(call, name, WaitCondition::Status { deployment_id, until }, seen, timeout_ms, &())
     })
 }
 
@@ -61,14 +62,14 @@ pub fn events(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
         }
     }
     with_record(call, key, |record, name| {
-        let view = view::events(record, name, after, count);
+        let page = view::events(record, name, after, count);
         let last_seen = after.unwrap_or(0);
         match block_ms {
             Some(timeout_ms) if record.revision <= last_seen || record.log.is_empty() => {
                 let after = last_seen.max(record.revision);
-                block(call, name, WaitCondition::Events { after, count }, None, timeout_ms, &view)
+                block(call, name, WaitCondition::Events { after, count }, None, timeout_ms, &page)
             }
-            _ => Ok(call.reply_view(&view, false)),
+            _ => Ok(call.reply(&page, false)),
         }
     })
 }

@@ -1,7 +1,7 @@
-//! Who is what version in which role and state, and for how long: a line for each agent, the ones that matter where
-//! there are too many.
+//! The table of agents: version, role, state, health and its duration, one line for each. Where there are too many, those
+//! of the highest priority have a line.
 
-use super::text::{cell, cut, fit, remaining, span, until, wrap};
+use super::text::{format_duration, pad, remaining, truncate, truncate_escaped, until, wrap};
 use super::{count, Page, NAME, REASON, WIDTH};
 use crate::engine::deployment::Deployment;
 use crate::engine::instance::{Health, Instance, InstanceState, Role};
@@ -11,17 +11,17 @@ use crate::engine::services::CheckStatus;
 use crate::engine::time::UnixMs;
 use std::collections::HashMap;
 
-/// How many agents have a line.
+/// The number of agents that have a line.
 const SHOWN: usize = 20;
-/// How many lines all of them together may have beside.
+/// The number of additional lines that all agents together may have.
 const MORE_LINES: usize = 10;
 
-/// What an agent is to the rollout; the first ones matter most.
+/// The state of an agent in the rollout, most important first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Rank {
+pub(super) enum Priority {
     Unhealthy,
     Pending,
-    /// Nobody has taken its task up yet.
+    /// No coordinator has reported about its task yet.
     Waiting,
     Stopping,
     ToGo,
@@ -29,26 +29,33 @@ pub(super) enum Rank {
     Unchanged,
 }
 
-const RANKS: [Rank; 7] =
-    [Rank::Unhealthy, Rank::Pending, Rank::Waiting, Rank::Stopping, Rank::ToGo, Rank::Healthy, Rank::Unchanged];
+const PRIORITIES: [Priority; 7] = [
+    Priority::Unhealthy,
+    Priority::Pending,
+    Priority::Waiting,
+    Priority::Stopping,
+    Priority::ToGo,
+    Priority::Healthy,
+    Priority::Unchanged,
+];
 
-/// One agent with its instances: `main` is the deployment's own where there is one, else what the agent runs.
+/// One agent with its instances: `main` is the deployment's own where there is one, else the running one.
 pub(super) struct Row<'r> {
     pub agent: &'r str,
     pub main: Option<&'r Instance>,
     others: Vec<&'r Instance>,
-    pub rank: Rank,
-    /// Its place among the agents that the deployment changes.
+    pub priority: Priority,
+    /// Its position among the changed agents, `usize::MAX` for an unchanged one.
     place: usize,
 }
 
 /// All agents of a record, those that the deployment changes first, in the order in which they go.
-pub(super) struct Survey<'r> {
+pub(super) struct AgentTable<'r> {
     pub rows: Vec<Row<'r>>,
 }
 
-impl<'r> Survey<'r> {
-    pub fn of(record: &'r Record, d: &'r Deployment) -> Survey<'r> {
+impl<'r> AgentTable<'r> {
+    pub fn of(record: &'r Record, d: &'r Deployment) -> AgentTable<'r> {
         let mut places: HashMap<&str, usize> = d.changed.iter().enumerate().map(|(place, a)| (&**a, place)).collect();
         let mut rows: Vec<Row> = Vec::new();
         let mut instances = record.instances.iter().peekable();
@@ -64,12 +71,12 @@ impl<'r> Survey<'r> {
         }
         rows.extend(places.into_iter().map(|(agent, place)| Row::of(record, d, agent, Vec::new(), Some(place))));
         rows.sort_by(|a, b| (a.place, a.agent).cmp(&(b.place, b.agent)));
-        Survey { rows }
+        AgentTable { rows }
     }
 
-    /// The deployment's own instances that have no healthy verdict.
+    /// Returns the changed agents that are not healthy yet.
     pub fn unsettled(&self) -> impl Iterator<Item = &Row<'r>> {
-        self.rows.iter().filter(|row| row.place < usize::MAX && row.rank <= Rank::Waiting)
+        self.rows.iter().filter(|row| row.place < usize::MAX && row.priority <= Priority::Waiting)
     }
 }
 
@@ -79,23 +86,23 @@ impl<'r> Row<'r> {
         let runs = || all.iter().copied().rev().find(|i| !i.is_stopping() && i.state != InstanceState::Waiting);
         let main = own.or_else(runs).or(all.last().copied());
         let others = all.into_iter().filter(|i| main.is_some_and(|main| !std::ptr::eq(main, *i))).collect();
-        let rank = match main {
-            None => Rank::ToGo,
-            Some(i) if i.is_stopping() => Rank::Stopping,
-            Some(i) if i.health == Health::Unhealthy || !i.state.is_running() => Rank::Unhealthy,
-            Some(i) if i.state == InstanceState::Waiting => Rank::Waiting,
-            Some(i) if i.health == Health::Pending => Rank::Pending,
-            Some(_) if own.is_some() => Rank::Healthy,
-            Some(_) if place.is_some() && d.finished_at.is_none() => Rank::ToGo,
-            Some(_) => Rank::Unchanged,
+        let priority = match main {
+            None => Priority::ToGo,
+            Some(i) if i.is_stopping() => Priority::Stopping,
+            Some(i) if i.health == Health::Unhealthy || !i.state.is_running() => Priority::Unhealthy,
+            Some(i) if i.state == InstanceState::Waiting => Priority::Waiting,
+            Some(i) if i.health == Health::Pending => Priority::Pending,
+            Some(_) if own.is_some() => Priority::Healthy,
+            Some(_) if place.is_some() && d.finished_at.is_none() => Priority::ToGo,
+            Some(_) => Priority::Unchanged,
         };
-        Row { agent, main, others, rank, place: place.unwrap_or(usize::MAX) }
+        Row { agent, main, others, priority, place: place.unwrap_or(usize::MAX) }
     }
 }
 
 // ---- the table -------------------------------------------------------------------------------------------------------
 
-/// The columns' widths. None depends on what an instance is at the moment.
+/// The widths of the columns, which do not depend on the present state of an instance.
 struct Columns {
     agent: usize,
     version: usize,
@@ -117,25 +124,25 @@ impl Columns {
         let [agent, version, role, state, health, since] = cells;
         page.line(format!(
             "{}  {}  {} {} {} {}  {note}",
-            cell(agent, self.agent),
-            cell(version, self.version),
-            cell(role, ROLE),
-            cell(state, STATE),
-            cell(health, HEALTH),
-            cell(since, FOR),
+            pad(agent, self.agent),
+            pad(version, self.version),
+            pad(role, ROLE),
+            pad(state, STATE),
+            pad(health, HEALTH),
+            pad(since, FOR),
         ));
     }
 }
 
-pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, survey: &Survey, now: UnixMs) {
-    let mut rows: Vec<&Row> = survey.rows.iter().collect();
+pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) {
+    let mut rows: Vec<&Row> = table.rows.iter().collect();
     if rows.len() > SHOWN {
-        // Within a rank they stay in the order in which they go.
-        rows.sort_by_key(|row| row.rank);
+        // Within a priority they stay in the order in which they go.
+        rows.sort_by_key(|row| row.priority);
     }
     let (shown, more) = rows.split_at(rows.len().min(SHOWN));
     // Of all agents, since the ones that are shown change, and the column must not.
-    let longest = survey.rows.iter().map(|row| fit(row.agent, AGENT_MAX).len()).max().unwrap_or(0);
+    let longest = table.rows.iter().map(|row| truncate_escaped(row.agent, AGENT_MAX).len()).max().unwrap_or(0);
     let agent = longest.max("AGENT".len());
     let digits = record.last_version.to_string().len();
     let columns = Columns { agent, version: (2 * digits + 4).clamp("VERSION".len(), VERSION_MAX) };
@@ -149,34 +156,34 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, survey: &S
         room = room.saturating_sub(more_lines);
     }
     if !more.is_empty() {
-        let of_rank = |rank: &Rank| (*rank, more.iter().filter(|row| row.rank == *rank).count());
-        let words: Vec<String> = RANKS
+        let of_priority =
+            |priority: &Priority| (*priority, more.iter().filter(|row| row.priority == *priority).count());
+        let words: Vec<String> = PRIORITIES
             .iter()
-            .map(of_rank)
+            .map(of_priority)
             .filter(|(_, number)| *number > 0)
-            .map(|(rank, number)| format!("{number} {}", word(rank, d)))
+            .map(|(priority, number)| format!("{number} {}", word(priority, d)))
             .collect();
         page.line(format!("and {} more: {}", more.len(), words.join(", ")));
     }
 }
 
-fn word(rank: Rank, d: &Deployment) -> &'static str {
-    match rank {
-        Rank::Unhealthy => "unhealthy",
-        Rank::Pending => "pending",
-        Rank::Waiting => "waiting",
-        Rank::Stopping => "told to stop",
-        Rank::ToGo if d.status.is_active() => "to go",
-        Rank::ToGo => "not reached",
-        Rank::Healthy => "healthy",
-        Rank::Unchanged => "unchanged",
+fn word(priority: Priority, d: &Deployment) -> &'static str {
+    match priority {
+        Priority::Unhealthy => "unhealthy",
+        Priority::Pending => "pending",
+        Priority::Waiting => "waiting",
+        Priority::Stopping => "told to stop",
+        Priority::ToGo if d.status.is_active() => "to go",
+        Priority::ToGo => "not reached",
+        Priority::Healthy => "healthy",
+        Priority::Unchanged => "unchanged",
     }
 }
 
-/// An agent's line, and why something does not go, which is worth lines that were not there before while there is `room`
-/// for them; how many those are.
+/// Writes an agent's line. A problem is described in additional lines, at most `room`; returns their number.
 fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, room: usize, now: UnixMs) -> usize {
-    let agent = fit(row.agent, columns.agent);
+    let agent = truncate_escaped(row.agent, columns.agent);
     let Some(main) = row.main else {
         let note = if record.is_active() { "to go" } else { "no instance" };
         columns.write(page, [&agent, "-", "-", "-", "-", "-"], note);
@@ -188,7 +195,7 @@ fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, room: us
         None => main.version.to_string(),
     };
     let health = if row.agent == BATCH_AGENT { "-" } else { main.health.name() };
-    let since = span(now.saturating_sub(main.since));
+    let since = format_duration(now.saturating_sub(main.since));
     let cells = [&agent, &version, main.role.name(), main.state.name(), health, &since];
     let notes = notes(record, row, main, now);
     let note = notes.join("; ");
@@ -204,34 +211,36 @@ fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, room: us
     lines.len()
 }
 
-/// The first notes, which say most; none by half where there is one that fits.
+/// Joins as many of the first notes as fit; truncates the text where not even the first one fits.
 fn as_many_as_fit(notes: &[String], width: usize) -> String {
     let whole = (1..=notes.len()).rev().map(|n| notes[..n].join("; ")).find(|note| note.len() <= width);
-    whole.unwrap_or_else(|| cut(&notes.join("; "), width))
+    whole.unwrap_or_else(|| truncate(&notes.join("; "), width))
 }
 
-/// It is unhealthy, or it is ready and all the same not well.
+/// Returns whether the agent is unhealthy, or ready with a failing health check.
 fn is_in_trouble(record: &Record, row: &Row, main: &Instance) -> bool {
-    row.rank == Rank::Unhealthy || (row.rank == Rank::Pending && ails(record, main).is_some())
+    row.priority == Priority::Unhealthy || (row.priority == Priority::Pending && health_problem(record, main).is_some())
 }
 
-/// What keeps an instance that is ready from being well.
-fn ails(record: &Record, main: &Instance) -> Option<String> {
+/// Returns the reason why an instance that is ready fails its health check.
+fn health_problem(record: &Record, main: &Instance) -> Option<String> {
     match main.state {
         InstanceState::Ready => record.check_health(main).err(),
         _ => None,
     }
 }
 
-/// What is to be done about it, what will become of it, and why; then what else there is of the agent.
+/// Returns the notes of an agent: its task, pending verdict and reason, then attempts, other instances and services.
 fn notes(record: &Record, row: &Row, main: &Instance, now: UnixMs) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     words.extend(task(main));
     if row.agent != BATCH_AGENT && !main.is_stopping() {
         words.extend(verdict(main, now));
-        words.extend(ails(record, main).map(|why| fit(&why, REASON)));
+        words.extend(health_problem(record, main).map(|why| truncate_escaped(&why, REASON)));
     }
-    words.extend(main.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| fit(reason, REASON)));
+    words.extend(
+        main.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| truncate_escaped(reason, REASON)),
+    );
     words.dedup();
     if main.attempt > 1 {
         words.push(format!("attempt {}", main.attempt));
@@ -253,7 +262,7 @@ fn task(main: &Instance) -> Option<String> {
     }
 }
 
-/// When it is healthy if nothing happens, or how much time it has left to get there.
+/// Describes the time at which it becomes healthy, or the time that its healthy deadline leaves.
 fn verdict(main: &Instance, now: UnixMs) -> Option<String> {
     if let Some(at) = main.healthy_at {
         return Some(format!("healthy {}", until(at, now)));
@@ -264,14 +273,14 @@ fn verdict(main: &Instance, now: UnixMs) -> Option<String> {
     remaining(main.deadline, now).map(|left| format!("{left} left"))
 }
 
-/// Another instance of the same agent.
+/// Describes another instance of the same agent.
 fn beside(main: &Instance, other: &Instance) -> String {
     let role = if other.role == main.role || other.role == Role::Retired { "" } else { other.role.name() };
     let state = if other.is_stopping() { "to stop" } else { other.state.name() };
     let version = other.version;
     let words = format!("v{version} {role} {state}").replace("  ", " ");
     if other.version == main.version {
-        format!("{words} in {}", fit(&other.job_id, NAME))
+        format!("{words} in {}", truncate_escaped(&other.job_id, NAME))
     } else {
         words
     }

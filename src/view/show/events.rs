@@ -1,13 +1,13 @@
-//! What happened last: when, what, to whom, by whom and why.
+//! The table of the last events: time, revision, type, and a description with author and reason.
 
-use super::text::{cell, fit, time_of_day};
+use super::text::{pad, time_of_day, truncate_escaped};
 use super::{by, count, Page, NAME, REASON};
 use crate::engine::event::{Event, EventBody, InstanceRef, NewDeployment};
 use crate::engine::record::Record;
 use crate::engine::time::UnixMs;
 use std::sync::Arc;
 
-/// How many have a line.
+/// The number of events that have a line.
 const SHOWN: usize = 8;
 
 const TYPE: usize = 21;
@@ -17,13 +17,13 @@ pub(super) fn write(page: &mut Page, record: &Record, now: UnixMs) {
     let times: Vec<String> = last.iter().map(|event| time_of_day(event.at, now)).collect();
     let time = times.iter().map(String::len).max().unwrap_or(0).max("UTC".len());
     let revision = record.revision.to_string().len().max("REV".len());
-    page.line(format!("{}  {:>revision$}  {}  WHO AND WHY", cell("UTC", time), "REV", cell("EVENT", TYPE)));
+    page.line(format!("{}  {:>revision$}  {}  WHO AND WHY", pad("UTC", time), "REV", pad("EVENT", TYPE)));
     if times.is_empty() {
         page.line("the log keeps none".to_string());
     }
     for (event, at) in last.iter().zip(&times) {
         let (number, name, words) = (event.revision, event.body.name(), words(event));
-        page.line(format!("{}  {number:>revision$}  {}  {words}", cell(at, time), cell(name, TYPE)));
+        page.line(format!("{}  {number:>revision$}  {}  {words}", pad(at, time), pad(name, TYPE)));
     }
 }
 
@@ -65,28 +65,39 @@ fn words(event: &Event) -> String {
         }
         EventBody::DeploymentFailed { cause, description, by: who, .. }
         | EventBody::DeploymentCancelled { cause, description, by: who, .. } => {
-            format!("v{version}, {}, by {}{}", cause.name(), fit(who, NAME), because(Some(&**description)))
+            format!("v{version}, {}, by {}{}", cause.name(), truncate_escaped(who, NAME), because(Some(&**description)))
         }
         EventBody::DeploymentSuccessful { description } => format!("v{version}{}", because(Some(&**description))),
         EventBody::FallbackBlueGreen { agent, reason, .. } => {
-            format!("v{version}, for {}{}", fit(agent, NAME), because(Some(&**reason)))
+            format!("v{version}, for {}{}", truncate_escaped(agent, NAME), because(Some(&**reason)))
         }
         EventBody::VersionTagged { tag, by: who, .. } | EventBody::VersionUntagged { tag, by: who } => {
-            format!("v{version}, {}, by {}", fit(tag, NAME), fit(who, NAME))
+            format!("v{version}, {}, by {}", truncate_escaped(tag, NAME), truncate_escaped(who, NAME))
         }
         EventBody::ServiceRegistered { service, .. } => format!(
             "{} of {} at {}:{} {}",
-            fit(&service.instance, NAME),
-            fit(&service.owner.agent, NAME),
-            fit(&service.address, NAME),
+            truncate_escaped(&service.instance, NAME),
+            truncate_escaped(&service.owner.agent, NAME),
+            truncate_escaped(&service.address, NAME),
             service.port,
             service.status.name()
         ),
         EventBody::ServiceStatus { instance, agent, status, reason, .. } => {
-            format!("{} of {} {}{}", fit(instance, NAME), fit(agent, NAME), status.name(), because(reason.as_deref()))
+            format!(
+                "{} of {} {}{}",
+                truncate_escaped(instance, NAME),
+                truncate_escaped(agent, NAME),
+                status.name(),
+                because(reason.as_deref())
+            )
         }
         EventBody::ServiceDeregistered { instance, agent, reason, .. } => {
-            format!("{} of {}{}", fit(instance, NAME), fit(agent, NAME), because(Some(&**reason)))
+            format!(
+                "{} of {}{}",
+                truncate_escaped(instance, NAME),
+                truncate_escaped(agent, NAME),
+                because(Some(&**reason))
+            )
         }
     }
 }
@@ -101,12 +112,12 @@ fn new_deployment(beginning: &NewDeployment, version: u64) -> String {
 }
 
 fn instance_ref(instance: &InstanceRef, version: u64) -> String {
-    format!("{} v{version}", fit(&instance.agent, NAME))
+    format!("{} v{version}", truncate_escaped(&instance.agent, NAME))
 }
 
 fn because(reason: Option<&str>) -> String {
     match reason.filter(|reason| !reason.is_empty()) {
-        Some(reason) => format!(": {}", fit(reason, REASON)),
+        Some(reason) => format!(": {}", truncate_escaped(reason, REASON)),
         None => String::new(),
     }
 }

@@ -1,6 +1,6 @@
-//! What the deployment is: status, progress, who wanted it and how it goes.
+//! The header: status, progress, author, mode, versions, tasks and services of the deployment.
 
-use super::text::{ago, fit, span, time_of_day};
+use super::text::{ago, format_duration, time_of_day, truncate_escaped};
 use super::{by, count, Page, LABEL, NAME, REASON, WIDTH};
 use crate::engine::deployment::{Deployment, Mode, Outcome};
 use crate::engine::instance::TaskKind;
@@ -31,10 +31,10 @@ fn status(record: &Record, d: &Deployment) -> String {
     let cause = cause.map(|cause| format!(" ({})", cause.name())).unwrap_or_default();
     let words = description(record);
     let words = words.strip_prefix("paused: ").unwrap_or(&words);
-    format!("{name}{cause}: {}", fit(words, REASON))
+    format!("{name}{cause}: {}", truncate_escaped(words, REASON))
 }
 
-/// The bar and its numbers: `#` healthy, `+` pending, `!` unhealthy, `-` nothing yet.
+/// Returns the progress bar and its numbers: `#` healthy, `+` pending, `!` unhealthy, `-` nothing yet.
 fn progress(record: &Record, d: &Deployment) -> String {
     if d.mode == Mode::VersionOnly {
         let (done, words) = match record.version(d.target_version).and_then(|version| version.outcome) {
@@ -82,7 +82,7 @@ fn bar(healthy: usize, pending: usize, unhealthy: usize, desired: usize) -> Stri
 }
 
 fn deployment(record: &Record, d: &Deployment, now: UnixMs) -> String {
-    let id = fit(&d.id, NAME);
+    let id = truncate_escaped(&d.id, NAME);
     let revision = record.revision;
     match d.finished_at {
         None => format!(
@@ -94,17 +94,22 @@ fn deployment(record: &Record, d: &Deployment, now: UnixMs) -> String {
             "{id}, ended {} UTC, {}, after {}, revision {revision}",
             time_of_day(end, now),
             ago(end, now),
-            span(end.saturating_sub(d.created_at))
+            format_duration(end.saturating_sub(d.created_at))
         ),
     }
 }
 
-/// The last thing that a person did to it.
+/// Describes the last operator command.
 fn action(d: &Deployment, now: UnixMs) -> String {
     match &d.last_action {
         None => "-".to_string(),
         Some(action) => {
-            format!("{} {} {}", fit(&action.name, NAME), ago(action.at, now), by(&action.by, action.reason.as_deref()))
+            format!(
+                "{} {} {}",
+                truncate_escaped(&action.name, NAME),
+                ago(action.at, now),
+                by(&action.by, action.reason.as_deref())
+            )
         }
     }
 }
@@ -125,7 +130,7 @@ fn mode(d: &Deployment) -> String {
         "{}, {}{canaries}{instead}{rollback}{promoted}: {}",
         d.mode.name(),
         d.strategy.name(),
-        fit(&d.mode_reason, REASON)
+        truncate_escaped(&d.mode_reason, REASON)
     )
 }
 
@@ -142,12 +147,12 @@ fn versions(record: &Record, d: &Deployment) -> String {
 }
 
 fn job(record: &Record, d: &Deployment) -> String {
-    let mut words = fit(&d.target_job_id, NAME);
+    let mut words = truncate_escaped(&d.target_job_id, NAME);
     if let Some(source) = d.source_job_id.as_ref().filter(|source| **source != d.target_job_id) {
-        words.push_str(&format!(", from {}", fit(source, NAME)));
+        words.push_str(&format!(", from {}", truncate_escaped(source, NAME)));
     }
     if let Some(bundle) = record.version(d.target_version).and_then(|version| version.bundle.as_ref()) {
-        words.push_str(&format!("; bundle {}", fit(bundle, WIDTH - LABEL)));
+        words.push_str(&format!("; bundle {}", truncate_escaped(bundle, WIDTH - LABEL)));
     }
     words
 }
@@ -159,13 +164,13 @@ fn tasks(record: &Record, now: UnixMs) -> String {
     format!(
         "{} open; the oldest for {}: {} {}",
         kinds.join(", "),
-        span(now.saturating_sub(task.since)),
+        format_duration(now.saturating_sub(task.since)),
         task.kind.name(),
-        fit(&instance.agent, NAME)
+        truncate_escaped(&instance.agent, NAME)
     )
 }
 
-/// How many there are of each kind that there are any of.
+/// Counts the open tasks of each kind; kinds without one are left out.
 pub(super) fn open_tasks(record: &Record) -> Vec<(TaskKind, usize)> {
     let mut of_kind = [TaskKind::Start, TaskKind::Replace, TaskKind::Stop, TaskKind::Run].map(|kind| (kind, 0));
     for task in record.instances.iter().filter_map(|instance| instance.task.as_ref()) {

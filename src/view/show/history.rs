@@ -1,6 +1,6 @@
-//! What there is to go back to: the versions, newest first.
+//! The table of versions, newest first.
 
-use super::text::{cell, fit, span};
+use super::text::{format_duration, pad, truncate_escaped};
 use super::{Page, NAME, REASON};
 use crate::engine::deployment::{Deployment, Outcome};
 use crate::engine::record::Record;
@@ -8,7 +8,7 @@ use crate::engine::time::UnixMs;
 use crate::engine::version::Version;
 use std::sync::Arc;
 
-/// How many have a line. Those that somebody is about to need have one in any case.
+/// The number of versions that have a line. The target, current, stable and rollback versions always have one.
 const SHOWN: usize = 5;
 
 const VERSION: usize = 7;
@@ -22,11 +22,11 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixM
         let [version, marks, outcome, by, age] = cells;
         page.line(format!(
             "{}  {}  {}  {}  {}  {rest}",
-            cell(version, VERSION),
-            cell(marks, MARKS),
-            cell(outcome, OUTCOME),
-            cell(by, BY),
-            cell(age, AGE)
+            pad(version, VERSION),
+            pad(marks, MARKS),
+            pad(outcome, OUTCOME),
+            pad(by, BY),
+            pad(age, AGE)
         ));
     };
     line(["VERSION", "IS", "OUTCOME", "BY", "AGE"], "WHAT");
@@ -37,8 +37,8 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixM
                 &version.number.to_string(),
                 &marks(record, d, version),
                 outcome(version),
-                &fit(&version.by, BY),
-                &span(now.saturating_sub(version.submitted_at)),
+                &truncate_escaped(&version.by, BY),
+                &format_duration(now.saturating_sub(version.submitted_at)),
             ],
             &what(version),
         );
@@ -85,8 +85,9 @@ fn outcome(version: &Version) -> &'static str {
 }
 
 fn what(version: &Version) -> String {
-    let tag = version.tag.as_ref().map(|tag| format!("tag {}", fit(tag, NAME)));
+    let tag = version.tag.as_ref().map(|tag| format!("tag {}", truncate_escaped(tag, NAME)));
     let rollback = version.rollback_of.map(|of| format!("rollback to {of}"));
-    let reason = version.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| fit(reason, REASON));
+    let reason =
+        version.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| truncate_escaped(reason, REASON));
     [tag, rollback, reason].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

@@ -1,52 +1,52 @@
-//! The record for a person's eyes (rule 3 SHOW): one page, as one looks at it once or once a second.
+//! The page of DEPLOY.SHOW (rule 3 SHOW), made to be read once or refreshed every second.
 //!
 //! ```text
 //! agent-api                                                             2026-09-21 14:13:32 UTC
-//! status      RUNNING, 1 of 4 agents healthy       how it is, in a few lines       header, outlook
+//! status      RUNNING, 1 of 4 agents healthy       state, in a few lines        header, next_steps
 //! …
-//! AGENT    VERSION  ROLE     STATE    HEALTH ...   who is what, one line each      agents
-//! VERSION  ...                                     what there is to go back to     history
-//! TIME     ...                                     who did what, and why           events
+//! AGENT    VERSION  ROLE     STATE    HEALTH ...   one line per agent           agents
+//! VERSION  ...                                     the versions                 history
+//! TIME     ...                                     the last events              events
 //! ```
 //!
-//! A page is read again and again, so its lines keep their places: each label has its line, whether it has something to
-//! say or not, a column is as wide as what may come to stand in it, and an agent keeps its line while its instances
-//! come and go. Only troubles take lines that were not there before.
+//! The page is refreshed in place, so its lines keep their positions: each label has its line even without a value, a
+//! column has the width of its longest possible value, and an agent keeps its line while its instances change. Only
+//! problems add lines.
 //!
-//! Pure, as all views; the time is an argument. However large the record is, the page has at most 80 lines.
+//! Pure, as all views; the time is an argument. The page has at most 80 lines, whatever the record's size.
 
 mod agents;
 mod events;
 mod header;
 mod history;
-mod outlook;
+mod next_steps;
 mod text;
 
 use crate::engine::record::Record;
 use crate::engine::time::UnixMs;
-use text::{cell, cut, fit, moment, wrap};
+use text::{moment, pad, truncate, truncate_escaped, wrap};
 
 /// A terminal's 100 columns, less the line numbers that redis-cli puts before the lines of an array.
 pub const WIDTH: usize = 95;
 
-/// Where the words behind a label begin.
+/// The column in which a label's text begins.
 const LABEL: usize = 12;
 
-/// The page, line by line: printable ASCII, at most [`WIDTH`] columns.
+/// Returns the lines of the page: printable ASCII, at most [`WIDTH`] columns.
 pub fn show(record: &Record, key: &str, now_ms: UnixMs) -> Vec<String> {
     let mut page = Page { lines: Vec::new() };
     let moment = format!("{} UTC", moment(now_ms));
     let name = WIDTH - moment.len() - 2;
-    page.line(format!("{}  {moment}", cell(&fit(key, name), name)));
+    page.line(format!("{}  {moment}", pad(&truncate_escaped(key, name), name)));
     let Some(deployment) = &record.deployment else {
         page.line("nothing has happened to it yet".to_string());
         return page.lines;
     };
-    let survey = agents::Survey::of(record, deployment);
+    let table = agents::AgentTable::of(record, deployment);
     header::write(&mut page, record, deployment, now_ms);
-    outlook::write(&mut page, record, deployment, &survey, now_ms);
+    next_steps::write(&mut page, record, deployment, &table, now_ms);
     page.line(String::new());
-    agents::write(&mut page, record, deployment, &survey, now_ms);
+    agents::write(&mut page, record, deployment, &table, now_ms);
     page.line(String::new());
     history::write(&mut page, record, deployment, now_ms);
     page.line(String::new());
@@ -59,17 +59,17 @@ struct Page {
 }
 
 impl Page {
-    /// One line; nothing that is written here is wider, or other than printable ASCII.
+    /// Adds one line, truncated to [`WIDTH`] and to printable ASCII.
     fn line(&mut self, text: String) {
-        self.lines.push(cut(&text, WIDTH));
+        self.lines.push(truncate(&text, WIDTH));
     }
 
-    /// One line of words behind their label.
+    /// Adds a label and its text in one line.
     fn entry(&mut self, label: &str, words: &str) {
         self.line(format!("{label:<LABEL$}{words}"));
     }
 
-    /// The same in as many lines as it takes, `most` of them at most.
+    /// Adds a label and its text in as many lines as it needs, at most `most`.
     fn paragraph(&mut self, label: &str, words: &str, most: usize) {
         for (place, line) in wrap(words, WIDTH - LABEL, most).iter().enumerate() {
             self.entry(if place == 0 { label } else { "" }, line);
@@ -85,15 +85,15 @@ fn count(number: usize, one: &str) -> String {
     }
 }
 
-/// Who did something, and why: `by ann: faster model`.
+/// Returns author and reason: `by ann: faster model`.
 fn by(who: &str, reason: Option<&str>) -> String {
     match reason.filter(|reason| !reason.is_empty()) {
-        Some(reason) => format!("by {}: {}", fit(who, NAME), fit(reason, REASON)),
-        None => format!("by {}", fit(who, NAME)),
+        Some(reason) => format!("by {}: {}", truncate_escaped(who, NAME), truncate_escaped(reason, REASON)),
+        None => format!("by {}", truncate_escaped(who, NAME)),
     }
 }
 
-/// How much of a name a sentence has room for.
+/// The maximum width of a name within a sentence.
 const NAME: usize = 32;
-/// More than any place has room for.
+/// The maximum width of a reason; every line is narrower.
 const REASON: usize = 3 * WIDTH;

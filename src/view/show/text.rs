@@ -1,17 +1,17 @@
-//! Letters, lines and times of a page: printable ASCII, bounded, each width known.
+//! Text and times of the page: printable ASCII of bounded width.
 //!
-//! Keys, agents and reasons are strangers' texts, and a page goes to a terminal. What could move the cursor, or take
-//! another width than it seems to, is written as an escape; so a text fills the place it was given and no other.
+//! Keys, agents and reasons are untrusted strings, and the page goes to a terminal. A character that could move the cursor
+//! or has another width than one column is written as an escape.
 
 use crate::engine::time::{Deadline, UnixMs};
 use time::{Date, OffsetDateTime};
 
 const CUT: &str = "...";
 
-/// A stranger's text in at most `width` columns.
-pub(super) fn fit(text: &str, width: usize) -> String {
+/// Returns an untrusted string in at most `width` columns, escaped.
+pub(super) fn truncate_escaped(text: &str, width: usize) -> String {
     let mut out = String::new();
-    // Where the text would be cut: as much of it as leaves room for the dots.
+    // The length at which the text is truncated, which leaves room for the dots.
     let mut keep = 0;
     for c in text.chars() {
         let before = out.len();
@@ -32,8 +32,8 @@ pub(super) fn fit(text: &str, width: usize) -> String {
     out
 }
 
-/// A text of our own making, whose strangers' parts are escaped already, in at most `width` columns.
-pub(super) fn cut(text: &str, width: usize) -> String {
+/// Returns a text, whose untrusted parts are escaped already, in at most `width` columns.
+pub(super) fn truncate(text: &str, width: usize) -> String {
     let clean: String = text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect();
     if clean.len() <= width {
         return clean.trim_end().to_string();
@@ -42,12 +42,12 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     format!("{}{}", clean[..keep].trim_end(), &CUT[..CUT.len().min(width)])
 }
 
-/// The text in exactly `width` columns, blanks behind it.
-pub(super) fn cell(text: &str, width: usize) -> String {
-    format!("{:<width$}", cut(text, width))
+/// Returns the text padded with blanks to exactly `width` columns.
+pub(super) fn pad(text: &str, width: usize) -> String {
+    format!("{:<width$}", truncate(text, width))
 }
 
-/// At most `most` lines of at most `width` columns, broken at blanks where there are some.
+/// Breaks the text into at most `most` lines of at most `width` columns, at blanks where possible.
 pub(super) fn wrap(text: &str, width: usize, most: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut rest = text.trim_end();
@@ -55,17 +55,17 @@ pub(super) fn wrap(text: &str, width: usize, most: usize) -> Vec<String> {
         let head = rest.get(..width + 1).unwrap_or(rest);
         let end = head.rfind(' ').filter(|place| *place > width / 2).unwrap_or(width);
         let (line, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
-        lines.push(cut(line, width));
+        lines.push(truncate(line, width));
         rest = tail.trim_start();
     }
-    lines.push(cut(rest, width));
+    lines.push(truncate(rest, width));
     lines
 }
 
 // ---- times -----------------------------------------------------------------------------------------------------------
 
-/// How long something has taken, in two units at most; what has not filled a unit does not count.
-pub(super) fn span(ms: u64) -> String {
+/// Formats a duration in at most two units, rounded down.
+pub(super) fn format_duration(ms: u64) -> String {
     seconds(ms / 1000)
 }
 
@@ -79,17 +79,17 @@ fn seconds(s: u64) -> String {
     }
 }
 
-/// How long ago: a clock that was set back makes nothing of it.
+/// Formats the time since `at`; 0 where the system clock was set back.
 pub(super) fn ago(at: UnixMs, now: UnixMs) -> String {
-    format!("{} ago", span(now.saturating_sub(at)))
+    format!("{} ago", format_duration(now.saturating_sub(at)))
 }
 
-/// How long until. A begun second counts, so that it says 0 to nobody who still has to wait.
+/// Formats the time that is left, rounded up to seconds, so that it is 0 only when none is left.
 pub(super) fn left(ms: u64) -> String {
     seconds(ms.div_ceil(1000))
 }
 
-/// `in 4 s`; what is due waits for the server's timer alone.
+/// Formats the time until `at`: `in 4 s`, or `now` once it is due.
 pub(super) fn until(at: UnixMs, now: UnixMs) -> String {
     match at.checked_sub(now) {
         None | Some(0) => "now".to_string(),
@@ -97,9 +97,9 @@ pub(super) fn until(at: UnixMs, now: UnixMs) -> String {
     }
 }
 
-/// What a clock has left, running or held.
-pub(super) fn remaining(clock: Deadline, now: UnixMs) -> Option<String> {
-    match clock {
+/// Formats the time that a deadline has left, running or paused.
+pub(super) fn remaining(deadline: Deadline, now: UnixMs) -> Option<String> {
+    match deadline {
         Deadline::Off => None,
         Deadline::Running { at } => Some(left(at.saturating_sub(now))),
         Deadline::Paused { left_ms } => Some(left(left_ms)),
@@ -118,7 +118,7 @@ fn hours(time: OffsetDateTime) -> String {
     format!("{:02}:{:02}:{:02}", time.hour(), time.minute(), time.second())
 }
 
-/// A moment in UTC with its date.
+/// Formats a time in UTC with its date.
 pub(super) fn moment(at: UnixMs) -> String {
     match date_time(at) {
         Some(time) => format!("{} {}", date(time.date()), hours(time)),
@@ -126,7 +126,7 @@ pub(super) fn moment(at: UnixMs) -> String {
     }
 }
 
-/// A time of day in UTC; with its date where that is not today's.
+/// Formats a time of day in UTC, with the date where that is not today's.
 pub(super) fn time_of_day(at: UnixMs, now: UnixMs) -> String {
     match (date_time(at), date_time(now)) {
         (Some(time), Some(today)) if time.date() == today.date() => hours(time),
@@ -139,21 +139,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stranger_fills_his_place_and_no_other() {
-        assert_eq!(fit("agent-1", 10), "agent-1");
-        assert_eq!(fit("agent-12345", 10), "agent-1...");
-        assert_eq!(fit("agent-1234", 10), "agent-1234");
-        assert_eq!(fit("a\x1b[2Jb\r\nc", 40), "a\\u{1b}[2Jb\\r\\nc");
-        assert_eq!(fit("größer", 40), "gr\\u{f6}\\u{df}er");
+    fn untrusted_strings_are_escaped_and_truncated() {
+        assert_eq!(truncate_escaped("agent-1", 10), "agent-1");
+        assert_eq!(truncate_escaped("agent-12345", 10), "agent-1...");
+        assert_eq!(truncate_escaped("agent-1234", 10), "agent-1234");
+        assert_eq!(truncate_escaped("a\x1b[2Jb\r\nc", 40), "a\\u{1b}[2Jb\\r\\nc");
+        assert_eq!(truncate_escaped("größer", 40), "gr\\u{f6}\\u{df}er");
         // No half of an escape is left.
-        assert_eq!(fit("abc\u{202e}defgh", 10), "abc...");
-        assert_eq!(fit("\\n is no new line", 40), "\\\\n is no new line");
-        assert_eq!(fit("abcdef", 2), "..");
-        assert_eq!(fit("abcdef", 0), "");
+        assert_eq!(truncate_escaped("abc\u{202e}defgh", 10), "abc...");
+        assert_eq!(truncate_escaped("\\n is no new line", 40), "\\\\n is no new line");
+        assert_eq!(truncate_escaped("abcdef", 2), "..");
+        assert_eq!(truncate_escaped("abcdef", 0), "");
     }
 
     #[test]
-    fn lines_break_at_blanks_and_end_in_dots() {
+    fn long_text_wraps_at_blanks_and_is_truncated() {
         assert_eq!(wrap("one two three", 8, 3), ["one two", "three"]);
         assert_eq!(wrap("one two three four", 8, 2), ["one two", "three..."]);
         assert_eq!(wrap("abcdefghijkl", 5, 9), ["abcde", "fghij", "kl"]);
@@ -162,12 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn times_are_short() {
-        assert_eq!(span(999), "0 s");
-        assert_eq!(span(61_500), "1 m 1 s");
-        assert_eq!(span(7_380_000), "2 h 3 m");
-        assert_eq!(span(99 * 86_400_000 + 86_399_999), "99 d 23 h");
-        assert_eq!(span(100 * 86_400_000), "100 d");
+    fn durations_have_at_most_two_units() {
+        assert_eq!(format_duration(999), "0 s");
+        assert_eq!(format_duration(61_500), "1 m 1 s");
+        assert_eq!(format_duration(7_380_000), "2 h 3 m");
+        assert_eq!(format_duration(99 * 86_400_000 + 86_399_999), "99 d 23 h");
+        assert_eq!(format_duration(100 * 86_400_000), "100 d");
         assert_eq!(until(5_001, 2_000), "in 4 s");
         assert_eq!(until(2_001, 2_000), "in 1 s");
         assert_eq!(until(2_000, 2_000), "now");
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn times_of_day_are_utc_and_have_a_date_where_it_is_another() {
+    fn times_of_another_day_have_a_date() {
         assert_eq!(moment(0), "1970-01-01 00:00:00");
         assert_eq!(moment(1_790_000_000_000), "2026-09-21 14:13:20");
         assert_eq!(time_of_day(1_790_000_009_000, 1_790_000_000_000), "14:13:29");

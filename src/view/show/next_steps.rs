@@ -1,8 +1,8 @@
-//! What comes next: what is waited for and until when, what follows, and what a failure would do.
+//! The next steps: the pending condition and its deadline, the step after it, and the effect of a failure.
 
-use super::agents::{Rank, Row, Survey};
+use super::agents::{AgentTable, Priority, Row};
 use super::header::open_tasks;
-use super::text::{fit, remaining, time_of_day, until};
+use super::text::{remaining, time_of_day, truncate_escaped, until};
 use super::{count, Page, NAME, REASON};
 use crate::engine::deployment::{Deployment, Mode, Status};
 use crate::engine::instance::{InstanceState, TaskKind};
@@ -11,24 +11,28 @@ use crate::engine::time::{Deadline, UnixMs};
 
 const NOTHING: &str = "-";
 
-pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, survey: &Survey, now: UnixMs) {
-    page.entry("next", &next(record, d, survey, now));
+pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) {
+    page.entry("next", &next(record, d, table, now));
     page.entry("then", &then(record, d));
     page.entry("deadline", &deadline(d, now));
     page.entry("on failure", &on_failure(record, d));
 }
 
-fn next(record: &Record, d: &Deployment, survey: &Survey, now: UnixMs) -> String {
+fn next(record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) -> String {
     match d.status {
-        Status::Running => waits_for(survey, now),
+        Status::Running => waits_for(table, now),
         Status::AwaitingPromotion => "PROMOTE by a person".to_string(),
         Status::Paused => match (&d.deferred_failure, &d.unsafe_report) {
-            (Some(deferred), _) => format!("RESUME, which fails it: {}", fit(&deferred.words, REASON)),
-            (None, Some(report)) => format!("RESUME, which falls back to blue-green: {}", fit(&report.words, REASON)),
+            (Some(deferred), _) => format!("RESUME, which fails it: {}", truncate_escaped(&deferred.words, REASON)),
+            (None, Some(report)) => {
+                format!("RESUME, which falls back to blue-green: {}", truncate_escaped(&report.words, REASON))
+            }
             (None, None) if d.paused_from == Some(Status::AwaitingPromotion) => "RESUME, and then PROMOTE".to_string(),
             // Verdicts go on.
-            (None, None) => match soonest(survey) {
-                Some((row, at)) => format!("RESUME by a person; {} healthy {}", fit(row.agent, NAME), until(at, now)),
+            (None, None) => match soonest(table) {
+                Some((row, at)) => {
+                    format!("RESUME by a person; {} healthy {}", truncate_escaped(row.agent, NAME), until(at, now))
+                }
                 None => "RESUME by a person".to_string(),
             },
         },
@@ -36,23 +40,23 @@ fn next(record: &Record, d: &Deployment, survey: &Survey, now: UnixMs) -> String
     }
 }
 
-/// Whom a running deployment waits for: who is nearest to a verdict, and who holds it up.
-fn waits_for(survey: &Survey, now: UnixMs) -> String {
-    let name = |row: &Row| fit(row.agent, NAME);
+/// Describes the agents that a running deployment waits for: the next to become healthy, and those that block it.
+fn waits_for(table: &AgentTable, now: UnixMs) -> String {
+    let name = |row: &Row| truncate_escaped(row.agent, NAME);
     let mut words = Vec::new();
-    if let Some((row, at)) = soonest(survey) {
+    if let Some((row, at)) = soonest(table) {
         words.push(format!("{} healthy {}", name(row), until(at, now)));
     }
-    let is_ill = |row: &&Row| row.rank == Rank::Unhealthy && row.main.is_some_and(|i| i.healthy_at.is_none());
-    if let Some(row) = survey.unsettled().find(is_ill) {
+    let is_ill = |row: &&Row| row.priority == Priority::Unhealthy && row.main.is_some_and(|i| i.healthy_at.is_none());
+    if let Some(row) = table.unsettled().find(is_ill) {
         words.push(format!("{} is unhealthy and holds it up", name(row)));
     }
-    let is_late = |row: &&Row| row.rank == Rank::Pending && row.main.is_some_and(|i| i.healthy_at.is_none());
-    if let Some((row, main)) = survey.unsettled().find(is_late).and_then(|row| Some((row, row.main?))) {
+    let is_late = |row: &&Row| row.priority == Priority::Pending && row.main.is_some_and(|i| i.healthy_at.is_none());
+    if let Some((row, main)) = table.unsettled().find(is_late).and_then(|row| Some((row, row.main?))) {
         let what = if main.state == InstanceState::Ready { "to pass its checks" } else { "to be ready" };
         words.push(format!("{} {what}", name(row)));
     }
-    let mut untaken = survey.unsettled().filter(|row| row.rank == Rank::Waiting);
+    let mut untaken = table.unsettled().filter(|row| row.priority == Priority::Waiting);
     if let Some((row, task)) = untaken.next().and_then(|row| Some((row, row.main?.task.as_ref()?))) {
         let more = match untaken.count() {
             0 => String::new(),
@@ -67,12 +71,12 @@ fn waits_for(survey: &Survey, now: UnixMs) -> String {
     words.join("; ")
 }
 
-/// Who is healthy next, and when.
-fn soonest<'s, 'r>(survey: &'s Survey<'r>) -> Option<(&'s Row<'r>, UnixMs)> {
-    survey.unsettled().filter_map(|row| Some((row, row.main?.healthy_at?))).min_by_key(|(_, at)| *at)
+/// Returns the agent that becomes healthy next, with the time.
+fn soonest<'s, 'r>(table: &'s AgentTable<'r>) -> Option<(&'s Row<'r>, UnixMs)> {
+    table.unsettled().filter_map(|row| Some((row, row.main?.healthy_at?))).min_by_key(|(_, at)| *at)
 }
 
-/// What is still to be done after the end.
+/// Describes the tasks that are open after the end.
 fn leftovers(record: &Record) -> String {
     let words: Vec<String> = open_tasks(record)
         .into_iter()
@@ -87,7 +91,7 @@ fn leftovers(record: &Record) -> String {
     }
 }
 
-/// What follows once that has come.
+/// Describes the step after the next one.
 fn then(record: &Record, d: &Deployment) -> String {
     let own = record.instances.counts(d.target_version, &d.target_job_id);
     let to_go = d.changed.len().saturating_sub(own.placed);
@@ -127,7 +131,7 @@ fn then(record: &Record, d: &Deployment) -> String {
             false => format!("PROMOTE by a person, then {follow}"),
         },
         (Status::Running, Mode::InPlace) if to_go > 0 => {
-            let agent = d.changed.get(own.placed).map(|agent| fit(agent, NAME)).unwrap_or_default();
+            let agent = d.changed.get(own.placed).map(|agent| truncate_escaped(agent, NAME)).unwrap_or_default();
             match to_go {
                 1 => format!("{agent} goes, the last one"),
                 n => format!("{agent} goes, and {} after it, {parallel} at a time", n - 1),
@@ -149,7 +153,7 @@ fn canaries_are(canaries: usize) -> String {
     }
 }
 
-/// Until when something must have come.
+/// Describes the progress deadline.
 fn deadline(d: &Deployment, now: UnixMs) -> String {
     match (d.status, d.progress) {
         (Status::Running, Deadline::Running { at }) => {
@@ -159,7 +163,7 @@ fn deadline(d: &Deployment, now: UnixMs) -> String {
             "fails with the first unhealthy agent".to_string()
         }
         (Status::AwaitingPromotion, _) => "none runs while a promotion is awaited".to_string(),
-        (Status::Paused, clock) => match remaining(clock, now) {
+        (Status::Paused, deadline) => match remaining(deadline, now) {
             Some(left) => format!("held, with {left} left for progress"),
             None => "none runs while it is paused".to_string(),
         },
@@ -167,7 +171,7 @@ fn deadline(d: &Deployment, now: UnixMs) -> String {
     }
 }
 
-/// What would become of it.
+/// Describes the effect of a failure.
 fn on_failure(record: &Record, d: &Deployment) -> String {
     if !d.status.is_active() {
         return NOTHING.to_string();

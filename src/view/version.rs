@@ -1,0 +1,119 @@
+//! Versions (rule 3 HISTORY, VERSION).
+
+use super::policy::{policy, PolicyView};
+use super::value::{int, RawJson};
+use crate::engine::record::Record;
+use crate::engine::version::Version;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+use std::sync::Arc;
+
+/// One version, as in HISTORY (rule 7, version).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VersionView<'a> {
+    pub version: i64,
+    pub deployment_id: &'a str,
+    pub job_id: &'a str,
+    /// `service`, `system` or `batch`.
+    pub job_type: &'static str,
+    pub strategy: &'static str,
+    pub bundle: Option<&'a str>,
+    pub tag: Option<&'a str>,
+    /// True once a deployment of it was successful.
+    pub stable: bool,
+    /// The version that it rolls back to.
+    pub rollback_of: Option<i64>,
+    /// The status in which its deployment ended, or what the batch job reported. Null until then.
+    pub outcome: Option<&'static str>,
+    pub submitted_at: i64,
+    /// The ACL user, or `auto`.
+    pub by: &'a str,
+    pub reason: Option<&'a str>,
+}
+
+/// One version with everything that the record keeps of it, as in VERSION: the fields of [`VersionView`], then these.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionDetails<'a> {
+    pub version: VersionView<'a>,
+    /// The text as given.
+    pub manifest: Option<RawJson<'a>>,
+    pub policy: PolicyView,
+    /// The agents that AGENTS named. Null where there is one for each node.
+    pub agents: Option<&'a [Arc<str>]>,
+}
+
+impl Serialize for VersionDetails<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let VersionDetails { version, manifest, policy, agents } = self;
+        // Exhaustive, so that a field that is added to HISTORY is added here as well.
+        let VersionView {
+            version,
+            deployment_id,
+            job_id,
+            job_type,
+            strategy,
+            bundle,
+            tag,
+            stable,
+            rollback_of,
+            outcome,
+            submitted_at,
+            by,
+            reason,
+        } = version;
+        let mut fields = serializer.serialize_struct("VersionDetails", 16)?;
+        fields.serialize_field("version", version)?;
+        fields.serialize_field("deployment_id", deployment_id)?;
+        fields.serialize_field("job_id", job_id)?;
+        fields.serialize_field("job_type", job_type)?;
+        fields.serialize_field("strategy", strategy)?;
+        fields.serialize_field("bundle", bundle)?;
+        fields.serialize_field("tag", tag)?;
+        fields.serialize_field("stable", stable)?;
+        fields.serialize_field("rollback_of", rollback_of)?;
+        fields.serialize_field("outcome", outcome)?;
+        fields.serialize_field("submitted_at", submitted_at)?;
+        fields.serialize_field("by", by)?;
+        fields.serialize_field("reason", reason)?;
+        fields.serialize_field("manifest", manifest)?;
+        fields.serialize_field("policy", policy)?;
+        fields.serialize_field("agents", agents)?;
+        fields.end()
+    }
+}
+
+/// Returns the versions of the record, newest first.
+pub fn history(record: &Record) -> Vec<VersionView<'_>> {
+    record.versions.iter().rev().map(|version| entry(version)).collect()
+}
+
+/// Returns one version with its manifest, None where the record does not have it.
+pub fn version(record: &Record, number: u64) -> Option<VersionDetails<'_>> {
+    let version = record.version(number)?;
+    // An empty text stands for a manifest that the record does not have.
+    let manifest = Some(&**version.content.text()).filter(|text| !text.is_empty());
+    Some(VersionDetails {
+        version: entry(version),
+        manifest: manifest.map(RawJson),
+        policy: policy(&version.policy),
+        agents: version.agents.as_deref(),
+    })
+}
+
+fn entry(version: &Version) -> VersionView<'_> {
+    VersionView {
+        version: int(version.number),
+        deployment_id: &version.deployment_id,
+        job_id: &version.job_id,
+        job_type: version.job_type.name(),
+        strategy: version.strategy.name(),
+        bundle: version.bundle.as_deref(),
+        tag: version.tag.as_deref(),
+        stable: version.stable,
+        rollback_of: version.rollback_of.map(int),
+        outcome: version.outcome.map(|outcome| outcome.name()),
+        submitted_at: int(version.submitted_at),
+        by: &version.by,
+        reason: version.reason.as_deref(),
+    }
+}
