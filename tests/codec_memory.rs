@@ -109,7 +109,7 @@ fn frugal(bytes: &[u8]) {
 /// The envelope of a record (1) or a batch (2) around a payload.
 fn sealed(kind: u8, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_le_bytes();
-    let mut bytes = [b"dp\x02\x00", &[kind, 0][..], &length, payload].concat();
+    let mut bytes = [b"dp\x01\x00", &[kind, 0][..], &length, payload].concat();
     let checksum = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
     bytes

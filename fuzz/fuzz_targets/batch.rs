@@ -27,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn enveloped(payload: &[u8]) -> Vec<u8> {
-    let mut bytes = b"dp\x02\x00\x02\x00".to_vec();
+    let mut bytes = b"dp\x01\x00\x02\x00".to_vec();
     bytes.extend((payload.len() as u32).to_le_bytes());
     bytes.extend(payload);
     bytes.extend(crc32fast::hash(&bytes).to_le_bytes());

@@ -82,7 +82,7 @@ fn look_at(record: &Record) {
 }
 
 fn enveloped(payload: &[u8]) -> Vec<u8> {
-    let mut bytes = b"dp\x02\x00\x01\x00".to_vec();
+    let mut bytes = b"dp\x01\x00\x01\x00".to_vec();
     bytes.extend((payload.len() as u32).to_le_bytes());
     bytes.extend(payload);
     bytes.extend(crc32fast::hash(&bytes).to_le_bytes());

@@ -1,53 +1,58 @@
-//! Bytes ↔ values: what the RDB, the AOF, DUMP and replication carry.
+//! Encoding of records and change sets, for the RDB, the AOF, DUMP and replication.
 //!
 //! ```text
 //! magic "dp" │ format u16 │ kind u8 │ flags u8 │ payload length u32 │ payload │ crc32 of all before it
 //! ```
 //!
 //! Integers of the envelope are little-endian. The envelope is the same for every format, so that an older module can
-//! tell a newer one's payload ([`DecodeError::NewerFormat`]) from a damaged one, and keep it as it is. What a format's
-//! payload looks like is in its own file, frozen once released; a new shape is a new format with a file of its own,
-//! and the old file goes on reading.
+//! tell a newer one's payload ([`DecodeError::NewerFormat`]) from a damaged one, and keep it as it is.
 //!
-//! Bytes from outside are believed in nothing: length and checksum are judged before the payload is touched, decoding
-//! takes memory in proportion to what is there and not to what is claimed, and a value is [judged](validation) as if a
-//! user had sent it.
+//! The shapes of a format's payloads are in one file, [`format1`], frozen once released, and their conversion from and to
+//! the engine's types in another, [`convert1`]. A new shape is a new format: `format2.rs` states its differences only, and
+//! every older format goes on being read.
+//!
+//! Bytes are untrusted: length and checksum are checked before the payload is decoded, decoding takes memory in proportion
+//! to the bytes that are there and not to the lengths that they claim, and a decoded value is [validated](validation) as
+//! if a user had sent it.
 
-mod v2;
+mod convert1;
+mod format1;
+mod shape;
 mod validation;
+mod wire;
 
 use crate::engine::event_log::{EventCodec, Log};
 use crate::engine::{ChangeSet, Event, Record, Summary, Uncommitted};
 use thiserror::Error;
 
-/// Two bytes that start all that this module writes.
+/// The first two bytes of every envelope.
 const MAGIC: [u8; 2] = *b"dp";
 
-/// The format that is written. Every format that a release has written is read; the one before this was in none.
-const FORMAT: u16 = 2;
+/// The format that is written. Every format that a release has written is read.
+const FORMAT: u16 = 1;
 
-/// The bytes before the payload, and the checksum after it.
+/// The length of an envelope before and after its payload, in bytes.
 const HEADER_BYTES: usize = 10;
 const CHECKSUM_BYTES: usize = 4;
 
-/// The largest payload: what a bulk string of Redis holds.
+/// The largest payload, in bytes: the limit of a bulk string in Redis.
 pub const MAX_PAYLOAD_BYTES: usize = 512 << 20;
 
-/// The longest single text. A manifest is the longest that there is: `deploy.manifest-max-bytes` must not allow more.
-/// It is parsed when it comes from outside, and a tree of JSON values is many times its text.
+/// The longest single text, in bytes. A manifest is the longest that there is, so `deploy.manifest-max-bytes` must not
+/// allow more. It is parsed when it comes from an untrusted source, and a tree of JSON values is many times its text.
 pub const MAX_TEXT_BYTES: usize = 4 << 20;
 
 /// The largest count or sequence number (2^53 - 1: exact in every JSON reader, and far from overflow).
 pub const MAX_NUMBER: u64 = (1 << 53) - 1;
 
-/// The latest time and the longest duration, in ms: a clock's reading plus the longest duration that a policy may name.
+/// The latest time and the longest duration, in ms: room for a present time plus the longest duration of a policy.
 pub const MAX_TIME_MS: u64 = 1 << 54;
 
-/// The most instances of one agent. Two are usual, and each deployment that nobody carries out may leave one more;
-/// they are searched one by one, so a payload with a million of them would keep the server busy.
+/// The most instances of one agent. Two are usual, and each deployment that no coordinator carries out may leave one more.
+/// They are searched one by one, so a payload with a million of them would block the server.
 pub const MAX_INSTANCES_PER_AGENT: usize = 4096;
 
-/// Why bytes are refused.
+/// Reason for which bytes are refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum DecodeError {
     #[error("not a payload of this module")]
@@ -58,41 +63,41 @@ pub enum DecodeError {
     Checksum,
     #[error("the payload, or a text in it, is larger than allowed")]
     TooLarge,
-    /// Intact, so it can be kept as it is until the module is newer.
+    /// The envelope is intact, so the payload can be kept as it is until the module is upgraded.
     #[error("the payload has format {format}, which a newer version of the module wrote")]
     NewerFormat { format: u16 },
     #[error("the payload is malformed")]
     Malformed,
-    /// Readable, and yet nothing that this module would have written.
+    /// Decodable, and yet no value that this module would have written.
     #[error("the payload is invalid: {0}")]
     Invalid(String),
 }
 
-/// What a payload is, in the envelope: a record is never read as a batch.
+/// Kind of a payload, in the envelope: a record is never read as a change set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Record = 1,
     ChangeSet = 2,
 }
 
-/// How the log of a record is kept, in the shapes of the present format.
+/// Encodes the events of a log in the present format.
 struct LogCodec;
 
 impl EventCodec for LogCodec {
     fn encode(&self, event: &Event, bytes: &mut Vec<u8>) {
-        v2::encode_event(event, bytes);
+        convert1::write_event(event, bytes);
     }
 
     fn split_first<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
-        v2::split_first_event(bytes)
+        convert1::split_first_event(bytes)
     }
 
     fn revision(&self, event: &[u8]) -> Option<u64> {
-        v2::revision_of_event(event)
+        convert1::revision_of_event(event)
     }
 
     fn decode(&self, event: &[u8]) -> Option<Event> {
-        v2::decode_event(event).ok()
+        convert1::read_event(event).ok()
     }
 }
 
@@ -100,23 +105,33 @@ fn event_codec() -> &'static dyn EventCodec {
     &LogCodec
 }
 
-/// A record before its first event, as a server keeps it: with a log of bytes.
+/// Returns a record before its first event, with a log that keeps encoded events.
 pub fn empty_record() -> Record {
     Record { log: Log::with_codec(event_codec()), ..Record::empty() }
 }
 
+/// Encodes a record, with its summary in front.
 pub fn encode_record(record: &Record) -> Vec<u8> {
-    seal(Kind::Record, |payload| v2::write_record(record, payload))
+    wrap(Kind::Record, |payload| convert1::write_record(record, payload))
 }
 
-/// What an intact record says of itself; nothing else of it is read, and nothing is judged.
+/// Reads the summary of a record. Nothing behind it is decoded, and the summary is not validated.
+///
+/// # Errors
+///
+/// [`DecodeError`] where the envelope or the summary is damaged, or of a newer format.
 pub fn summary_of(bytes: &[u8]) -> Result<Summary, DecodeError> {
-    v2::read_summary(open(Kind::Record, bytes)?)?.ok_or(DecodeError::Malformed)
+    convert1::read_summary(unwrap_envelope(Kind::Record, bytes)?)?.ok_or(DecodeError::Malformed)
 }
 
-/// Judged as if a user had sent it, whole.
+/// Decodes a record from an untrusted source, and validates all of it as if a user had sent it.
+///
+/// # Errors
+///
+/// [`DecodeError`] where the bytes are not a whole record of this format, or hold a value that the engine would not have
+/// made.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
-    let (record, summary) = v2::read_record(open(Kind::Record, bytes)?)?;
+    let (record, summary) = convert1::read_record(unwrap_envelope(Kind::Record, bytes)?)?;
     validation::validate_record(&record)?;
     match summary == Summary::of(&record) {
         true => Ok(record),
@@ -124,30 +139,45 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
     }
 }
 
-/// A record that this server has saved itself, or one like it. What is only read out, the log and
-/// manifests that nobody runs, is left for when it is: to judge it costs many times the rest.
+/// Decodes a record that this server, or one like it, has encoded. The log, and manifests of versions that nobody runs, are
+/// not validated: that would cost many times the rest, and they are only read out. An event that turns out to be damaged
+/// is left out when the log is read.
+///
+/// # Errors
+///
+/// [`DecodeError`] as for [`decode_record`], less what is not validated.
 pub fn decode_trusted_record(bytes: &[u8]) -> Result<Record, DecodeError> {
-    let (record, _) = v2::read_record(open(Kind::Record, bytes)?)?;
+    let (record, _) = convert1::read_record(unwrap_envelope(Kind::Record, bytes)?)?;
     validation::validate_trusted(&record)?;
     Ok(record)
 }
 
-pub fn encode_change_set(batch: &ChangeSet) -> Vec<u8> {
-    seal(Kind::ChangeSet, |payload| v2::write_change_set(batch, &[], payload))
+/// Encodes a change set.
+pub fn encode_change_set(change_set: &ChangeSet) -> Vec<u8> {
+    wrap(Kind::ChangeSet, |payload| convert1::write_change_set(change_set, &[], payload))
 }
 
-/// The same of changes that are not committed yet: of their events the log has the bytes already.
+/// Encodes the changes of a command that is not committed yet. Its events are encoded already, in the log, and their bytes
+/// are copied: the result is that of [`encode_change_set`].
 pub fn encode_uncommitted(uncommitted: &Uncommitted) -> Vec<u8> {
-    seal(Kind::ChangeSet, |payload| v2::write_change_set(&uncommitted.batch, uncommitted.encoded_events(), payload))
+    wrap(Kind::ChangeSet, |payload| {
+        convert1::write_change_set(&uncommitted.batch, uncommitted.encoded_events(), payload);
+    })
 }
 
+/// Decodes and validates a change set.
+///
+/// # Errors
+///
+/// [`DecodeError`] where the bytes are not a whole change set of this format, or hold a value that the engine would not
+/// have made.
 pub fn decode_change_set(bytes: &[u8]) -> Result<ChangeSet, DecodeError> {
-    let batch = v2::read_change_set(open(Kind::ChangeSet, bytes)?)?;
-    validation::validate_change_set(&batch)?;
-    Ok(batch)
+    let change_set = convert1::read_change_set(unwrap_envelope(Kind::ChangeSet, bytes)?)?;
+    validation::validate_change_set(&change_set)?;
+    Ok(change_set)
 }
 
-/// Takes payloads that stand behind one another apart, unread. None where the bytes are something else.
+/// Splits concatenated envelopes, unread. None where the bytes are something else.
 pub fn split(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
     let mut payloads = Vec::new();
     while !bytes.is_empty() {
@@ -160,8 +190,8 @@ pub fn split(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
     Some(payloads)
 }
 
-/// Puts the envelope around what `write` appends.
-fn seal(kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+/// Puts the envelope around the payload that `write` appends.
+fn wrap(kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(512);
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&FORMAT.to_le_bytes());
@@ -169,7 +199,7 @@ fn seal(kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let length_at = bytes.len();
     bytes.extend_from_slice(&[0; 4]);
     write(&mut bytes);
-    // A payload beyond 4 GiB cannot be kept by any server; its length is one that no reader accepts.
+    // No server stores a payload beyond 4 GiB, and no reader accepts this length.
     let length = u32::try_from(bytes.len() - HEADER_BYTES).unwrap_or(u32::MAX);
     bytes[length_at..HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
     let checksum = crc32fast::hash(&bytes);
@@ -177,8 +207,8 @@ fn seal(kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     bytes
 }
 
-/// Judges the envelope, and gives the payload of the present format.
-fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8], DecodeError> {
+/// Checks the envelope, and returns the payload of the present format.
+fn unwrap_envelope(kind: Kind, bytes: &[u8]) -> Result<&[u8], DecodeError> {
     use DecodeError::{Checksum, Malformed, NewerFormat, NotOurs, TooLarge, Truncated};
 
     let (magic, rest) = bytes.split_first_chunk::<2>().ok_or(Truncated)?;
@@ -202,7 +232,7 @@ fn open(kind: Kind, bytes: &[u8]) -> Result<&[u8], DecodeError> {
     if crc32fast::hash(summed) != u32::from_le_bytes(checksum) {
         return Err(Checksum);
     }
-    // From here on the bytes are as they were written. Kinds and flags of a newer format are its own business.
+    // The bytes are as they were written. A newer format may have kinds and flags that are not known here.
     match u16::from_le_bytes(*format) {
         format if format > FORMAT => Err(NewerFormat { format }),
         FORMAT if kind_given == kind as u8 && flags == 0 => Ok(payload),

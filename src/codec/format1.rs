@@ -1,0 +1,517 @@
+//! Format 1, frozen with release 0.1.0: the shapes of its payloads, and nothing else.
+//!
+//! ```text
+//! record       Option<Summary> │ RecordHeader │ [&str] manifests │ [StoredVersion] │ [Instance] │ [Service] │
+//!              [IdempotencyEntry] │ Log
+//! change set   Number log_max │ [Change]
+//! ```
+//!
+//! `[T]` is a list: the number of elements, and then each. The summary comes first, so that an index or a list reads it
+//! without the rest. The parts of a payload are read one at a time, so that a record's instances are not held twice.
+//!
+//! The encoding is positional. **Never reorder, remove, insert or append a field or a variant here** once a release has
+//! written it. A later format states its differences only: `format2.rs` begins with `use super::format1::*`, declares the
+//! shapes that changed and those that contain them, and `convert2.rs` converts these; this file and its conversions stay
+//! as they are and go on reading.
+
+use super::shape::{List, Millis, Number};
+use serde::{Deserialize, Serialize};
+
+// ---- the record ------------------------------------------------------------------------------------------------------
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Summary<'a> {
+    pub due: Option<Millis>,
+    pub tasks: Number,
+    pub deployment_id: &'a str,
+    pub status: Status,
+    pub mode: Mode,
+    pub strategy: Strategy,
+    pub current_version: Option<Number>,
+    pub stable_version: Option<Number>,
+    pub target_version: Number,
+    pub healthy: Number,
+    pub desired: Number,
+    pub updated_at: Millis,
+}
+
+/// The record's own fields. Its lists follow.
+#[derive(Serialize, Deserialize)]
+pub(super) struct RecordHeader<'a> {
+    pub revision: Number,
+    pub last_version: Number,
+    pub current_version: Option<Number>,
+    #[serde(borrow)]
+    pub current_job_id: Option<&'a str>,
+    pub deployment: Option<Deployment<'a>>,
+    pub created_at: Millis,
+    pub updated_at: Millis,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Deployment<'a> {
+    pub id: &'a str,
+    pub status: Status,
+    pub cause: Option<Cause>,
+    pub ended: Option<&'a str>,
+    pub mode: Mode,
+    pub strategy: Strategy,
+    pub requested_strategy: Strategy,
+    pub mode_reason: &'a str,
+    pub rollback_of: Option<Number>,
+    pub by: &'a str,
+    pub reason: Option<&'a str>,
+    pub source_version: Option<Number>,
+    pub source_job_id: Option<&'a str>,
+    pub target_version: Number,
+    pub target_job_id: &'a str,
+    pub requested_job: Option<&'a str>,
+    pub policy: Policy,
+    pub changed: List<&'a str>,
+    pub removed_agents: List<&'a str>,
+    pub canaries: u32,
+    pub promoted: bool,
+    pub progress: Deadline,
+    pub paused_from: Option<Status>,
+    pub deferred_failure: Option<DeferredFailure<'a>>,
+    pub unsafe_report: Option<UnsafeReport<'a>>,
+    pub last_action: Option<Action<'a>>,
+    pub created_at: Millis,
+    pub finished_at: Option<Millis>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct DeferredFailure<'a> {
+    pub cause: Cause,
+    pub words: &'a str,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct UnsafeReport<'a> {
+    pub agent: &'a str,
+    pub words: &'a str,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Action<'a> {
+    pub name: &'a str,
+    pub by: &'a str,
+    pub at: Millis,
+    pub reason: Option<&'a str>,
+}
+
+/// A version of a record, with the index of its manifest among the record's manifests: versions share them.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredVersion<'a> {
+    pub manifest: Number,
+    #[serde(borrow)]
+    pub version: Version<'a>,
+}
+
+/// A version less its manifest.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Version<'a> {
+    pub number: Number,
+    pub deployment_id: &'a str,
+    pub job_id: &'a str,
+    pub job_type: JobType,
+    pub strategy: Strategy,
+    pub policy: Policy,
+    pub agents: Option<List<&'a str>>,
+    pub bundle: Option<&'a str>,
+    pub tag: Option<&'a str>,
+    pub stable: bool,
+    pub rollback_of: Option<Number>,
+    pub outcome: Option<Outcome>,
+    pub submitted_at: Millis,
+    pub by: &'a str,
+    pub reason: Option<&'a str>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Policy {
+    pub strategy: Strategy,
+    pub max_parallel: CountOrPercent,
+    pub canary: CountOrPercent,
+    pub min_healthy_ms: Millis,
+    pub healthy_deadline_ms: Millis,
+    pub progress_deadline_ms: Millis,
+    pub health_check: HealthCheck,
+    pub auto_promote: bool,
+    pub auto_revert: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Instance<'a> {
+    pub agent: &'a str,
+    /// None where it is the agent itself, as nearly always.
+    pub node: Option<&'a str>,
+    pub version: Number,
+    pub job_id: &'a str,
+    pub role: Role,
+    pub state: InstanceState,
+    pub health: Health,
+    pub attempt: u32,
+    pub task_at: Millis,
+    pub since: Millis,
+    pub reason: Option<&'a str>,
+    pub from_version: Option<Number>,
+    pub task: Option<Task>,
+    pub healthy_at: Option<Millis>,
+    pub deadline: Deadline,
+    pub was_healthy: bool,
+    pub created: Number,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Task {
+    pub kind: TaskKind,
+    pub revision: Number,
+    pub since: Millis,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct InstanceKey<'a> {
+    pub agent: &'a str,
+    pub version: Number,
+    pub job_id: &'a str,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Service<'a> {
+    pub instance: &'a str,
+    pub owner: InstanceKey<'a>,
+    pub service: &'a str,
+    pub address: &'a str,
+    pub port: u16,
+    pub tags: List<&'a str>,
+    pub meta: Option<&'a str>,
+    pub status: CheckStatus,
+    pub reason: Option<&'a str>,
+    pub ttl_ms: Option<Millis>,
+    pub expires_at: Option<Millis>,
+    pub since: Millis,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct IdempotencyEntry<'a> {
+    pub request: &'a str,
+    pub receipt: Receipt<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Receipt<'a> {
+    pub deployment_key: &'a str,
+    pub deployment_id: &'a str,
+    pub version: Number,
+    pub job_id: &'a str,
+    pub status: Status,
+    pub mode: Mode,
+    pub revision: Number,
+}
+
+/// The log: its events one behind the other, oldest first, each a byte string with an [`Event`] in it.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Log<'a> {
+    pub count: Number,
+    #[serde(with = "serde_bytes")]
+    pub events: &'a [u8],
+}
+
+// ---- changes and events ----------------------------------------------------------------------------------------------
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Change<'a> {
+    /// The bytes of an [`Event`], those that the log has of it.
+    #[serde(with = "serde_bytes")]
+    Event(&'a [u8]),
+    #[serde(borrow)]
+    Silent(SilentChange<'a>),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum SilentChange<'a> {
+    ServiceRefreshed { instance: &'a str, expires_at: Option<Millis> },
+    RequestRecorded { request: &'a str, receipt: Receipt<'a> },
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Event<'a> {
+    /// First, so that a log is searched without reading its events.
+    pub revision: Number,
+    pub at: Millis,
+    pub deployment_id: &'a str,
+    pub version: Number,
+    pub body: EventBody<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum EventBody<'a> {
+    #[serde(borrow)]
+    DeploymentStarted(Box<NewDeployment<'a>>),
+    DeploymentNoop(Box<NewDeployment<'a>>),
+    VersionRecorded(Box<NewDeployment<'a>>),
+    RollbackStarted {
+        from_version: Number,
+        rollback_of: Number,
+        cause: Option<Cause>,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    TaskIssued {
+        instance: InstanceRef<'a>,
+        task: TaskKind,
+        from_version: Option<Number>,
+        attempt: u32,
+        bundle: Option<&'a str>,
+        deadline: Deadline,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    TaskDone {
+        instance: InstanceRef<'a>,
+        task: TaskKind,
+        withdrawn: bool,
+        removes_instance: bool,
+    },
+    AgentState {
+        instance: InstanceRef<'a>,
+        state: AgentReport,
+        attempt: u32,
+        reason: Option<&'a str>,
+        healthy_at: Option<Millis>,
+        removes_instance: bool,
+        fails_at_resume: bool,
+    },
+    AgentHealthy {
+        instance: InstanceRef<'a>,
+        progress: Deadline,
+    },
+    AgentUnhealthy {
+        instance: InstanceRef<'a>,
+        reason: &'a str,
+        resumes_with: Option<Deadline>,
+        fails_at_resume: bool,
+    },
+    AwaitingPromotion {
+        healthy: u32,
+    },
+    DeploymentPromoted {
+        progress: Deadline,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    DeploymentPaused {
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    DeploymentResumed {
+        status: Status,
+        progress: Deadline,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    DeploymentFailed {
+        cause: Cause,
+        description: &'a str,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    DeploymentCancelled {
+        cause: Cause,
+        description: &'a str,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    DeploymentSuccessful {
+        description: &'a str,
+    },
+    FallbackBlueGreen {
+        agent: &'a str,
+        reason: &'a str,
+        job_id: &'a str,
+        changed: List<&'a str>,
+        canaries: u32,
+    },
+    VersionTagged {
+        tag: &'a str,
+        replaced: Option<&'a str>,
+        by: &'a str,
+    },
+    VersionUntagged {
+        tag: &'a str,
+        by: &'a str,
+    },
+    ServiceRegistered {
+        service: Box<Service<'a>>,
+        healthy_at: Option<Millis>,
+    },
+    ServiceStatus {
+        instance: &'a str,
+        service: &'a str,
+        agent: &'a str,
+        status: CheckStatus,
+        reason: Option<&'a str>,
+        expires_at: Option<Millis>,
+        healthy_at: Option<Millis>,
+    },
+    ServiceDeregistered {
+        instance: &'a str,
+        service: &'a str,
+        agent: &'a str,
+        reason: &'a str,
+        healthy_at: Option<Millis>,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct NewDeployment<'a> {
+    pub version: Version<'a>,
+    /// Empty in a log.
+    pub manifest: &'a str,
+    pub mode: Mode,
+    pub strategy: Strategy,
+    pub requested_strategy: Strategy,
+    pub mode_reason: &'a str,
+    pub cause: Option<Cause>,
+    pub source_version: Option<Number>,
+    pub source_job_id: Option<&'a str>,
+    pub requested_job: Option<&'a str>,
+    pub changed: List<&'a str>,
+    pub removed_agents: List<&'a str>,
+    pub canaries: u32,
+    pub progress: Deadline,
+    pub trimmed: List<Number>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct InstanceRef<'a> {
+    pub agent: &'a str,
+    /// None where it is the agent itself, as nearly always.
+    pub node: Option<&'a str>,
+    pub job_id: &'a str,
+    pub role: Role,
+}
+
+// ---- enums -----------------------------------------------------------------------------------------------------------
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum AgentReport {
+    State(InstanceState),
+    Completed,
+    Unsafe,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Cause {
+    UnhealthyAgent,
+    ProgressDeadline,
+    AgentFailed,
+    Operator,
+    NewerVersion,
+    Stopped,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum CheckStatus {
+    Passing,
+    Warning,
+    Critical,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum CountOrPercent {
+    Count(u32),
+    Percent(u32),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Deadline {
+    Off,
+    Running { at: Millis },
+    Paused { left_ms: Millis },
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Health {
+    Pending,
+    Healthy,
+    Unhealthy,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum HealthCheck {
+    Checks,
+    AgentStates,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum InstanceState {
+    Waiting,
+    Starting,
+    Ready,
+    Unready,
+    Failed,
+    Stopped,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum JobType {
+    Service,
+    System,
+    Batch,
+    Sysbatch,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Mode {
+    Initial,
+    InPlace,
+    BlueGreen,
+    Noop,
+    VersionOnly,
+    Unchanged,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Outcome {
+    Successful,
+    Failed,
+    Cancelled,
+    VersionRecorded,
+    Completed,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Role {
+    Primary,
+    Canary,
+    Candidate,
+    Retired,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Status {
+    Running,
+    AwaitingPromotion,
+    Paused,
+    Successful,
+    Failed,
+    Cancelled,
+    VersionRecorded,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Strategy {
+    Rolling,
+    Canary,
+    BlueGreen,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum TaskKind {
+    Start,
+    Replace,
+    Stop,
+    Run,
+}

@@ -1,0 +1,290 @@
+//! Parts that the shapes of every format are made of, and the conversion between a shape and a value of the engine.
+
+use super::{DecodeError, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS};
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+// ---- bounded parts ---------------------------------------------------------------------------------------------------
+
+/// A count or a sequence number, at most [`MAX_NUMBER`].
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "u64")]
+pub(super) struct Number(pub(super) u64);
+
+/// A time or a duration in ms, at most [`MAX_TIME_MS`].
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "u64")]
+pub(super) struct Millis(pub(super) u64);
+
+impl TryFrom<u64> for Number {
+    type Error = OutOfBounds;
+
+    fn try_from(value: u64) -> Result<Number, OutOfBounds> {
+        within(value, MAX_NUMBER).map(Number)
+    }
+}
+
+impl TryFrom<u64> for Millis {
+    type Error = OutOfBounds;
+
+    fn try_from(value: u64) -> Result<Millis, OutOfBounds> {
+        within(value, MAX_TIME_MS).map(Millis)
+    }
+}
+
+fn within(value: u64, max: u64) -> Result<u64, OutOfBounds> {
+    match value <= max {
+        true => Ok(value),
+        false => Err(OutOfBounds { value, max }),
+    }
+}
+
+/// A number that is larger than its type allows.
+pub(super) struct OutOfBounds {
+    value: u64,
+    max: u64,
+}
+
+impl fmt::Display for OutOfBounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is beyond {}", self.value, self.max)
+    }
+}
+
+/// A list. Decoding it takes memory as its elements come: a `Vec` of serde reserves up to 1 MiB for a length that is only
+/// claimed.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub(super) struct List<T>(pub(super) Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<List<T>, D::Error> {
+        struct Elements<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Elements<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<List<T>, A::Error> {
+                let mut list = Vec::new();
+                while let Some(element) = elements.next_element()? {
+                    list.push(element);
+                }
+                Ok(List(list))
+            }
+        }
+
+        deserializer.deserialize_seq(Elements(PhantomData))
+    }
+}
+
+// ---- conversion ------------------------------------------------------------------------------------------------------
+
+/// A shape of an engine's `Value`. It borrows its texts: from the value when it is encoded, from the payload when it is
+/// decoded.
+pub(super) trait Shape<'a, Value>: Sized {
+    fn of(value: &'a Value) -> Self;
+
+    /// Returns the value. Its bounds are checked; whether it makes sense is for [`validation`](super::validation) to say.
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<Value, DecodeError>;
+}
+
+/// Interns the texts of a payload, so that those that are equal are one in memory.
+#[derive(Default)]
+pub(super) struct Texts<'a> {
+    known: HashMap<&'a str, Arc<str>, foldhash::fast::RandomState>,
+}
+
+impl<'a> Texts<'a> {
+    fn intern(&mut self, text: &'a str) -> Result<Arc<str>, DecodeError> {
+        if let Some(known) = self.known.get(text) {
+            return Ok(known.clone());
+        }
+        let new = shared_text(text)?;
+        self.known.insert(text, new.clone());
+        Ok(new)
+    }
+}
+
+/// Copies a text, at most [`MAX_TEXT_BYTES`], to memory of its own.
+pub(super) fn shared_text(text: &str) -> Result<Arc<str>, DecodeError> {
+    match text.len() <= MAX_TEXT_BYTES {
+        true => Ok(Arc::from(text)),
+        false => Err(DecodeError::TooLarge),
+    }
+}
+
+impl<'a> Shape<'a, Arc<str>> for &'a str {
+    #[inline]
+    fn of(value: &'a Arc<str>) -> &'a str {
+        value
+    }
+
+    #[inline]
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<Arc<str>, DecodeError> {
+        texts.intern(self)
+    }
+}
+
+impl Shape<'_, u64> for Number {
+    #[inline]
+    fn of(value: &u64) -> Number {
+        Number(*value)
+    }
+
+    #[inline]
+    fn into_value(self, _: &mut Texts<'_>) -> Result<u64, DecodeError> {
+        Ok(self.0)
+    }
+}
+
+impl Shape<'_, usize> for Number {
+    #[inline]
+    fn of(value: &usize) -> Number {
+        // A bound beyond all numbers, as `log_max` may be, bounds nothing: it is the same as the largest number.
+        Number((*value as u64).min(MAX_NUMBER))
+    }
+
+    #[inline]
+    fn into_value(self, _: &mut Texts<'_>) -> Result<usize, DecodeError> {
+        usize::try_from(self.0).map_err(|_| DecodeError::TooLarge)
+    }
+}
+
+impl Shape<'_, u64> for Millis {
+    #[inline]
+    fn of(value: &u64) -> Millis {
+        Millis(*value)
+    }
+
+    #[inline]
+    fn into_value(self, _: &mut Texts<'_>) -> Result<u64, DecodeError> {
+        Ok(self.0)
+    }
+}
+
+/// Types that are their own shape.
+macro_rules! own_shape {
+    ($($plain:ty),*) => {
+        $(impl Shape<'_, $plain> for $plain {
+            #[inline]
+            fn of(value: &$plain) -> $plain {
+                *value
+            }
+
+            #[inline]
+            fn into_value(self, _: &mut Texts<'_>) -> Result<$plain, DecodeError> {
+                Ok(self)
+            }
+        })*
+    };
+}
+
+own_shape!(bool, u16, u32);
+
+impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Option<Value>> for Option<S> {
+    #[inline]
+    fn of(value: &'a Option<Value>) -> Option<S> {
+        value.as_ref().map(S::of)
+    }
+
+    #[inline]
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<Option<Value>, DecodeError> {
+        self.map(|shape| shape.into_value(texts)).transpose()
+    }
+}
+
+impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Box<Value>> for Box<S> {
+    #[inline]
+    fn of(value: &'a Box<Value>) -> Box<S> {
+        Box::new(S::of(value))
+    }
+
+    #[inline]
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<Box<Value>, DecodeError> {
+        (*self).into_value(texts).map(Box::new)
+    }
+}
+
+impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Vec<Value>> for List<S> {
+    fn of(value: &'a Vec<Value>) -> List<S> {
+        List(value.iter().map(S::of).collect())
+    }
+
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<Vec<Value>, DecodeError> {
+        self.0.into_iter().map(|shape| shape.into_value(texts)).collect()
+    }
+}
+
+impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Arc<[Value]>> for List<S> {
+    fn of(value: &'a Arc<[Value]>) -> List<S> {
+        List(value.iter().map(S::of).collect())
+    }
+
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<Arc<[Value]>, DecodeError> {
+        let values: Vec<Value> = self.into_value(texts)?;
+        Ok(values.into())
+    }
+}
+
+/// Converts a struct field by field. A field that one side has and the other lacks does not compile.
+macro_rules! convert_struct {
+    ($shape:ty = $engine:ty { $($field:ident),* $(,)? }) => {
+        impl<'a> Shape<'a, $engine> for $shape {
+            #[inline]
+            fn of(value: &'a $engine) -> Self {
+                type Engine = $engine;
+                let Engine { $($field),* } = value;
+                Self { $($field: Shape::of($field)),* }
+            }
+
+            #[inline]
+            fn into_value(self, texts: &mut Texts<'a>) -> Result<$engine, DecodeError> {
+                type Engine = $engine;
+                let Self { $($field),* } = self;
+                Ok(Engine { $($field: Shape::into_value($field, texts)?),* })
+            }
+        }
+    };
+}
+
+/// Converts an enum variant by variant. A variant that one side has and the other lacks does not compile.
+macro_rules! convert_enum {
+    ($shape:ty = $engine:ty {
+        $($variant:ident $({ $($field:ident),* $(,)? })? $(($inner:ident))?),* $(,)?
+    }) => {
+        impl<'a> Shape<'a, $engine> for $shape {
+            #[inline]
+            fn of(value: &'a $engine) -> Self {
+                type Engine = $engine;
+                match value {
+                    $(Engine::$variant $({ $($field),* })? $(($inner))? => {
+                        Self::$variant $({ $($field: Shape::of($field)),* })? $((Shape::of($inner)))?
+                    })*
+                }
+            }
+
+            #[inline]
+            #[allow(unused_variables)] // `texts`, where no variant has any
+            fn into_value(self, texts: &mut Texts<'a>) -> Result<$engine, DecodeError> {
+                type Engine = $engine;
+                Ok(match self {
+                    $(Self::$variant $({ $($field),* })? $(($inner))? => {
+                        Engine::$variant
+                            $({ $($field: Shape::into_value($field, texts)?),* })?
+                            $((Shape::into_value($inner, texts)?))?
+                    })*
+                })
+            }
+        }
+    };
+}
+
+pub(super) use {convert_enum, convert_struct};
