@@ -4,8 +4,9 @@
 //! Only a manifest's text is left out, because subscribers and MONITOR would receive up to a megabyte that DEPLOY.VERSION
 //! has.
 
+use super::event_fields::{fields, Fields, JsonFields, Name, SerdeFields};
 use super::policy::policy;
-use super::value::{append_json, int, to_json, AsJson, RawJson};
+use super::value::{int, AsJson, RawJson};
 use crate::engine::event::{Event, EventBody, InstanceRef, NewDeployment};
 use crate::engine::record::Record;
 use crate::engine::services::Service;
@@ -13,13 +14,6 @@ use crate::engine::time::Deadline;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
-
-/// Writes fields, one after the other.
-macro_rules! fields {
-    ($map:expr, $($name:literal: $value:expr),+ $(,)?) => {
-        { $($map.serialize_entry($name, &$value)?;)+ }
-    };
-}
 
 /// One event as a JSON object: the fields that all events have, then those of its type.
 ///
@@ -34,18 +28,24 @@ pub struct EventView<'a> {
 
 impl Serialize for EventView<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let event = self.event;
-        let mut map = serializer.serialize_map(None)?;
-        fields!(map,
+        let mut fields = SerdeFields(serializer.serialize_map(None)?);
+        self.describe(&mut fields)?;
+        fields.0.end()
+    }
+}
+
+impl EventView<'_> {
+    fn describe<F: Fields>(&self, to: &mut F) -> Result<(), F::Error> {
+        let EventView { event, key } = self;
+        fields!(to,
             "revision": int(event.revision),
             "at": int(event.at),
-            "key": self.key,
+            "key": key,
             "deployment_id": event.deployment_id,
             "type": event.body.name(),
             "version": int(event.version),
         );
-        body(event, &mut map)?;
-        map.end()
+        body(event, to)
     }
 }
 
@@ -64,12 +64,21 @@ impl Serialize for LoggedEvent<'_> {
 
 /// Returns an event as it is published on the key's channel.
 pub fn event_json(event: &Event, key: &str) -> String {
-    to_json(&EventView { event, key })
+    let mut json = Vec::with_capacity(512);
+    append_event_json(event, key, &mut json);
+    String::from_utf8(json).unwrap_or_default()
 }
 
 /// Appends an event to a buffer, as it is published on the key's channel.
 pub fn append_event_json(event: &Event, key: &str, out: &mut Vec<u8>) {
-    append_json(out, &EventView { event, key });
+    let start = out.len();
+    let described = EventView { event, key }.describe(&mut JsonFields(out));
+    debug_assert!(described.is_ok(), "{described:?}");
+    // The comma before the first field becomes the brace.
+    if let Some(first) = out.get_mut(start) {
+        *first = b'{';
+    }
+    out.push(b'}');
 }
 
 /// The reply of EVENTS, an array `[first, last, [event …]]` (rule 3 EVENTS). It owns its texts, so that a blocked client
@@ -107,19 +116,19 @@ pub(super) fn last_events<'a>(record: &Record, key: &'a str, count: usize) -> Ve
 }
 
 /// Writes the fields of the event's type.
-fn body<M: SerializeMap>(event: &Event, map: &mut M) -> Result<(), M::Error> {
+fn body<F: Fields>(event: &Event, to: &mut F) -> Result<(), F::Error> {
     match &event.body {
-        EventBody::DeploymentStarted(beginning)
-        | EventBody::DeploymentNoop(beginning)
-        | EventBody::VersionRecorded(beginning) => self::new_deployment(beginning, map)?,
-        EventBody::RollbackStarted { from_version, rollback_of, cause, by, reason } => fields!(map,
+        EventBody::DeploymentStarted(new) | EventBody::DeploymentNoop(new) | EventBody::VersionRecorded(new) => {
+            self::new_deployment(new, to)?
+        }
+        EventBody::RollbackStarted { from_version, rollback_of, cause, by, reason } => fields!(to,
             "from_version": int(*from_version),
             "rollback_of": int(*rollback_of),
             "cause": cause.map(|cause| cause.name()),
             "by": by,
             "reason": reason,
         ),
-        EventBody::TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason } => fields!(map,
+        EventBody::TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason } => fields!(to,
             "task": task.name(),
             "agent": &instance.agent,
             "node": &instance.node,
@@ -135,13 +144,13 @@ fn body<M: SerializeMap>(event: &Event, map: &mut M) -> Result<(), M::Error> {
             "reason": reason,
         ),
         EventBody::TaskDone { instance, task, withdrawn, removes_instance } => {
-            fields!(map, "task": task.name());
-            instance_ref(instance, map)?;
-            fields!(map, "withdrawn": *withdrawn, "leaves": *removes_instance);
+            fields!(to, "task": task.name());
+            instance_ref(instance, to)?;
+            fields!(to, "withdrawn": *withdrawn, "leaves": *removes_instance);
         }
         EventBody::AgentState { instance, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
-            instance_ref(instance, map)?;
-            fields!(map,
+            instance_ref(instance, to)?;
+            fields!(to,
                 "state": state.name(),
                 "attempt": int(*attempt),
                 "reason": reason,
@@ -151,33 +160,33 @@ fn body<M: SerializeMap>(event: &Event, map: &mut M) -> Result<(), M::Error> {
             );
         }
         EventBody::AgentHealthy { instance, progress } => {
-            instance_ref(instance, map)?;
-            self::progress(*progress, map)?;
+            instance_ref(instance, to)?;
+            self::progress(*progress, to)?;
         }
         EventBody::AgentUnhealthy { instance, reason, resumes_with, fails_at_resume } => {
-            instance_ref(instance, map)?;
-            fields!(map, "reason": reason, "fails_at_resume": *fails_at_resume, "reopens": resumes_with.is_some());
-            progress(resumes_with.unwrap_or(Deadline::Off), map)?;
+            instance_ref(instance, to)?;
+            fields!(to, "reason": reason, "fails_at_resume": *fails_at_resume, "reopens": resumes_with.is_some());
+            progress(resumes_with.unwrap_or(Deadline::Off), to)?;
         }
-        EventBody::AwaitingPromotion { healthy } => fields!(map, "healthy": int(*healthy)),
+        EventBody::AwaitingPromotion { healthy } => fields!(to, "healthy": int(*healthy)),
         EventBody::DeploymentPromoted { progress, by, reason } => {
-            fields!(map, "by": by, "reason": reason);
-            self::progress(*progress, map)?;
+            fields!(to, "by": by, "reason": reason);
+            self::progress(*progress, to)?;
         }
-        EventBody::DeploymentPaused { by, reason } => fields!(map, "by": by, "reason": reason),
+        EventBody::DeploymentPaused { by, reason } => fields!(to, "by": by, "reason": reason),
         EventBody::DeploymentResumed { status, progress, by, reason } => {
-            fields!(map, "status": status.name(), "by": by, "reason": reason);
-            self::progress(*progress, map)?;
+            fields!(to, "status": status.name(), "by": by, "reason": reason);
+            self::progress(*progress, to)?;
         }
         EventBody::DeploymentFailed { cause, description, by, reason }
-        | EventBody::DeploymentCancelled { cause, description, by, reason } => fields!(map,
+        | EventBody::DeploymentCancelled { cause, description, by, reason } => fields!(to,
             "cause": cause.name(),
             "description": description,
             "by": by,
             "reason": reason,
         ),
-        EventBody::DeploymentSuccessful { description } => fields!(map, "description": description),
-        EventBody::FallbackBlueGreen { agent, reason, job_id, changed, canaries } => fields!(map,
+        EventBody::DeploymentSuccessful { description } => fields!(to, "description": description),
+        EventBody::FallbackBlueGreen { agent, reason, job_id, changed, canaries } => fields!(to,
             "agent": agent,
             "reason": reason,
             "job_id": job_id,
@@ -185,14 +194,14 @@ fn body<M: SerializeMap>(event: &Event, map: &mut M) -> Result<(), M::Error> {
             "canaries": int(*canaries),
         ),
         EventBody::VersionTagged { tag, replaced, by } => {
-            fields!(map, "tag": tag, "replaced_tag": replaced, "by": by, "reason": NONE);
+            fields!(to, "tag": tag, "replaced_tag": replaced, "by": by, "reason": NONE);
         }
-        EventBody::VersionUntagged { tag, by } => fields!(map, "tag": tag, "by": by, "reason": NONE),
+        EventBody::VersionUntagged { tag, by } => fields!(to, "tag": tag, "by": by, "reason": NONE),
         EventBody::ServiceRegistered { service, healthy_at } => {
-            self::service(service, map)?;
-            fields!(map, "healthy_at": healthy_at.map(int));
+            self::service(service, to)?;
+            fields!(to, "healthy_at": healthy_at.map(int));
         }
-        EventBody::ServiceStatus { instance, service, agent, status, reason, expires_at, healthy_at } => fields!(map,
+        EventBody::ServiceStatus { instance, service, agent, status, reason, expires_at, healthy_at } => fields!(to,
             "service": service,
             "instance": instance,
             "agent": agent,
@@ -201,7 +210,7 @@ fn body<M: SerializeMap>(event: &Event, map: &mut M) -> Result<(), M::Error> {
             "expires_at": expires_at.map(int),
             "healthy_at": healthy_at.map(int),
         ),
-        EventBody::ServiceDeregistered { instance, service, agent, reason, healthy_at } => fields!(map,
+        EventBody::ServiceDeregistered { instance, service, agent, reason, healthy_at } => fields!(to,
             "service": service,
             "instance": instance,
             "agent": agent,
@@ -217,30 +226,30 @@ const NONE: Option<&str> = None;
 
 /// Writes the fields of a new version and its deployment. Its number and the deployment's id are among the fields that all
 /// events have.
-fn new_deployment<M: SerializeMap>(beginning: &NewDeployment, map: &mut M) -> Result<(), M::Error> {
-    let version = &beginning.version;
-    fields!(map,
-        "mode": beginning.mode.name(),
-        "strategy": beginning.strategy.name(),
-        "requested_strategy": beginning.requested_strategy.name(),
-        "changed_agents": &beginning.changed[..],
+fn new_deployment<F: Fields>(new: &NewDeployment, to: &mut F) -> Result<(), F::Error> {
+    let version = &new.version;
+    fields!(to,
+        "mode": new.mode.name(),
+        "strategy": new.strategy.name(),
+        "requested_strategy": new.requested_strategy.name(),
+        "changed_agents": &new.changed[..],
         "reason": &version.reason,
         "by": &version.by,
         "rollback_of": version.rollback_of.map(int),
-        "cause": beginning.cause.map(|cause| cause.name()),
-        "source_version": beginning.source_version.map(int),
-        "source_job_id": &beginning.source_job_id,
+        "cause": new.cause.map(|cause| cause.name()),
+        "source_version": new.source_version.map(int),
+        "source_job_id": &new.source_job_id,
         "job_id": &version.job_id,
         "policy": policy(&version.policy),
         "bundle": &version.bundle,
         "tag": &version.tag,
-        "gone_agents": &beginning.removed_agents[..],
-        "canaries": int(beginning.canaries),
-        "progress_at": beginning.progress.at().map(int),
-        "mode_reason": &beginning.mode_reason,
-        "trimmed_versions": beginning.trimmed.iter().map(|number| int(*number)).collect::<Vec<i64>>(),
-        "progress_left_ms": left(beginning.progress),
-        "requested_job_id": &beginning.requested_job,
+        "gone_agents": &new.removed_agents[..],
+        "canaries": int(new.canaries),
+        "progress_at": new.progress.at().map(int),
+        "mode_reason": &new.mode_reason,
+        "trimmed_versions": new.trimmed.iter().map(|number| int(*number)).collect::<Vec<i64>>(),
+        "progress_left_ms": left(new.progress),
+        "requested_job_id": &new.requested_job,
         "job_type": version.job_type.name(),
         "agents": version.agents.as_deref(),
         "stable": version.stable,
@@ -250,13 +259,13 @@ fn new_deployment<M: SerializeMap>(beginning: &NewDeployment, map: &mut M) -> Re
     Ok(())
 }
 
-fn instance_ref<M: SerializeMap>(instance: &InstanceRef, map: &mut M) -> Result<(), M::Error> {
-    fields!(map, "agent": &instance.agent, "node": &instance.node, "job_id": &instance.job_id, "role": instance.role.name());
+fn instance_ref<F: Fields>(instance: &InstanceRef, to: &mut F) -> Result<(), F::Error> {
+    fields!(to, "agent": &instance.agent, "node": &instance.node, "job_id": &instance.job_id, "role": instance.role.name());
     Ok(())
 }
 
-fn service<M: SerializeMap>(service: &Service, map: &mut M) -> Result<(), M::Error> {
-    fields!(map,
+fn service<F: Fields>(service: &Service, to: &mut F) -> Result<(), F::Error> {
+    fields!(to,
         "service": &service.service,
         "instance": &service.instance,
         "agent": &service.owner.agent,
@@ -275,8 +284,8 @@ fn service<M: SerializeMap>(service: &Service, map: &mut M) -> Result<(), M::Err
 }
 
 /// Writes the progress deadline: its time, or the ms that it has left while it is paused.
-fn progress<M: SerializeMap>(deadline: Deadline, map: &mut M) -> Result<(), M::Error> {
-    fields!(map, "progress_at": deadline.at().map(int), "progress_left_ms": left(deadline));
+fn progress<F: Fields>(deadline: Deadline, to: &mut F) -> Result<(), F::Error> {
+    fields!(to, "progress_at": deadline.at().map(int), "progress_left_ms": left(deadline));
     Ok(())
 }
 

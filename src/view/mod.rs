@@ -14,6 +14,7 @@
 //! after a restart, reply the same. The page of `show` depends on the present time as well, which is an argument.
 
 mod discovery;
+mod event_fields;
 mod events;
 mod health;
 mod plan;
