@@ -233,7 +233,7 @@ fn event_of<'a>(bytes: &'a [u8], texts: &mut Texts<'a>) -> Result<event::Event, 
 // ---- what differs in more than its texts -----------------------------------------------------------------------------
 
 impl<'a> Version<'a> {
-    #[inline]
+    #[inline(always)]
     fn of(version: &'a version::Version) -> Version<'a> {
         let version::Version {
             number,
@@ -312,7 +312,7 @@ impl<'a> Version<'a> {
 }
 
 impl<'a> Shape<'a, event::NewDeployment> for NewDeployment<'a> {
-    #[inline]
+    #[inline(always)]
     fn of(new: &'a event::NewDeployment) -> NewDeployment<'a> {
         let event::NewDeployment {
             version,
@@ -402,7 +402,7 @@ fn node_or_agent<'a>(node: Option<&'a str>, agent: &Arc<str>, texts: &mut Texts<
 }
 
 impl<'a> Shape<'a, event::InstanceRef> for InstanceRef<'a> {
-    #[inline]
+    #[inline(always)]
     fn of(instance: &'a event::InstanceRef) -> InstanceRef<'a> {
         let event::InstanceRef { agent, node, job_id, role } = instance;
         InstanceRef {

@@ -131,7 +131,7 @@ pub(super) fn shared_text(text: &str) -> Result<Arc<str>, DecodeError> {
 }
 
 impl<'a> Shape<'a, Arc<str>> for &'a str {
-    #[inline]
+    #[inline(always)]
     fn of(value: &'a Arc<str>) -> &'a str {
         value
     }
@@ -143,7 +143,7 @@ impl<'a> Shape<'a, Arc<str>> for &'a str {
 }
 
 impl Shape<'_, u64> for Number {
-    #[inline]
+    #[inline(always)]
     fn of(value: &u64) -> Number {
         Number(*value)
     }
@@ -155,7 +155,7 @@ impl Shape<'_, u64> for Number {
 }
 
 impl Shape<'_, usize> for Number {
-    #[inline]
+    #[inline(always)]
     fn of(value: &usize) -> Number {
         // A bound beyond all numbers, as `log_max` may be, bounds nothing: it is the same as the largest number.
         Number((*value as u64).min(MAX_NUMBER))
@@ -168,7 +168,7 @@ impl Shape<'_, usize> for Number {
 }
 
 impl Shape<'_, u64> for Millis {
-    #[inline]
+    #[inline(always)]
     fn of(value: &u64) -> Millis {
         Millis(*value)
     }
@@ -183,7 +183,7 @@ impl Shape<'_, u64> for Millis {
 macro_rules! own_shape {
     ($($plain:ty),*) => {
         $(impl Shape<'_, $plain> for $plain {
-            #[inline]
+            #[inline(always)]
             fn of(value: &$plain) -> $plain {
                 *value
             }
@@ -199,7 +199,7 @@ macro_rules! own_shape {
 own_shape!(bool, u16, u32);
 
 impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Option<Value>> for Option<S> {
-    #[inline]
+    #[inline(always)]
     fn of(value: &'a Option<Value>) -> Option<S> {
         value.as_ref().map(S::of)
     }
@@ -211,7 +211,7 @@ impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Option<Value>> for Option<S> {
 }
 
 impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Box<Value>> for Box<S> {
-    #[inline]
+    #[inline(always)]
     fn of(value: &'a Box<Value>) -> Box<S> {
         Box::new(S::of(value))
     }
@@ -247,7 +247,7 @@ impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Arc<[Value]>> for List<S> {
 macro_rules! convert_struct {
     ($shape:ty = $engine:ty { $($field:ident),* $(,)? }) => {
         impl<'a> Shape<'a, $engine> for $shape {
-            #[inline]
+            #[inline(always)]
             fn of(value: &'a $engine) -> Self {
                 type Engine = $engine;
                 let Engine { $($field),* } = value;
@@ -270,7 +270,7 @@ macro_rules! convert_enum {
         $($variant:ident $({ $($field:ident),* $(,)? })? $(($inner:ident))?),* $(,)?
     }) => {
         impl<'a> Shape<'a, $engine> for $shape {
-            #[inline]
+            #[inline(always)]
             fn of(value: &'a $engine) -> Self {
                 type Engine = $engine;
                 match value {
