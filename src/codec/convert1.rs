@@ -85,7 +85,7 @@ fn write_versions(versions: &[Arc<version::Version>], payload: &mut Vec<u8>) {
 
 /// Reads a record and the summary in front of it.
 pub(super) fn read_record(payload: &[u8]) -> Result<(record::Record, Option<summary::Summary>), DecodeError> {
-    let (mut from, mut texts) = (Reader::of(payload), Texts::default());
+    let (mut from, mut texts) = (Reader::of(payload), Texts::interned());
     let summary = from.read::<Option<Summary>>()?.into_value(&mut texts)?;
     let mut record = read_header(from.read()?, &mut texts)?;
     record.versions = Arc::new(read_versions(&mut from, &mut texts)?);
@@ -150,7 +150,7 @@ fn read_versions<'a>(from: &mut Reader<'a>, texts: &mut Texts<'a>) -> Result<Vec
 
 /// Reads the summary in front of a record, and nothing else of it.
 pub(super) fn read_summary(payload: &[u8]) -> Result<Option<summary::Summary>, DecodeError> {
-    Reader::of(payload).read::<Option<Summary>>()?.into_value(&mut Texts::default())
+    Reader::of(payload).read::<Option<Summary>>()?.into_value(&mut Texts::copied())
 }
 
 // ---- change sets -----------------------------------------------------------------------------------------------------
@@ -170,6 +170,7 @@ pub(super) fn write_change_set(change_set: &event::ChangeSet, known_events: &[u8
                     Ok(bytes) if !event.body.has_manifest() => bytes,
                     _ => {
                         scratch.clear();
+                        scratch.reserve(256);
                         write(&Event::of(&**event), &mut scratch);
                         &scratch
                     }
@@ -183,10 +184,12 @@ pub(super) fn write_change_set(change_set: &event::ChangeSet, known_events: &[u8
 
 /// Reads a change set.
 pub(super) fn read_change_set(payload: &[u8]) -> Result<event::ChangeSet, DecodeError> {
-    let (mut from, mut texts) = (Reader::of(payload), Texts::default());
-    let log_max = from.read::<Number>()?.into_value(&mut texts)?;
+    let mut from = Reader::of(payload);
+    let (log_max, count) = (from.read::<Number>()?, from.read::<usize>()?);
+    let mut texts = if count > 1 { Texts::interned() } else { Texts::copied() };
+    let log_max = log_max.into_value(&mut texts)?;
     let mut changes = Vec::new();
-    for _ in 0..from.read::<usize>()? {
+    for _ in 0..count {
         changes.push(match from.read()? {
             Change::Event(bytes) => event::Change::Event(Arc::new(event_of(bytes, &mut texts)?)),
             Change::Silent(silent) => event::Change::Silent(silent.into_value(&mut texts)?),
@@ -217,7 +220,7 @@ pub(super) fn revision_of_event(bytes: &[u8]) -> Option<u64> {
 
 /// Reads an event that was split off.
 pub(super) fn read_event(bytes: &[u8]) -> Result<event::Event, DecodeError> {
-    event_of(bytes, &mut Texts::default())
+    event_of(bytes, &mut Texts::copied())
 }
 
 fn event_of<'a>(bytes: &'a [u8], texts: &mut Texts<'a>) -> Result<event::Event, DecodeError> {
@@ -230,7 +233,7 @@ fn event_of<'a>(bytes: &'a [u8], texts: &mut Texts<'a>) -> Result<event::Event, 
 // ---- what differs in more than its texts -----------------------------------------------------------------------------
 
 impl<'a> Version<'a> {
-    #[inline]
+    #[inline(always)]
     fn of(version: &'a version::Version) -> Version<'a> {
         let version::Version {
             number,
@@ -309,7 +312,7 @@ impl<'a> Version<'a> {
 }
 
 impl<'a> Shape<'a, event::NewDeployment> for NewDeployment<'a> {
-    #[inline]
+    #[inline(always)]
     fn of(new: &'a event::NewDeployment) -> NewDeployment<'a> {
         let event::NewDeployment {
             version,
@@ -399,7 +402,7 @@ fn node_or_agent<'a>(node: Option<&'a str>, agent: &Arc<str>, texts: &mut Texts<
 }
 
 impl<'a> Shape<'a, event::InstanceRef> for InstanceRef<'a> {
-    #[inline]
+    #[inline(always)]
     fn of(instance: &'a event::InstanceRef) -> InstanceRef<'a> {
         let event::InstanceRef { agent, node, job_id, role } = instance;
         InstanceRef {

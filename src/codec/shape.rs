@@ -96,19 +96,28 @@ pub(super) trait Shape<'a, Value>: Sized {
     fn into_value(self, texts: &mut Texts<'a>) -> Result<Value, DecodeError>;
 }
 
-/// Interns the texts of a payload, so that those that are equal are one in memory.
-#[derive(Default)]
+/// Copies the texts of a payload to memory of their own. Interned, those that are equal are one in memory.
 pub(super) struct Texts<'a> {
-    known: HashMap<&'a str, Arc<str>, foldhash::fast::RandomState>,
+    interned: Option<HashMap<&'a str, Arc<str>, foldhash::fast::RandomState>>,
 }
 
 impl<'a> Texts<'a> {
-    fn intern(&mut self, text: &'a str) -> Result<Arc<str>, DecodeError> {
-        if let Some(known) = self.known.get(text) {
+    pub(super) fn interned() -> Texts<'a> {
+        Texts { interned: Some(HashMap::default()) }
+    }
+
+    /// Copies each text: a single event hardly repeats one, and looking for it takes a fifth of decoding the event.
+    pub(super) fn copied() -> Texts<'a> {
+        Texts { interned: None }
+    }
+
+    fn get(&mut self, text: &'a str) -> Result<Arc<str>, DecodeError> {
+        let Some(interned) = &mut self.interned else { return shared_text(text) };
+        if let Some(known) = interned.get(text) {
             return Ok(known.clone());
         }
         let new = shared_text(text)?;
-        self.known.insert(text, new.clone());
+        interned.insert(text, new.clone());
         Ok(new)
     }
 }
@@ -122,19 +131,19 @@ pub(super) fn shared_text(text: &str) -> Result<Arc<str>, DecodeError> {
 }
 
 impl<'a> Shape<'a, Arc<str>> for &'a str {
-    #[inline]
+    #[inline(always)]
     fn of(value: &'a Arc<str>) -> &'a str {
         value
     }
 
     #[inline]
     fn into_value(self, texts: &mut Texts<'a>) -> Result<Arc<str>, DecodeError> {
-        texts.intern(self)
+        texts.get(self)
     }
 }
 
 impl Shape<'_, u64> for Number {
-    #[inline]
+    #[inline(always)]
     fn of(value: &u64) -> Number {
         Number(*value)
     }
@@ -146,7 +155,7 @@ impl Shape<'_, u64> for Number {
 }
 
 impl Shape<'_, usize> for Number {
-    #[inline]
+    #[inline(always)]
     fn of(value: &usize) -> Number {
         // A bound beyond all numbers, as `log_max` may be, bounds nothing: it is the same as the largest number.
         Number((*value as u64).min(MAX_NUMBER))
@@ -159,7 +168,7 @@ impl Shape<'_, usize> for Number {
 }
 
 impl Shape<'_, u64> for Millis {
-    #[inline]
+    #[inline(always)]
     fn of(value: &u64) -> Millis {
         Millis(*value)
     }
@@ -174,7 +183,7 @@ impl Shape<'_, u64> for Millis {
 macro_rules! own_shape {
     ($($plain:ty),*) => {
         $(impl Shape<'_, $plain> for $plain {
-            #[inline]
+            #[inline(always)]
             fn of(value: &$plain) -> $plain {
                 *value
             }
@@ -190,7 +199,7 @@ macro_rules! own_shape {
 own_shape!(bool, u16, u32);
 
 impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Option<Value>> for Option<S> {
-    #[inline]
+    #[inline(always)]
     fn of(value: &'a Option<Value>) -> Option<S> {
         value.as_ref().map(S::of)
     }
@@ -202,7 +211,7 @@ impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Option<Value>> for Option<S> {
 }
 
 impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Box<Value>> for Box<S> {
-    #[inline]
+    #[inline(always)]
     fn of(value: &'a Box<Value>) -> Box<S> {
         Box::new(S::of(value))
     }
@@ -238,7 +247,7 @@ impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Arc<[Value]>> for List<S> {
 macro_rules! convert_struct {
     ($shape:ty = $engine:ty { $($field:ident),* $(,)? }) => {
         impl<'a> Shape<'a, $engine> for $shape {
-            #[inline]
+            #[inline(always)]
             fn of(value: &'a $engine) -> Self {
                 type Engine = $engine;
                 let Engine { $($field),* } = value;
@@ -261,7 +270,7 @@ macro_rules! convert_enum {
         $($variant:ident $({ $($field:ident),* $(,)? })? $(($inner:ident))?),* $(,)?
     }) => {
         impl<'a> Shape<'a, $engine> for $shape {
-            #[inline]
+            #[inline(always)]
             fn of(value: &'a $engine) -> Self {
                 type Engine = $engine;
                 match value {

@@ -1,24 +1,28 @@
-//! The last events of a record (rule 5), oldest first.
+//! The newest events of a record (rule 5), oldest first.
 //!
-//! A full log is most of what a record holds, and nobody decides by it. So it is kept as bytes, which are made once, by
-//! whoever knows bytes: the codec. A log without a codec keeps its events as they are.
+//! A full log is the largest part of a record, and no decision reads it. A server therefore keeps it encoded: each event
+//! is encoded once, and the log, the RDB and replication carry the same bytes. The engine knows no encoding; the codec
+//! provides it as an [`EventCodec`]. A log without one keeps its events as they are.
 
 use super::event::Event;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-/// How events become bytes and come back.
+/// Encoding of the events of a log. Encoded events are concatenated, so each must tell where it ends.
 pub trait EventCodec: Sync {
-    /// Appends an event, so that [`EventCodec::split`] finds its end.
+    /// Appends an event, so that [`EventCodec::split_first`] finds its end.
     fn encode(&self, event: &Event, bytes: &mut Vec<u8>);
-    /// Takes the first event off, unread. None at the end, or where the bytes are none of this codec's.
+    /// Splits the first event off, without its framing and unread, and returns it with the rest. None at the end, or where
+    /// the bytes are not of this codec.
     fn split_first<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])>;
-    /// The revision of an event that was split off.
+    /// Reads the revision of an event that was split off. None where it is damaged.
     fn revision(&self, event: &[u8]) -> Option<u64>;
+    /// Decodes an event that was split off. None where it is damaged.
     fn decode(&self, event: &[u8]) -> Option<Event>;
 }
 
+/// The log of one record.
 #[derive(Clone)]
 pub struct Log {
     events: Events,
@@ -33,13 +37,13 @@ enum Events {
 #[derive(Clone)]
 struct EncodedEvents {
     bytes: Vec<u8>,
-    /// Where the oldest event begins: what lies before has left the log.
+    /// Offset of the oldest event. The bytes before it belong to dropped events.
     start: usize,
     count: usize,
     codec: &'static dyn EventCodec,
 }
 
-/// How far a log had come.
+/// Position in a log, to which it can be truncated.
 #[derive(Debug, Clone, Copy)]
 pub struct LogMark {
     count: usize,
@@ -53,22 +57,23 @@ impl Default for Log {
 }
 
 impl Log {
-    /// An empty log that keeps bytes.
+    /// Returns an empty log that keeps its events encoded.
     pub fn with_codec(codec: &'static dyn EventCodec) -> Log {
         Log { events: Events::Encoded(EncodedEvents { bytes: Vec::new(), start: 0, count: 0, codec }) }
     }
 
-    /// So many events that were encoded before. None where these are not their bytes. What is in the events is not looked
-    /// at: one that cannot be read is left out when the log is.
+    /// Returns a log of events that were encoded before. None where the bytes are not `count` events. The events are not
+    /// decoded: one that is damaged is left out when the log is read.
     pub fn from_encoded(codec: &'static dyn EventCodec, count: usize, bytes: Vec<u8>) -> Option<Log> {
         let encoded = EncodedEvents { bytes, start: 0, count, codec };
-        let (mut rest, mut found) = (encoded.kept(), 0);
+        let (mut rest, mut found) = (encoded.bytes(), 0);
         while let Some((_, next)) = codec.split_first(rest) {
             (rest, found) = (next, found + 1);
         }
         (rest.is_empty() && found == count).then_some(Log { events: Events::Encoded(encoded) })
     }
 
+    /// Returns the number of events.
     pub fn len(&self) -> usize {
         match &self.events {
             Events::Plain(events) => events.len(),
@@ -76,10 +81,12 @@ impl Log {
         }
     }
 
+    /// Returns whether there are no events.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// Appends an event.
     pub fn push(&mut self, event: &Arc<Event>) {
         match &mut self.events {
             Events::Plain(events) => events.push_back(event.clone()),
@@ -94,7 +101,7 @@ impl Log {
         }
     }
 
-    /// Takes back what was added since; none has left since.
+    /// Removes the events that were appended since `mark`. The oldest must not have been dropped since.
     pub(super) fn truncate_to(&mut self, mark: LogMark) {
         match &mut self.events {
             Events::Plain(events) => events.truncate(mark.count),
@@ -105,7 +112,7 @@ impl Log {
         }
     }
 
-    /// Lets the oldest go where there are more than `max`.
+    /// Drops the oldest events where there are more than `max`.
     pub fn truncate_front(&mut self, max: usize) {
         let more = self.len().saturating_sub(max);
         match &mut self.events {
@@ -114,64 +121,65 @@ impl Log {
         }
     }
 
-    /// The revision of the oldest event.
+    /// Returns the revision of the oldest event.
     pub fn first_revision(&self) -> Option<u64> {
         match &self.events {
             Events::Plain(events) => events.front().map(|event| event.revision),
             Events::Encoded(encoded) => {
-                encoded.codec.split_first(encoded.kept()).and_then(|(first, _)| encoded.codec.revision(first))
+                encoded.codec.split_first(encoded.bytes()).and_then(|(first, _)| encoded.codec.revision(first))
             }
         }
     }
 
+    /// Returns all events, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = Arc<Event>> + '_ {
         self.newest(usize::MAX)
     }
 
-    /// The newest `count`, oldest first.
+    /// Returns the newest `count` events, oldest first.
     pub fn newest(&self, count: usize) -> impl Iterator<Item = Arc<Event>> + '_ {
         let start = self.len().saturating_sub(count);
-        self.read(move |place, _| place >= start)
+        self.select(move |index, _| index >= start)
     }
 
-    /// Those after a revision.
+    /// Returns the events after a revision, oldest first.
     pub fn after(&self, revision: u64) -> impl Iterator<Item = Arc<Event>> + '_ {
-        self.read(move |_, of_event| of_event() > Some(revision))
+        self.select(move |_, of_event| of_event() > Some(revision))
     }
 
-    /// Their revisions, oldest first.
+    /// Returns the revisions of the events, oldest first. No event is decoded for it.
     pub fn revisions(&self) -> impl Iterator<Item = u64> + '_ {
-        self.found().filter_map(|found| found.revision())
+        self.entries().filter_map(|entry| entry.revision())
     }
 
-    /// Those that `wanted` picks, by their place and revision.
-    fn read<'l>(
+    /// Decodes the events that `wanted` selects by index and revision.
+    fn select<'l>(
         &'l self,
         wanted: impl Fn(usize, &dyn Fn() -> Option<u64>) -> bool + 'l,
     ) -> impl Iterator<Item = Arc<Event>> + 'l {
-        let all = self.found().enumerate();
-        all.filter(move |(place, found)| wanted(*place, &|| found.revision())).filter_map(|(_, found)| found.event())
+        let all = self.entries().enumerate();
+        all.filter(move |(index, entry)| wanted(*index, &|| entry.revision())).filter_map(|(_, entry)| entry.event())
     }
 
-    fn found(&self) -> impl Iterator<Item = Found<'_>> {
+    fn entries(&self) -> impl Iterator<Item = LogEntry<'_>> {
         let (plain, encoded) = match &self.events {
             Events::Plain(events) => (Some(events.iter()), None),
             Events::Encoded(encoded) => (None, Some(encoded)),
         };
         let plain = plain.into_iter().flatten().cloned();
         let encoded = encoded.into_iter().flat_map(|encoded| encoded.split().map(|event| (encoded.codec, event)));
-        plain.map(Found::Plain).chain(encoded.map(|(codec, event)| Found::Encoded(codec, event)))
+        plain.map(LogEntry::Plain).chain(encoded.map(|(codec, event)| LogEntry::Encoded(codec, event)))
     }
 
-    /// The number of events and their bytes, where it keeps bytes.
+    /// Returns the number of events and their bytes. None where they are not encoded.
     pub fn encoded(&self) -> Option<(usize, &[u8])> {
         match &self.events {
             Events::Plain(_) => None,
-            Events::Encoded(encoded) => Some((encoded.count, encoded.kept())),
+            Events::Encoded(encoded) => Some((encoded.count, encoded.bytes())),
         }
     }
 
-    /// What was added since, encoded one behind the other.
+    /// Returns the bytes of the events that were appended since `mark`. None where they are not encoded.
     pub fn encoded_since(&self, mark: LogMark) -> Option<&[u8]> {
         match &self.events {
             Events::Plain(_) => None,
@@ -179,7 +187,7 @@ impl Log {
         }
     }
 
-    /// What lies in memory: for how many bytes there is room.
+    /// Returns the memory that is reserved for events, in bytes.
     pub fn capacity(&self) -> usize {
         match &self.events {
             Events::Plain(events) => events.capacity() * size_of::<Arc<Event>>(),
@@ -188,36 +196,36 @@ impl Log {
     }
 }
 
-/// An event that may be wanted.
-enum Found<'l> {
+/// An event of the log, not decoded yet.
+enum LogEntry<'l> {
     Plain(Arc<Event>),
     Encoded(&'static dyn EventCodec, &'l [u8]),
 }
 
-impl Found<'_> {
+impl LogEntry<'_> {
     fn revision(&self) -> Option<u64> {
         match self {
-            Found::Plain(event) => Some(event.revision),
-            Found::Encoded(codec, bytes) => codec.revision(bytes),
+            LogEntry::Plain(event) => Some(event.revision),
+            LogEntry::Encoded(codec, bytes) => codec.revision(bytes),
         }
     }
 
     fn event(self) -> Option<Arc<Event>> {
         match self {
-            Found::Plain(event) => Some(event),
-            Found::Encoded(codec, bytes) => codec.decode(bytes).map(Arc::new),
+            LogEntry::Plain(event) => Some(event),
+            LogEntry::Encoded(codec, bytes) => codec.decode(bytes).map(Arc::new),
         }
     }
 }
 
 impl EncodedEvents {
-    fn kept(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
     }
 
-    /// Each event's bytes, oldest first.
+    /// Returns the bytes of each event, oldest first.
     fn split(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = self.kept();
+        let mut rest = self.bytes();
         std::iter::from_fn(move || {
             let (event, next) = self.codec.split_first(rest)?;
             rest = next;
@@ -226,20 +234,20 @@ impl EncodedEvents {
     }
 
     fn push(&mut self, event: &Event) {
-        /// Room for an event of the usual size, or an eighth more than there is: a log is a large part of a record, and is
-        /// not to take twice what it holds.
-        const ROOM: usize = 128;
-        if self.bytes.capacity() - self.bytes.len() < ROOM {
-            self.bytes.reserve_exact(ROOM.max(self.bytes.len() / 8));
+        /// Bytes reserved for an event of the usual size. A log grows by an eighth: doubling would waste up to half of what
+        /// is the largest part of a record.
+        const MIN_RESERVE: usize = 128;
+        if self.bytes.capacity() - self.bytes.len() < MIN_RESERVE {
+            self.bytes.reserve_exact(MIN_RESERVE.max(self.bytes.len() / 8));
         }
         self.codec.encode(event, &mut self.bytes);
         self.count += 1;
     }
 
-    /// Lets the oldest go. Their room is used again once it is an eighth of all.
+    /// Drops the oldest events. Their memory is reclaimed once it is an eighth of all.
     fn drop_oldest(&mut self, count: usize) {
         for _ in 0..count {
-            let Some((_, rest)) = self.codec.split_first(self.kept()) else { break };
+            let Some((_, rest)) = self.codec.split_first(self.bytes()) else { break };
             self.start = self.bytes.len() - rest.len();
             self.count -= 1;
         }
@@ -256,7 +264,7 @@ impl FromIterator<Arc<Event>> for Log {
     }
 }
 
-/// The same events, however they are kept.
+/// Compares the events, whether they are encoded or not.
 impl PartialEq for Log {
     fn eq(&self, other: &Log) -> bool {
         self.len() == other.len() && self.iter().eq(other.iter())
