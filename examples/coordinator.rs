@@ -27,27 +27,27 @@
 mod checks;
 #[path = "coordinator/failpoint.rs"]
 mod failpoint;
-#[path = "coordinator/host.rs"]
+#[path = "coordinator/reconciler.rs"]
 mod host;
 #[path = "coordinator/identity.rs"]
 mod identity;
-#[path = "coordinator/life.rs"]
+#[path = "coordinator/supervisor.rs"]
 mod life;
-#[path = "coordinator/link.rs"]
+#[path = "coordinator/connection.rs"]
 mod link;
 #[path = "coordinator/manifest.rs"]
 mod manifest;
 #[path = "coordinator/options.rs"]
 mod options;
-#[path = "coordinator/place.rs"]
+#[path = "coordinator/slot.rs"]
 mod place;
 #[path = "coordinator/process.rs"]
 mod process;
-#[path = "coordinator/record.rs"]
+#[path = "coordinator/api.rs"]
 mod record;
 #[path = "coordinator/restart.rs"]
 mod restart;
-#[path = "coordinator/store.rs"]
+#[path = "coordinator/state_dir.rs"]
 mod store;
 
 use clap::Parser;

@@ -2,8 +2,11 @@
 //!
 //! Every figure is a ratio to something that ran in the same minute on the same machine, or stands beside one.
 
+#[path = "compare.rs"]
 mod contest;
+#[path = "variants.rs"]
 mod contestants;
+#[path = "scenarios/mod.rs"]
 mod points;
 mod resp;
 mod rollout;

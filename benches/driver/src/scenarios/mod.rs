@@ -1,5 +1,6 @@
 //! The points of what is to be reached, a file each.
 
+#[path = "scale.rs"]
 pub mod crowd;
 pub mod memory;
 pub mod reading;
