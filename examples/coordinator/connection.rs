@@ -1,12 +1,13 @@
-//! The connection to Redis, on a thread of its own: agents are looked after while Redis is slow or away.
+//! Redis client of the coordinator. It runs on its own thread, so that agents are supervised while Redis is slow or
+//! unreachable.
 //!
-//! Subscribes first, and reads the records then, so that no change falls between the two. Each event says no more than
-//! that there is something to read; a lost one costs nothing but time, for the record is read every `--poll-ms` anyway.
-//! Only a primary counts: a replica, or a primary that was demoted, would tell of the past.
+//! It subscribes before it reads the records, so that no change is missed between the two. An event only triggers a read
+//! of its record; a lost one causes a delay of at most `--poll-ms`. Only a primary is used, since a replica or a demoted
+//! primary would return stale records.
 
+use crate::api::{Snapshot, Status, Update};
 use crate::manifest;
 use crate::options::Options;
-use crate::record::{Snapshot, Statement, Status};
 use redis::{Client, Connection, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 use serde_json::Value as Json;
 use std::cell::RefCell;
@@ -17,107 +18,105 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What the link is asked for.
-pub enum Ask {
-    /// To say something, and to read the record after it.
-    Say { key: String, statements: Vec<Statement> },
-    /// An event of a key was published.
-    Heard(String),
-    /// The subscription has ended; which one, counted from the link's first.
-    Deaf(u64),
+/// A request to the connection's thread.
+pub enum Request {
+    /// Sends updates and then reads the record.
+    Send { key: String, updates: Vec<Update> },
+    /// Reads the record of a key, for which an event was published.
+    Read(String),
+    /// The subscription of the session with this number has ended.
+    SubscriptionEnded(u64),
 }
 
-/// What the link tells.
-pub enum Told {
+/// A result, sent to the reconciler.
+pub enum ConnectionEvent {
+    /// Connected to the primary at this URL.
     Connected(String),
+    /// Not connected, for this reason.
     Lost(String),
-    Seen {
-        key: String,
-        snapshot: Box<Snapshot>,
-    },
-    /// There is no deployment under this key.
-    Gone {
-        key: String,
-    },
-    /// A statement that was refused.
-    Refused {
-        key: String,
-        statement: Statement,
-        error: String,
-    },
+    /// A record was read.
+    Read { key: String, snapshot: Box<Snapshot> },
+    /// The key holds no deployment.
+    NotFound { key: String },
+    /// The module rejected an update.
+    Rejected { key: String, update: Update, error: String },
 }
 
-pub struct Link<T: Fn(Told)> {
+/// The connection, before its thread is started.
+pub struct RedisConnection<T: Fn(ConnectionEvent)> {
     pub options: Options,
-    pub asks: Receiver<Ask>,
-    /// For the listener, which talks to the link.
-    pub to_itself: Sender<Ask>,
-    pub tell: T,
-    /// Keys that are looked at though DEPLOY.LIST may have them no longer.
+    pub requests: Receiver<Request>,
+    /// Sender for the subscription's thread.
+    pub to_self: Sender<Request>,
+    pub notify: T,
+    /// Keys to read, which DEPLOY.LIST may not list any more.
     pub keys: RefCell<BTreeSet<String>>,
 }
 
-/// How long between two attempts to connect.
+/// Delay between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(200);
-/// How often the listener looks whether it is still wanted.
-const LISTENER_TURN: Duration = Duration::from_millis(250);
+/// Interval at which the subscription's thread checks whether its session has ended.
+const LISTENER_POLL: Duration = Duration::from_millis(250);
 
+/// State of an established connection. Dropping it ends the subscription.
 struct Session {
     connection: Connection,
-    /// What each version's manifest says, by key, version and time of submission: a version never changes.
+    /// Cache of parsed manifests, by key, version and submission time. A version never changes.
     specs: BTreeMap<(String, u64, u64), manifest::Specs>,
-    listening: Arc<AtomicBool>,
+    subscribed: Arc<AtomicBool>,
     number: u64,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.listening.store(false, Ordering::Relaxed);
+        self.subscribed.store(false, Ordering::Relaxed);
     }
 }
 
-impl<T: Fn(Told)> Link<T> {
-    /// Goes on for as long as the coordinator does.
+impl<T: Fn(ConnectionEvent)> RedisConnection<T> {
+    /// Connects, and reconnects, until all senders of requests are dropped.
     pub fn run(self) {
-        let (mut number, mut complained) = (0, String::new());
+        let (mut number, mut last_error) = (0, String::new());
         loop {
             number += 1;
-            let why = match self.connect(number) {
+            let reason = match self.connect(number) {
                 Ok((url, session)) => {
-                    complained.clear();
-                    (self.tell)(Told::Connected(url));
-                    match self.follow(session) {
+                    last_error.clear();
+                    (self.notify)(ConnectionEvent::Connected(url));
+                    match self.run_session(session) {
                         Ok(()) => return,
                         Err(error) => error.to_string(),
                     }
                 }
-                Err(why) => why,
+                Err(reason) => reason,
             };
-            if complained != why {
-                (self.tell)(Told::Lost(why.clone()));
-                complained = why;
+            if last_error != reason {
+                (self.notify)(ConnectionEvent::Lost(reason.clone()));
+                last_error = reason;
             }
-            // What was asked meanwhile is asked again once the record has been read.
+            // Requests made meanwhile are dropped: the reconciler repeats them once the record has been read.
             let until = Instant::now() + RETRY;
-            while let Some(rest) = until.checked_duration_since(Instant::now()) {
-                if let Err(RecvTimeoutError::Disconnected) = self.asks.recv_timeout(rest) {
+            while let Some(timeout) = until.checked_duration_since(Instant::now()) {
+                if let Err(RecvTimeoutError::Disconnected) = self.requests.recv_timeout(timeout) {
                     return;
                 }
             }
         }
     }
 
+    /// Connects to the first of the configured URLs that is a primary.
     fn connect(&self, number: u64) -> Result<(String, Session), String> {
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         for url in &self.options.redis {
             match self.connect_to(url, number) {
                 Ok(session) => return Ok((without_password(url), session)),
-                Err(error) => faults.push(format!("{}: {error}", without_password(url))),
+                Err(error) => errors.push(format!("{}: {error}", without_password(url))),
             }
         }
-        Err(faults.join("; "))
+        Err(errors.join("; "))
     }
 
+    /// Connects to a URL and subscribes to the events of its deployments.
     fn connect_to(&self, url: &str, number: u64) -> RedisResult<Session> {
         let client = Client::open(url)?;
         let timeout = self.options.redis_timeout();
@@ -129,31 +128,31 @@ impl<T: Fn(Told)> Link<T> {
         };
         let mut connection = open()?;
         require_primary(&redis::cmd("ROLE").query(&mut connection)?)?;
-        let listening = Arc::new(AtomicBool::new(true));
-        self.listen(open()?, number, listening.clone())?;
-        Ok(Session { connection, specs: BTreeMap::new(), listening, number })
+        let subscribed = Arc::new(AtomicBool::new(true));
+        self.subscribe(open()?, number, subscribed.clone())?;
+        Ok(Session { connection, specs: BTreeMap::new(), subscribed, number })
     }
 
-    /// Is subscribed when this returns.
-    fn listen(&self, mut connection: Connection, number: u64, wanted: Arc<AtomicBool>) -> RedisResult<()> {
+    /// Subscribes to the events, and starts a thread that receives them while `active` is set.
+    fn subscribe(&self, mut connection: Connection, number: u64, active: Arc<AtomicBool>) -> RedisResult<()> {
         let prefix = self.options.channel_prefix.clone();
         let channels: Vec<String> = self.options.keys.iter().map(|key| format!("{prefix}{key}")).collect();
         let pattern = self.options.matching.as_ref().map(|glob| format!("{prefix}{glob}"));
-        let to_link = self.to_itself.clone();
-        let (subscribed, answer) = std::sync::mpsc::channel();
+        let to_self = self.to_self.clone();
+        let (subscribed, result) = std::sync::mpsc::channel();
         thread::spawn(move || {
             let mut channel = connection.as_pubsub();
-            let outcome = channels.iter().try_for_each(|name| channel.subscribe(name));
-            let outcome = outcome.and_then(|()| pattern.iter().try_for_each(|glob| channel.psubscribe(glob)));
-            let outcome = outcome.and_then(|()| channel.set_read_timeout(Some(LISTENER_TURN)));
-            if subscribed.send(outcome).is_err() {
+            let result = channels.iter().try_for_each(|name| channel.subscribe(name));
+            let result = result.and_then(|()| pattern.iter().try_for_each(|glob| channel.psubscribe(glob)));
+            let result = result.and_then(|()| channel.set_read_timeout(Some(LISTENER_POLL)));
+            if subscribed.send(result).is_err() {
                 return;
             }
-            while wanted.load(Ordering::Relaxed) {
+            while active.load(Ordering::Relaxed) {
                 match channel.get_message() {
                     Ok(message) => {
                         let key = message.get_channel_name().strip_prefix(&prefix).unwrap_or_default().to_string();
-                        if to_link.send(Ask::Heard(key)).is_err() {
+                        if to_self.send(Request::Read(key)).is_err() {
                             return;
                         }
                     }
@@ -161,55 +160,57 @@ impl<T: Fn(Told)> Link<T> {
                     Err(_) => break,
                 }
             }
-            let _ = to_link.send(Ask::Deaf(number));
+            let _ = to_self.send(Request::SubscriptionEnded(number));
         });
-        let deaf = || RedisError::from((ErrorKind::Io, "the subscription failed"));
-        answer.recv().unwrap_or_else(|_| Err(deaf()))
+        let failed = || RedisError::from((ErrorKind::Io, "the subscription failed"));
+        result.recv().unwrap_or_else(|_| Err(failed()))
     }
 
-    /// Follows the records until the connection fails, which is an error, or nobody asks any more.
-    fn follow(&self, mut session: Session) -> RedisResult<()> {
+    /// Serves requests and reads the records. Returns an error when the connection fails, and Ok when all senders of
+    /// requests are dropped.
+    fn run_session(&self, mut session: Session) -> RedisResult<()> {
         let mut next_poll = Instant::now();
         loop {
-            let mut look = BTreeSet::new();
+            let mut to_read = BTreeSet::new();
             if Instant::now() >= next_poll {
                 self.list_keys(&mut session)?;
-                look.extend(self.keys.borrow().iter().cloned());
+                to_read.extend(self.keys.borrow().iter().cloned());
                 next_poll = Instant::now() + self.options.poll();
             } else {
-                let rest = next_poll.saturating_duration_since(Instant::now());
-                let first = match self.asks.recv_timeout(rest) {
-                    Ok(ask) => ask,
+                let timeout = next_poll.saturating_duration_since(Instant::now());
+                let first = match self.requests.recv_timeout(timeout) {
+                    Ok(request) => request,
                     Err(RecvTimeoutError::Timeout) => continue,
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 };
-                // Events come in swarms: one reading answers all of them.
-                for ask in std::iter::once(first).chain(self.asks.try_iter()) {
-                    match ask {
-                        Ask::Heard(key) => {
+                // Events come in bursts: one read of a record serves all of them.
+                for request in std::iter::once(first).chain(self.requests.try_iter()) {
+                    match request {
+                        Request::Read(key) => {
                             self.keys.borrow_mut().insert(key.clone());
-                            look.insert(key);
+                            to_read.insert(key);
                         }
-                        Ask::Say { key, statements } => {
-                            self.say(&mut session, &key, statements)?;
-                            look.insert(key);
+                        Request::Send { key, updates } => {
+                            self.send(&mut session, &key, updates)?;
+                            to_read.insert(key);
                         }
-                        Ask::Deaf(number) if number == session.number => {
+                        Request::SubscriptionEnded(number) if number == session.number => {
                             return Err(RedisError::from((ErrorKind::Io, "the subscription has ended")));
                         }
-                        Ask::Deaf(_) => {}
+                        Request::SubscriptionEnded(_) => {}
                     }
                 }
             }
-            for key in look {
-                match self.look(&mut session, &key)? {
-                    Some(snapshot) => (self.tell)(Told::Seen { key, snapshot: Box::new(snapshot) }),
-                    None => (self.tell)(Told::Gone { key }),
+            for key in to_read {
+                match self.read(&mut session, &key)? {
+                    Some(snapshot) => (self.notify)(ConnectionEvent::Read { key, snapshot: Box::new(snapshot) }),
+                    None => (self.notify)(ConnectionEvent::NotFound { key }),
                 }
             }
         }
     }
 
+    /// Adds the configured keys, and those that match the glob, to `keys`.
     fn list_keys(&self, session: &mut Session) -> RedisResult<()> {
         self.keys.borrow_mut().extend(self.options.keys.iter().cloned());
         let Some(glob) = &self.options.matching else { return Ok(()) };
@@ -230,13 +231,14 @@ impl<T: Fn(Told)> Link<T> {
         }
     }
 
-    fn say(&self, session: &mut Session, key: &str, statements: Vec<Statement>) -> RedisResult<()> {
-        for statement in statements {
-            match statement.command(key).query::<i64>(&mut session.connection) {
-                // 0: known already, or no longer wanted. The reading that follows tells which.
+    /// Sends updates about a key.
+    fn send(&self, session: &mut Session, key: &str, updates: Vec<Update>) -> RedisResult<()> {
+        for update in updates {
+            match update.command(key).query::<i64>(&mut session.connection) {
+                // 0: already known or stale; the read that follows tells which.
                 Ok(_) => {}
-                Err(error) if is_refusal(&error) => {
-                    (self.tell)(Told::Refused { key: key.to_string(), statement, error: error.to_string() });
+                Err(error) if is_rejection(&error) => {
+                    (self.notify)(ConnectionEvent::Rejected { key: key.to_string(), update, error: error.to_string() });
                 }
                 Err(error) => return Err(error),
             }
@@ -244,13 +246,13 @@ impl<T: Fn(Told)> Link<T> {
         Ok(())
     }
 
-    /// None where there is no deployment under the key.
-    fn look(&self, session: &mut Session, key: &str) -> RedisResult<Option<Snapshot>> {
+    /// Reads a record; None if the key holds no deployment.
+    fn read(&self, session: &mut Session, key: &str) -> RedisResult<Option<Snapshot>> {
         let mut transaction = redis::pipe();
         transaction.atomic().ignore_errors();
         transaction.cmd("ROLE").cmd("DEPLOY.STATUS").arg(key).arg("JSON").cmd("DEPLOY.TASKS").arg(key).arg("JSON");
         let replies: Vec<RedisResult<Value>> = transaction.query(&mut session.connection)?;
-        let [role, status, tasks] = <[_; 3]>::try_from(replies).map_err(|_| malformed("EXEC"))?;
+        let [role, status, tasks] = <[_; 3]>::try_from(replies).map_err(|_| unexpected_reply("EXEC"))?;
         require_primary(&role?)?;
         let (status, tasks) = match (status, tasks) {
             (Ok(status), Ok(tasks)) => (status, tasks),
@@ -259,28 +261,28 @@ impl<T: Fn(Told)> Link<T> {
             }
             (Err(error), _) | (_, Err(error)) => return Err(error),
         };
-        let status: Status = parsed(status, "DEPLOY.STATUS")?;
-        let mut snapshot = Snapshot { tasks: parsed(tasks, "DEPLOY.TASKS")?, specs: BTreeMap::new(), status };
-        let named = |version| (key.to_string(), version, snapshot.status.submitted_at(version));
+        let status: Status = parse_reply(status, "DEPLOY.STATUS")?;
+        let mut snapshot = Snapshot { tasks: parse_reply(tasks, "DEPLOY.TASKS")?, specs: BTreeMap::new(), status };
+        let cache_key = |version| (key.to_string(), version, snapshot.status.submitted_at(version));
         let versions: BTreeSet<u64> = snapshot.status.instances.iter().map(|instance| instance.version).collect();
-        let wanted: BTreeSet<_> = versions.iter().map(|version| named(*version)).collect();
-        session.specs.retain(|name, _| name.0 != key || wanted.contains(name));
+        let used: BTreeSet<_> = versions.iter().map(|version| cache_key(*version)).collect();
+        session.specs.retain(|cached, _| cached.0 != key || used.contains(cached));
         for version in versions {
-            if !session.specs.contains_key(&named(version)) {
+            if !session.specs.contains_key(&cache_key(version)) {
                 let mut command = redis::cmd("DEPLOY.VERSION");
                 command.arg(key).arg(version).arg("JSON");
                 match command.query::<Value>(&mut session.connection) {
                     Ok(reply) => {
-                        let version_json: Json = parsed(reply, "DEPLOY.VERSION")?;
-                        session.specs.insert(named(version), manifest::specs(&version_json["manifest"]));
+                        let version_json: Json = parse_reply(reply, "DEPLOY.VERSION")?;
+                        session.specs.insert(cache_key(version), manifest::specs(&version_json["manifest"]));
                     }
-                    Err(error) if error.code() == Some("NOTFOUND") => continue, // it has just gone
+                    Err(error) if error.code() == Some("NOTFOUND") => continue, // deleted since the status was read
                     Err(error) => return Err(error),
                 }
             }
         }
-        let known = |instance: &crate::record::Instance| {
-            let spec = session.specs.get(&named(instance.version))?.get(&instance.node).cloned();
+        let known = |instance: &crate::api::Instance| {
+            let spec = session.specs.get(&cache_key(instance.version))?.get(&instance.node).cloned();
             Some(((instance.version, instance.node.clone()), spec.unwrap_or(Ok(None))))
         };
         snapshot.specs = snapshot.status.instances.iter().filter_map(known).collect();
@@ -288,17 +290,20 @@ impl<T: Fn(Told)> Link<T> {
     }
 }
 
-fn parsed<J: serde::de::DeserializeOwned>(reply: Value, command: &'static str) -> RedisResult<J> {
+/// Parses a JSON reply of a command.
+fn parse_reply<J: serde::de::DeserializeOwned>(reply: Value, command: &'static str) -> RedisResult<J> {
     let text: String = redis::from_redis_value(reply)?;
     serde_json::from_str(&text).map_err(|error| {
-        RedisError::from((ErrorKind::UnexpectedReturnType, "no JSON that is understood", format!("{command}: {error}")))
+        RedisError::from((ErrorKind::UnexpectedReturnType, "unexpected JSON", format!("{command}: {error}")))
     })
 }
 
-fn malformed(command: &'static str) -> RedisError {
-    RedisError::from((ErrorKind::UnexpectedReturnType, "an unexpected reply", command.to_string()))
+/// Builds the error for a reply of another shape than documented.
+fn unexpected_reply(command: &'static str) -> RedisError {
+    RedisError::from((ErrorKind::UnexpectedReturnType, "unexpected reply", command.to_string()))
 }
 
+/// Returns an error unless the reply of ROLE is that of a primary.
 fn require_primary(role: &Value) -> RedisResult<()> {
     let name = match role {
         Value::Array(parts) => parts.first().cloned().and_then(|name| redis::from_redis_value::<String>(name).ok()),
@@ -306,13 +311,14 @@ fn require_primary(role: &Value) -> RedisResult<()> {
     };
     match name.as_deref() {
         Some("master") => Ok(()),
-        _ => Err(RedisError::from((ErrorKind::Io, "it is not a primary"))),
+        _ => Err(RedisError::from((ErrorKind::Io, "the server is not a primary"))),
     }
 }
 
-/// The command itself was refused; the connection and the server are well.
-fn is_refusal(error: &RedisError) -> bool {
-    let elsewhere = matches!(
+/// Returns whether the module rejected the command. Errors that another server, or the same one later, may not give are
+/// connection errors instead.
+fn is_rejection(error: &RedisError) -> bool {
+    let is_server_state = matches!(
         error.kind(),
         ErrorKind::Server(
             ServerErrorKind::ReadOnly
@@ -322,14 +328,14 @@ fn is_refusal(error: &RedisError) -> bool {
                 | ServerErrorKind::TryAgain
         )
     );
-    let held_back = ["NOREPLICAS", "MISCONF", "BUSY", "NOAUTH"].contains(&error.code().unwrap_or(""));
-    error.code().is_some() && !elsewhere && !held_back && !error.is_connection_dropped()
+    let is_temporary = ["NOREPLICAS", "MISCONF", "BUSY", "NOAUTH"].contains(&error.code().unwrap_or(""));
+    error.code().is_some() && !is_server_state && !is_temporary && !error.is_connection_dropped()
 }
 
-/// An URL as it may be shown.
+/// Removes user and password from a URL, for log lines.
 fn without_password(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://{place}"),
+        (Some((scheme, _)), Some((_, address))) => format!("{scheme}://{address}"),
         _ => url.to_string(),
     }
 }

@@ -1,358 +1,383 @@
-//! This host: what runs on it, brought to what the records want, and told to them.
+//! Reconciler: brings the processes on this host to the state that the records ask for, and reports their state.
 //!
-//! Nothing here follows a script of steps. Each turn compares what is with what should be, and does what is missing, so
-//! that it does not matter where an earlier coordinator was killed, or which answers were lost:
+//! It keeps no plan. Each pass compares the actual with the desired state and acts on the differences, so that the moment
+//! at which an earlier coordinator was killed, and lost replies, do not matter:
 //!
-//! - a task `start` or `replace` that nobody has taken up is taken up by reporting `starting`. From that moment the
-//!   record wants the new instance, and callers are no longer sent to the old one; before it, nothing is touched;
-//! - what runs in a place and is not what the record wants there is ended; once nothing runs there any more, what is
-//!   wanted is started;
-//! - where the record says something else of an instance than is true, the truth is reported.
+//! - An unclaimed `start` or `replace` task is claimed by reporting `starting`. From then on the record asks for the new
+//!   instance, and DEPLOY.RESOLVE leaves the old one out; before, nothing is changed.
+//! - A process in a slot that is not of the instance assigned to it is stopped. Once the slot is empty, the assigned
+//!   instance is started.
+//! - If the state of an instance differs from the record, it is reported.
 
+use crate::api::{Instance, Snapshot, Update};
 use crate::checks::{self, Outcome};
+use crate::connection::{ConnectionEvent, Request};
 use crate::failpoint::{Failpoint, Step};
-use crate::identity::{Id, PlaceId};
-use crate::life::{CheckState, Life, Next, Process};
-use crate::link::{Ask, Told};
-use crate::manifest::Reading;
+use crate::identity::{Id, SlotId};
+use crate::manifest::{self, SpecResult};
 use crate::options::Options;
-use crate::place::{Leaving, Place};
-use crate::process::{self, FoundAgent, Group};
-use crate::record::{Instance, Snapshot, Statement};
-use crate::store::Store;
+use crate::process::{self, FoundAgent, ProcessGroup};
+use crate::slot::{Slot, StoppingProcess};
+use crate::state_dir::StateDir;
+use crate::supervisor::{CheckState, NextStart, Process, Supervisor};
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-pub enum Happening {
-    Told(Told),
+/// Input of the reconciler.
+pub enum Event {
+    Connection(ConnectionEvent),
     /// The leader of a process group has ended.
-    Ended(Group),
+    Exited(ProcessGroup),
+    /// A check of a supervised process was run. `token` identifies the process.
     Checked {
-        place: PlaceId,
+        slot: SlotId,
         token: u64,
         check: usize,
         outcome: Outcome,
     },
-    /// A signal asks to end.
+    /// A signal asks the coordinator to end.
     Shutdown,
 }
 
-/// How often a process is started that could not be, for want of its place or of room for its note.
-const TRY_AGAIN: Duration = Duration::from_millis(200);
-/// After so long the same is said again to a record that has not changed by it.
-const SAY_AGAIN: Duration = Duration::from_secs(1);
-/// The agent that stands for a batch job.
-const BATCH: &str = "*";
+/// Interval at which a start is retried that failed because of the slot's lock or of the state file.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// Delay after which updates are sent again to a record that has not changed.
+const RESEND_INTERVAL: Duration = Duration::from_secs(1);
+/// Agent name in the `run` task of a batch job.
+const BATCH_AGENT: &str = "*";
 
+/// State of a deployment key.
 #[derive(Default)]
 struct Deployment {
     snapshot: Option<Arc<Snapshot>>,
-    gone_since: Option<Instant>,
-    /// Something is said, and the reading after it has not come yet.
-    waiting: bool,
-    /// What was said last, at which revision, and when.
-    said: Option<(u64, Vec<Statement>, Instant)>,
-    /// What was complained of already.
-    complaints: BTreeSet<String>,
+    deleted_since: Option<Instant>,
+    /// Set from sending updates until the record has been read again.
+    awaiting_read: bool,
+    /// Last updates sent, with the record's revision and the time.
+    last_sent: Option<(u64, Vec<Update>, Instant)>,
+    /// Messages that are logged once.
+    logged: BTreeSet<String>,
 }
 
-pub struct Host {
+/// State of the main loop.
+pub struct Reconciler {
     options: Options,
-    store: Store,
+    state_dir: StateDir,
     failpoint: Failpoint,
-    to_link: Sender<Ask>,
-    to_itself: Sender<Happening>,
+    to_connection: Sender<Request>,
+    to_self: Sender<Event>,
     deployments: BTreeMap<String, Deployment>,
-    places: BTreeMap<PlaceId, Place>,
+    slots: BTreeMap<SlotId, Slot>,
     connected: bool,
-    tokens: u64,
-    /// How often it was asked to end.
-    shutdowns: u32,
-    /// When it no longer waits for Redis to hear of its end.
-    leaves_at: Instant,
+    last_token: u64,
+    /// Number of signals that asked it to end.
+    shutdown_signals: u32,
+    /// Time until which it waits for Redis to take its last updates.
+    exit_deadline: Instant,
 }
 
+/// Returns the current Unix time in ms.
 fn unix_ms() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-impl Host {
-    /// The keys of what an earlier coordinator has left here.
+impl Reconciler {
+    /// Returns the keys of the agents that an earlier coordinator left running.
     pub fn keys(&self) -> BTreeSet<String> {
-        self.places.keys().map(|place| place.key.clone()).collect()
+        self.slots.keys().map(|slot| slot.key.clone()).collect()
     }
 
+    /// Creates the reconciler and finds the agents that an earlier coordinator left running.
     pub fn new(
         options: Options,
-        store: Store,
+        state_dir: StateDir,
         failpoint: Failpoint,
-        to_link: Sender<Ask>,
-        to_itself: Sender<Happening>,
-    ) -> Host {
-        let (deployments, places) = (BTreeMap::new(), BTreeMap::new());
-        let mut host = Host {
+        to_connection: Sender<Request>,
+        to_self: Sender<Event>,
+    ) -> Reconciler {
+        let (deployments, slots) = (BTreeMap::new(), BTreeMap::new());
+        let mut reconciler = Reconciler {
             options,
-            store,
+            state_dir,
             failpoint,
-            to_link,
-            to_itself,
+            to_connection,
+            to_self,
             deployments,
-            places,
+            slots,
             connected: false,
-            tokens: 0,
-            shutdowns: 0,
-            leaves_at: Instant::now(),
+            last_token: 0,
+            shutdown_signals: 0,
+            exit_deadline: Instant::now(),
         };
-        host.find_what_runs();
-        host
+        reconciler.find_running();
+        reconciler
     }
 
-    /// Processes that an earlier coordinator on this state directory has left. They are not touched before their record
-    /// has been read.
-    fn find_what_runs(&mut self) {
-        let noted = |id: &Id| self.store.note_of(id).and_then(|note| Some((note.attempt, note.process?)));
-        let mut found = process::find(&self.store.folder, noted);
+    /// Finds the processes that an earlier coordinator with this state directory left running. They are left alone until
+    /// their record has been read.
+    fn find_running(&mut self) {
+        let saved_process = |id: &Id| self.state_dir.load(id).and_then(|saved| Some((saved.attempt, saved.process?)));
+        let mut found = process::scan(&self.state_dir.path, saved_process);
         for pid in found.checks {
             process::kill(pid, Signal::KILL);
         }
-        // Some programs write over their environment; their note finds them.
-        for note in self.store.notes() {
-            let Some((pid, start)) = note.process else { continue };
-            let group = Group { id: note.id, attempt: note.attempt, pid, start };
-            if !found.agents.iter().any(|known| known.group.pid == pid) && group.leader_runs() {
+        // Programs that overwrite their environment are found by their saved state.
+        for saved in self.state_dir.load_all() {
+            let Some((pid, start)) = saved.process else { continue };
+            let group = ProcessGroup { id: saved.id, attempt: saved.attempt, pid, start };
+            if !found.agents.iter().any(|known| known.group.pid == pid) && group.leader_is_running() {
                 found.agents.push(FoundAgent { group, environment: BTreeMap::new() });
             }
         }
         for FoundAgent { group, environment } in found.agents {
-            eprintln!("coordinator: {} runs already (pid {}, attempt {})", group.id, group.pid, group.attempt);
+            eprintln!("coordinator: {} is already running (pid {}, attempt {})", group.id, group.pid, group.attempt);
             if self.options.matching.is_none() && !self.options.keys.contains(&group.id.key) {
-                eprintln!("coordinator: key {} is not followed: its agents are left as they are", group.id.key);
+                eprintln!("coordinator: key {} is not among the given keys: its agents are left running", group.id.key);
             }
             self.watch(&group);
-            self.places.entry(group.id.place()).or_default().found.push(FoundAgent { group, environment });
+            self.slots.entry(group.id.slot()).or_default().found.push(FoundAgent { group, environment });
         }
     }
 
-    fn watch(&self, group: &Group) {
-        let (tell, ended) = (self.to_itself.clone(), group.clone());
-        process::watch(group, move || {
-            let _ = tell.send(Happening::Ended(ended)); // nobody listens once the coordinator ends
+    /// Has an event sent when the leader of a group ends.
+    fn watch(&self, group: &ProcessGroup) {
+        let (sender, exited) = (self.to_self.clone(), group.clone());
+        process::on_leader_exit(group, move || {
+            let _ = sender.send(Event::Exited(exited)); // fails only while the coordinator exits
         });
     }
 
-    /// Until a signal ends it.
-    pub fn run(&mut self, inbox: &Receiver<Happening>) {
+    /// Runs until a signal asks the coordinator to end.
+    pub fn run(&mut self, events: &Receiver<Event>) {
         loop {
             let now = Instant::now();
-            let next = self.turn(now);
-            if self.shutdowns > 0 && self.may_go(now) {
+            let next = self.reconcile(now);
+            if self.shutdown_signals > 0 && self.may_exit(now) {
                 return;
             }
-            let first = match inbox.recv_timeout(next.saturating_duration_since(now)) {
+            let first = match events.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(first) => first,
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let now = Instant::now();
-            for happening in std::iter::once(first).chain(inbox.try_iter()) {
-                self.take_in(happening, now);
+            for event in std::iter::once(first).chain(events.try_iter()) {
+                self.handle(event, now);
             }
         }
     }
 
-    /// Its agents have ended, where that was asked for, and Redis has heard of it, where it listens.
-    fn may_go(&self, now: Instant) -> bool {
-        let heard = !self.connected || !self.deployments.values().any(|deployment| deployment.waiting);
-        let all_ended = self.places.values().all(Place::is_empty);
-        !self.options.stop_on_exit || all_ended && (heard || self.shutdowns > 1 || now > self.leaves_at)
+    /// Returns whether the coordinator may exit: with `--stop-on-exit`, once its agents have ended and the record has been
+    /// updated, if Redis is reachable.
+    fn may_exit(&self, now: Instant) -> bool {
+        let is_sent = !self.connected || !self.deployments.values().any(|deployment| deployment.awaiting_read);
+        let all_ended = self.slots.values().all(Slot::is_empty);
+        !self.options.stop_on_exit || all_ended && (is_sent || self.shutdown_signals > 1 || now > self.exit_deadline)
     }
 
-    fn take_in(&mut self, happening: Happening, now: Instant) {
-        match happening {
-            Happening::Told(told) => self.told(told, now),
-            Happening::Ended(group) => self.ended(&group, now),
-            Happening::Checked { place, token, check, outcome } => {
-                let life = self.places.get_mut(&place).and_then(|place| place.life.as_mut());
-                if let Some(life) = life.filter(|life| life.token == token) {
-                    // While it starts up, that it does not answer yet is no news.
-                    if life.checked(check, outcome) && life.was_ready {
-                        let check = &life.checks[check];
-                        eprintln!("coordinator: {}: check {} is {:?}", life.id, check.spec.name, check.state);
+    /// Updates the state by an event.
+    fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Connection(event) => self.on_connection_event(event, now),
+            Event::Exited(group) => self.on_exit(&group, now),
+            Event::Checked { slot, token, check, outcome } => {
+                let supervisor = self.slots.get_mut(&slot).and_then(|slot| slot.supervisor.as_mut());
+                if let Some(supervisor) = supervisor.filter(|supervisor| supervisor.token == token) {
+                    // Checks that fail while the agent starts are not logged.
+                    if supervisor.on_check(check, outcome) && supervisor.was_ready {
+                        let check = &supervisor.checks[check];
+                        eprintln!("coordinator: {}: check {} is {:?}", supervisor.id, check.spec.name, check.state);
                     }
                 }
             }
-            Happening::Shutdown => self.shut_down(now),
+            Event::Shutdown => self.on_shutdown(now),
         }
     }
 
-    fn told(&mut self, told: Told, now: Instant) {
-        match told {
-            Told::Connected(url) => {
+    /// Updates the state by an event of the connection.
+    fn on_connection_event(&mut self, event: ConnectionEvent, now: Instant) {
+        match event {
+            ConnectionEvent::Connected(url) => {
                 eprintln!("coordinator: connected to {url}");
                 self.connected = true;
                 for deployment in self.deployments.values_mut() {
-                    (deployment.waiting, deployment.said) = (true, None); // the reading that follows comes first
+                    // Nothing is sent before the record has been read again.
+                    (deployment.awaiting_read, deployment.last_sent) = (true, None);
                 }
-                for life in self.places.values_mut().filter_map(|place| place.life.as_mut()) {
-                    life.refresh_at = now;
+                for supervisor in self.slots.values_mut().filter_map(|slot| slot.supervisor.as_mut()) {
+                    supervisor.refresh_at = now;
                 }
             }
-            Told::Lost(why) => {
-                eprintln!("coordinator: no Redis ({why}); agents run on");
+            ConnectionEvent::Lost(reason) => {
+                eprintln!("coordinator: no Redis ({reason}); agents keep running");
                 self.connected = false;
             }
-            Told::Seen { key, snapshot } if self.shutdowns == 0 => self.absorb(&key, *snapshot, now),
-            Told::Seen { key, .. } => {
+            ConnectionEvent::Read { key, snapshot } if self.shutdown_signals == 0 => {
+                self.apply_snapshot(&key, *snapshot, now)
+            }
+            ConnectionEvent::Read { key, .. } => {
                 if let Some(deployment) = self.deployments.get_mut(&key) {
-                    deployment.waiting = false; // it has heard our farewell
+                    deployment.awaiting_read = false; // the last updates have been sent
                 }
             }
-            Told::Gone { key } => {
+            ConnectionEvent::NotFound { key } => {
                 let deployment = self.deployments.entry(key.clone()).or_default();
-                (deployment.snapshot, deployment.waiting, deployment.said) = (None, false, None);
-                if deployment.gone_since.is_none() {
-                    deployment.gone_since = Some(now);
-                    if self.places.keys().any(|place| place.key == key) {
+                (deployment.snapshot, deployment.awaiting_read, deployment.last_sent) = (None, false, None);
+                if deployment.deleted_since.is_none() {
+                    deployment.deleted_since = Some(now);
+                    if self.slots.keys().any(|slot| slot.key == key) {
                         let then = match self.options.stop_deleted_ms {
-                            Some(ms) => format!("its agents are stopped in {ms} ms if it is not back"),
-                            None => "its agents run on".to_string(),
+                            Some(ms) => format!("its agents are stopped in {ms} ms unless it is deployed again"),
+                            None => "its agents keep running".to_string(),
                         };
                         eprintln!("coordinator: key {key} is gone; {then}");
                     }
                 }
             }
-            Told::Refused { key, statement, error } => {
+            ConnectionEvent::Rejected { key, update, error } => {
                 let deployment = self.deployments.entry(key.clone()).or_default();
-                if deployment.complaints.insert(error.clone()) {
-                    eprintln!("coordinator: {key}: refused: {error} ({statement:?})");
+                if deployment.logged.insert(error.clone()) {
+                    eprintln!("coordinator: {key}: rejected: {error} ({update:?})");
                 }
             }
         }
     }
 
-    // ---- what a record wants -------------------------------------------------------------------------------------
+    // ---- desired state -------------------------------------------------------------------------------------------
 
-    fn absorb(&mut self, key: &str, snapshot: Snapshot, now: Instant) {
-        let mut wanted: BTreeMap<PlaceId, (Id, &Instance)> = BTreeMap::new();
+    /// Assigns the instances of a record to their slots.
+    fn apply_snapshot(&mut self, key: &str, snapshot: Snapshot, now: Instant) {
+        let mut desired: BTreeMap<SlotId, (Id, &Instance)> = BTreeMap::new();
         let mut unread = BTreeSet::new();
-        for instance in snapshot.status.instances.iter().filter(|i| self.options.owns(&i.agent) && i.agent != BATCH) {
-            let id = id_of(key, instance, &snapshot);
-            let place = id.place();
-            let kept = self.places.get(&place).is_some_and(|place| place.keeps(&id));
+        for instance in
+            snapshot.status.instances.iter().filter(|i| self.options.owns(&i.agent) && i.agent != BATCH_AGENT)
+        {
+            let id = instance_id(key, instance, &snapshot);
+            let slot = id.slot();
+            let is_held = self.slots.get(&slot).is_some_and(|slot| slot.holds(&id));
             let task = snapshot.task_of(instance);
-            let told_to_stop = task.is_some_and(|task| task.task == "stop");
-            // What has failed or stopped and is kept here is kept: the record may have to hear that it is otherwise.
-            let wants = instance.is_said_to_run() || kept && (instance.state != "waiting" || task.is_some());
-            if told_to_stop || !wants {
+            let must_stop = task.is_some_and(|task| task.task == "stop");
+            // An instance that the record has as failed or stopped stays in its slot: its state may have to be corrected.
+            let is_desired = instance.is_running() || is_held && (instance.state != "waiting" || task.is_some());
+            if must_stop || !is_desired {
                 continue;
             }
             if !snapshot.specs.contains_key(&(instance.version, instance.node.clone())) {
-                unread.insert(place.clone()); // its version could not be read just now: nothing is touched
+                unread.insert(slot.clone()); // its version could not be read: the slot stays as it is
             }
-            let better = |(other, _): &(Id, &Instance)| other.version < id.version;
-            if wanted.get(&place).is_none_or(better) {
-                wanted.insert(place, (id, instance));
+            let is_older = |(other, _): &(Id, &Instance)| other.version < id.version;
+            if desired.get(&slot).is_none_or(is_older) {
+                desired.insert(slot, (id, instance));
             }
         }
-        let here: BTreeSet<PlaceId> = self.places.keys().filter(|place| place.key == key).cloned().collect();
-        for place in here.into_iter().chain(wanted.keys().cloned()).collect::<BTreeSet<_>>() {
-            match wanted.get(&place) {
-                _ if unread.contains(&place) => {}
+        let occupied: BTreeSet<SlotId> = self.slots.keys().filter(|slot| slot.key == key).cloned().collect();
+        for slot in occupied.into_iter().chain(desired.keys().cloned()).collect::<BTreeSet<_>>() {
+            match desired.get(&slot) {
+                _ if unread.contains(&slot) => {}
                 Some((id, instance)) => {
                     let spec = snapshot.specs.get(&(instance.version, instance.node.clone())).cloned();
-                    self.want(&place, id, instance, spec, now);
+                    self.assign(&slot, id, instance, spec, now);
                 }
-                None => self.want_nothing(&place, now),
+                None => self.clear_slot(&slot, now),
             }
         }
         let deployment = self.deployments.entry(key.to_string()).or_default();
-        (deployment.gone_since, deployment.waiting) = (None, false);
+        (deployment.deleted_since, deployment.awaiting_read) = (None, false);
         if deployment.snapshot.replace(Arc::new(snapshot)).is_none() {
-            self.tidy(key);
+            self.remove_stale_files(key);
         }
     }
 
-    /// Forgets what an earlier coordinator noted of instances that neither run nor are to run.
-    fn tidy(&self, key: &str) {
-        for note in self.store.notes().into_iter().filter(|note| note.id.key == key) {
-            if self.places.get(&note.id.place()).is_none_or(|place| !place.has(&note.id)) {
-                self.store.forget(&note.id);
+    /// Removes the state files of instances that neither run nor are assigned to a slot.
+    fn remove_stale_files(&self, key: &str) {
+        for saved in self.state_dir.load_all().into_iter().filter(|saved| saved.id.key == key) {
+            if self.slots.get(&saved.id.slot()).is_none_or(|slot| !slot.contains(&saved.id)) {
+                self.state_dir.remove(&saved.id);
             }
         }
     }
 
-    fn want(&mut self, place_id: &PlaceId, id: &Id, instance: &Instance, spec: Option<Reading>, now: Instant) {
-        let place = self.places.entry(place_id.clone()).or_default();
-        if place.life.as_ref().is_some_and(|life| life.id == *id) {
+    /// Assigns an instance to its slot, and stops everything else in it.
+    fn assign(&mut self, slot_id: &SlotId, id: &Id, instance: &Instance, spec: Option<SpecResult>, now: Instant) {
+        let slot = self.slots.entry(slot_id.clone()).or_default();
+        if slot.supervisor.as_ref().is_some_and(|supervisor| supervisor.id == *id) {
             return;
         }
         let Some(Ok(Some(spec))) = spec else {
-            // No command, or none that is understood: it is not run here, so what is here is not it.
-            return self.want_nothing(place_id, now);
+            // An instance without a valid command is not run here.
+            return self.clear_slot(slot_id, now);
         };
-        let note = self.store.note_of(id);
-        if instance.state == "starting" && note.is_none() {
+        let saved = self.state_dir.load(id);
+        if instance.state == "starting" && saved.is_none() {
             self.failpoint.reach(Step::TakenUp);
         }
-        retire(place, &self.options, &self.store, now);
-        let mut life = Life::new(id.clone(), spec, note.clone(), now);
-        // Of several, which there should not be, the newest goes on.
-        place.found.sort_by_key(|found| found.group.attempt);
-        let wanted = place.found.iter().rposition(|found| found.group.id == *id && found.group.leader_runs());
-        let found = wanted.map(|at| place.found.remove(at));
-        dismiss_found(place, &self.options, now);
+        stop_current(slot, &self.options, &self.state_dir, now);
+        let mut supervisor = Supervisor::new(id.clone(), spec, saved.clone(), now);
+        // If several processes were found, which should not happen, the newest is kept.
+        slot.found.sort_by_key(|found| found.group.attempt);
+        let position = slot.found.iter().rposition(|found| found.group.id == *id && found.group.leader_is_running());
+        let found = position.map(|position| slot.found.remove(position));
+        stop_found(slot, &self.options, now);
         match found {
-            Some(found) => self.adopt(place_id, life, found, instance, now),
+            Some(found) => self.adopt(slot_id, supervisor, found, instance, now),
             None => {
-                if note.is_some_and(|note| note.process.is_some()) {
-                    // It ran when the last coordinator was there, and ended since.
-                    life.ended("ended while no coordinator was there".to_string(), now, unix_ms());
-                    if let Err(error) = self.store.write(&life.note()) {
-                        eprintln!("coordinator: {id}: no note: {error}");
+                if saved.is_some_and(|saved| saved.process.is_some()) {
+                    // It ran when the last coordinator ended, and has ended since.
+                    supervisor.on_exit("ended while no coordinator was running".to_string(), now, unix_ms());
+                    if let Err(error) = self.state_dir.save(&supervisor.saved()) {
+                        eprintln!("coordinator: {id}: cannot save its state: {error}");
                     }
                 }
-                place.life = Some(life);
+                slot.supervisor = Some(supervisor);
             }
         }
     }
 
-    fn want_nothing(&mut self, place: &PlaceId, now: Instant) {
-        let Some(place) = self.places.get_mut(place) else { return };
-        retire(place, &self.options, &self.store, now);
-        dismiss_found(place, &self.options, now);
+    /// Stops everything in a slot.
+    fn clear_slot(&mut self, slot: &SlotId, now: Instant) {
+        let Some(slot) = self.slots.get_mut(slot) else { return };
+        stop_current(slot, &self.options, &self.state_dir, now);
+        stop_found(slot, &self.options, now);
     }
 
-    /// Goes on with a process that an earlier coordinator started.
-    fn adopt(&mut self, place_id: &PlaceId, mut life: Life, found: FoundAgent, recorded: &Instance, now: Instant) {
+    /// Takes over a process that an earlier coordinator started.
+    fn adopt(
+        &mut self,
+        slot_id: &SlotId,
+        mut supervisor: Supervisor,
+        found: FoundAgent,
+        recorded: &Instance,
+        now: Instant,
+    ) {
         let FoundAgent { group, environment } = found;
-        if life.attempt != group.attempt || life.ports.is_empty() {
-            let port = |label: &String| environment.get(&crate::manifest::variable_of_port(label))?.parse().ok();
-            let labels = life.spec.ports.iter().map(|port| port.label.clone());
-            life.ports = labels.filter_map(|label| Some((label.clone(), port(&label)?))).collect();
+        if supervisor.attempt != group.attempt || supervisor.ports.is_empty() {
+            let port = |label: &String| environment.get(&manifest::port_variable(label))?.parse().ok();
+            let labels = supervisor.spec.ports.iter().map(|port| port.label.clone());
+            supervisor.ports = labels.filter_map(|label| Some((label.clone(), port(&label)?))).collect();
         }
-        life.attempt = group.attempt;
-        life.next = Next::Start(now); // a note of a failure is older than this process
-        life.was_ready = ["ready", "unready"].contains(&recorded.state.as_str());
-        life.process = Some(Process { group, child: None });
-        let id = life.id.clone();
-        self.look_after(place_id, life, &recorded.node, CheckState::Unknown);
+        supervisor.attempt = group.attempt;
+        supervisor.next = NextStart::At(now); // a saved failure is older than this process
+        supervisor.was_ready = ["ready", "unready"].contains(&recorded.state.as_str());
+        supervisor.process = Some(Process { group, child: None });
+        let id = supervisor.id.clone();
+        self.supervise(slot_id, supervisor, &recorded.node, CheckState::Unknown);
         eprintln!("coordinator: {id} goes on");
     }
 
-    /// Finds out where a running process answers, begins its checks, and notes it.
-    fn look_after(&mut self, place_id: &PlaceId, mut life: Life, node: &str, first: CheckState) {
-        self.tokens += 1;
-        life.token = self.tokens;
-        let state_dir = self.store.folder.to_string_lossy().into_owned();
-        let environment = life.environment(node, &state_dir).unwrap_or_default();
-        life.endpoints = life.find_endpoints(&environment, &self.options.address).unwrap_or_default();
-        life.checks = life.new_checks(first);
-        for (index, run) in life.checks.iter_mut().enumerate() {
-            let Some(endpoint) = life.endpoints.get(run.service) else { continue };
-            let fill = |text: &String| crate::manifest::filled(text, &environment, Some(endpoint.port));
+    /// Resolves the endpoints of a running process, starts its checks and saves its state.
+    fn supervise(&mut self, slot_id: &SlotId, mut supervisor: Supervisor, node: &str, first: CheckState) {
+        self.last_token += 1;
+        supervisor.token = self.last_token;
+        let state_dir = self.state_dir.path.to_string_lossy().into_owned();
+        let environment = supervisor.environment(node, &state_dir).unwrap_or_default();
+        supervisor.endpoints = supervisor.resolve_endpoints(&environment, &self.options.address).unwrap_or_default();
+        supervisor.checks = supervisor.new_checks(first);
+        for (index, run) in supervisor.checks.iter_mut().enumerate() {
+            let Some(endpoint) = supervisor.endpoints.get(run.service) else { continue };
+            let fill = |text: &String| manifest::filled(text, &environment, Some(endpoint.port));
             let port = run.spec.port.as_ref().and_then(|port| fill(port).ok()?.parse().ok()).unwrap_or(endpoint.port);
             let host = run.spec.address.as_ref().and_then(|address| fill(address).ok());
             let check = checks::Check {
@@ -360,257 +385,275 @@ impl Host {
                 host: host.unwrap_or_else(|| endpoint.check_host.clone()),
                 port,
                 environment: environment.clone(),
-                workdir: life.spec.workdir.clone(),
-                output: self.store.log_of(place_id).ok(),
+                workdir: supervisor.spec.workdir.clone(),
+                output: self.state_dir.open_log(slot_id).ok(),
             };
-            let (tell, place, token) = (self.to_itself.clone(), place_id.clone(), life.token);
-            let tell = move |outcome| {
-                tell.send(Happening::Checked { place: place.clone(), token, check: index, outcome }).is_ok()
-            };
-            run.running = Some(checks::begin(check, tell));
+            let (sender, slot, token) = (self.to_self.clone(), slot_id.clone(), supervisor.token);
+            let report =
+                move |outcome| sender.send(Event::Checked { slot: slot.clone(), token, check: index, outcome }).is_ok();
+            run.running = Some(checks::start(check, report));
         }
-        life.was_ready |= life.is_up() == Some(true);
-        if let Err(error) = self.store.write(&life.note()) {
-            eprintln!("coordinator: {}: no note: {error}", life.id);
+        supervisor.was_ready |= supervisor.readiness() == Some(true);
+        if let Err(error) = self.state_dir.save(&supervisor.saved()) {
+            eprintln!("coordinator: {}: cannot save its state: {error}", supervisor.id);
         }
-        self.places.entry(place_id.clone()).or_default().life = Some(life);
+        self.slots.entry(slot_id.clone()).or_default().supervisor = Some(supervisor);
     }
 
-    // ---- turns ---------------------------------------------------------------------------------------------------
+    // ---- reconciliation ------------------------------------------------------------------------------------------
 
-    /// Does what is to be done now; when to look again at the latest.
-    fn turn(&mut self, now: Instant) -> Instant {
+    /// Acts on all differences between the actual and the desired state. Returns the time of the next pass.
+    fn reconcile(&mut self, now: Instant) -> Instant {
         let mut next = now + Duration::from_secs(60);
-        for place_id in self.places.keys().cloned().collect::<Vec<_>>() {
-            if let Some(again) = self.turn_of_place(&place_id, now) {
-                next = next.min(again);
+        for slot_id in self.slots.keys().cloned().collect::<Vec<_>>() {
+            if let Some(at) = self.reconcile_slot(&slot_id, now) {
+                next = next.min(at);
             }
         }
-        self.places.retain(|_, place| !place.is_empty());
-        if self.shutdowns > 0 {
-            return next.min(self.leaves_at.max(now + TRY_AGAIN));
+        self.slots.retain(|_, slot| !slot.is_empty());
+        if self.shutdown_signals > 0 {
+            return next.min(self.exit_deadline.max(now + RETRY_INTERVAL));
         }
         for key in self.deployments.keys().cloned().collect::<Vec<_>>() {
-            self.stop_what_is_deleted(&key, now, &mut next);
-            self.speak(&key, now);
+            self.stop_deleted(&key, now, &mut next);
+            self.send_updates(&key, now);
         }
-        let refreshed = self.places.values().filter_map(|place| place.life.as_ref()).map(|life| life.refresh_at);
+        let refreshed =
+            self.slots.values().filter_map(|slot| slot.supervisor.as_ref()).map(|supervisor| supervisor.refresh_at);
         refreshed.filter(|at| self.connected && *at > now).fold(next, Instant::min)
     }
 
-    fn turn_of_place(&mut self, place_id: &PlaceId, now: Instant) -> Option<Instant> {
-        let place = self.places.get_mut(place_id)?;
-        let emptied = place.tick(now, &self.store, &self.failpoint);
-        let again = place.next(now);
-        let due = match &place.life {
-            Some(Life { process: None, next: Next::Start(at), .. }) => *at,
-            _ => return again,
+    /// Advances the stops in a slot, and starts its instance when it is due. Returns the time of the next pass.
+    fn reconcile_slot(&mut self, slot_id: &SlotId, now: Instant) -> Option<Instant> {
+        let slot = self.slots.get_mut(slot_id)?;
+        let emptied = slot.tick(now, &self.state_dir, &self.failpoint);
+        let next_wakeup = slot.next_wakeup(now);
+        let due = match &slot.supervisor {
+            Some(Supervisor { process: None, next: NextStart::At(at), .. }) => *at,
+            _ => return next_wakeup,
         };
-        if !place.leaving.is_empty() || !place.found.is_empty() {
-            return again;
+        if !slot.stopping.is_empty() || !slot.found.is_empty() {
+            return next_wakeup;
         }
         if emptied {
             self.failpoint.reach(Step::OldGone);
         }
         match now >= due {
-            true => self.start(place_id, now).or(again),
+            true => self.start(slot_id, now).or(next_wakeup),
             false => Some(due),
         }
     }
 
-    /// Starts the process of a place in which nothing runs; when to try again, where it could not be tried.
-    fn start(&mut self, place_id: &PlaceId, now: Instant) -> Option<Instant> {
-        let again = Some(now + TRY_AGAIN);
-        let place = self.places.get_mut(place_id)?;
-        let lock = match self.store.take_place(place_id) {
+    /// Starts the process of an empty slot. Returns the time of the next attempt if it could not be started.
+    fn start(&mut self, slot_id: &SlotId, now: Instant) -> Option<Instant> {
+        let retry_at = Some(now + RETRY_INTERVAL);
+        let slot = self.slots.get_mut(slot_id)?;
+        let lock = match self.state_dir.lock_slot(slot_id) {
             Ok(Some(lock)) => lock,
             Ok(None) => {
-                if !std::mem::replace(&mut place.complained, true) {
-                    eprintln!("coordinator: {} {}: a process still has the place", place_id.key, place_id.agent);
+                if !std::mem::replace(&mut slot.lock_logged, true) {
+                    eprintln!("coordinator: {} {}: a process still holds the slot's lock", slot_id.key, slot_id.agent);
                 }
-                return again;
+                return retry_at;
             }
             Err(error) => {
-                eprintln!("coordinator: {} {}: no lock: {error}", place_id.key, place_id.agent);
-                return again;
+                eprintln!("coordinator: {} {}: cannot lock its slot: {error}", slot_id.key, slot_id.agent);
+                return retry_at;
             }
         };
-        place.complained = false;
-        let snapshot = self.deployments.get(&place_id.key).and_then(|deployment| deployment.snapshot.as_ref());
-        let mut life = place.life.take()?;
+        slot.lock_logged = false;
+        let snapshot = self.deployments.get(&slot_id.key).and_then(|deployment| deployment.snapshot.as_ref());
+        let mut supervisor = slot.supervisor.take()?;
         let recorded = snapshot.and_then(|snapshot| {
-            let of_it = |i: &&Instance| i.is(&life.id.agent, life.id.version, &life.id.job);
-            snapshot.status.instances.iter().find(of_it)
+            let is_it = |i: &&Instance| i.is(&supervisor.id.agent, supervisor.id.version, &supervisor.id.job);
+            snapshot.status.instances.iter().find(is_it)
         });
-        life.attempt = life.next_attempt(recorded);
-        let node = recorded.map_or_else(|| life.id.agent.clone(), |instance| instance.node.clone());
-        let drawn = life.draw_ports();
-        // From here on a process may exist that only its environment tells of, so the note comes first.
-        if let Err(error) = self.store.write(&life.note()) {
-            eprintln!("coordinator: {}: no note, so no start: {error}", life.id);
-            life.attempt -= 1;
-            place.life = Some(life);
-            return again;
+        supervisor.attempt = supervisor.next_attempt(recorded);
+        let node = recorded.map_or_else(|| supervisor.id.agent.clone(), |instance| instance.node.clone());
+        let ports = supervisor.allocate_ports();
+        // The state is saved before the process exists, so that a killed coordinator never leaves an unknown process.
+        if let Err(error) = self.state_dir.save(&supervisor.saved()) {
+            eprintln!("coordinator: {}: not started, cannot save its state: {error}", supervisor.id);
+            supervisor.attempt -= 1;
+            slot.supervisor = Some(supervisor);
+            return retry_at;
         }
         self.failpoint.reach(Step::NoteWritten);
-        match drawn.and_then(|()| self.spawn(place_id, &life, &node, lock)) {
+        match ports.and_then(|()| self.spawn(slot_id, &supervisor, &node, lock)) {
             Ok(process) => {
-                eprintln!("coordinator: {}: attempt {} runs as pid {}", life.id, life.attempt, process.group.pid);
+                eprintln!(
+                    "coordinator: {}: attempt {} runs as pid {}",
+                    supervisor.id, supervisor.attempt, process.group.pid
+                );
                 self.watch(&process.group);
-                life.process = Some(process);
-                self.look_after(place_id, life, &node, CheckState::Pending);
+                supervisor.process = Some(process);
+                self.supervise(slot_id, supervisor, &node, CheckState::Pending);
                 self.failpoint.reach(Step::StartNoted);
                 None
             }
-            Err(fault) => {
-                eprintln!("coordinator: {}: cannot start: {fault}", life.id);
-                life.ended(format!("cannot start: {fault}"), now, unix_ms());
-                if let Err(error) = self.store.write(&life.note()) {
-                    eprintln!("coordinator: {}: no note: {error}", life.id);
+            Err(error) => {
+                eprintln!("coordinator: {}: cannot start: {error}", supervisor.id);
+                supervisor.on_exit(format!("cannot start: {error}"), now, unix_ms());
+                if let Err(error) = self.state_dir.save(&supervisor.saved()) {
+                    eprintln!("coordinator: {}: cannot save its state: {error}", supervisor.id);
                 }
-                place_life(&mut self.places, place_id, life);
-                again
+                self.slots.entry(slot_id.clone()).or_default().supervisor = Some(supervisor);
+                retry_at
             }
         }
     }
 
-    fn spawn(&self, place: &PlaceId, life: &Life, node: &str, lock: std::fs::File) -> Result<Process, String> {
-        let state_dir = self.store.folder.to_string_lossy().into_owned();
-        let environment = life.environment(node, &state_dir)?;
-        life.find_endpoints(&environment, &self.options.address)?;
-        let fill = |text: &String| crate::manifest::filled(text, &environment, None);
-        let command: Vec<String> = life.spec.command.iter().map(fill).collect::<Result<_, String>>()?;
-        let output = self.store.log_of(place).map_err(|error| format!("its log: {error}"))?;
-        let start = process::Start {
+    /// Starts the process of an instance, with the lock of its slot.
+    fn spawn(
+        &self,
+        slot: &SlotId,
+        supervisor: &Supervisor,
+        node: &str,
+        lock: std::fs::File,
+    ) -> Result<Process, String> {
+        let state_dir = self.state_dir.path.to_string_lossy().into_owned();
+        let environment = supervisor.environment(node, &state_dir)?;
+        supervisor.resolve_endpoints(&environment, &self.options.address)?;
+        let fill = |text: &String| manifest::filled(text, &environment, None);
+        let command: Vec<String> = supervisor.spec.command.iter().map(fill).collect::<Result<_, String>>()?;
+        let output = self.state_dir.open_log(slot).map_err(|error| format!("its log: {error}"))?;
+        let options = process::StartOptions {
             command: &command,
             environment: &environment,
-            workdir: life.spec.workdir.as_deref(),
-            place: lock,
+            workdir: supervisor.spec.workdir.as_deref(),
+            slot_lock: lock,
             output,
         };
-        let child = process::start(start).map_err(|error| format!("{}: {error}", command[0]))?;
+        let child = process::start(options).map_err(|error| format!("{}: {error}", command[0]))?;
         self.failpoint.reach(Step::Started);
         let pid = child.id() as i32;
-        // Not reaped yet, so it is there even where it has ended already.
-        let start = process::start_of_any(pid).unwrap_or(0);
-        Ok(Process { group: Group { id: life.id.clone(), attempt: life.attempt, pid, start }, child: Some(child) })
+        // The child is not reaped yet, so /proc has it even if it has already ended.
+        let start = process::start_time_unreaped(pid).unwrap_or(0);
+        Ok(Process {
+            group: ProcessGroup { id: supervisor.id.clone(), attempt: supervisor.attempt, pid, start },
+            child: Some(child),
+        })
     }
 
-    fn ended(&mut self, group: &Group, now: Instant) {
-        let Some(place) = self.places.get_mut(&group.id.place()) else { return };
+    /// Handles the end of a group's leader.
+    fn on_exit(&mut self, group: &ProcessGroup, now: Instant) {
+        let Some(slot) = self.slots.get_mut(&group.id.slot()) else { return };
         let kill_timeout = self.options.kill_timeout();
-        if let Some(life) = place.life.as_mut() {
-            if life.process.as_ref().is_some_and(|process| process.group == *group) {
-                if let Some(mut process) = life.process.take() {
-                    let how = process.how_it_ended();
-                    eprintln!("coordinator: {}: {how}", life.id);
-                    life.ended(how, now, unix_ms());
-                    if let Err(error) = self.store.write(&life.note()) {
-                        eprintln!("coordinator: {}: no note: {error}", life.id);
+        if let Some(supervisor) = slot.supervisor.as_mut() {
+            if supervisor.process.as_ref().is_some_and(|process| process.group == *group) {
+                if let Some(mut process) = supervisor.process.take() {
+                    let exit = process.reap();
+                    eprintln!("coordinator: {}: {exit}", supervisor.id);
+                    supervisor.on_exit(exit, now, unix_ms());
+                    if let Err(error) = self.state_dir.save(&supervisor.saved()) {
+                        eprintln!("coordinator: {}: cannot save its state: {error}", supervisor.id);
                     }
-                    // What it has left of its group goes before it is started again.
-                    if !process.group.is_gone(&self.store.folder) {
-                        place.leaving.push(Leaving::new(process, Duration::ZERO, kill_timeout, now));
+                    // The rest of its group is stopped before a restart.
+                    if !process.group.is_gone(&self.state_dir.path) {
+                        slot.stopping.push(StoppingProcess::new(process, Duration::ZERO, kill_timeout, now));
                     }
                 }
                 return;
             }
         }
-        // On its way out anyway; a zombie of ours does not count as one that runs.
-        if let Some(process) = place.child_of(group) {
-            process.how_it_ended();
+        // It is being stopped; its leader must be reaped.
+        if let Some(process) = slot.process_of(group) {
+            process.reap();
         }
     }
 
-    fn stop_what_is_deleted(&mut self, key: &str, now: Instant, next: &mut Instant) {
+    /// Stops the agents of a key that has been deleted for longer than `--stop-deleted-ms`.
+    fn stop_deleted(&mut self, key: &str, now: Instant, next: &mut Instant) {
         let Some(after) = self.options.stop_deleted_ms else { return };
-        let Some(since) = self.deployments.get(key).and_then(|deployment| deployment.gone_since) else { return };
+        let Some(since) = self.deployments.get(key).and_then(|deployment| deployment.deleted_since) else { return };
         let at = since + Duration::from_millis(after);
         if now < at {
             *next = (*next).min(at);
             return;
         }
-        for place in self.places.keys().filter(|place| place.key == key).cloned().collect::<Vec<_>>() {
-            self.want_nothing(&place, now);
+        for slot in self.slots.keys().filter(|slot| slot.key == key).cloned().collect::<Vec<_>>() {
+            self.clear_slot(&slot, now);
         }
     }
 
-    fn shut_down(&mut self, now: Instant) {
-        self.shutdowns += 1;
-        self.leaves_at = now + self.options.redis_timeout();
+    /// Handles a signal: with `--stop-on-exit`, deregisters the services and stops all agents.
+    fn on_shutdown(&mut self, now: Instant) {
+        self.shutdown_signals += 1;
+        self.exit_deadline = now + self.options.redis_timeout();
         if !self.options.stop_on_exit {
             return;
         }
-        if self.shutdowns > 1 {
-            for leaving in self.places.values_mut().flat_map(|place| &mut place.leaving) {
-                leaving.hurry(now);
+        if self.shutdown_signals > 1 {
+            for stopping in self.slots.values_mut().flat_map(|slot| &mut slot.stopping) {
+                stopping.kill_now(now);
             }
             return;
         }
-        eprintln!("coordinator: told to end; stopping its agents");
-        let mut farewells: BTreeMap<String, Vec<Statement>> = BTreeMap::new();
-        for life in self.places.values().filter_map(|place| place.life.as_ref()) {
-            let all = farewells.entry(life.id.key.clone()).or_default();
-            let services = life.spec.services.iter();
-            all.extend(services.map(|s| Statement::Deregister { instance: life.id.service_instance(&s.name) }));
-            if life.process.is_some() {
-                all.push(Statement::Report {
-                    agent: life.id.agent.clone(),
+        eprintln!("coordinator: shutting down; stopping its agents");
+        let mut last_updates: BTreeMap<String, Vec<Update>> = BTreeMap::new();
+        for supervisor in self.slots.values().filter_map(|slot| slot.supervisor.as_ref()) {
+            let all = last_updates.entry(supervisor.id.key.clone()).or_default();
+            let services = supervisor.spec.services.iter();
+            all.extend(services.map(|s| Update::Deregister { instance: supervisor.id.service_instance(&s.name) }));
+            if supervisor.process.is_some() {
+                all.push(Update::Report {
+                    agent: supervisor.id.agent.clone(),
                     state: "unready",
-                    version: life.id.version,
-                    job: life.id.job.clone(),
-                    attempt: life.attempt,
-                    reason: Some("its coordinator was told to end".to_string()),
+                    version: supervisor.id.version,
+                    job: supervisor.id.job.clone(),
+                    attempt: supervisor.attempt,
+                    reason: Some("its coordinator is shutting down".to_string()),
                 });
             }
         }
-        for (key, statements) in farewells {
+        for (key, updates) in last_updates {
             if let Some(deployment) = self.deployments.get_mut(&key).filter(|_| self.connected) {
-                deployment.waiting = self.to_link.send(Ask::Say { key, statements }).is_ok();
+                deployment.awaiting_read = self.to_connection.send(Request::Send { key, updates }).is_ok();
             }
         }
-        for place in self.places.keys().cloned().collect::<Vec<_>>() {
-            self.want_nothing(&place, now);
+        for slot in self.slots.keys().cloned().collect::<Vec<_>>() {
+            self.clear_slot(&slot, now);
         }
     }
 
-    // ---- what is said --------------------------------------------------------------------------------------------
+    // ---- updates -------------------------------------------------------------------------------------------------
 
-    fn speak(&mut self, key: &str, now: Instant) {
+    /// Sends the updates that a record needs, unless they were sent a moment ago.
+    fn send_updates(&mut self, key: &str, now: Instant) {
         let Some(deployment) = self.deployments.get(key) else { return };
-        if !self.connected || deployment.waiting {
+        if !self.connected || deployment.awaiting_read {
             return;
         }
         let Some(snapshot) = deployment.snapshot.clone() else { return };
-        let mut statements = Vec::new();
-        let mut complaints = Vec::new();
+        let mut updates = Vec::new();
+        let mut messages = Vec::new();
         for instance in &snapshot.status.instances {
-            if instance.agent == BATCH {
-                complaints.push("batch jobs are not run here; their task stays".to_string());
+            if instance.agent == BATCH_AGENT {
+                messages.push("batch jobs are not supported: their task is left to other coordinators".to_string());
             } else if self.options.owns(&instance.agent) {
-                statements.extend(self.about(key, instance, &snapshot, now, &mut complaints));
+                updates.extend(self.updates_for(key, instance, &snapshot, now, &mut messages));
             }
         }
         let Some(deployment) = self.deployments.get_mut(key) else { return };
-        for complaint in complaints {
-            if deployment.complaints.insert(complaint.clone()) {
-                eprintln!("coordinator: {key}: {complaint}");
+        for message in messages {
+            if deployment.logged.insert(message.clone()) {
+                eprintln!("coordinator: {key}: {message}");
             }
         }
-        if statements.is_empty() {
+        if updates.is_empty() {
             return;
         }
         let revision = snapshot.status.revision;
-        // Refreshes of TTLs, which change no revision, come no sooner than this either.
-        let pause = SAY_AGAIN.min(Duration::from_millis(self.options.service_ttl_ms / 3));
-        let repeats = |(of, what, at): &(u64, Vec<Statement>, Instant)| {
-            *of == revision && *what == statements && now < *at + pause
+        // The interval applies to refreshes of TTLs too, which do not change the revision.
+        let interval = RESEND_INTERVAL.min(Duration::from_millis(self.options.service_ttl_ms / 3));
+        let is_repeated = |(sent_revision, sent, at): &(u64, Vec<Update>, Instant)| {
+            *sent_revision == revision && *sent == updates && now < *at + interval
         };
-        if deployment.said.as_ref().is_some_and(repeats) {
+        if deployment.last_sent.as_ref().is_some_and(is_repeated) {
             return;
         }
-        for statement in &statements {
-            if let Statement::Report { agent, state, version, attempt, reason, .. } = statement {
+        for update in &updates {
+            if let Update::Report { agent, state, version, attempt, reason, .. } = update {
                 match *state {
                     "ready" => self.failpoint.reach(Step::BeforeReady),
                     "stopped" => self.failpoint.reach(Step::BeforeStopped),
@@ -620,22 +663,22 @@ impl Host {
                 eprintln!("coordinator: {key} {agent} v{version}: reports {state}, attempt {attempt}{reason}");
             }
         }
-        deployment.said = Some((revision, statements.clone(), now));
-        deployment.waiting = self.to_link.send(Ask::Say { key: key.to_string(), statements }).is_ok();
+        deployment.last_sent = Some((revision, updates.clone(), now));
+        deployment.awaiting_read = self.to_connection.send(Request::Send { key: key.to_string(), updates }).is_ok();
     }
 
-    /// What is to be said about one instance on the record.
-    fn about(
+    /// Returns the updates that the record needs about one of its instances. `messages` are to be logged.
+    fn updates_for(
         &mut self,
         key: &str,
         instance: &Instance,
         snapshot: &Snapshot,
         now: Instant,
-        complaints: &mut Vec<String>,
-    ) -> Vec<Statement> {
-        let id = id_of(key, instance, snapshot);
-        let place = self.places.get_mut(&id.place());
-        let report = |state, attempt, reason| Statement::Report {
+        messages: &mut Vec<String>,
+    ) -> Vec<Update> {
+        let id = instance_id(key, instance, snapshot);
+        let slot = self.slots.get_mut(&id.slot());
+        let report = |state, attempt, reason| Update::Report {
             agent: instance.agent.clone(),
             state,
             version: instance.version,
@@ -643,32 +686,33 @@ impl Host {
             attempt,
             reason,
         };
-        if snapshot.is_told_to_stop(instance) {
-            if place.is_none_or(|place| !place.has(&id)) {
+        if snapshot.must_stop(instance) {
+            if slot.is_none_or(|slot| !slot.contains(&id)) {
                 return vec![report("stopped", instance.attempt, None)];
             }
-            // Nobody is to be sent to it while it ends. Only services that were registered here are taken away.
-            let of_it = snapshot.status.services.iter().filter(|service| service.agent == instance.agent);
-            let ours = of_it.filter(|service| service.instance == id.service_instance(&service.service));
-            return ours.map(|service| Statement::Deregister { instance: service.instance.clone() }).collect();
+            // Callers must not resolve it while it ends. Only services that this coordinator registered are removed.
+            let services = snapshot.status.services.iter().filter(|service| service.agent == instance.agent);
+            let ours = services.filter(|service| service.instance == id.service_instance(&service.service));
+            return ours.map(|service| Update::Deregister { instance: service.instance.clone() }).collect();
         }
-        if let Some(life) = place.and_then(|place| place.life.as_mut()).filter(|life| life.id == id) {
-            let statements = life.statements(instance, &snapshot.status.services, self.options.service_ttl_ms, now);
-            return statements;
+        if let Some(supervisor) =
+            slot.and_then(|slot| slot.supervisor.as_mut()).filter(|supervisor| supervisor.id == id)
+        {
+            return supervisor.updates(instance, &snapshot.status.services, self.options.service_ttl_ms, now);
         }
         let Some(spec) = snapshot.specs.get(&(instance.version, instance.node.clone())) else { return Vec::new() };
         let task = snapshot.task_of(instance);
         match (spec, task) {
             (Ok(None), _) => {
-                complaints.push(format!(
-                    "node {} of v{} has no config.command: left to others",
+                messages.push(format!(
+                    "node {} of v{} has no config.command: it is left to other coordinators",
                     instance.node, instance.version
                 ));
                 Vec::new()
             }
-            (Err(fault), _) if task.is_some() || instance.is_said_to_run() => {
+            (Err(error), _) if task.is_some() || instance.is_running() => {
                 let attempt = task.map_or(instance.attempt, |task| task.attempt);
-                vec![report("failed", attempt, Some(format!("its manifest cannot be run: {fault}")))]
+                vec![report("failed", attempt, Some(format!("its manifest cannot be run: {error}")))]
             }
             (Ok(Some(_)), Some(task)) if instance.state == "waiting" => {
                 self.failpoint.reach(Step::TaskSeen);
@@ -679,7 +723,8 @@ impl Host {
     }
 }
 
-fn id_of(key: &str, instance: &Instance, snapshot: &Snapshot) -> Id {
+/// Returns the id of an instance on a record.
+fn instance_id(key: &str, instance: &Instance, snapshot: &Snapshot) -> Id {
     Id {
         key: key.to_string(),
         agent: instance.agent.clone(),
@@ -689,27 +734,23 @@ fn id_of(key: &str, instance: &Instance, snapshot: &Snapshot) -> Id {
     }
 }
 
-fn place_life(places: &mut BTreeMap<PlaceId, Place>, place: &PlaceId, life: Life) {
-    places.entry(place.clone()).or_default().life = Some(life);
-}
-
-/// Lets what runs in a place go. Callers who have just resolved its services are still served for a while.
-fn retire(place: &mut Place, options: &Options, store: &Store, now: Instant) {
-    let Some(life) = place.life.take() else { return };
-    let Some(process) = life.process else { return store.forget(&life.id) };
-    let drain = match life.spec.services.is_empty() {
+/// Begins to stop the assigned instance of a slot. The shutdown delay serves callers that have just resolved its services.
+fn stop_current(slot: &mut Slot, options: &Options, state_dir: &StateDir, now: Instant) {
+    let Some(supervisor) = slot.supervisor.take() else { return };
+    let Some(process) = supervisor.process else { return state_dir.remove(&supervisor.id) };
+    let drain = match supervisor.spec.services.is_empty() {
         true => Duration::ZERO,
-        false => life.spec.shutdown_delay.unwrap_or_else(|| options.shutdown_delay()),
+        false => supervisor.spec.shutdown_delay.unwrap_or_else(|| options.shutdown_delay()),
     };
-    let kill_timeout = life.spec.kill_timeout.unwrap_or_else(|| options.kill_timeout());
-    place.leaving.push(Leaving::new(process, drain, kill_timeout, now));
+    let kill_timeout = supervisor.spec.kill_timeout.unwrap_or_else(|| options.kill_timeout());
+    slot.stopping.push(StoppingProcess::new(process, drain, kill_timeout, now));
 }
 
-/// Lets go what an earlier coordinator left, and nobody wants.
-fn dismiss_found(place: &mut Place, options: &Options, now: Instant) {
-    for FoundAgent { group, .. } in place.found.drain(..) {
-        eprintln!("coordinator: {} is not wanted any more", group.id);
+/// Begins to stop the found processes that are not of the assigned instance.
+fn stop_found(slot: &mut Slot, options: &Options, now: Instant) {
+    for FoundAgent { group, .. } in slot.found.drain(..) {
+        eprintln!("coordinator: {} is no longer needed", group.id);
         let process = Process { group, child: None };
-        place.leaving.push(Leaving::new(process, options.shutdown_delay(), options.kill_timeout(), now));
+        slot.stopping.push(StoppingProcess::new(process, options.shutdown_delay(), options.kill_timeout(), now));
     }
 }

@@ -1,16 +1,16 @@
-//! The state directory: what a coordinator has to know of its agents after it was killed.
+//! State directory: the files by which a coordinator recovers its agents after it was killed.
 //!
 //! ```text
 //! lock           locked while a coordinator uses the directory
-//! agents/*.json  a note for each instance: written before its process is started, and again with its process id after
-//! places/*       a lock for each place, held by the process that runs there (its standard input)
-//! logs/*.log     what the agents write
+//! agents/*.json  state of an instance: written before its process is started, and again with the process id afterwards
+//! slots/*        lock of a slot, held by the process that runs in it (its standard input)
+//! logs/*.log     output of the agents
 //! ```
 //!
-//! Notes are replaced whole, by a rename. They are not flushed to the disk: what a power cut loses, it loses together
-//! with the processes.
+//! State files are replaced atomically, by a rename. They are not synced to disk: a power failure that loses them also
+//! ends the processes.
 
-use crate::identity::{file_name, Id, PlaceId};
+use crate::identity::{file_name, Id, SlotId};
 use crate::restart::Restarts;
 use rustix::fs::{flock, FlockOperation};
 use rustix::io::Errno;
@@ -20,36 +20,39 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub struct Store {
-    pub folder: PathBuf,
-    /// Which start of the system this is.
+/// An open state directory, locked by this coordinator.
+pub struct StateDir {
+    /// Absolute path.
+    pub path: PathBuf,
+    /// Boot id of the system.
     boot: String,
     _lock: File,
 }
 
-/// A note as it is written.
+/// Content of a state file.
 #[derive(Serialize, Deserialize)]
-struct Sheet {
-    /// The start of the system at which it was written: process ids of another one mean nothing.
+struct StateFile {
+    /// Boot id at the time of writing. Process ids of another boot are meaningless.
     boot: String,
     #[serde(flatten)]
-    note: Note,
+    saved: SavedInstance,
 }
 
+/// State of an instance that survives the coordinator.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Note {
+pub struct SavedInstance {
     pub id: Id,
-    /// The attempt that runs, or was about to; 0 where there was none.
+    /// Attempt that runs or was about to be started; 0 if there was none.
     pub attempt: u32,
-    /// The leader of its process group, and when that started; None where none was started yet, or its end is known.
+    /// Process id and start time of the group leader; None if it was not started yet or is known to have ended.
     pub process: Option<(i32, u64)>,
     pub ports: BTreeMap<String, u16>,
     pub restarts: Restarts,
-    /// Why it is not to be started again: its restart policy is exhausted.
+    /// Reason why it is not started again: its restart policy is exhausted.
     pub failed: Option<String>,
 }
 
-/// None where somebody else has the lock.
+/// Opens and locks a file; None if another process holds the lock.
 fn lock(path: &Path) -> io::Result<Option<File>> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).read(true).open(path)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -59,72 +62,79 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-impl Store {
-    pub fn open(folder: &Path) -> Result<Store, String> {
-        let shown = folder.display();
-        for name in ["agents", "places", "logs"] {
-            fs::create_dir_all(folder.join(name)).map_err(|error| format!("{shown}: {error}"))?;
+impl StateDir {
+    /// Creates the directory where it does not exist, and locks it.
+    pub fn open(path: &Path) -> Result<StateDir, String> {
+        let shown = path.display();
+        for name in ["agents", "slots", "logs"] {
+            fs::create_dir_all(path.join(name)).map_err(|error| format!("{shown}: {error}"))?;
         }
-        let folder = folder.canonicalize().map_err(|error| format!("{shown}: {error}"))?;
-        if folder.to_str().is_none() {
+        let path = path.canonicalize().map_err(|error| format!("{shown}: {error}"))?;
+        if path.to_str().is_none() {
             return Err(format!("{shown}: its path must be UTF-8"));
         }
-        match lock(&folder.join("lock")) {
+        match lock(&path.join("lock")) {
             Ok(Some(lock)) => {
                 let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-                Ok(Store { folder, boot: boot.trim().to_string(), _lock: lock })
+                Ok(StateDir { path, boot: boot.trim().to_string(), _lock: lock })
             }
             Ok(None) => Err(format!("{shown} is in use by another coordinator")),
             Err(error) => Err(format!("{shown}/lock: {error}")),
         }
     }
 
-    fn note_path(&self, id: &Id) -> PathBuf {
+    /// Returns the path of an instance's state file.
+    fn file_path(&self, id: &Id) -> PathBuf {
         let version = format!("v{}", id.version);
-        self.folder.join("agents").join(file_name(&[&id.key, &id.job, &id.agent, &version]) + ".json")
+        self.path.join("agents").join(file_name(&[&id.key, &id.job, &id.agent, &version]) + ".json")
     }
 
-    pub fn write(&self, note: &Note) -> io::Result<()> {
-        let path = self.note_path(&note.id);
+    /// Writes an instance's state file.
+    pub fn save(&self, saved: &SavedInstance) -> io::Result<()> {
+        let path = self.file_path(&saved.id);
         let new = path.with_extension("new");
-        let sheet = Sheet { boot: self.boot.clone(), note: note.clone() };
-        fs::write(&new, serde_json::to_vec_pretty(&sheet)?)?;
+        let file = StateFile { boot: self.boot.clone(), saved: saved.clone() };
+        fs::write(&new, serde_json::to_vec_pretty(&file)?)?;
         fs::rename(&new, &path)
     }
 
-    pub fn forget(&self, id: &Id) {
-        // A note of another record under the same name is not ours to take away.
-        if self.read(&self.note_path(id)).is_some_and(|note| note.id == *id) {
-            let _ = fs::remove_file(self.note_path(id));
+    /// Removes an instance's state file.
+    pub fn remove(&self, id: &Id) {
+        // The file may belong to an instance of a later record of the same name.
+        if self.read(&self.file_path(id)).is_some_and(|saved| saved.id == *id) {
+            let _ = fs::remove_file(self.file_path(id));
         }
     }
 
-    pub fn note_of(&self, id: &Id) -> Option<Note> {
-        self.read(&self.note_path(id)).filter(|note| note.id == *id)
+    /// Reads an instance's state file, if there is one.
+    pub fn load(&self, id: &Id) -> Option<SavedInstance> {
+        self.read(&self.file_path(id)).filter(|saved| saved.id == *id)
     }
 
-    fn read(&self, path: &Path) -> Option<Note> {
-        let Sheet { boot, mut note } = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    /// Reads a state file. The process of an earlier boot is left out.
+    fn read(&self, path: &Path) -> Option<SavedInstance> {
+        let StateFile { boot, mut saved } = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
         if boot != self.boot {
-            note.process = None; // it ended with the system, which is no fault of its own
+            saved.process = None; // it ended with the system, and did not fail
         }
-        Some(note)
+        Some(saved)
     }
 
-    pub fn notes(&self) -> Vec<Note> {
-        let entries = fs::read_dir(self.folder.join("agents")).into_iter().flatten().flatten();
-        let notes = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ext| ext == "json"));
-        notes.filter_map(|path| self.read(&path)).collect()
+    /// Reads all state files.
+    pub fn load_all(&self) -> Vec<SavedInstance> {
+        let entries = fs::read_dir(self.path.join("agents")).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ext| ext == "json"));
+        paths.filter_map(|path| self.read(&path)).collect()
     }
 
-    /// The lock of a place, to be handed to the process that is to run there. None while a process has it.
-    pub fn take_place(&self, place: &PlaceId) -> io::Result<Option<File>> {
-        lock(&self.folder.join("places").join(place.file_name()))
+    /// Takes the lock of a slot, to be passed to the process that is started there. None while another process holds it.
+    pub fn lock_slot(&self, slot: &SlotId) -> io::Result<Option<File>> {
+        lock(&self.path.join("slots").join(slot.file_name()))
     }
 
-    /// Where the agent of a place writes.
-    pub fn log_of(&self, place: &PlaceId) -> io::Result<File> {
-        let name = place.file_name() + ".log";
-        OpenOptions::new().create(true).append(true).open(self.folder.join("logs").join(name))
+    /// Opens the log to which the agent of a slot writes.
+    pub fn open_log(&self, slot: &SlotId) -> io::Result<File> {
+        let name = slot.file_name() + ".log";
+        OpenOptions::new().create(true).append(true).open(self.path.join("logs").join(name))
     }
 }
