@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
-/// State of a key: DEPLOY.STATUS and DEPLOY.TASKS, read in one transaction, and the node specs from the manifests of the
-/// versions that occur in them.
+/// State of a key: DEPLOY.STATUS and DEPLOY.TASKS, read in one transaction, and the node specs from the manifests of
+/// the versions that occur in them.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub status: Status,

@@ -1,9 +1,9 @@
 //! Redis client of the coordinator. It runs on its own thread, so that agents are supervised while Redis is slow or
 //! unreachable.
 //!
-//! It subscribes before it reads the records, so that no change is missed between the two. An event only triggers a read
-//! of its record; a lost one causes a delay of at most `--poll-ms`. Only a primary is used, since a replica or a demoted
-//! primary would return stale records.
+//! It subscribes before it reads the records, so that no change is missed between the two. An event only triggers a
+//! read of its record; a lost one causes a delay of at most `--poll-ms`. Only a primary is used, since a replica or a
+//! demoted primary would return stale records.
 
 use crate::api::{Snapshot, Status, Update};
 use crate::manifest;

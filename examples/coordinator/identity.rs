@@ -47,8 +47,8 @@ impl SlotId {
     }
 }
 
-/// Joins the parts with `~` into a file name. Other than plain characters are escaped as `%xx`; a name that would be too
-/// long is truncated and ends in a hash.
+/// Joins the parts with `~` into a file name. Other than plain characters are escaped as `%xx`; a name that would be
+/// too long is truncated and ends in a hash.
 pub fn file_name(parts: &[&str]) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-@".contains(&byte);
     let escaped = |part: &&str| -> String {

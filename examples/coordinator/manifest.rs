@@ -13,7 +13,8 @@
 //! and, for all nodes:
 //! `"policies": {"restart": {"attempts": 2, "interval_ms": 60000, "delay_ms": 100, "mode": "fail"}}`.
 //!
-//! A duration is a number of ms in a field whose name ends in `_ms`, or a string such as `"2s"` in the field without it.
+//! A duration is a number of ms in a field whose name ends in `_ms`, or a string such as `"2s"` in the field without
+//! it.
 
 use crate::restart::{Growth, Mode, RestartPolicy};
 use serde_json::Value as Json;

@@ -48,7 +48,8 @@ pub struct Options {
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(100..))]
     pub service_ttl_ms: u64,
 
-    /// Delay in ms between the deregistration of an agent's services and SIGTERM, for callers that have just resolved them
+    /// Delay in ms between the deregistration of an agent's services and SIGTERM, for callers that have just resolved
+    /// them
     #[arg(long, value_name = "MS", default_value_t = 500)]
     pub shutdown_delay_ms: u64,
 

@@ -1,9 +1,9 @@
 //! Agent processes: starting, finding, watching and signalling them.
 //!
 //! An agent is the leader of its own process group, and its environment contains its instance id. Therefore the next
-//! coordinator finds it at whatever moment the last one was killed: by its state file (`state_dir`), by its environment,
-//! or, between fork and exec, when neither exists, by the lock of its slot. The lock is the agent's standard input: an
-//! empty file that stays locked while a process has it open.
+//! coordinator finds it at whatever moment the last one was killed: by its state file (`state_dir`), by its
+//! environment, or, between fork and exec, when neither exists, by the lock of its slot. The lock is the agent's
+//! standard input: an empty file that stays locked while a process has it open.
 
 use crate::identity::Id;
 use rustix::event::{poll, PollFd, PollFlags};
@@ -29,8 +29,8 @@ pub struct ProcessGroup {
     pub attempt: u32,
     /// Process id of the leader and of the group.
     pub pid: i32,
-    /// Start time of the leader in ticks since boot, since a process id may be reused. 0 if the leader had already ended
-    /// when the group was found.
+    /// Start time of the leader in ticks since boot, since a process id may be reused. 0 if the leader had already
+    /// ended when the group was found.
     pub start: u64,
 }
 
@@ -133,8 +133,8 @@ pub fn scan(state_dir: &Path, saved: impl Fn(&Id) -> Option<(u32, (i32, u64))>) 
     for ((id, attempt), mut processes) in by_attempt {
         processes.sort_by_key(|(stat, _)| stat.start);
         let known = saved(&id).filter(|(of, _)| *of == attempt).map(|(_, process)| process);
-        // Without a state file: children of the agent have the same environment, but started later, and are either in its
-        // group or lead a session, which the agent does not.
+        // Without a state file: children of the agent have the same environment, but started later, and are either in
+        // its group or lead a session, which the agent does not.
         let leads = |(stat, _): &&MarkedProcess| stat.pid == stat.pgrp && stat.pid != stat.session;
         let (pid, start) = known.unwrap_or_else(|| match processes.iter().find(leads) {
             Some((agent, _)) => (agent.pid, agent.start),

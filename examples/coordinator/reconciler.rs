@@ -1,10 +1,10 @@
 //! Reconciler: brings the processes on this host to the state that the records ask for, and reports their state.
 //!
-//! It keeps no plan. Each pass compares the actual with the desired state and acts on the differences, so that the moment
-//! at which an earlier coordinator was killed, and lost replies, do not matter:
+//! It keeps no plan. Each pass compares the actual with the desired state and acts on the differences, so that the
+//! moment at which an earlier coordinator was killed, and lost replies, do not matter:
 //!
-//! - An unclaimed `start` or `replace` task is claimed by reporting `starting`. From then on the record asks for the new
-//!   instance, and DEPLOY.RESOLVE leaves the old one out; before, nothing is changed.
+//! - An unclaimed `start` or `replace` task is claimed by reporting `starting`. From then on the record asks for the
+//!   new instance, and DEPLOY.RESOLVE leaves the old one out; before, nothing is changed.
 //! - A process in a slot that is not of the instance assigned to it is stopped. Once the slot is empty, the assigned
 //!   instance is started.
 //! - If the state of an instance differs from the record, it is reported.
@@ -116,8 +116,8 @@ impl Reconciler {
         reconciler
     }
 
-    /// Finds the processes that an earlier coordinator with this state directory left running. They are left alone until
-    /// their record has been read.
+    /// Finds the processes that an earlier coordinator with this state directory left running. They are left alone
+    /// until their record has been read.
     fn find_running(&mut self) {
         let saved_process = |id: &Id| self.state_dir.load(id).and_then(|saved| Some((saved.attempt, saved.process?)));
         let mut found = process::scan(&self.state_dir.path, saved_process);
@@ -170,8 +170,8 @@ impl Reconciler {
         }
     }
 
-    /// Returns whether the coordinator may exit: with `--stop-on-exit`, once its agents have ended and the record has been
-    /// updated, if Redis is reachable.
+    /// Returns whether the coordinator may exit: with `--stop-on-exit`, once its agents have ended and the record has
+    /// been updated, if Redis is reachable.
     fn may_exit(&self, now: Instant) -> bool {
         let is_sent = !self.connected || !self.deployments.values().any(|deployment| deployment.awaiting_read);
         let all_ended = self.slots.values().all(Slot::is_empty);
@@ -260,7 +260,8 @@ impl Reconciler {
             let is_held = self.slots.get(&slot).is_some_and(|slot| slot.holds(&id));
             let task = snapshot.task_of(instance);
             let must_stop = task.is_some_and(|task| task.task == "stop");
-            // An instance that the record has as failed or stopped stays in its slot: its state may have to be corrected.
+            // An instance that the record has as failed or stopped stays in its slot: its state may have to be
+            // corrected.
             let is_desired = instance.is_running() || is_held && (instance.state != "waiting" || task.is_some());
             if must_stop || !is_desired {
                 continue;
@@ -734,7 +735,8 @@ fn instance_id(key: &str, instance: &Instance, snapshot: &Snapshot) -> Id {
     }
 }
 
-/// Begins to stop the assigned instance of a slot. The shutdown delay serves callers that have just resolved its services.
+/// Begins to stop the assigned instance of a slot. The shutdown delay serves callers that have just resolved its
+/// services.
 fn stop_current(slot: &mut Slot, options: &Options, state_dir: &StateDir, now: Instant) {
     let Some(supervisor) = slot.supervisor.take() else { return };
     let Some(process) = supervisor.process else { return state_dir.remove(&supervisor.id) };

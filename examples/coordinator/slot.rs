@@ -26,8 +26,8 @@ pub struct Slot {
     pub lock_logged: bool,
 }
 
-/// A process that is being stopped. Its services are deregistered; after the shutdown delay it is sent SIGTERM, and after
-/// the kill timeout SIGKILL.
+/// A process that is being stopped. Its services are deregistered; after the shutdown delay it is sent SIGTERM, and
+/// after the kill timeout SIGKILL.
 pub struct StoppingProcess {
     process: Process,
     stage: Stage,

@@ -127,7 +127,8 @@ impl StateDir {
         paths.filter_map(|path| self.read(&path)).collect()
     }
 
-    /// Takes the lock of a slot, to be passed to the process that is started there. None while another process holds it.
+    /// Takes the lock of a slot, to be passed to the process that is started there. None while another process holds
+    /// it.
     pub fn lock_slot(&self, slot: &SlotId) -> io::Result<Option<File>> {
         lock(&self.path.join("slots").join(slot.file_name()))
     }
