@@ -1,19 +1,20 @@
-//! Point 1: a report that changes a 20-agent rollout, against the floor and against other ways to do its work.
+//! REPORT in a rollout of 20 agents, compared with the floor and with other implementations.
 
-use crate::contest::{contest, Contestant, Outcome, Sending};
-use crate::contestants::{Arena, Sizes, CLIENT, FLOOR, JSON_LUA, JSON_LUA_LOG_APART, LUA, REPORT, SET};
+use crate::compare::{compare, Comparison, Load, Variant};
 use crate::server::{wait_for, Server};
 use crate::subscribers::Subscribers;
 use crate::table::{digits, Goal};
+use crate::variants::{Sizes, VariantSet, CLIENT, FLOOR, JSON_LUA, JSON_LUA_WITH_STREAM, LUA, REPORT, SET};
 use crate::{Bench, PIPELINED};
 use serde_json::{json, Map, Value as Json};
 use std::time::Duration;
 
+/// Compares all variants under a pipelined load.
 pub fn report(bench: &mut Bench) {
     let sizes = Sizes::measure();
     let server = Server::start(&[]);
-    let arena = Arena::set_up(server.target, sizes);
-    let outcome = contest(&mut arena.all(), PIPELINED, bench.rounds, bench.time, || ());
+    let set = VariantSet::prepare(server.target, sizes);
+    let outcome = compare(&mut set.all(), PIPELINED, bench.rounds, bench.time, || ());
     let beside = |name: &str| {
         format!(
             "{} against {} a second; by the server's CPU time {} ×",
@@ -23,31 +24,46 @@ pub fn report(bench: &mut Bench) {
         )
     };
     let note = format!("{}; replicates {} bytes, publishes {}", beside(FLOOR), sizes.payload, sizes.event);
-    bench.results.add(1, "REPORT against the floor", outcome.ratio(REPORT, FLOOR), "×", Goal::AtLeast(0.8), note);
     bench.results.add(
-        1,
-        "REPORT against the expert's Lua",
+        "report",
+        "REPORT against the floor",
+        outcome.ratio(REPORT, FLOOR),
+        "×",
+        Goal::AtLeast(0.8),
+        note,
+    );
+    bench.results.add(
+        "report",
+        "REPORT against optimized Lua",
         outcome.ratio(REPORT, LUA),
         "×",
         Goal::AtLeast(4.0),
         beside(LUA),
     );
     let what = "REPORT against one JSON document in Lua";
-    bench.results.add(1, what, outcome.ratio(REPORT, JSON_LUA), "×", Goal::AtLeast(40.0), beside(JSON_LUA));
+    bench.results.add("report", what, outcome.ratio(REPORT, JSON_LUA), "×", Goal::AtLeast(40.0), beside(JSON_LUA));
     let what = "the same, its log in a stream";
-    let note = beside(JSON_LUA_LOG_APART);
-    bench.results.add(1, what, outcome.ratio(REPORT, JSON_LUA_LOG_APART), "×", Goal::None, note);
+    let note = beside(JSON_LUA_WITH_STREAM);
+    bench.results.add("report", what, outcome.ratio(REPORT, JSON_LUA_WITH_STREAM), "×", Goal::None, note);
     let what = "REPORT against a client's GET, merge, SET, PUBLISH";
-    bench.results.add(1, what, outcome.ratio(REPORT, CLIENT), "×", Goal::None, beside(CLIENT));
-    bench.results.add(1, "REPORT against SET of 16 bytes", outcome.ratio(REPORT, SET), "×", Goal::None, beside(SET));
+    bench.results.add("report", what, outcome.ratio(REPORT, CLIENT), "×", Goal::None, beside(CLIENT));
+    bench.results.add(
+        "report",
+        "REPORT against SET of 16 bytes",
+        outcome.ratio(REPORT, SET),
+        "×",
+        Goal::None,
+        beside(SET),
+    );
     bench.results.detail("report", detail(&outcome));
 }
 
-fn detail(outcome: &Outcome) -> Json {
+/// Returns the medians of all variants.
+fn detail(outcome: &Comparison) -> Json {
     let of = |name: &&str| {
         let p50 = outcome.median_of(name, |sample| sample.p50_us.unwrap_or(f64::NAN));
         let p99 = outcome.median_of(name, |sample| sample.p99_us.unwrap_or(f64::NAN));
-        // NaN, where latencies are not known, is null in JSON.
+        // NaN, where latencies are unknown, is null in JSON.
         let figures = json!({
             "per_second": outcome.rate(name), "cpu_us": outcome.cpu_us(name), "p50_us": p50, "p99_us": p99,
             "reply_bytes": outcome.median_of(name, |sample| sample.reply_bytes),
@@ -57,49 +73,49 @@ fn detail(outcome: &Outcome) -> Json {
     Json::Object(outcome.names().iter().map(of).collect())
 }
 
-/// What surrounds the server while it is measured.
-struct Surroundings {
+/// Subscribers, AOF and replica of the server during a measurement.
+struct Environment {
     name: &'static str,
     subscribers: usize,
     aof: bool,
     replica: bool,
 }
 
-const SURROUNDINGS: [Surroundings; 6] = [
-    Surroundings { name: "alone", subscribers: 0, aof: false, replica: false },
-    Surroundings { name: "1 subscriber", subscribers: 1, aof: false, replica: false },
-    Surroundings { name: "100 subscribers", subscribers: 100, aof: false, replica: false },
-    Surroundings { name: "AOF everysec", subscribers: 0, aof: true, replica: false },
-    Surroundings { name: "a replica", subscribers: 0, aof: false, replica: true },
-    Surroundings { name: "all: 100 subscribers, AOF, replica", subscribers: 100, aof: true, replica: true },
+const ENVIRONMENTS: [Environment; 6] = [
+    Environment { name: "alone", subscribers: 0, aof: false, replica: false },
+    Environment { name: "1 subscriber", subscribers: 1, aof: false, replica: false },
+    Environment { name: "100 subscribers", subscribers: 100, aof: false, replica: false },
+    Environment { name: "AOF everysec", subscribers: 0, aof: true, replica: false },
+    Environment { name: "a replica", subscribers: 0, aof: false, replica: true },
+    Environment { name: "all: 100 subscribers, AOF, replica", subscribers: 100, aof: true, replica: true },
 ];
 
-/// As many as there are agents: each reports about its own.
-pub const SENDINGS: [(&str, Sending); 2] =
-    [("pipelined", PIPELINED), ("20 connections", Sending::Connections(crate::contestants::AGENTS))];
+/// There are as many connections as agents: each reports about its own.
+pub const LOADS: [(&str, Load); 2] =
+    [("pipelined", PIPELINED), ("20 connections", Load::Connections(crate::variants::AGENTS))];
 
-/// The same contest under other loads.
+/// Repeats the comparison in all environments.
 pub fn loads(bench: &mut Bench) {
     let (mut rows, mut details) = (Vec::new(), Map::new());
     let sizes = Sizes::measure();
-    for around in &SURROUNDINGS {
+    for environment in &ENVIRONMENTS {
         let server = Server::start(&[]);
-        let replica = around.replica.then(|| Server::start(&[]));
-        let arena = Arena::set_up(server.target, sizes);
-        let mut contestants = arena.main();
-        if around.aof {
+        let replica = environment.replica.then(|| Server::start(&[]));
+        let set = VariantSet::prepare(server.target, sizes);
+        let mut variants = set.main();
+        if environment.aof {
             append_only(&server);
         }
         if let Some(replica) = &replica {
             replica.replicate_from(&server);
         }
-        let subscribers = Subscribers::start(server.target, around.subscribers, &Arena::channels());
-        if around.subscribers > 0 {
-            all_are_heard(&mut contestants, &subscribers);
+        let subscribers = Subscribers::start(server.target, environment.subscribers, &VariantSet::channels());
+        if environment.subscribers > 0 {
+            check_published(&mut variants, &subscribers);
         }
-        for (name, sending) in SENDINGS {
-            let outcome = in_turns(&mut contestants, sending, bench, &subscribers, &server, replica.as_ref());
-            let load = format!("{}, {name}", around.name);
+        for (name, load) in LOADS {
+            let outcome = compare_in(&mut variants, load, bench, &subscribers, &server, replica.as_ref());
+            let load = format!("{}, {name}", environment.name);
             let mut row = vec![load.clone()];
             row.extend(outcome.names().iter().map(|name| digits(outcome.rate(name) / 1e3)));
             row.extend([FLOOR, LUA, JSON_LUA].map(|than| digits(outcome.ratio(REPORT, than))));
@@ -111,31 +127,32 @@ pub fn loads(bench: &mut Bench) {
     }
     let head =
         ["load", SET, FLOOR, REPORT, LUA, JSON_LUA, CLIENT, "REPORT / floor", "/ Lua", "/ JSON Lua", "/ floor by CPU"];
-    let title = "Thousands of operations a second under each load, and ratios (medians)";
+    let title = "Thousands of operations per second under each load, and ratios (medians)";
     bench.results.add_table(title, &head, &rows);
     bench.results.detail("loads", Json::Object(details));
 }
 
-/// Whoever publishes to nobody has it easy.
-fn all_are_heard(contestants: &mut [Box<dyn Contestant>], subscribers: &Subscribers) {
-    for contestant in contestants {
+/// Checks that each variant publishes to the subscribers; otherwise it would have less work.
+fn check_published(variants: &mut [Box<dyn Variant>], subscribers: &Subscribers) {
+    for variant in variants {
         let before = subscribers.received();
-        contestant.round(PIPELINED, Duration::from_millis(5));
+        variant.round(PIPELINED, Duration::from_millis(5));
         subscribers.settle();
-        let is_heard = subscribers.received() > before;
-        assert_eq!(is_heard, contestant.name() != SET, "{}", contestant.name());
+        let is_published = subscribers.received() > before;
+        assert_eq!(is_published, variant.name() != SET, "{}", variant.name());
     }
 }
 
-fn in_turns(
-    contestants: &mut [Box<dyn Contestant>],
-    sending: Sending,
+/// Runs a comparison; after each run, subscribers and replica catch up.
+fn compare_in(
+    variants: &mut [Box<dyn Variant>],
+    load: Load,
     bench: &Bench,
     subscribers: &Subscribers,
     server: &Server,
     replica: Option<&Server>,
-) -> Outcome {
-    contest(contestants, sending, bench.rounds, bench.time.mul_f64(0.6), || {
+) -> Comparison {
+    compare(variants, load, bench.rounds, bench.time.mul_f64(0.6), || {
         subscribers.settle();
         if let Some(replica) = replica {
             catch_up(server, replica);
@@ -143,7 +160,7 @@ fn in_turns(
     })
 }
 
-/// What one contestant leaves to the replica must not be the next one's burden.
+/// Waits for the replica, so that the next run is not charged for the last one.
 fn catch_up(primary: &Server, replica: &Server) {
     let (mut theirs, mut ours) = (primary.conn(), replica.conn());
     wait_for("the replica to catch up", || {
@@ -152,7 +169,7 @@ fn catch_up(primary: &Server, replica: &Server) {
     });
 }
 
-/// Turns the AOF on, and waits until the file is written for the first time. It is not rewritten again.
+/// Turns the AOF on, and waits until its first rewrite is done. Further rewrites are disabled.
 pub fn append_only(server: &Server) {
     let mut conn = server.conn();
     conn.run("CONFIG SET auto-aof-rewrite-percentage 0 appendfsync everysec appendonly yes");
