@@ -1,10 +1,10 @@
-// A small coordinator: it follows the record's log with DEPLOY.EVENTS … BLOCK (docs/coordinators.md).
+// Minimal coordinator in JavaScript: it follows the record's log with DEPLOY.EVENTS … BLOCK (docs/coordinators.md).
 //
 //     node examples/coordinator.mjs redis://127.0.0.1:6379/ agent-api
 //
-// Its agents are HTTP servers inside this process, which say their name and version; yours are processes, containers or
-// virtual machines. They end with this process: started again, it begins them anew, as a new attempt. It is meant to be
-// the only coordinator of its key. Needs node-redis (npm ci in this folder).
+// Its agents are HTTP servers inside this process, which return their name and version; a real coordinator runs
+// processes, containers or virtual machines. They end with this process; after a restart they are started as new
+// attempts. It must be the only coordinator of its key. Requires node-redis (npm ci in this folder).
 
 import { createServer } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,34 +13,34 @@ import { createClient } from 'redis';
 const [URL, KEY] = process.argv.slice(2);
 const TTL_MS = 3000;
 const BLOCK_MS = 2000;
-const REPLY_MS = TTL_MS / 2; // a reply that has not come by then is not waited for: there is a TTL to keep
+const REPLY_MS = TTL_MS / 2; // timeout of a reply, short enough to refresh the TTLs in time
 
 function connect() {
   const connection = createClient({ url: URL, socket: { reconnectStrategy: (tries) => Math.min(tries * 20, 500) } });
   connection.on('error', (lost) => console.log(`connection: ${lost.message}`));
-  connection.connect().catch(() => {}); // it goes on trying until it is destroyed
+  connection.connect().catch(() => {}); // it retries until it is destroyed
   return connection;
 }
-const connections = { asking: connect(), waiting: connect() }; // what blocks needs one of its own
+const connections = { commands: connect(), blocking: connect() }; // blocking commands need a connection of their own
 
-const agents = new Map(); // agent and job -> what runs here
-const taken = new Map(); // agent and job whose task is being carried out -> whether it was asked for again meanwhile
-const place = ({ agent, job_id }) => JSON.stringify([agent, job_id]);
+const agents = new Map(); // agent and job -> the running agent
+const inProgress = new Map(); // agent and job whose task is being executed -> whether it was requested again meanwhile
+const slot = ({ agent, job_id }) => JSON.stringify([agent, job_id]);
 
-// The reply, or null for what is not there (any more). Anything else is tried again: the connection is lost, or the
-// server loads, has become a replica, is out of memory. That does no harm: reports say which attempt they are about.
-async function call(words, by = 'asking') {
+// Runs a command; null if its subject does not exist (any more). Other errors are retried: the connection may be lost,
+// or the server may be loading, a replica or out of memory. Retries are harmless, since reports name their attempt.
+async function call(args, by = 'commands') {
   for (;;) {
     const connection = connections[by];
     const late = new AbortController();
     try {
-      const patience = by === 'waiting' ? BLOCK_MS + REPLY_MS : REPLY_MS;
-      const deadline = sleep(patience, null, { signal: late.signal }).then(() => Promise.reject(new Error('no reply')));
-      return await Promise.race([connection.sendCommand(words.map(String)), deadline]);
+      const timeout = by === 'blocking' ? BLOCK_MS + REPLY_MS : REPLY_MS;
+      const deadline = sleep(timeout, null, { signal: late.signal }).then(() => Promise.reject(new Error('no reply')));
+      return await Promise.race([connection.sendCommand(args.map(String)), deadline]);
     } catch (error) {
       if (error.message.startsWith('NOTFOUND')) return null;
-      console.log(`${words[0]}: ${error.message}`);
-      // One that broke while it was being made can hang for ever (node-redis#3346, before 6.2).
+      console.log(`${args[0]}: ${error.message}`);
+      // A connection that breaks while it is being established can hang forever (node-redis#3346, fixed in 6.2).
       if (error.message === 'no reply' && connections[by] === connection) {
         connections[by] = connect();
         connection.destroy();
@@ -52,7 +52,7 @@ async function call(words, by = 'asking') {
   }
 }
 
-const ask = async (command, ...words) => JSON.parse((await call([command, KEY, ...words, 'JSON'])) ?? 'null');
+const queryJson = async (command, ...args) => JSON.parse((await call([command, KEY, ...args, 'JSON'])) ?? 'null');
 
 function report(task, attempt, state) {
   console.log(`${task.agent} v${task.version} ${state}`);
@@ -63,7 +63,7 @@ function report(task, attempt, state) {
 async function start(task, attempt) {
   const server = createServer((_, response) => response.end(`${task.agent} v${task.version}\n`));
   await new Promise((listening) => server.listen(0, '127.0.0.1', listening));
-  const manifest = (await ask('DEPLOY.VERSION', task.version))?.manifest ?? {};
+  const manifest = (await queryJson('DEPLOY.VERSION', task.version))?.manifest ?? {};
   const nodes = [...(manifest.nodes ?? []), ...(manifest.agents?.nodes ?? [])];
   const services = nodes.filter((node) => node.node_id === task.node).flatMap((node) => node.services ?? []);
   const { agent, version, job_id } = task;
@@ -71,7 +71,7 @@ async function start(task, attempt) {
 }
 
 function stop(running) {
-  agents.delete(place(running));
+  agents.delete(slot(running));
   running.server.closeAllConnections?.();
   return new Promise((closed) => running.server.close(closed));
 }
@@ -87,72 +87,72 @@ async function register(running) {
   }
 }
 
-// Does what the record asks for, whatever was missed: its tasks, and the agents that should run here and do not.
+// Executes the tasks of the record, and starts agents that should be running and are not.
 async function catchUp() {
-  const tasks = (await ask('DEPLOY.TASKS')) ?? [];
-  for (const task of tasks) begin(task, task.attempt);
-  const due = new Set(tasks.map(place));
-  for (const instance of (await ask('DEPLOY.STATUS'))?.instances ?? []) {
-    if (!['starting', 'ready', 'unready'].includes(instance.state) || due.has(place(instance))) continue;
-    const here = agents.get(place(instance));
+  const tasks = (await queryJson('DEPLOY.TASKS')) ?? [];
+  for (const task of tasks) dispatch(task, task.attempt);
+  const due = new Set(tasks.map(slot));
+  for (const instance of (await queryJson('DEPLOY.STATUS'))?.instances ?? []) {
+    if (!['starting', 'ready', 'unready'].includes(instance.state) || due.has(slot(instance))) continue;
+    const here = agents.get(slot(instance));
     if (here?.version !== instance.version) {
-      begin({ ...instance, task: instance.agent === '*' ? 'run' : 'start' }, instance.attempt + 1);
+      dispatch({ ...instance, task: instance.agent === '*' ? 'run' : 'start' }, instance.attempt + 1);
     } else if (instance.state === 'starting') {
-      begin({ ...instance, task: 'start' }, here.attempt); // a failover has lost our `ready`
+      dispatch({ ...instance, task: 'start' }, here.attempt); // a failover has lost the report of `ready`
     }
   }
 }
 
-async function begin(task, attempt) {
-  const where = place(task);
-  if (taken.has(where)) {
-    taken.set(where, true);
+async function dispatch(task, attempt) {
+  const where = slot(task);
+  if (inProgress.has(where)) {
+    inProgress.set(where, true);
     return;
   }
-  taken.set(where, false);
-  await carryOut(task, attempt).catch((error) => console.log(`${task.agent}: ${error.message}`));
-  const askedAgain = taken.get(where);
-  taken.delete(where);
-  if (askedAgain) await catchUp();
+  inProgress.set(where, false);
+  await execute(task, attempt).catch((error) => console.log(`${task.agent}: ${error.message}`));
+  const requestedAgain = inProgress.get(where);
+  inProgress.delete(where);
+  if (requestedAgain) await catchUp();
 }
 
-async function carryOut(task, attempt) {
-  const running = agents.get(place(task));
+async function execute(task, attempt) {
+  const running = agents.get(slot(task));
   if (task.task === 'stop') {
     if (running?.version === task.version) await stop(running);
     await report(task, attempt, 'stopped');
     return;
   }
   if (running?.version === task.version && running.attempt === attempt) {
-    // Once more: the list was older than our report, or a failover has lost that.
+    // It already runs: the task list was older than the last report, or a failover has lost that report.
     await report(task, attempt, 'ready');
     return;
   }
-  // The claim comes first: where it is refused nothing has been stopped yet.
-  if (!(await report(task, attempt, 'starting')) && !(await isKnown(task, attempt))) return;
+  // The task is claimed before anything is stopped: it may have been withdrawn.
+  if (!(await report(task, attempt, 'starting')) && !(await isClaimed(task, attempt))) return;
   if (running) await stop(running);
   if (task.task === 'run') {
     await report(task, attempt, 'completed');
     return;
   }
   const started = await start(task, attempt);
-  agents.set(place(task), started);
+  agents.set(slot(task), started);
   await register(started);
   await report(task, attempt, 'ready');
 }
 
-// Whether our own `starting` had arrived before, and only its reply was lost. Otherwise the task is withdrawn.
-async function isKnown(task, attempt) {
-  const { instances } = await ask('DEPLOY.STATUS');
-  return instances.some((i) => place(i) === place(task) && i.version === task.version && i.attempt === attempt);
+// Returns whether an earlier `starting` was recorded and only its reply was lost. Otherwise the task was withdrawn.
+async function isClaimed(task, attempt) {
+  const { instances } = await queryJson('DEPLOY.STATUS');
+  return instances.some((i) => slot(i) === slot(task) && i.version === task.version && i.attempt === attempt);
 }
 
-// An agent that is not refreshed is not resolved: the TTL is how a coordinator that is gone is noticed.
+// Refreshes the TTLs of all services. Without it they become critical, as after the death of a coordinator.
 async function refresh() {
   for (const running of agents.values()) {
     for (const service of running.services) {
       const known = await call(['DEPLOY.CHECK', KEY, instanceOf(running, service), 'passing']);
-      if (known === null) await register(running); // a failover may have lost it
+      if (known === null) await register(running); // a failover may have lost the registration
     }
   }
 }
@@ -160,16 +160,17 @@ async function refresh() {
   for (;;) await sleep(TTL_MS / 3).then(refresh);
 })();
 
-// A lost connection needs nothing of its own: what is asked for is always what came after the last event seen.
+// A reconnection needs no special handling: DEPLOY.EVENTS returns the events after the last one seen.
 let seen = 0;
 for (let first = true; ; first = false) {
-  const reply = await call(['DEPLOY.EVENTS', KEY, 'AFTER', seen, 'BLOCK', BLOCK_MS], 'waiting');
+  const reply = await call(['DEPLOY.EVENTS', KEY, 'AFTER', seen, 'BLOCK', BLOCK_MS], 'blocking');
   if (reply === null) {
-    await sleep(200); // nobody has deployed it yet
+    await sleep(200); // not deployed yet
     continue;
   }
   const [firstKept, last, events] = reply;
-  // The log keeps the last hundred events; and a record that was deleted, or lost its last changes, counts anew.
+  // The log keeps the last 100 events; the revisions of a record that was deleted, or has lost its last changes,
+  // restart.
   const missed = firstKept > seen + 1 || last < seen;
   seen = last;
   if (first || missed || events.some((event) => JSON.parse(event).type === 'task_issued')) await catchUp();

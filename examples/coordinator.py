@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A small coordinator: it hears of changes by pub/sub, and catches up from the record (docs/coordinators.md).
+"""Minimal coordinator in Python: it is notified of changes by pub/sub and catches up from the record (docs/coordinators.md).
 
     python3 examples/coordinator.py redis://127.0.0.1:6379/ agent-api
 
-Its agents are HTTP servers inside this process, which say their name and version; yours are processes, containers or
-virtual machines. They end with this process: started again, it begins them anew, as a new attempt. It is meant to be
-the only coordinator of its key. Needs redis-py (examples/requirements.txt).
+Its agents are HTTP servers inside this process, which return their name and version; a real coordinator runs processes,
+containers or virtual machines. They end with this process; after a restart they are started as new attempts. It must be
+the only coordinator of its key. Requires redis-py (examples/requirements.txt).
 """
 
 import json
@@ -21,11 +21,11 @@ from redis.retry import Retry
 URL, KEY = sys.argv[1:3]
 TTL_MS = 3000
 
-# What is tried again is tried again in `call`, and in the loop at the end.
+# Retries are up to `call` and the loop at the end, not to the client.
 client = redis.Redis.from_url(URL, decode_responses=True, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
 agents = {}  # (agent, job) -> the Agent that runs here
-taken = {}  # (agent, job) whose task is being carried out -> whether it was asked for again meanwhile
+in_progress = {}  # (agent, job) whose task is being executed -> whether it was requested again meanwhile
 lock = threading.Lock()
 
 
@@ -57,21 +57,21 @@ class Agent:
                  "PORT", self.server.server_port, "VERSION", self.version, "JOB", self.job, "TTL", TTL_MS)
 
 
-def call(*words):
-    """The reply, or None for what is not there (any more). Anything else is tried again: the connection is lost, or the
-    server loads, has become a replica, is out of memory. That does no harm: reports say which attempt they are about."""
+def call(*args):
+    """Runs a command; None if its subject does not exist (any more). Other errors are retried: the connection may be
+    lost, or the server may be loading, a replica or out of memory. Retries are harmless: reports name their attempt."""
     while True:
         try:
-            return client.execute_command(*words)
+            return client.execute_command(*args)
         except redis.RedisError as error:
             if str(error).startswith("NOTFOUND"):
                 return None
-            print(f"{words[0]}: {error}", flush=True)
+            print(f"{args[0]}: {error}", flush=True)
             time.sleep(0.1)
 
 
-def ask(command, *words):
-    return json.loads(call(command, KEY, *words, "JSON") or "{}")
+def query_json(command, *args):
+    return json.loads(call(command, KEY, *args, "JSON") or "{}")
 
 
 def report(task, attempt, state):
@@ -81,77 +81,78 @@ def report(task, attempt, state):
 
 
 def services_of(task):
-    manifest = ask("DEPLOY.VERSION", task["version"]).get("manifest", {})
+    manifest = query_json("DEPLOY.VERSION", task["version"]).get("manifest", {})
     nodes = manifest.get("nodes", []) + manifest.get("agents", {}).get("nodes", [])
     return [s["name"] for node in nodes if node["node_id"] == task["node"] for s in node.get("services", [])]
 
 
 def catch_up():
-    """Does what the record asks for, whatever was missed: its tasks, and the agents that should run here and do not."""
-    tasks = ask("DEPLOY.TASKS")
+    """Executes the tasks of the record, and starts agents that should be running and are not."""
+    tasks = query_json("DEPLOY.TASKS")
     for task in tasks:
-        begin(task, task["attempt"])
+        dispatch(task, task["attempt"])
     due = {(task["agent"], task["job_id"]) for task in tasks}
-    for instance in ask("DEPLOY.STATUS").get("instances", []):
-        place = instance["agent"], instance["job_id"]
-        if instance["state"] not in ("starting", "ready", "unready") or place in due:
+    for instance in query_json("DEPLOY.STATUS").get("instances", []):
+        slot = instance["agent"], instance["job_id"]
+        if instance["state"] not in ("starting", "ready", "unready") or slot in due:
             continue
-        here = agents.get(place)
+        here = agents.get(slot)
         if not here or here.version != instance["version"]:
-            begin({**instance, "task": "run" if instance["agent"] == "*" else "start"}, instance["attempt"] + 1)
+            dispatch({**instance, "task": "run" if instance["agent"] == "*" else "start"}, instance["attempt"] + 1)
         elif instance["state"] == "starting":
-            begin({**instance, "task": "start"}, here.attempt)  # a failover has lost our `ready`
+            dispatch({**instance, "task": "start"}, here.attempt)  # a failover has lost the report of `ready`
 
 
-def begin(task, attempt):
-    place = task["agent"], task["job_id"]
+def dispatch(task, attempt):
+    slot = task["agent"], task["job_id"]
     with lock:
-        if place in taken:
-            taken[place] = True
+        if slot in in_progress:
+            in_progress[slot] = True
             return
-        taken[place] = False
-    threading.Thread(target=carry_out, args=(task, attempt, place), daemon=True).start()
+        in_progress[slot] = False
+    threading.Thread(target=execute, args=(task, attempt, slot), daemon=True).start()
 
 
-def carry_out(task, attempt, place):
+def execute(task, attempt, slot):
     try:
-        running = agents.get(place)
+        running = agents.get(slot)
         if task["task"] == "stop":
             if running and running.version == task["version"]:
-                agents.pop(place).stop()
+                agents.pop(slot).stop()
             report(task, attempt, "stopped")
         elif running and (running.version, running.attempt) == (task["version"], attempt):
-            report(task, attempt, "ready")  # once more: the list was older than our report, or a failover has lost that
-        # The claim comes first: where it is refused nothing has been stopped yet.
-        elif report(task, attempt, "starting") or is_known(task, attempt):
+            report(task, attempt, "ready")  # the list was older than the last report, or that was lost by a failover
+        # The task is claimed before anything is stopped: it may have been withdrawn.
+        elif report(task, attempt, "starting") or is_claimed(task, attempt):
             if running:
-                agents.pop(place).stop()
+                agents.pop(slot).stop()
             if task["task"] == "run":
                 report(task, attempt, "completed")
             else:
-                agents[place] = Agent(task, attempt)
-                agents[place].register()
+                agents[slot] = Agent(task, attempt)
+                agents[slot].register()
                 report(task, attempt, "ready")
     finally:
         with lock:
-            asked_again = taken.pop(place)
-    if asked_again:
+            requested_again = in_progress.pop(slot)
+    if requested_again:
         catch_up()
 
 
-def is_known(task, attempt):
-    """Whether our own `starting` had arrived before, and only its reply was lost. Otherwise the task is withdrawn."""
+def is_claimed(task, attempt):
+    """Returns whether an earlier `starting` was recorded and only its reply was lost. Otherwise it was withdrawn."""
     same = ("agent", "version", "job_id")
-    return any(all(i[f] == task[f] for f in same) and i["attempt"] == attempt for i in ask("DEPLOY.STATUS")["instances"])
+    instances = query_json("DEPLOY.STATUS")["instances"]
+    return any(all(i[field] == task[field] for field in same) and i["attempt"] == attempt for i in instances)
 
 
 def refresh():
-    """An agent that is not refreshed is not resolved: the TTL is how a coordinator that is gone is noticed."""
+    """Refreshes the TTLs of all services. Without it they become critical, as after the death of a coordinator."""
     while True:
         time.sleep(TTL_MS / 3000)
         for agent in list(agents.values()):
             if any(call("DEPLOY.CHECK", KEY, instance, "passing") is None for _, instance in agent.services):
-                agent.register()  # a failover may have lost it
+                agent.register()  # a failover may have lost the registration
 
 
 threading.Thread(target=refresh, daemon=True).start()
@@ -160,8 +161,8 @@ while True:
         events = client.pubsub()
         events.subscribe(f"deploy:events:{KEY}")
         while True:
-            # The confirmation of the subscription comes first. From here on nothing is missed, so now, after a lost
-            # connection too, is the time to catch up with what was. Silence may mean that nobody is there any more.
+            # The first message confirms the subscription. From then on no event is missed, so this is the time to catch
+            # up, also after a reconnection. Without events the connection may be dead: catching up checks it.
             message = events.get_message(timeout=5)
             if not message or message["type"] == "subscribe" or json.loads(message["data"])["type"] == "task_issued":
                 catch_up()

@@ -1,57 +1,60 @@
-//! The reference coordinator: runs the agents of redis-deploy deployments as processes on this host.
+//! Reference coordinator: runs the agents of redis-deploy deployments as processes on this host.
 //!
 //! ```text
 //! cargo run --example coordinator -- agent-api                       # the agents of one deployment
 //! cargo run --example coordinator -- --match 'shop:*' --agents 'web-*' --redis redis://a/ --redis redis://b/
 //! ```
 //!
-//! `--help` lists the options and the exit codes. How it works, file by file, all under `coordinator/`:
+//! `--help` lists the options and the exit codes. Modules, all under `coordinator/`:
 //!
-//! | file | |
+//! | module | purpose |
 //! | --- | --- |
-//! | `link` | the connection: subscribes, reads records, says what is to be said, finds the primary again |
-//! | `host` | the loop: what is, compared with what the records want |
-//! | `place`, `life` | an agent in a job, which runs at most once; and one instance of it: process, checks, restarts |
-//! | `process`, `store` | processes, and how they are found again; the state directory |
-//! | `manifest`, `restart`, `checks` | what a manifest says, and what comes of it |
-//! | `record`, `identity` | what is read and said; who is who |
-//! | `failpoint` | where a test lets it die |
+//! | `connection` | Redis client: subscribes, reads records, sends updates, reconnects to the primary |
+//! | `reconciler` | main loop: compares the processes on this host with the records and removes the differences |
+//! | `slot` | an agent in a job, of which at most one process runs at a time |
+//! | `supervisor` | one instance: its process, checks and restarts |
+//! | `process` | starting, finding, watching and ending processes |
+//! | `state_dir` | files that survive the coordinator: instance state, slot locks, logs |
+//! | `manifest`, `restart`, `checks` | manifest parsing, restart policy, health checks |
+//! | `api`, `identity` | replies and commands of the module, identifiers of instances |
+//! | `options` | command line |
+//! | `failpoint` | steps at which a test makes the coordinator kill itself |
 //!
-//! What it promises: an agent never runs twice at once in its job; no process is lost sight of, wherever the
-//! coordinator is killed; healthy agents are not touched by the death of the coordinator or of Redis.
+//! Guarantees: an agent never runs twice at the same time in its job; no process is lost, at whatever moment the
+//! coordinator is killed; the death of the coordinator or of Redis does not affect healthy agents.
 //!
-//! What it does not do: run batch jobs, follow a Redis Cluster's slots, listen to sharded pub/sub (it reads the records
-//! every `--poll-ms` all the same), rotate the agents' logs.
+//! Not implemented: batch jobs, following the slots of a Redis Cluster, sharded pub/sub (records are still read every
+//! `--poll-ms`), rotation of the agents' logs.
 
+#[path = "coordinator/api.rs"]
+mod api;
 #[path = "coordinator/checks.rs"]
 mod checks;
+#[path = "coordinator/connection.rs"]
+mod connection;
 #[path = "coordinator/failpoint.rs"]
 mod failpoint;
-#[path = "coordinator/host.rs"]
-mod host;
 #[path = "coordinator/identity.rs"]
 mod identity;
-#[path = "coordinator/life.rs"]
-mod life;
-#[path = "coordinator/link.rs"]
-mod link;
 #[path = "coordinator/manifest.rs"]
 mod manifest;
 #[path = "coordinator/options.rs"]
 mod options;
-#[path = "coordinator/place.rs"]
-mod place;
 #[path = "coordinator/process.rs"]
 mod process;
-#[path = "coordinator/record.rs"]
-mod record;
+#[path = "coordinator/reconciler.rs"]
+mod reconciler;
 #[path = "coordinator/restart.rs"]
 mod restart;
-#[path = "coordinator/store.rs"]
-mod store;
+#[path = "coordinator/slot.rs"]
+mod slot;
+#[path = "coordinator/state_dir.rs"]
+mod state_dir;
+#[path = "coordinator/supervisor.rs"]
+mod supervisor;
 
 use clap::Parser;
-use host::{Happening, Host};
+use reconciler::{Event, Reconciler};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::cell::RefCell;
@@ -62,24 +65,25 @@ use std::thread;
 fn main() -> ExitCode {
     match run(options::Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("coordinator: {why}");
+        Err(error) => {
+            eprintln!("coordinator: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
+/// Runs the coordinator until a signal ends it.
 fn run(options: options::Options) -> Result<(), String> {
     let failpoint = failpoint::Failpoint::from_environment()?;
-    let store = store::Store::open(&options.state_dir)?;
-    let (to_host, inbox) = channel();
-    let (to_link, asks) = channel();
+    let state_dir = state_dir::StateDir::open(&options.state_dir)?;
+    let (to_reconciler, events) = channel();
+    let (to_connection, requests) = channel();
 
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|error| format!("signals: {error}"))?;
-    let tell = to_host.clone();
+    let sender = to_reconciler.clone();
     thread::spawn(move || {
         for _ in signals.forever() {
-            let _ = tell.send(Happening::Shutdown); // it has ended already
+            let _ = sender.send(Event::Shutdown); // fails only after the reconciler has returned
         }
     });
 
@@ -88,16 +92,17 @@ fn run(options: options::Options) -> Result<(), String> {
         set.map_err(|error| format!("--end-with-parent: {error}"))?;
     }
 
-    let mut host = Host::new(options.clone(), store, failpoint, to_link.clone(), to_host.clone());
-    let tell = move |told| {
-        let _ = to_host.send(Happening::Told(told)); // the host has ended, and this thread goes with it
+    let mut reconciler =
+        Reconciler::new(options.clone(), state_dir, failpoint, to_connection.clone(), to_reconciler.clone());
+    let notify = move |event| {
+        let _ = to_reconciler.send(Event::Connection(event)); // fails only while the process exits
     };
-    // With --match, a key that was deleted while no coordinator was there is not listed, and its agents may be here.
+    // DEPLOY.LIST does not list a key that was deleted while no coordinator ran, but its agents may still run here.
     let matching = options.matching.as_deref().and_then(|matching| glob::Pattern::new(matching).ok());
-    let left_over = host.keys().into_iter().filter(|key| matching.as_ref().is_some_and(|glob| glob.matches(key)));
+    let left_over = reconciler.keys().into_iter().filter(|key| matching.as_ref().is_some_and(|glob| glob.matches(key)));
     let keys = RefCell::new(left_over.collect());
-    let link = link::Link { options, asks, to_itself: to_link, tell, keys };
-    thread::spawn(move || link.run());
-    host.run(&inbox);
+    let connection = connection::RedisConnection { options, requests, to_self: to_connection, notify, keys };
+    thread::spawn(move || connection.run());
+    reconciler.run(&events);
     Ok(())
 }

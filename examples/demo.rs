@@ -1,13 +1,13 @@
-//! A rollout to watch, with real processes: an operator, who deploys and promotes; `examples/coordinator.rs`, which
-//! runs the agents; and callers, who ask DEPLOY.RESOLVE for an agent, call it, and count the calls that fail.
+//! Demo of a rollout with real processes: an operator deploys and promotes versions, `examples/coordinator.rs` runs the
+//! agents, and callers resolve agents with DEPLOY.RESOLVE, call them and count failed calls.
 //!
-//! `scripts/demo` runs it against a server of its own; for another one, give its URL, and build the examples before:
+//! `scripts/demo` starts a server for it. To use another server, build the examples and pass its URL:
 //!
 //! ```text
 //! cargo build --examples && cargo run --example demo -- --redis redis://127.0.0.1:6379/
 //! ```
 //!
-//! It ends with 0 where the story went as it is told and no call failed. Whatever ends it, no process is left over.
+//! It exits with 0 if all rollouts ended as expected and no call failed. No process outlives it.
 
 use clap::Parser;
 use redis::{Client, Connection};
@@ -27,19 +27,20 @@ use std::time::{Duration, Instant};
 const KEY: &str = "hello";
 const AGENTS: [&str; 3] = ["hello-1", "hello-2", "hello-3"];
 const SERVICE: &str = "web";
-/// How many callers call, each as fast as it is answered but for a short rest.
+/// Number of concurrent callers.
 const CALLERS: usize = 2;
-const REST: Duration = Duration::from_millis(10);
+/// Delay between two calls of a caller.
+const CALL_INTERVAL: Duration = Duration::from_millis(10);
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+type DemoResult<T> = Result<T, Box<dyn Error>>;
 
-/// A rollout to watch, with real processes.
+/// Demo of a rollout with real processes
 #[derive(Parser)]
 struct Options {
-    /// A server with the module
+    /// URL of a server with the module
     #[arg(long, value_name = "URL", default_value = "redis://127.0.0.1:6379/")]
     redis: String,
-    /// How long agents have to be healthy before it goes on, ms: the pace of it all
+    /// Value of min_healthy_ms, which sets the pace of the demo
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
     pace_ms: u64,
 }
@@ -49,104 +50,107 @@ fn main() -> ExitCode {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         if let Err(error) = signal_hook::flag::register(signal, interrupted.clone()) {
-            eprintln!("No handler for signal {signal}: {error}");
+            eprintln!("Cannot handle signal {signal}: {error}");
         }
     }
-    match Demo::begin(&options, interrupted).and_then(|mut demo| demo.play()) {
+    match Demo::start(&options, interrupted).and_then(|mut demo| demo.run()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("The demo ended early: {error}");
+            eprintln!("The demo failed: {error}");
             ExitCode::FAILURE
         }
     }
 }
 
+/// State of the demo.
 struct Demo {
     pace: Duration,
     operator: Operator,
     callers: Callers,
-    // Dropped last: its agents are there for the callers until then.
+    // Dropped last, after the callers: dropping it stops the agents.
     coordinator: Coordinator,
 }
 
 impl Demo {
-    fn begin(options: &Options, interrupted: Arc<AtomicBool>) -> Outcome<Demo> {
+    /// Connects to the server and starts the coordinator.
+    fn start(options: &Options, interrupted: Arc<AtomicBool>) -> DemoResult<Demo> {
         let client = Client::open(options.redis.as_str())?;
         let pace = Duration::from_millis(options.pace_ms);
-        show_events(&client)?;
+        print_events(&client)?;
         Ok(Demo {
             pace,
             operator: Operator {
                 connection: client.get_connection()?,
-                shown: String::new(),
+                last_line: String::new(),
                 interrupted,
-                // Each step takes a few times the pace; the rest is for a busy machine.
-                patience: pace * 10 + Duration::from_secs(30),
+                // A step takes a few times the pace; the constant allows for a busy machine.
+                timeout: pace * 10 + Duration::from_secs(30),
             },
             callers: Callers::new(client),
             coordinator: Coordinator::start(&options.redis)?,
         })
     }
 
-    /// How many calls failed.
-    fn play(&mut self) -> Outcome<u64> {
-        heading("Version 1: nothing runs yet, so all three agents start at once.");
+    /// Runs the demo. Returns the number of failed calls.
+    fn run(&mut self) -> DemoResult<u64> {
+        heading("Version 1: no agent runs yet, so all three start at once.");
         self.operator.deploy("first version", self.manifest("good", "v1")?, &[])?;
         self.operator.watch_until("successful")?;
 
-        heading("From now on callers ask DEPLOY.RESOLVE for an agent and call it, some hundred times a second.");
-        self.callers.begin()?;
-        self.operator.rest(self.pace)?;
+        heading("Callers start: they resolve an agent with DEPLOY.RESOLVE and call it, some hundred times a second.");
+        self.callers.start()?;
+        self.operator.pause(self.pace)?;
 
-        heading("Version 2, with one canary. Only the canary is replaced at first, and callers are not sent to it.");
-        self.operator.deploy("says it better", self.manifest("good", "v2")?, &["CANARY", "1"])?;
+        heading("Version 2, with one canary. Only the canary is replaced, and callers do not resolve it.");
+        self.operator.deploy("better greeting", self.manifest("good", "v2")?, &["CANARY", "1"])?;
         self.operator.watch_until("awaiting_promotion")?;
         println!("  {}", self.callers.summary());
 
-        heading("The canary has been healthy for min_healthy_ms. The operator looks at what it answers …");
-        println!("  {}", self.operator.ask_the_canary()?);
-        self.operator.rest(self.pace / 2)?;
-        heading("… and promotes it; the others follow one by one.");
+        heading("The canary has been healthy for min_healthy_ms. The operator calls it …");
+        println!("  {}", self.operator.call_canary()?);
+        self.operator.pause(self.pace / 2)?;
+        heading("… and promotes it. The other agents are replaced one by one.");
         self.operator.command(&["DEPLOY.PROMOTE", KEY, "REASON", "the canary answers well"])?;
         self.operator.watch_until("successful")?;
         println!("  {}", self.callers.summary());
-        self.operator.rest(self.pace / 2)?;
+        self.operator.pause(self.pace / 2)?;
 
-        heading("Version 3 is broken: its check never passes. Its first agent fails it, and version 2 comes back by itself.");
+        heading("Version 3 is broken: its check never passes. Its first agent fails, and the deployment is reverted.");
         let deadline = (self.pace * 3 / 2).max(self.pace + Duration::from_millis(500)).as_millis().to_string();
         let limits = ["HEALTHY_DEADLINE_MS", &deadline, "PROGRESS_DEADLINE_MS", "0"];
         self.operator.deploy(
-            "worse than it looks",
-            self.manifest("sick", "v3")?,
+            "broken",
+            self.manifest("unhealthy", "v3")?,
             &[&limits[..], &["AUTO_REVERT", "true"]].concat(),
         )?;
         self.operator.watch_until_version("successful", 4)?;
-        self.operator.rest(self.pace / 2)?;
+        self.operator.pause(self.pace / 2)?;
 
-        self.callers.end();
-        heading("What the record says now");
-        self.operator.summary()?;
-        heading("The end: DEPLOY.STOP, and no process is left.");
+        self.callers.stop();
+        heading("State of the record");
+        self.operator.print_summary()?;
+        heading("DEPLOY.STOP stops all agents.");
         self.operator.command(&["DEPLOY.STOP", KEY, "REASON", "the demo is over"])?;
-        self.operator.wait_until_all_have_stopped()?;
-        self.coordinator.end();
+        self.operator.wait_until_stopped()?;
+        self.coordinator.stop();
 
-        heading("What the callers say");
-        let tally = self.callers.tally();
-        println!("{} calls, {} failed", tally.calls(), tally.failed);
-        for (version, what) in [(1, ""), (2, ""), (3, "broken, and never called"), (4, "version 2 again")] {
-            let answers = tally.answers.get(&version).copied().unwrap_or(0);
-            let share = 100 * answers / tally.calls().max(1);
-            println!("version {version}: {answers:>6} answers {share:>3} %  {}  {what}", bar(answers, tally.calls()));
+        heading("Calls");
+        let stats = self.callers.stats();
+        println!("{} calls, {} failed", stats.calls(), stats.failed);
+        for (version, note) in [(1, ""), (2, ""), (3, "broken, never called"), (4, "rollback to version 2")] {
+            let answers = stats.answers.get(&version).copied().unwrap_or(0);
+            let share = 100 * answers / stats.calls().max(1);
+            println!("version {version}: {answers:>6} answers {share:>3} %  {}  {note}", bar(answers, stats.calls()));
         }
-        for (words, times) in &tally.faults {
-            println!("failed {times} times: {words}");
+        for (error, times) in &stats.errors {
+            println!("failed {times} times: {error}");
         }
-        Ok(tally.failed)
+        Ok(stats.failed)
     }
 
-    fn manifest(&self, behaviour: &str, greeting: &str) -> Outcome<String> {
+    /// Builds the manifest of a version.
+    fn manifest(&self, behaviour: &str, greeting: &str) -> DemoResult<String> {
         let program = example("http_agent")?;
         let node = |agent: &&str| {
             json!({
@@ -177,42 +181,43 @@ impl Demo {
     }
 }
 
-/// A program that cargo has built beside this one.
-fn example(name: &str) -> Outcome<PathBuf> {
+/// Returns the path of another example, which cargo builds into the same directory.
+fn example(name: &str) -> DemoResult<PathBuf> {
     let program = std::env::current_exe()?.with_file_name(name);
     match program.exists() {
         true => Ok(program),
-        false => Err(format!("{} is missing: cargo build --examples", program.display()).into()),
+        false => Err(format!("{} is missing; run `cargo build --examples`", program.display()).into()),
     }
 }
 
-// ------------------------------------------------------------------------------------------ the coordinator
+// ---- coordinator ---------------------------------------------------------------------------------------------------
 
-/// The coordinator's process. However this ends, the agents end with it.
+/// Process of the coordinator, which stops its agents when it or this process ends.
 struct Coordinator {
     child: Child,
-    folder: PathBuf,
+    dir: PathBuf,
 }
 
 impl Coordinator {
-    fn start(url: &str) -> Outcome<Coordinator> {
-        let folder = std::env::temp_dir().join(format!("redis-deploy-demo-{}", std::process::id()));
-        std::fs::create_dir_all(&folder)?;
-        let log = std::fs::File::create(folder.join("coordinator.log"))?;
+    /// Starts the coordinator with a state directory in a temporary folder.
+    fn start(url: &str) -> DemoResult<Coordinator> {
+        let dir = std::env::temp_dir().join(format!("redis-deploy-demo-{}", std::process::id()));
+        std::fs::create_dir_all(&dir)?;
+        let log = std::fs::File::create(dir.join("coordinator.log"))?;
         let mut command = Command::new(example("coordinator")?);
         command.args([KEY, "--redis", url, "--stop-on-exit", "--end-with-parent", "--shutdown-delay-ms", "300"]);
-        command.arg("--state-dir").arg(folder.join("state"));
-        // A group of its own: Ctrl-C is for us, who tell it then.
+        command.arg("--state-dir").arg(dir.join("state"));
+        // Its own process group, so that Ctrl-C in the terminal reaches the demo only, which then stops it.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         let child = command.spawn()?;
-        println!("The coordinator runs as pid {}; what it does: tail -f {}", child.id(), log_of(&folder).display());
-        Ok(Coordinator { child, folder })
+        println!("The coordinator runs as pid {}. Its log: tail -f {}", child.id(), log_path(&dir).display());
+        Ok(Coordinator { child, dir })
     }
 
-    /// Tells it to end, which it does once its agents have.
-    fn end(&mut self) {
+    /// Sends SIGTERM and waits until it and its agents have ended.
+    fn stop(&mut self) {
         if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
-            let _ = kill_process(pid, Signal::TERM); // it may have ended already
+            let _ = kill_process(pid, Signal::TERM); // fails if it has already ended
         }
         let _ = self.child.wait();
     }
@@ -221,104 +226,115 @@ impl Coordinator {
 impl Drop for Coordinator {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            self.end();
+            self.stop();
         }
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
-fn log_of(folder: &Path) -> PathBuf {
-    folder.join("coordinator.log")
+/// Returns the path of the coordinator's log.
+fn log_path(dir: &Path) -> PathBuf {
+    dir.join("coordinator.log")
 }
 
-// ------------------------------------------------------------------------------------------ the operator
+// ---- operator ------------------------------------------------------------------------------------------------------
 
+/// Client that deploys and watches.
 struct Operator {
     connection: Connection,
-    /// The status line as last printed.
-    shown: String,
+    /// Last printed status line.
+    last_line: String,
     interrupted: Arc<AtomicBool>,
-    patience: Duration,
+    /// Timeout of each step.
+    timeout: Duration,
 }
 
 impl Operator {
-    fn deploy(&mut self, reason: &str, manifest: String, options: &[&str]) -> Outcome<()> {
+    /// Runs DEPLOY.DEPLOY.
+    fn deploy(&mut self, reason: &str, manifest: String, options: &[&str]) -> DemoResult<()> {
         self.command(&[&["DEPLOY.DEPLOY", KEY, "MANIFEST", &manifest, "REASON", reason], options].concat())
     }
 
-    fn command(&mut self, words: &[&str]) -> Outcome<()> {
-        let shown = words.iter().map(|word| if word.starts_with('{') { "'{…}'".into() } else { quoted(word) });
+    /// Prints and runs a command.
+    fn command(&mut self, words: &[&str]) -> DemoResult<()> {
+        let shown = words.iter().map(|word| if word.starts_with('{') { "'{…}'".into() } else { quote(word) });
         println!("> {}", shown.collect::<Vec<_>>().join(" "));
         Ok(redis::cmd(words[0]).arg(&words[1..]).query::<redis::Value>(&mut self.connection).map(drop)?)
     }
 
-    fn json(&mut self, words: &[&str]) -> Outcome<Json> {
+    /// Runs a command that replies with a JSON string.
+    fn json(&mut self, words: &[&str]) -> DemoResult<Json> {
         let text: String = redis::cmd(words[0]).arg(&words[1..]).query(&mut self.connection)?;
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// A while to look at it.
-    fn rest(&self, time: Duration) -> Outcome<()> {
+    /// Sleeps, unless interrupted.
+    fn pause(&self, time: Duration) -> DemoResult<()> {
         let until = Instant::now() + time;
         while Instant::now() < until {
-            self.go_on()?;
+            self.check_interrupted()?;
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 
-    fn go_on(&self) -> Outcome<()> {
+    /// Returns an error after a signal.
+    fn check_interrupted(&self) -> DemoResult<()> {
         match self.interrupted.load(Ordering::Relaxed) {
             true => Err("interrupted".into()),
             false => Ok(()),
         }
     }
 
-    fn watch_until(&mut self, awaited: &str) -> Outcome<()> {
+    /// Prints the status of the current deployment until it is the expected one.
+    fn watch_until(&mut self, expected: &str) -> DemoResult<()> {
         let version = self.json(&["DEPLOY.STATUS", KEY, "JSON"])?["target_version"].as_u64().unwrap_or(0);
-        self.watch_until_version(awaited, version)
+        self.watch_until_version(expected, version)
     }
 
-    /// Shows the status as it changes, until that version's is the awaited one.
-    fn watch_until_version(&mut self, awaited: &str, version: u64) -> Outcome<()> {
-        let deadline = Instant::now() + self.patience;
+    /// Prints status changes until `version` has the expected status.
+    fn watch_until_version(&mut self, expected: &str, version: u64) -> DemoResult<()> {
+        let deadline = Instant::now() + self.timeout;
         loop {
-            self.go_on()?;
+            self.check_interrupted()?;
             let record = self.json(&["DEPLOY.STATUS", KEY, "JSON"])?;
-            self.show(&record);
-            let (status, of) = (text(&record["status"]), count(&record["target_version"]));
-            if status == awaited && of == version {
+            self.print_status(&record);
+            let (status, target) = (text(&record["status"]), count(&record["target_version"]));
+            if status == expected && target == version {
                 return Ok(());
             }
-            let over = ["successful", "failed", "cancelled"].contains(&status);
-            if of > version || of == version && over || Instant::now() > deadline {
-                return Err(format!("version {version} was to be {awaited}; version {of} is {status}").into());
+            let is_terminal = ["successful", "failed", "cancelled"].contains(&status);
+            if target > version || target == version && is_terminal || Instant::now() > deadline {
+                return Err(format!("expected version {version} to be {expected}; version {target} is {status}").into());
             }
             thread::sleep(Duration::from_millis(50));
         }
     }
 
-    fn wait_until_all_have_stopped(&mut self) -> Outcome<()> {
-        let deadline = Instant::now() + self.patience;
+    /// Waits until all instances have stopped.
+    fn wait_until_stopped(&mut self) -> DemoResult<()> {
+        let deadline = Instant::now() + self.timeout;
         while list(&self.json(&["DEPLOY.STATUS", KEY, "JSON"])?["instances"]).next().is_some() {
-            self.go_on()?;
+            self.check_interrupted()?;
             if Instant::now() > deadline {
-                return Err("not all agents have stopped".into());
+                return Err("timeout: not all agents have stopped".into());
             }
             thread::sleep(Duration::from_millis(50));
         }
         Ok(())
     }
 
-    fn ask_the_canary(&mut self) -> Outcome<String> {
+    /// Calls the canary and returns its answer.
+    fn call_canary(&mut self) -> DemoResult<String> {
         let words = ["DEPLOY.RESOLVE", KEY, "SERVICE", SERVICE, "ROLE", "canary", "JSON"];
         println!("> {}", words.join(" "));
         let found = self.json(&words)?;
-        let canary = list(&found).next().ok_or("no canary answers")?;
+        let canary = list(&found).next().ok_or("DEPLOY.RESOLVE returned no canary")?;
         Ok(call(&address_of(canary))?.trim_end().to_string())
     }
 
-    fn show(&mut self, record: &Json) {
+    /// Prints the status line if it has changed.
+    fn print_status(&mut self, record: &Json) {
         let health = &record["health"];
         let (healthy, desired) = (count(&health["healthy"]), count(&health["desired"]));
         let line = format!(
@@ -328,13 +344,14 @@ impl Operator {
             text(&record["status"]),
             text(&record["description"]),
         );
-        if line != self.shown {
+        if line != self.last_line {
             println!("{line}");
-            self.shown = line;
+            self.last_line = line;
         }
     }
 
-    fn summary(&mut self) -> Outcome<()> {
+    /// Prints the record and its versions.
+    fn print_summary(&mut self) -> DemoResult<()> {
         let record = self.json(&["DEPLOY.STATUS", KEY, "JSON"])?;
         println!(
             "  {}: {}, current version {}, stable version {}",
@@ -367,77 +384,86 @@ impl Operator {
     }
 }
 
-// ------------------------------------------------------------------------------------------ the callers
+// ---- callers -------------------------------------------------------------------------------------------------------
 
-/// What has become of the calls.
+/// Number of calls by outcome.
 #[derive(Debug, Clone, Default)]
-struct Tally {
+struct CallStats {
+    /// Answers by version.
     answers: BTreeMap<u64, u64>,
     failed: u64,
-    faults: BTreeMap<String, u64>,
+    /// Failed calls by error.
+    errors: BTreeMap<String, u64>,
 }
 
-impl Tally {
+impl CallStats {
+    /// Returns the number of calls.
     fn calls(&self) -> u64 {
         self.answers.values().sum::<u64>() + self.failed
     }
 }
 
+/// Threads that call the agents until they are stopped.
 struct Callers {
     client: Client,
-    tally: Arc<Mutex<Tally>>,
-    calling: Arc<AtomicBool>,
+    stats: Arc<Mutex<CallStats>>,
+    running: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Callers {
+    /// Creates the callers; `start` starts their threads.
     fn new(client: Client) -> Callers {
-        Callers { client, tally: Arc::default(), calling: Arc::new(AtomicBool::new(true)), threads: Vec::new() }
+        Callers { client, stats: Arc::default(), running: Arc::new(AtomicBool::new(true)), threads: Vec::new() }
     }
 
-    fn begin(&mut self) -> Outcome<()> {
+    /// Starts the threads.
+    fn start(&mut self) -> DemoResult<()> {
         for first in 0..CALLERS {
             let mut connection = self.client.get_connection()?;
-            let (tally, calling) = (self.tally.clone(), self.calling.clone());
+            let (stats, running) = (self.stats.clone(), self.running.clone());
             self.threads.push(thread::spawn(move || {
                 let mut turn = first;
-                while calling.load(Ordering::Relaxed) {
+                while running.load(Ordering::Relaxed) {
                     let answer = resolve_and_call(&mut connection, turn);
-                    let mut tally = tally.lock().expect("no holder panics");
+                    let mut stats = stats.lock().expect("no holder panics");
                     match answer {
-                        Ok(version) => *tally.answers.entry(version).or_default() += 1,
+                        Ok(version) => *stats.answers.entry(version).or_default() += 1,
                         Err(error) => {
-                            tally.failed += 1;
-                            *tally.faults.entry(error.to_string()).or_default() += 1;
+                            stats.failed += 1;
+                            *stats.errors.entry(error.to_string()).or_default() += 1;
                         }
                     }
-                    drop(tally);
+                    drop(stats);
                     turn += 1;
-                    thread::sleep(REST);
+                    thread::sleep(CALL_INTERVAL);
                 }
             }));
         }
         Ok(())
     }
 
-    fn end(&mut self) {
-        self.calling.store(false, Ordering::Relaxed);
+    /// Ends the threads.
+    fn stop(&mut self) {
+        self.running.store(false, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            let _ = thread.join(); // what it counted is in the tally
+            let _ = thread.join(); // its counts are in the shared stats
         }
     }
 
-    fn tally(&self) -> Tally {
-        self.tally.lock().expect("no holder panics").clone()
+    /// Returns the counts so far.
+    fn stats(&self) -> CallStats {
+        self.stats.lock().expect("no holder panics").clone()
     }
 
+    /// Describes the counts so far.
     fn summary(&self) -> String {
-        let tally = self.tally();
-        let shares = tally.answers.iter().map(|(version, answers)| format!("{answers} by version {version}"));
+        let stats = self.stats();
+        let shares = stats.answers.iter().map(|(version, answers)| format!("{answers} by version {version}"));
         format!(
             "{} calls so far, {} failed; answered {}",
-            tally.calls(),
-            tally.failed,
+            stats.calls(),
+            stats.failed,
             shares.collect::<Vec<_>>().join(", ")
         )
     }
@@ -445,41 +471,43 @@ impl Callers {
 
 impl Drop for Callers {
     fn drop(&mut self) {
-        self.end();
+        self.stop();
     }
 }
 
-/// One call: asks where the service is, and calls one of the agents, each in turn. Which version has answered.
-fn resolve_and_call(connection: &mut Connection, turn: usize) -> Outcome<u64> {
+/// Resolves the service and calls its agents in turn. Returns the version that answered.
+fn resolve_and_call(connection: &mut Connection, turn: usize) -> DemoResult<u64> {
     let text: String = redis::cmd("DEPLOY.RESOLVE").arg(&[KEY, "SERVICE", SERVICE, "JSON"]).query(connection)?;
     let found: Json = serde_json::from_str(&text)?;
     let entries: Vec<&Json> = list(&found).collect();
-    let entry = entries.get(turn % entries.len().max(1)).ok_or("DEPLOY.RESOLVE gave nobody")?;
+    let entry = entries.get(turn % entries.len().max(1)).ok_or("DEPLOY.RESOLVE returned no agent")?;
     let answer: Json = serde_json::from_str(&call(&address_of(entry))?)?;
-    answer["version"].as_u64().ok_or_else(|| "an answer without a version".into())
+    answer["version"].as_u64().ok_or_else(|| "answer without a version".into())
 }
 
+/// Returns address and port of a service instance.
 fn address_of(entry: &Json) -> String {
     format!("{}:{}", text(&entry["address"]), entry["port"])
 }
 
-fn call(address: &str) -> Outcome<String> {
+/// Sends a GET request.
+fn call(address: &str) -> DemoResult<String> {
     let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).proxy(None).build();
     let mut answer = ureq::Agent::new_with_config(config).get(format!("http://{address}/")).call()?;
     Ok(answer.body_mut().read_to_string()?)
 }
 
-// ------------------------------------------------------------------------------------------ for the eye
+// ---- output --------------------------------------------------------------------------------------------------------
 
-/// Prints the events of the deployment as they come.
-fn show_events(client: &Client) -> Outcome<()> {
+/// Prints the events of the deployment from a thread of its own.
+fn print_events(client: &Client) -> DemoResult<()> {
     let mut connection = client.get_connection()?;
     let (ready, is_ready) = std::sync::mpsc::channel();
     thread::spawn(move || {
         let mut channel = connection.as_pubsub();
         let subscribed = channel.subscribe(format!("deploy:events:{KEY}"));
         let failed = subscribed.is_err();
-        let _ = ready.send(subscribed); // nobody waits any more
+        let _ = ready.send(subscribed); // fails only if the demo has already ended
         if failed {
             return;
         }
@@ -493,7 +521,7 @@ fn show_events(client: &Client) -> Outcome<()> {
     Ok(is_ready.recv()??)
 }
 
-/// One event, one line: when, what, who, and what else there is to it. None for the small print.
+/// Formats an event as a line; None for events that are left out.
 fn event_line(event: &Json) -> Option<String> {
     if ["task_done", "service_registered", "service_deregistered"].contains(&text(&event["type"])) {
         return None;
@@ -517,17 +545,20 @@ fn event_line(event: &Json) -> Option<String> {
     Some(line.trim_end().to_string())
 }
 
-fn heading(words: &str) {
-    println!("\n{words}");
+/// Prints the heading of a step.
+fn heading(text: &str) {
+    println!("\n{text}");
 }
 
+/// Formats a progress bar.
 fn bar(done: u64, all: u64) -> String {
     const WIDTH: u64 = 24;
     let filled = (WIDTH * done).checked_div(all).unwrap_or(WIDTH).min(WIDTH);
     format!("[{}{}]", "#".repeat(filled as usize), "-".repeat((WIDTH - filled) as usize))
 }
 
-fn quoted(word: &str) -> String {
+/// Quotes a word that contains spaces.
+fn quote(word: &str) -> String {
     if word.contains(' ') {
         format!("'{word}'")
     } else {
@@ -535,14 +566,17 @@ fn quoted(word: &str) -> String {
     }
 }
 
+/// Returns a string field, or `-`.
 fn text(json: &Json) -> &str {
     json.as_str().unwrap_or("-")
 }
 
+/// Returns a number field, or 0.
 fn count(json: &Json) -> u64 {
     json.as_u64().unwrap_or(0)
 }
 
+/// Returns the items of an array, or none.
 fn list(json: &Json) -> impl Iterator<Item = &Json> {
     json.as_array().into_iter().flatten()
 }

@@ -1,17 +1,17 @@
-//! An agent to be run by `examples/coordinator.rs`: a small HTTP service that says which version of it answers. The
-//! demo runs it, and the tests of the coordinator, for which it can also behave badly.
+//! Example agent for `examples/coordinator.rs`: a small HTTP service that returns its version. The demo and the tests
+//! of the coordinator run it; for the tests it can simulate faults.
 //!
 //! ```text
 //! GET /         {"version":2,"agent":"web-1","attempt":1}
-//! GET /health   200, or 503 where it is sick
+//! GET /health   200, or 503 if it is unhealthy
 //! ```
 //!
-//! The coordinator tells it its port (`PORT`) and who it is (`DEPLOY_…`). Told to end by SIGTERM it answers what it was
-//! asked already, and goes. Two more variables, of its manifest:
+//! The coordinator sets its port (`PORT`) and its instance id (`DEPLOY_…`). At SIGTERM it answers open requests and
+//! exits. Two further variables come from its manifest:
 //!
-//! - `AGENT_BEHAVIOUR`: how it is bad, one of [`Behaviour`];
-//! - `AGENT_DIARY`: a folder in which it keeps a lock for its place while it runs. Where another process has that lock,
-//!   the same agent runs twice: it writes that down as a file `violation-…` there, and runs on.
+//! - `AGENT_BEHAVIOUR`: the fault to simulate, see [`Behaviour`];
+//! - `AGENT_DIARY`: a directory in which it holds a lock for its slot while it runs. If another process holds the lock,
+//!   the agent runs twice: it then writes a file `violation-…` into the directory, and keeps running.
 
 use rustix::fs::{flock, FlockOperation};
 use signal_hook::consts::SIGTERM;
@@ -26,78 +26,81 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Simulated fault. The values of `AGENT_BEHAVIOUR` are in `from_environment`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Behaviour {
     Good,
-    /// Exits with 3 at once.
+    /// Exits with 3 immediately.
     Exits,
-    /// Runs, and never opens its port.
+    /// Runs, but never opens its port.
     Hangs,
-    /// Takes no notice of SIGTERM.
-    Deaf,
-    /// Exits with 4 after so many ms.
+    /// Ignores SIGTERM.
+    IgnoresSigterm,
+    /// Exits with 4 after this many ms.
     Dies(u64),
-    /// Exits with 4 after so many ms in its first attempt, and is good afterwards.
+    /// Exits with 4 after this many ms in its first attempt only.
     DiesOnce(u64),
-    /// Is never healthy.
-    Sick,
-    /// Healthy and not, in turns of so many ms.
+    /// Fails every health check.
+    Unhealthy,
+    /// Alternates between healthy and unhealthy every this many ms.
     Flaps(u64),
-    /// Has a child in its process group, and another out of it; neither takes notice of SIGTERM.
+    /// Has a child in its process group and another in a session of its own; both ignore SIGTERM.
     Parent,
 }
 
 impl Behaviour {
+    /// Parses `AGENT_BEHAVIOUR`: a name, and a number of ms where the behaviour takes one.
     fn from_environment() -> Behaviour {
         let given = env::var("AGENT_BEHAVIOUR").unwrap_or_else(|_| "good".to_string());
         let (name, ms) = given.split_once(' ').unwrap_or((&given, "100"));
-        let ms = ms.parse().unwrap_or_else(|_| panic!("AGENT_BEHAVIOUR: {ms} is no number of ms"));
+        let ms = ms.parse().unwrap_or_else(|_| panic!("AGENT_BEHAVIOUR: {ms} is not a number of ms"));
         match name {
             "good" => Behaviour::Good,
             "exits" => Behaviour::Exits,
             "hangs" => Behaviour::Hangs,
-            "deaf" => Behaviour::Deaf,
+            "deaf" => Behaviour::IgnoresSigterm,
             "dies" => Behaviour::Dies(ms),
             "dies-once" => Behaviour::DiesOnce(ms),
-            "sick" => Behaviour::Sick,
+            "unhealthy" => Behaviour::Unhealthy,
             "flaps" => Behaviour::Flaps(ms),
             "parent" => Behaviour::Parent,
-            other => panic!("AGENT_BEHAVIOUR: what is {other}?"),
+            other => panic!("AGENT_BEHAVIOUR: unknown behaviour {other}"),
         }
     }
 }
 
+/// Returns an environment variable, or an empty string.
 fn variable(name: &str) -> String {
     env::var(name).unwrap_or_default()
 }
 
 fn main() {
     let behaviour = Behaviour::from_environment();
-    let _lock = env::var("AGENT_DIARY").ok().and_then(|folder| only_one(Path::new(&folder)));
+    let _lock = env::var("AGENT_DIARY").ok().and_then(|folder| lock_slot(Path::new(&folder)));
     if behaviour == Behaviour::Exits {
         exit(3);
     }
     if behaviour == Behaviour::Parent {
-        // The shells, and so the sleeps that take their place, have our environment and our process group.
-        #[allow(clippy::zombie_processes)] // they outlive it, which is what they are for
+        // The children inherit the environment; the first also the process group.
+        #[allow(clippy::zombie_processes)] // they are meant to outlive this process
         for program in [&["sh"][..], &["setsid", "sh"]] {
             let mut command = Command::new(program[0]);
             command.args(&program[1..]).args(["-c", "trap '' TERM; exec sleep 600"]);
             command.stdin(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{program:?}: {error}"));
         }
     }
-    let told_to_end = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(SIGTERM, told_to_end.clone()).expect("a handler for SIGTERM");
-    let busy = Arc::new(AtomicUsize::new(0));
+    let terminated = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGTERM, terminated.clone()).expect("a handler for SIGTERM");
+    let open_requests = Arc::new(AtomicUsize::new(0));
     if behaviour != Behaviour::Hangs {
         if let Ok(port) = env::var("PORT") {
-            serve(&port, behaviour, busy.clone());
+            serve(&port, behaviour, open_requests.clone());
         }
     }
-    let began = Instant::now();
+    let started_at = Instant::now();
     loop {
         thread::sleep(Duration::from_millis(5));
-        let age = began.elapsed().as_millis() as u64;
+        let age = started_at.elapsed().as_millis() as u64;
         let dies = match behaviour {
             Behaviour::Dies(ms) => age >= ms,
             Behaviour::DiesOnce(ms) => age >= ms && variable("DEPLOY_ATTEMPT") == "1",
@@ -106,44 +109,53 @@ fn main() {
         if dies {
             exit(4);
         }
-        if told_to_end.load(Ordering::Relaxed) && behaviour != Behaviour::Deaf && busy.load(Ordering::Relaxed) == 0 {
+        if terminated.load(Ordering::Relaxed)
+            && behaviour != Behaviour::IgnoresSigterm
+            && open_requests.load(Ordering::Relaxed) == 0
+        {
             exit(0);
         }
     }
 }
 
-/// Locks its place in the diary, for as long as the file is open.
-fn only_one(diary: &Path) -> Option<File> {
-    let place = [variable("DEPLOY_KEY"), variable("DEPLOY_JOB"), variable("DEPLOY_AGENT")].join("~").replace('/', "_");
+/// Locks the slot in the diary for as long as the file is open. If it is locked already, records the violation.
+fn lock_slot(diary: &Path) -> Option<File> {
+    let slot = [variable("DEPLOY_KEY"), variable("DEPLOY_JOB"), variable("DEPLOY_AGENT")].join("~").replace('/', "_");
     let open = |name: &str| OpenOptions::new().create(true).append(true).open(diary.join(name)).expect("the diary");
-    let lock = open(&format!("place-{place}"));
+    let lock = open(&format!("slot-{slot}"));
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
         return Some(lock);
     }
-    let words = format!("v{} attempt {} ran beside another\n", variable("DEPLOY_VERSION"), variable("DEPLOY_ATTEMPT"));
-    open(&format!("violation-{place}")).write_all(words.as_bytes()).expect("the diary");
+    let text = format!(
+        "v{} attempt {} ran at the same time as another\n",
+        variable("DEPLOY_VERSION"),
+        variable("DEPLOY_ATTEMPT")
+    );
+    open(&format!("violation-{slot}")).write_all(text.as_bytes()).expect("the diary");
     None
 }
 
-fn serve(port: &str, behaviour: Behaviour, busy: Arc<AtomicUsize>) {
+/// Serves HTTP requests, each on its own thread.
+fn serve(port: &str, behaviour: Behaviour, open_requests: Arc<AtomicUsize>) {
     let listener = TcpListener::bind(format!("0.0.0.0:{port}")).unwrap_or_else(|error| {
         eprintln!("port {port}: {error}");
         exit(5)
     });
-    let began = Instant::now();
+    let started_at = Instant::now();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            busy.fetch_add(1, Ordering::Relaxed);
-            let busy = busy.clone();
+            open_requests.fetch_add(1, Ordering::Relaxed);
+            let open_requests = open_requests.clone();
             thread::spawn(move || {
-                let _ = answer(stream, behaviour, began); // the caller has gone
-                busy.fetch_sub(1, Ordering::Relaxed);
+                let _ = answer(stream, behaviour, started_at); // fails if the caller has disconnected
+                open_requests.fetch_sub(1, Ordering::Relaxed);
             });
         }
     });
 }
 
-fn answer(mut stream: TcpStream, behaviour: Behaviour, began: Instant) -> std::io::Result<()> {
+/// Answers one request.
+fn answer(mut stream: TcpStream, behaviour: Behaviour, started_at: Instant) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     let (mut request, mut part) = (Vec::new(), [0; 1024]);
     while !request.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -153,18 +165,18 @@ fn answer(mut stream: TcpStream, behaviour: Behaviour, began: Instant) -> std::i
         }
     }
     let healthy = match behaviour {
-        Behaviour::Sick => false,
-        Behaviour::Flaps(ms) => (began.elapsed().as_millis() as u64 / ms).is_multiple_of(2),
+        Behaviour::Unhealthy => false,
+        Behaviour::Flaps(ms) => (started_at.elapsed().as_millis() as u64 / ms).is_multiple_of(2),
         _ => true,
     };
-    let asks_for_health = request.starts_with(b"GET /health");
-    let (status, body) = match (asks_for_health, healthy) {
-        (true, true) => ("200 OK", "fine\n".to_string()),
-        (true, false) => ("503 Service Unavailable", "sick\n".to_string()),
+    let is_health_check = request.starts_with(b"GET /health");
+    let (status, body) = match (is_health_check, healthy) {
+        (true, true) => ("200 OK", "healthy\n".to_string()),
+        (true, false) => ("503 Service Unavailable", "unhealthy\n".to_string()),
         (false, _) => {
             let (version, attempt) = (variable("DEPLOY_VERSION"), variable("DEPLOY_ATTEMPT"));
-            let who = variable("DEPLOY_AGENT");
-            ("200 OK", format!("{{\"version\":{version},\"agent\":\"{who}\",\"attempt\":{attempt}}}\n"))
+            let agent = variable("DEPLOY_AGENT");
+            ("200 OK", format!("{{\"version\":{version},\"agent\":\"{agent}\",\"attempt\":{attempt}}}\n"))
         }
     };
     let length = body.len();

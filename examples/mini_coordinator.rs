@@ -1,12 +1,12 @@
-//! A small coordinator: it hears of changes by pub/sub, and catches up from the record after each (re)connection
-//! (docs/coordinators.md). `examples/coordinator.rs` is the whole thing, with real processes.
+//! Minimal coordinator in Rust: it is notified of changes by pub/sub and catches up from the record after every
+//! (re)connection (docs/coordinators.md). `examples/coordinator.rs` is the complete one, with real processes.
 //!
 //! ```text
 //! cargo run --example mini_coordinator -- redis://127.0.0.1:6379/ agent-api
 //! ```
 //!
-//! Its agents are HTTP servers inside this process, which say their name and version. They end with this process: started
-//! again, it begins them anew, as a new attempt. It is meant to be the only coordinator of its key.
+//! Its agents are HTTP servers inside this process, which return their name and version. They end with this process;
+//! after a restart they are started as new attempts. It must be the only coordinator of its key.
 
 use redis::{Client, Connection, RedisResult, Value};
 use serde_json::Value as Json;
@@ -19,12 +19,13 @@ use std::thread;
 use std::time::Duration;
 
 const TTL_MS: u64 = 3000;
-/// How long to wait for a word of the server before looking for it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time without an event or a reply after which the connection is checked.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An agent in a job: in place, one version of it runs there at a time.
-type Place = (String, String);
+/// Slot: agent and job. At most one version of the agent runs in it at a time.
+type SlotId = (String, String);
 
+/// A running agent.
 struct Agent {
     name: String,
     version: u64,
@@ -32,15 +33,16 @@ struct Agent {
     attempt: u64,
     port: u16,
     services: Vec<String>,
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
 }
 
+/// State that the threads share.
 struct Coordinator {
     client: Client,
     key: String,
-    agents: Mutex<HashMap<Place, Arc<Agent>>>,
-    /// Where a task is being carried out, and whether it was asked for again meanwhile.
-    taken: Mutex<HashMap<Place, bool>>,
+    agents: Mutex<HashMap<SlotId, Arc<Agent>>>,
+    /// Slots whose task is being executed, and whether it was requested again meanwhile.
+    in_progress: Mutex<HashMap<SlotId, bool>>,
 }
 
 fn main() -> RedisResult<()> {
@@ -50,33 +52,34 @@ fn main() -> RedisResult<()> {
         std::process::exit(2);
     };
     let coordinator =
-        Coordinator { client: Client::open(url)?, key, agents: Mutex::default(), taken: Mutex::default() };
+        Coordinator { client: Client::open(url)?, key, agents: Mutex::default(), in_progress: Mutex::default() };
     let coordinator: &'static Coordinator = Box::leak(Box::new(coordinator));
     thread::spawn(|| coordinator.refresh());
     loop {
-        let Err(lost) = coordinator.follow();
-        println!("connection: {lost}");
+        let Err(error) = coordinator.run_session();
+        println!("connection: {error}");
         thread::sleep(Duration::from_millis(100));
     }
 }
 
 impl Coordinator {
-    /// Until the connection is lost. Subscribed first, so that nothing happens unheard between catching up and listening.
-    fn follow(&'static self) -> RedisResult<std::convert::Infallible> {
+    /// Handles events until the connection is lost. It subscribes before it catches up, so that no event is missed
+    /// between.
+    fn run_session(&'static self) -> RedisResult<std::convert::Infallible> {
         let mut connection = self.client.get_connection()?;
         let mut events = connection.as_pubsub();
         events.subscribe(format!("deploy:events:{}", self.key))?;
-        events.set_read_timeout(Some(PATIENCE))?;
+        events.set_read_timeout(Some(TIMEOUT))?;
         self.catch_up();
         loop {
             let event: String = match events.get_message() {
                 Ok(message) => message.get_payload()?,
-                // Silence may mean that nobody is there any more.
-                Err(silence) if silence.is_timeout() => {
+                // Without events, the connection may be dead: catching up checks it.
+                Err(error) if error.is_timeout() => {
                     self.catch_up();
                     continue;
                 }
-                Err(lost) => return Err(lost),
+                Err(error) => return Err(error),
             };
             if serde_json::from_str::<Json>(&event).is_ok_and(|event| event["type"] == "task_issued") {
                 self.catch_up();
@@ -84,64 +87,67 @@ impl Coordinator {
         }
     }
 
-    /// Does what the record asks for, whatever was missed: its tasks, and the agents that should run here and do not.
+    /// Brings the agents to the state that the record asks for: executes its tasks, and starts agents that should be
+    /// running and are not.
     fn catch_up(&'static self) {
-        let tasks = self.ask(&["DEPLOY.TASKS", &self.key, "JSON"]);
+        let tasks = self.query_json(&["DEPLOY.TASKS", &self.key, "JSON"]);
         for task in list(&tasks) {
-            self.begin(task.clone(), number(&task["attempt"]));
+            self.dispatch(task.clone(), number(&task["attempt"]));
         }
-        for instance in list(&self.ask(&["DEPLOY.STATUS", &self.key, "JSON"])["instances"]) {
+        for instance in list(&self.query_json(&["DEPLOY.STATUS", &self.key, "JSON"])["instances"]) {
             let should_run = ["starting", "ready", "unready"].contains(&text(&instance["state"]));
-            if !should_run || list(&tasks).any(|task| place(task) == place(instance)) {
+            if !should_run || list(&tasks).any(|task| slot(task) == slot(instance)) {
                 continue;
             }
             let mut task = instance.clone();
             task["task"] = if instance["agent"] == "*" { "run" } else { "start" }.into();
-            match self.running(&place(instance)).filter(|here| here.version == number(&instance["version"])) {
-                None => self.begin(task, number(&instance["attempt"]) + 1),
-                // A failover has lost our `ready`.
-                Some(here) if instance["state"] == "starting" => self.begin(task, here.attempt),
+            match self.running(&slot(instance)).filter(|here| here.version == number(&instance["version"])) {
+                None => self.dispatch(task, number(&instance["attempt"]) + 1),
+                // A failover has lost the report of `ready`.
+                Some(here) if instance["state"] == "starting" => self.dispatch(task, here.attempt),
                 Some(_) => {}
             }
         }
     }
 
-    fn begin(&'static self, task: Json, attempt: u64) {
-        let place = place(&task);
-        let mut taken = self.taken.lock().expect("no holder panics");
-        if let Some(asked_again) = taken.get_mut(&place) {
-            *asked_again = true;
+    /// Executes a task on its own thread, unless one is being executed in its slot.
+    fn dispatch(&'static self, task: Json, attempt: u64) {
+        let slot = slot(&task);
+        let mut in_progress = self.in_progress.lock().expect("no holder panics");
+        if let Some(requested_again) = in_progress.get_mut(&slot) {
+            *requested_again = true;
             return;
         }
-        taken.insert(place.clone(), false);
+        in_progress.insert(slot.clone(), false);
         thread::spawn(move || {
-            self.carry_out(&task, attempt, &place);
-            if self.taken.lock().expect("no holder panics").remove(&place) == Some(true) {
+            self.execute(&task, attempt, &slot);
+            if self.in_progress.lock().expect("no holder panics").remove(&slot) == Some(true) {
                 self.catch_up();
             }
         });
     }
 
-    fn carry_out(&self, task: &Json, attempt: u64, place: &Place) {
-        let running = self.running(place);
+    /// Executes a task and reports its progress.
+    fn execute(&self, task: &Json, attempt: u64, slot: &SlotId) {
+        let running = self.running(slot);
         let is_this = |agent: &Arc<Agent>| agent.version == number(&task["version"]);
         if task["task"] == "stop" {
             if running.is_some_and(|agent| is_this(&agent)) {
-                self.stop(place);
+                self.stop(slot);
             }
             self.report(task, attempt, "stopped");
             return;
         }
         if running.is_some_and(|agent| is_this(&agent) && agent.attempt == attempt) {
-            // Once more: the list was older than our report, or a failover has lost that.
+            // It already runs: the task list was older than the last report, or a failover has lost that report.
             self.report(task, attempt, "ready");
             return;
         }
-        // The claim comes first: where it is refused nothing has been stopped yet.
-        if !self.report(task, attempt, "starting") && !self.is_known(task, attempt) {
+        // The task is claimed before anything is stopped: it may have been withdrawn.
+        if !self.report(task, attempt, "starting") && !self.is_claimed(task, attempt) {
             return;
         }
-        self.stop(place);
+        self.stop(slot);
         if task["task"] == "run" {
             self.report(task, attempt, "completed");
             return;
@@ -149,33 +155,34 @@ impl Coordinator {
         let agent = match self.start(task, attempt) {
             Ok(agent) => Arc::new(agent),
             Err(error) => {
-                println!("{}: {error}", place.0);
+                println!("{}: {error}", slot.0);
                 self.report(task, attempt, "failed");
                 return;
             }
         };
-        self.agents.lock().expect("no holder panics").insert(place.clone(), agent.clone());
+        self.agents.lock().expect("no holder panics").insert(slot.clone(), agent.clone());
         self.register(&agent);
         self.report(task, attempt, "ready");
     }
 
-    /// Whether our own `starting` had arrived before, and only its reply was lost. Otherwise the task is withdrawn.
-    fn is_known(&self, task: &Json, attempt: u64) -> bool {
-        let status = self.ask(&["DEPLOY.STATUS", &self.key, "JSON"]);
-        let mut same =
-            list(&status["instances"]).filter(|i| place(i) == place(task) && i["version"] == task["version"]);
+    /// Returns whether an earlier `starting` was recorded and only its reply was lost. Otherwise the task was
+    /// withdrawn.
+    fn is_claimed(&self, task: &Json, attempt: u64) -> bool {
+        let status = self.query_json(&["DEPLOY.STATUS", &self.key, "JSON"]);
+        let mut same = list(&status["instances"]).filter(|i| slot(i) == slot(task) && i["version"] == task["version"]);
         same.any(|instance| number(&instance["attempt"]) == attempt)
     }
 
+    /// Starts the HTTP server of an agent.
     fn start(&self, task: &Json, attempt: u64) -> std::io::Result<Agent> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        let (port, over) = (listener.local_addr()?.port(), Arc::new(AtomicBool::new(false)));
+        let (port, stopped) = (listener.local_addr()?.port(), Arc::new(AtomicBool::new(false)));
         let answer = format!("{} v{}\n", text(&task["agent"]), task["version"]);
         let answer = format!("HTTP/1.0 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
-        let is_over = over.clone();
+        let is_stopped = stopped.clone();
         thread::spawn(move || {
             for mut caller in listener.incoming().flatten() {
-                if is_over.load(Ordering::Relaxed) {
+                if is_stopped.load(Ordering::Relaxed) {
                     return;
                 }
                 let asked = BufReader::new(&caller).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
@@ -183,7 +190,8 @@ impl Coordinator {
                 let _ = caller.write_all(answer.as_bytes());
             }
         });
-        let manifest = &self.ask(&["DEPLOY.VERSION", &self.key, &task["version"].to_string(), "JSON"])["manifest"];
+        let manifest =
+            &self.query_json(&["DEPLOY.VERSION", &self.key, &task["version"].to_string(), "JSON"])["manifest"];
         let nodes = list(&manifest["nodes"]).chain(list(&manifest["agents"]["nodes"]));
         let services = nodes.filter(|node| node["node_id"] == task["node"]).flat_map(|node| list(&node["services"]));
         Ok(Agent {
@@ -193,20 +201,21 @@ impl Coordinator {
             attempt,
             port,
             services: services.map(|service| text(&service["name"]).to_string()).collect(),
-            over,
+            stopped,
         })
     }
 
-    /// Waits until the agent that runs there, if one does, takes no calls any more.
-    fn stop(&self, place: &Place) {
-        if let Some(agent) = self.agents.lock().expect("no holder panics").remove(place) {
-            agent.over.store(true, Ordering::Relaxed);
+    /// Stops the agent in a slot, if there is one, and waits until its port is closed.
+    fn stop(&self, slot: &SlotId) {
+        if let Some(agent) = self.agents.lock().expect("no holder panics").remove(slot) {
+            agent.stopped.store(true, Ordering::Relaxed);
             while std::net::TcpStream::connect(("127.0.0.1", agent.port)).is_ok() {
                 thread::sleep(Duration::from_millis(5));
             }
         }
     }
 
+    /// Registers the services of an agent.
     fn register(&self, agent: &Agent) {
         for service in &agent.services {
             let (instance, ttl) = (agent.instance(service), TTL_MS.to_string());
@@ -217,7 +226,8 @@ impl Coordinator {
         }
     }
 
-    /// An agent that is not refreshed is not resolved: the TTL is how a coordinator that is gone is noticed.
+    /// Refreshes the TTLs of all services. Without it they become critical and are not resolved, as after the death of
+    /// a coordinator.
     fn refresh(&self) {
         loop {
             thread::sleep(Duration::from_millis(TTL_MS / 3));
@@ -225,17 +235,18 @@ impl Coordinator {
             for agent in agents {
                 let check = |service| self.call(&["DEPLOY.CHECK", &self.key, &agent.instance(service), "passing"]);
                 if agent.services.iter().any(|service| check(service).is_none()) {
-                    self.register(&agent); // a failover may have lost it
+                    self.register(&agent); // a failover may have lost the registration
                 }
             }
         }
     }
 
-    fn running(&self, place: &Place) -> Option<Arc<Agent>> {
-        self.agents.lock().expect("no holder panics").get(place).cloned()
+    /// Returns the agent in a slot.
+    fn running(&self, slot: &SlotId) -> Option<Arc<Agent>> {
+        self.agents.lock().expect("no holder panics").get(slot).cloned()
     }
 
-    /// Whether it changed something. It says which attempt it is about, so that sending it twice does no harm.
+    /// Reports a state; returns whether the record has changed. It names the attempt, so that a retry is harmless.
     fn report(&self, task: &Json, attempt: u64, state: &str) -> bool {
         let (agent, version, attempt) = (text(&task["agent"]), task["version"].to_string(), attempt.to_string());
         println!("{agent} v{version} {state}");
@@ -243,20 +254,22 @@ impl Coordinator {
         self.call(&[&["DEPLOY.REPORT", &self.key, agent, state][..], &of].concat()) == Some(Value::Int(1))
     }
 
-    fn ask(&self, words: &[&str]) -> Json {
+    /// Runs a command that replies with a JSON string; null if there is no record.
+    fn query_json(&self, words: &[&str]) -> Json {
         let reply = self.call(words).and_then(|reply| redis::from_redis_value::<String>(reply).ok());
         reply.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
-    /// The reply, or None for what is not there (any more). Anything else is tried again: the connection is lost, or the
-    /// server loads, has become a replica, is out of memory. That does no harm: reports say which attempt they are about.
+    /// Runs a command; None if its subject does not exist (any more). Other errors are retried: the connection may be
+    /// lost, or the server may be loading, a replica or out of memory. Retries are harmless, since reports name their
+    /// attempt.
     fn call(&self, words: &[&str]) -> Option<Value> {
         let once = |mut connection: Connection| {
-            connection.set_read_timeout(Some(PATIENCE))?;
+            connection.set_read_timeout(Some(TIMEOUT))?;
             redis::cmd(words[0]).arg(&words[1..]).query(&mut connection)
         };
         loop {
-            match self.client.get_connection_with_timeout(PATIENCE).and_then(once) {
+            match self.client.get_connection_with_timeout(TIMEOUT).and_then(once) {
                 Ok(reply) => return Some(reply),
                 Err(error) if error.code() == Some("NOTFOUND") => return None,
                 Err(error) => println!("{}: {error}", words[0]),
@@ -267,23 +280,28 @@ impl Coordinator {
 }
 
 impl Agent {
+    /// Returns the instance id of a service.
     fn instance(&self, service: &str) -> String {
         format!("{}-{service}-v{}", self.name, self.version)
     }
 }
 
-fn place(task: &Json) -> Place {
+/// Returns the slot of a task or an instance.
+fn slot(task: &Json) -> SlotId {
     (text(&task["agent"]).to_string(), text(&task["job_id"]).to_string())
 }
 
+/// Returns a string field, or an empty string.
 fn text(json: &Json) -> &str {
     json.as_str().unwrap_or_default()
 }
 
+/// Returns a number field, or 0.
 fn number(json: &Json) -> u64 {
     json.as_u64().unwrap_or_default()
 }
 
+/// Returns the items of an array, or none.
 fn list(json: &Json) -> impl Iterator<Item = &Json> {
     json.as_array().into_iter().flatten()
 }

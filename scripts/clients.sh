@@ -1,18 +1,19 @@
-# The client libraries that the coordinators in examples/ are written with, for the tests that run them. Sourced, not run.
-# Each is pinned by version and checksum: examples/requirements.txt, examples/package-lock.json. Not as Debian packages,
-# which only Debian's own python3 and node would find, and which are some years old.
+# Client libraries of the coordinators in examples/, for the tests that run them. Sourced, not run.
+# They are pinned by version and checksum in examples/requirements.txt and examples/package-lock.json. Debian packages are
+# not used: they are older, and only Debian's own python3 and node find them.
 
-# fetch_clients: what cannot be had is told here, and fails the tests that need it.
+# fetch_clients: installs the libraries. A failure is logged here, and fails the tests that need the library.
 fetch_clients() {
     python3 -m pip --version >/dev/null 2>&1 || install_packages python3 python3-pip
     { command -v node && command -v npm; } >/dev/null || install_packages nodejs npm
-    once_for "$root/examples/requirements.txt" "$root/.clients" install_redis_py || say "redis-py could not be had (see above)"
-    once_for "$root/examples/package-lock.json" "$root/examples/node_modules" install_node_redis ||
-        say "node-redis could not be had (see above)"
+    install_if_changed "$root/examples/requirements.txt" "$root/.clients" install_redis_py ||
+        say "redis-py could not be installed (see above)"
+    install_if_changed "$root/examples/package-lock.json" "$root/examples/node_modules" install_node_redis ||
+        say "node-redis could not be installed (see above)"
 }
 
-# once_for LIST FOLDER COMMAND: runs the command, unless the folder has what the list asks for.
-once_for() {
+# install_if_changed LIST FOLDER COMMAND: runs the command, unless the folder was installed from the same list.
+install_if_changed() {
     local stamp
     stamp=$(sha256sum <"$1")
     [ "$(cat "$2/.made-for" 2>/dev/null)" != "$stamp" ] || return 0

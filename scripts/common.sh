@@ -1,4 +1,4 @@
-# What the scripts beside this one share. Sourced, not run.
+# Functions shared by the scripts in this directory. Sourced, not run.
 
 set -euo pipefail
 
@@ -16,14 +16,14 @@ as_root() {
     elif command -v sudo >/dev/null; then
         sudo "$@"
     else
-        die "installing needs root, and there is no sudo; please run as root: $*"
+        die "root is required and sudo is missing; run as root: $*"
     fi
 }
 
 apt_updated=
-# Installs Debian packages; apt's lists are refreshed once per run, and only where something is missing.
+# install_packages NAME…: installs Debian packages. apt's lists are updated once per run, before the first installation.
 install_packages() {
-    command -v apt-get >/dev/null || die "missing: $*. This script installs them on Debian only; please install them and run it again"
+    command -v apt-get >/dev/null || die "missing: $*. They are installed automatically on Debian only; install them and run this script again"
     say "installing $*"
     if [ -z "$apt_updated" ]; then
         as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
@@ -32,13 +32,13 @@ install_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2
 }
 
-# The headers that come with libclang's development package are needed too: a bare libclang.so.1 is not enough.
+# The headers of libclang's development package are needed too: libclang.so.1 alone is not enough.
 has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang.so' >/dev/null
 }
 
-# Everything that building and running the module takes.
-need_tools() {
+# Installs the tools that are needed to build and run the module.
+require_tools() {
     local missing=()
     if ! command -v cargo >/dev/null && [ -f "$HOME/.cargo/env" ]; then
         . "$HOME/.cargo/env"
@@ -54,5 +54,8 @@ need_tools() {
 build_module() {
     say "building the module (release)"
     (cd "$root" && cargo build --release --locked)
-    [ -f "$module" ] || die "the build made no $module"
+    [ -f "$module" ] || die "the build did not produce $module"
 }
+
+# The former name of require_tools, for scripts/package.
+need_tools() { require_tools; }

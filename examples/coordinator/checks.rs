@@ -1,4 +1,4 @@
-//! The checks of an agent's services: each on a thread of its own, until the agent's process ends.
+//! Health checks of an agent's services. Each runs on its own thread until the agent's process ends.
 
 use crate::manifest::{CheckKind, CheckSpec};
 use crate::process;
@@ -12,7 +12,7 @@ use std::sync::mpsc::{channel, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How one run of a check went.
+/// Result of one run of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Passing,
@@ -20,27 +20,27 @@ pub enum Outcome {
     Failing(String),
 }
 
-/// A check with all its blanks filled in.
+/// A check with all its variables substituted.
 pub struct Check {
     pub spec: CheckSpec,
     pub host: String,
     pub port: u16,
-    /// For scripts: the agent's environment, where it works, and where its output goes.
+    /// For scripts: environment and working directory of the agent, and the file to which output is written.
     pub environment: BTreeMap<String, String>,
     pub workdir: Option<String>,
     pub output: Option<File>,
 }
 
-/// Carries a check out again and again until the sender that it gives is dropped.
-pub fn begin(check: Check, tell: impl Fn(Outcome) -> bool + Send + 'static) -> Sender<()> {
-    let (running, ended) = channel();
+/// Runs a check at its interval, until the returned sender is dropped or `report` returns false.
+pub fn start(check: Check, report: impl Fn(Outcome) -> bool + Send + 'static) -> Sender<()> {
+    let (running, stopped) = channel();
     thread::spawn(move || loop {
         let next = Instant::now() + check.spec.interval;
-        if !tell(check.run()) {
+        if !report(check.run()) {
             return;
         }
-        let rest = next.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match ended.recv_timeout(rest) {
+        let delay = next.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match stopped.recv_timeout(delay) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return,
         }
@@ -49,6 +49,7 @@ pub fn begin(check: Check, tell: impl Fn(Outcome) -> bool + Send + 'static) -> S
 }
 
 impl Check {
+    /// Runs the check once.
     fn run(&self) -> Outcome {
         match &self.spec.kind {
             CheckKind::Http { path, expected_status } => self.http(path, *expected_status),
@@ -59,11 +60,12 @@ impl Check {
         }
     }
 
+    /// GETs the path. Redirects are not followed.
     fn http(&self, path: &str, expected: Option<u16>) -> Outcome {
         let slash = if path.starts_with('/') { "" } else { "/" };
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let url = format!("http://{host}:{}{slash}{path}", self.port);
-        // Without proxies: the agent is on this host, and its state is not what a proxy says.
+        // The agent is on this host: a proxy from the environment must not answer for it.
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(self.spec.timeout))
             .http_status_as_error(false)
@@ -83,6 +85,7 @@ impl Check {
         }
     }
 
+    /// Connects to the port.
     fn tcp(&self) -> Outcome {
         let mut last = format!("{}: no address", self.host);
         for address in (self.host.as_str(), self.port).to_socket_addrs().into_iter().flatten() {
@@ -94,9 +97,10 @@ impl Check {
         Outcome::Failing(last)
     }
 
+    /// Runs the command, and kills its process group at the timeout.
     fn script(&self, words: &[String]) -> io::Result<Outcome> {
         let mut environment = self.environment.clone();
-        environment.insert(process::CHECK.to_string(), self.spec.name.clone());
+        environment.insert(process::CHECK_VARIABLE.to_string(), self.spec.name.clone());
         let mut command = process::command(words, &environment, self.workdir.as_deref())?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if let Some(output) = &self.output {
@@ -104,8 +108,8 @@ impl Check {
         }
         let mut child = command.spawn()?;
         let pid = child.id() as i32;
-        let in_time = process::wait_for_end(pid, Some(self.spec.timeout));
-        // Whatever it has left behind in its group goes with it.
+        let in_time = process::wait_for_exit(pid, Some(self.spec.timeout));
+        // Background processes of the script do not outlive it.
         if let Some(group) = Pid::from_raw(pid) {
             let _ = kill_process_group(group, Signal::KILL);
         }

@@ -1,31 +1,32 @@
-//! Where a test lets a coordinator die: `DEPLOY_COORDINATOR_DIE_AT` names the step at which it kills itself, as SIGKILL
-//! from outside would. The tests kill it at each of these.
+//! Failpoints for tests: `DEPLOY_COORDINATOR_DIE_AT` names the step at which the coordinator sends itself SIGKILL.
 
 use rustix::process::{getpid, kill_process, Signal};
 
+/// Step of a rollout at which the coordinator can be killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// A task is read, and nothing said or done about it.
+    /// A task has been read; nothing has been reported or done.
     TaskSeen,
-    /// The task is taken up: `starting` is reported, the old process runs still.
+    /// The task is claimed: `starting` is reported, the old process still runs.
     TakenUp,
-    /// The old process has its SIGTERM.
+    /// The old process has been sent SIGTERM.
     OldToldToStop,
-    /// The old process has ended, the new one is not begun.
+    /// The old process has ended; the new one has not been started.
     OldGone,
-    /// The note about the new process is written, the process is not begun.
+    /// The new instance is saved in the state directory; its process has not been started.
     NoteWritten,
-    /// The new process runs, and no note says so.
+    /// The new process runs; its process id is not saved yet.
     Started,
-    /// The new process runs and is noted; nothing is said of its state.
+    /// The new process runs and its process id is saved; its state has not been reported.
     StartNoted,
-    /// The agent has become ready, and nobody was told.
+    /// The agent is ready; `ready` has not been reported.
     BeforeReady,
-    /// A process that was to stop has ended, and nobody was told.
+    /// A process that had to stop has ended; `stopped` has not been reported.
     BeforeStopped,
 }
 
 impl Step {
+    /// All steps, in the order of a rollout.
     pub const ALL: [Step; 9] = [
         Step::TaskSeen,
         Step::TakenUp,
@@ -38,6 +39,7 @@ impl Step {
         Step::BeforeStopped,
     ];
 
+    /// Name of the step in `DEPLOY_COORDINATOR_DIE_AT`.
     fn name(self) -> &'static str {
         match self {
             Step::TaskSeen => "task-seen",
@@ -53,15 +55,18 @@ impl Step {
     }
 }
 
+/// The configured step, if any.
 pub struct Failpoint(Option<Step>);
 
 impl Failpoint {
+    /// Reads `DEPLOY_COORDINATOR_DIE_AT`.
     pub fn from_environment() -> Result<Failpoint, String> {
         let Ok(name) = std::env::var("DEPLOY_COORDINATOR_DIE_AT") else { return Ok(Failpoint(None)) };
         let step = Step::ALL.into_iter().find(|step| step.name() == name);
         step.map(|step| Failpoint(Some(step))).ok_or_else(|| format!("DEPLOY_COORDINATOR_DIE_AT: no step {name}"))
     }
 
+    /// Kills this process if `step` is the configured one.
     pub fn reach(&self, step: Step) {
         if self.0 == Some(step) {
             let _ = kill_process(getpid(), Signal::KILL);

@@ -1,11 +1,11 @@
-//! Who is who: instances, and the places where they run.
+//! Identifiers of instances and of the slots in which they run.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Where an agent runs at most once: within a job.
+/// Slot: an agent in a job. At most one process runs in a slot at a time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PlaceId {
+pub struct SlotId {
     pub key: String,
     pub agent: String,
     pub job: String,
@@ -18,18 +18,19 @@ pub struct Id {
     pub agent: String,
     pub job: String,
     pub version: u64,
-    /// When the version was submitted, unix ms: a key that was deleted and deployed anew uses the same numbers again.
+    /// Submission time of the version, Unix ms. A key that is deleted and deployed again reuses the version numbers.
     pub submitted_at: u64,
 }
 
 impl Id {
-    pub fn place(&self) -> PlaceId {
-        PlaceId { key: self.key.clone(), agent: self.agent.clone(), job: self.job.clone() }
+    /// Returns the slot in which the instance runs.
+    pub fn slot(&self) -> SlotId {
+        SlotId { key: self.key.clone(), agent: self.agent.clone(), job: self.job.clone() }
     }
 
-    /// The id under which a service of it is registered.
+    /// Returns the id under which `service` of this instance is registered.
     pub fn service_instance(&self, service: &str) -> String {
-        shortened(format!("{}/{}/v{}/{service}", self.job, self.agent, self.version), 250)
+        truncate_with_hash(format!("{}/{}/v{}/{service}", self.job, self.agent, self.version), 250)
     }
 }
 
@@ -39,28 +40,30 @@ impl fmt::Display for Id {
     }
 }
 
-impl PlaceId {
-    /// A file's name.
+impl SlotId {
+    /// Returns a file name that is unique to the slot.
     pub fn file_name(&self) -> String {
         file_name(&[&self.key, &self.job, &self.agent])
     }
 }
 
-/// The parts joined by `~`; what is no plain character is written as `%xx`, and what is too long ends in a hash.
+/// Joins the parts with `~` into a file name. Other than plain characters are escaped as `%xx`; a name that would be
+/// too long is truncated and ends in a hash.
 pub fn file_name(parts: &[&str]) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-@".contains(&byte);
     let escaped = |part: &&str| -> String {
         let of_byte = |byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02x}") };
         part.bytes().map(of_byte).collect()
     };
-    shortened(parts.iter().map(escaped).collect::<Vec<_>>().join("~"), 200)
+    truncate_with_hash(parts.iter().map(escaped).collect::<Vec<_>>().join("~"), 200)
 }
 
-fn shortened(text: String, max: usize) -> String {
+/// Truncates a text to `max` bytes, its end replaced by a hash of the whole.
+fn truncate_with_hash(text: String, max: usize) -> String {
     if text.len() <= max {
         return text;
     }
-    // FNV-1a: the same in every build, which the standard library's hash is not.
+    // FNV-1a is stable across builds; the hash of the standard library is not.
     let hash =
         text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let end = (0..=max - 17).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);

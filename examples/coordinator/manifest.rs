@@ -1,4 +1,4 @@
-//! What a manifest says of how a node runs here. In the shape of the manifests that the module is made for:
+//! Parses how the nodes of a manifest are run, in the format of MirrorNeuron's manifests:
 //!
 //! ```json
 //! {"node_id": "web",
@@ -10,9 +10,11 @@
 //!                            "failures_before_critical": 2}]}]}
 //! ```
 //!
-//! and, for all nodes,
+//! and, for all nodes:
 //! `"policies": {"restart": {"attempts": 2, "interval_ms": 60000, "delay_ms": 100, "mode": "fail"}}`.
-//! A duration is a number of ms under a name that ends in `_ms`, or a text such as `"2s"` under the name without it.
+//!
+//! A duration is a number of ms in a field whose name ends in `_ms`, or a string such as `"2s"` in the field without
+//! it.
 
 use crate::restart::{Growth, Mode, RestartPolicy};
 use serde_json::Value as Json;
@@ -20,7 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How one node runs.
+/// Run-time specification of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
     pub command: Vec<String>,
@@ -30,84 +32,90 @@ pub struct Spec {
     pub ports: Vec<PortSpec>,
     pub services: Vec<ServiceSpec>,
     pub restart: RestartPolicy,
-    /// Between the deregistration of its services and SIGTERM (Nomad's `shutdown_delay`); None: the coordinator's.
+    /// Delay between the deregistration of its services and SIGTERM, Nomad's `shutdown_delay`; None: the coordinator's.
     pub shutdown_delay: Option<Duration>,
-    /// Between SIGTERM and SIGKILL (Nomad's `kill_timeout`); None: the coordinator's.
+    /// Delay between SIGTERM and SIGKILL, Nomad's `kill_timeout`; None: the coordinator's.
     pub kill_timeout: Option<Duration>,
 }
 
+/// A port that the agent needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PortSpec {
     pub label: String,
-    /// None: any free one.
+    /// None: any free port.
     pub fixed: Option<u16>,
 }
 
+/// A service of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSpec {
     pub name: String,
     pub address: Option<String>,
-    /// The port as text, in which `${env.NAME}` stands for a variable of the agent.
+    /// Port as text, in which `${env.NAME}` stands for a variable of the agent.
     pub port: String,
     pub tags: Vec<String>,
     pub meta: Option<Json>,
     pub checks: Vec<CheckSpec>,
 }
 
+/// A health check of a service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckSpec {
     pub name: String,
     pub kind: CheckKind,
-    /// None: the service's.
+    /// None: the address of the service.
     pub address: Option<String>,
     pub port: Option<String>,
     pub interval: Duration,
     pub timeout: Duration,
-    /// How many failures in a row it takes; at least 1.
+    /// Number of consecutive failures after which it is critical; at least 1.
     pub failures_before_critical: u32,
-    /// A check that is not required is carried out and logged, and decides nothing.
+    /// A check that is not required is run and logged, but does not affect readiness.
     pub required: bool,
 }
 
+/// Type of a check.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CheckKind {
-    /// Passing with a status of 2xx, or the one expected; 429 is a warning (Consul's rule).
+    /// Passes with a status of 2xx, or with the expected one; 429 is a warning, as in Consul.
     Http { path: String, expected_status: Option<u16> },
-    /// Passing where the port takes a connection.
+    /// Passes if the port accepts a connection.
     Tcp,
-    /// Passing where the command exits with 0; 1 is a warning (Consul's rule).
+    /// Passes if the command exits with 0; 1 is a warning, as in Consul.
     Script { command: Vec<String> },
 }
 
-/// What a manifest says of a node: how it runs, None where there is nothing to run, or why it cannot be run.
-pub type Reading = Result<Option<Arc<Spec>>, String>;
-/// By node id.
-pub type Specs = BTreeMap<String, Reading>;
+/// Specification of a node: None if it has no command, an error if it is invalid.
+pub type SpecResult = Result<Option<Arc<Spec>>, String>;
+/// Specifications by node id.
+pub type Specs = BTreeMap<String, SpecResult>;
 
-/// Every node of a manifest.
+/// Parses all nodes of a manifest.
 pub fn specs(manifest: &Json) -> Specs {
     let restart = restart_policy(&manifest["policies"]["restart"]);
     let mut all = Specs::new();
-    for place in [manifest, &manifest["agents"]] {
-        let listed = ["nodes", "extra_nodes"].into_iter().flat_map(|name| place[name].as_array().into_iter().flatten());
+    for parent in [manifest, &manifest["agents"]] {
+        let listed =
+            ["nodes", "extra_nodes"].into_iter().flat_map(|name| parent[name].as_array().into_iter().flatten());
         for node in listed {
             if let Some(id) = node["node_id"].as_str() {
                 all.insert(id.to_string(), spec(node, &restart));
             }
         }
-        for (id, node) in place["registry"].as_object().into_iter().flatten() {
+        for (id, node) in parent["registry"].as_object().into_iter().flatten() {
             all.insert(id.clone(), spec(node, &restart));
         }
     }
     all
 }
 
-fn spec(node: &Json, restart: &Result<RestartPolicy, String>) -> Reading {
+/// Parses a node.
+fn spec(node: &Json, restart: &Result<RestartPolicy, String>) -> SpecResult {
     let config = &node["config"];
     if config["command"].is_null() {
         return Ok(None);
     }
-    let command = words(&config["command"], "config.command")?;
+    let command = string_list(&config["command"], "config.command")?;
     if command.is_empty() {
         return Err("config.command is empty".to_string());
     }
@@ -117,7 +125,7 @@ fn spec(node: &Json, restart: &Result<RestartPolicy, String>) -> Reading {
             if name.is_empty() || name.contains(['=', '\0']) {
                 return Err(format!("config.environment: {name:?} is no name of a variable"));
             }
-            environment.insert(name.clone(), plain_text(value, &format!("config.environment.{name}"))?);
+            environment.insert(name.clone(), scalar_text(value, &format!("config.environment.{name}"))?);
         }
     }
     let mut ports = Vec::new();
@@ -126,7 +134,7 @@ fn spec(node: &Json, restart: &Result<RestartPolicy, String>) -> Reading {
         let fixed = match &port["port"] {
             Json::Null => None,
             Json::String(text) if text == "auto" => None,
-            given => port_number(given).ok_or_else(|| format!("resources.ports: {label} has a bad port {given}"))?,
+            value => port_number(value).ok_or_else(|| format!("resources.ports: {label} has a bad port {value}"))?,
         };
         ports.push(PortSpec { label, fixed });
     }
@@ -147,108 +155,112 @@ fn spec(node: &Json, restart: &Result<RestartPolicy, String>) -> Reading {
     })))
 }
 
+/// Parses a service of a node. Its port is added to `ports`.
 fn service(service: &Json, ports: &mut Vec<PortSpec>) -> Result<ServiceSpec, String> {
     let name = service["name"].as_str().ok_or("services: a service has no name")?.to_string();
     let port = match &service["port"] {
         Json::String(text) if text.contains("${") => text.clone(),
-        given => {
-            let any = given.is_null() || given.as_str() == Some("auto");
+        value => {
+            let any = value.is_null() || value.as_str() == Some("auto");
             let fixed = if any {
                 None
             } else {
-                port_number(given).ok_or_else(|| format!("service {name}: bad port {given}"))?
+                port_number(value).ok_or_else(|| format!("service {name}: bad port {value}"))?
             };
             if !ports.iter().any(|port| port.label == name) {
                 ports.push(PortSpec { label: name.clone(), fixed });
             }
-            format!("${{env.{}}}", variable_of_port(&name))
+            format!("${{env.{}}}", port_variable(&name))
         }
     };
     let mut checks = Vec::new();
-    for given in array(&service["checks"], "checks")? {
-        checks.push(check(given).map_err(|fault| format!("service {name}: {fault}"))?);
+    for value in array(&service["checks"], "checks")? {
+        checks.push(check(value).map_err(|error| format!("service {name}: {error}"))?);
     }
     Ok(ServiceSpec {
         address: optional_text(&service["address"], "address")?,
         port,
-        tags: words(&service["tags"], "tags")?,
+        tags: string_list(&service["tags"], "tags")?,
         meta: Some(service["meta"].clone()).filter(|meta| !meta.is_null()),
         checks,
         name,
     })
 }
 
+/// Parses a check of a service.
 fn check(check: &Json) -> Result<CheckSpec, String> {
     let kind = check["type"].as_str().ok_or("a check has no type")?;
     let name = optional_text(&check["name"], "name")?.unwrap_or_else(|| kind.to_string());
-    let of = |fault: String| format!("check {name}: {fault}");
+    let context = |error: String| format!("check {name}: {error}");
     let number = |field: &str| match &check[field] {
         Json::Null => Ok(None),
-        given => match given.as_u64().and_then(|n| u32::try_from(n).ok()) {
+        value => match value.as_u64().and_then(|n| u32::try_from(n).ok()) {
             Some(number) => Ok(Some(number)),
-            None => Err(of(format!("{field} must be a number"))),
+            None => Err(context(format!("{field} must be a number"))),
         },
     };
     let expected_status = number("expected_status")?.and_then(|status| u16::try_from(status).ok());
     let kind = match kind {
         "http" => {
-            let path = optional_text(&check["path"], "path").map_err(of)?.unwrap_or_else(|| "/".to_string());
+            let path = optional_text(&check["path"], "path").map_err(context)?.unwrap_or_else(|| "/".to_string());
             CheckKind::Http { path, expected_status }
         }
         "tcp" => CheckKind::Tcp,
         "script" => {
             let mut command = match &check["command"] {
                 Json::String(program) => vec![program.clone()],
-                given => words(given, "command").map_err(of)?,
+                value => string_list(value, "command").map_err(context)?,
             };
-            command.extend(words(&check["args"], "args").map_err(of)?);
+            command.extend(string_list(&check["args"], "args").map_err(context)?);
             if command.is_empty() {
-                return Err(of("a script needs a command".to_string()));
+                return Err(context("a script needs a command".to_string()));
             }
             CheckKind::Script { command }
         }
-        other => return Err(of(format!("type {other} is not one of http, tcp, script"))),
+        other => return Err(context(format!("type {other} is not one of http, tcp, script"))),
     };
     let port = match &check["port"] {
         Json::Null => None,
-        given => Some(plain_text(given, "port").map_err(of)?),
+        value => Some(scalar_text(value, "port").map_err(context)?),
     };
     Ok(CheckSpec {
         kind,
-        address: optional_text(&check["address"], "address").map_err(of)?,
+        address: optional_text(&check["address"], "address").map_err(context)?,
         port,
-        interval: duration(check, "interval").map_err(of)?.unwrap_or(Duration::from_secs(1)),
-        timeout: duration(check, "timeout").map_err(of)?.unwrap_or(Duration::from_secs(1)),
+        interval: duration(check, "interval").map_err(context)?.unwrap_or(Duration::from_secs(1)),
+        timeout: duration(check, "timeout").map_err(context)?.unwrap_or(Duration::from_secs(1)),
         failures_before_critical: number("failures_before_critical")?.unwrap_or(1).max(1),
         required: check["required"].as_bool().unwrap_or(true),
         name,
     })
 }
 
-fn restart_policy(given: &Json) -> Result<RestartPolicy, String> {
+/// Parses the restart policy.
+fn restart_policy(value: &Json) -> Result<RestartPolicy, String> {
     let default = RestartPolicy::default();
-    if given.is_null() {
+    if value.is_null() {
         return Ok(default);
     }
-    let of = |fault: String| format!("policies.restart: {fault}");
-    let attempts = match &given["attempts"] {
+    let context = |error: String| format!("policies.restart: {error}");
+    let attempts = match &value["attempts"] {
         Json::Null => default.attempts,
-        n => {
-            n.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| of("attempts must be a number".to_string()))?
-        }
+        n => n
+            .as_u64()
+            .and_then(|n| u32::try_from(n).ok())
+            .ok_or_else(|| context("attempts must be a number".to_string()))?,
     };
-    let growth = match given["delay_function"].as_str() {
+    let growth = match value["delay_function"].as_str() {
         None | Some("constant") => Growth::Constant,
         Some("exponential") => Growth::Exponential,
         Some("fibonacci") => Growth::Fibonacci,
-        Some(other) => return Err(of(format!("unknown delay_function {other}"))),
+        Some(other) => return Err(context(format!("unknown delay_function {other}"))),
     };
-    let mode = match given["mode"].as_str() {
+    let mode = match value["mode"].as_str() {
         None | Some("fail") => Mode::Fail,
         Some("delay") => Mode::Delay,
-        Some(other) => return Err(of(format!("mode {other} is neither fail nor delay"))),
+        Some(other) => return Err(context(format!("mode {other} is neither fail nor delay"))),
     };
-    let time = |name: &str, default: Duration| duration(given, name).map(|d| d.unwrap_or(default)).map_err(of);
+    let time = |name: &str, default: Duration| duration(value, name).map(|d| d.unwrap_or(default)).map_err(context);
     Ok(RestartPolicy {
         attempts,
         interval: time("interval", default.interval)?,
@@ -259,23 +271,24 @@ fn restart_policy(given: &Json) -> Result<RestartPolicy, String> {
     })
 }
 
-// ---- ports, variables and texts ------------------------------------------------------------------------------------
+// ---- variables and fields ------------------------------------------------------------------------------------------
 
-/// `DEPLOY_PORT_` and the label in capitals.
-pub fn variable_of_port(label: &str) -> String {
-    format!("DEPLOY_PORT_{}", in_capitals(label))
+/// Returns the environment variable of a port: `DEPLOY_PORT_` and the label in capitals.
+pub fn port_variable(label: &str) -> String {
+    format!("DEPLOY_PORT_{}", to_variable_name(label))
 }
 
-/// The name by which MirrorNeuron's own manifests refer to a port.
-pub fn mirror_neuron_variable_of_port(label: &str) -> String {
-    format!("MN_PORT_{}", in_capitals(label))
+/// Returns the environment variable by which MirrorNeuron's manifests refer to a port.
+pub fn mirror_neuron_port_variable(label: &str) -> String {
+    format!("MN_PORT_{}", to_variable_name(label))
 }
 
-fn in_capitals(label: &str) -> String {
+/// Converts a label to capitals, digits and underscores.
+fn to_variable_name(label: &str) -> String {
     label.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
 }
 
-/// Puts values in the place of `${env.NAME}`, and of `${service.port}` where there is one. All else stays as it is.
+/// Substitutes `${env.NAME}`, and `${service.port}` if there is one. Everything else stays as it is.
 pub fn filled(text: &str, variables: &BTreeMap<String, String>, service_port: Option<u16>) -> Result<String, String> {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(start) = rest.find("${") {
@@ -296,18 +309,19 @@ pub fn filled(text: &str, variables: &BTreeMap<String, String>, service_port: Op
     Ok(out)
 }
 
-/// A port number, 0 counting as none; None where it is no port.
-fn port_number(given: &Json) -> Option<Option<u16>> {
-    let number = match given {
+/// Parses a port number; None if it is not one. 0 stands for any free port.
+fn port_number(value: &Json) -> Option<Option<u16>> {
+    let number = match value {
         Json::String(text) => text.parse().ok()?,
-        _ => u16::try_from(given.as_u64()?).ok()?,
+        _ => u16::try_from(value.as_u64()?).ok()?,
     };
     Some((number != 0).then_some(number))
 }
 
-fn duration(of: &Json, name: &str) -> Result<Option<Duration>, String> {
+/// Parses a duration: a number of ms in `<name>_ms`, or a string in `<name>`.
+fn duration(parent: &Json, name: &str) -> Result<Option<Duration>, String> {
     let in_ms = format!("{name}_ms");
-    match (&of[&in_ms], &of[name]) {
+    match (&parent[&in_ms], &parent[name]) {
         (Json::Null, Json::Null) => Ok(None),
         (Json::Null, Json::String(text)) => match humantime::parse_duration(text) {
             Ok(duration) => Ok(Some(duration)),
@@ -321,40 +335,44 @@ fn duration(of: &Json, name: &str) -> Result<Option<Duration>, String> {
     }
 }
 
-fn array<'j>(given: &'j Json, name: &str) -> Result<&'j [Json], String> {
-    match given {
+/// Returns the items of an optional array.
+fn array<'j>(value: &'j Json, name: &str) -> Result<&'j [Json], String> {
+    match value {
         Json::Null => Ok(&[]),
         Json::Array(items) => Ok(items),
         _ => Err(format!("{name} must be an array")),
     }
 }
 
-fn object<'j>(given: &'j Json, name: &str) -> Result<Option<&'j serde_json::Map<String, Json>>, String> {
-    match given {
+/// Returns the fields of an optional object.
+fn object<'j>(value: &'j Json, name: &str) -> Result<Option<&'j serde_json::Map<String, Json>>, String> {
+    match value {
         Json::Null => Ok(None),
         Json::Object(fields) => Ok(Some(fields)),
         _ => Err(format!("{name} must be an object")),
     }
 }
 
-fn words(given: &Json, name: &str) -> Result<Vec<String>, String> {
-    array(given, name)?.iter().map(|word| plain_text(word, name)).collect()
+/// Parses an optional array of strings.
+fn string_list(value: &Json, name: &str) -> Result<Vec<String>, String> {
+    array(value, name)?.iter().map(|word| scalar_text(word, name)).collect()
 }
 
-fn optional_text(given: &Json, name: &str) -> Result<Option<String>, String> {
-    match given {
+/// Parses an optional string.
+fn optional_text(value: &Json, name: &str) -> Result<Option<String>, String> {
+    match value {
         Json::Null => Ok(None),
-        _ => plain_text(given, name).map(Some),
+        _ => scalar_text(value, name).map(Some),
     }
 }
 
-/// A text, or a number or boolean as one.
-fn plain_text(given: &Json, name: &str) -> Result<String, String> {
-    let text = match given {
+/// Returns a string, or a number or boolean as text.
+fn scalar_text(value: &Json, name: &str) -> Result<String, String> {
+    let text = match value {
         Json::String(text) => text.clone(),
         Json::Number(number) => number.to_string(),
         Json::Bool(yes) => yes.to_string(),
-        _ => return Err(format!("{name} must be a text, not {given}")),
+        _ => return Err(format!("{name} must be a text, not {value}")),
     };
     match text.contains('\0') {
         true => Err(format!("{name} has a zero byte")),

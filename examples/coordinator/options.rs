@@ -1,4 +1,4 @@
-//! The command line.
+//! Command line.
 
 use clap::Parser;
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use std::time::Duration;
 /// Runs the agents of redis-deploy deployments as processes on this host.
 ///
 /// Follows the deployments under the given keys: starts, replaces and stops their agents as DEPLOY.TASKS asks, checks
-/// their services, restarts them by their restart policy, and reports. Agents go on running when the coordinator ends;
-/// the next one on the same state directory finds them again.
+/// their services, restarts them by their restart policy, and reports. Agents keep running when the coordinator ends;
+/// the next coordinator with the same state directory takes them over.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "coordinator", after_help = EXIT_CODES)]
 pub struct Options {
@@ -16,11 +16,11 @@ pub struct Options {
     #[arg(value_name = "KEY", required_unless_present = "matching")]
     pub keys: Vec<String>,
 
-    /// Follow every deployment whose key matches (a glob of the server's, as of DEPLOY.LIST MATCH)
+    /// Follow every deployment whose key matches the glob (as in DEPLOY.LIST MATCH)
     #[arg(long = "match", value_name = "GLOB")]
     pub matching: Option<String>,
 
-    /// Where the primary may be; give it again for each address, and the one that says it is a primary is used
+    /// Redis URL; may be repeated, for instance once per replica. The one that is a primary is used
     #[arg(
         long,
         value_name = "URL",
@@ -31,78 +31,85 @@ pub struct Options {
     )]
     pub redis: Vec<String>,
 
-    /// The agents that are this coordinator's, by name; may be given again. No agent may belong to two coordinators
+    /// Agents that this coordinator runs, by name; may be repeated. No agent may belong to two coordinators
     #[arg(long, value_name = "GLOB", default_value = "*")]
     pub agents: Vec<glob::Pattern>,
 
-    /// Notes about running agents, and their logs. One coordinator at a time
+    /// Directory for the state and the logs of agents. It can be used by one coordinator at a time
     #[arg(long, value_name = "DIR", default_value = "coordinator-state")]
     pub state_dir: PathBuf,
 
-    /// The address under which this host's services are registered, where a manifest gives none or 0.0.0.0
+    /// Address under which services of this host are registered if the manifest gives none or 0.0.0.0
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     pub address: String,
 
-    /// TTL of registered services, ms; refreshed three times within it. A coordinator that is down for longer takes its
-    /// agents out of DEPLOY.RESOLVE until it is back
+    /// TTL of registered services in ms; refreshed three times within it. If the coordinator is down for longer,
+    /// DEPLOY.RESOLVE leaves its agents out until it is back
     #[arg(long, value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(100..))]
     pub service_ttl_ms: u64,
 
-    /// From taking an agent's services away to its SIGTERM, ms, for callers that have just resolved it
+    /// Delay in ms between the deregistration of an agent's services and SIGTERM, for callers that have just resolved
+    /// them
     #[arg(long, value_name = "MS", default_value_t = 500)]
     pub shutdown_delay_ms: u64,
 
-    /// From SIGTERM to SIGKILL, ms
+    /// Delay between SIGTERM and SIGKILL in ms
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
     pub kill_timeout_ms: u64,
 
-    /// How often the record is read without having been told of a change, ms
+    /// Interval in ms at which records are read without an event
     #[arg(long, value_name = "MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(10..))]
     pub poll_ms: u64,
 
-    /// How long Redis may take to answer, ms; then the connection is given up and made anew
+    /// Timeout of Redis replies in ms, after which the coordinator reconnects
     #[arg(long, value_name = "MS", default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(10..))]
     pub redis_timeout_ms: u64,
 
-    /// The server's deploy.channel-prefix
+    /// Value of the server's deploy.channel-prefix
     #[arg(long, value_name = "PREFIX", default_value = "deploy:events:")]
     pub channel_prefix: String,
 
-    /// Stop the agents of a key that has been deleted for so long, ms. Without it they go on running: a key may be gone
-    /// by mistake, and DEPLOY.STOP is how agents are ended
+    /// Stop the agents of a key this many ms after it was deleted. By default they keep running, since a key may be
+    /// deleted by mistake; use DEPLOY.STOP to stop agents
     #[arg(long, value_name = "MS")]
     pub stop_deleted_ms: Option<u64>,
 
-    /// Stop all agents when this coordinator is told to end; told twice, without waiting for them
+    /// Stop all agents when a signal ends this coordinator; a second signal skips the delays
     #[arg(long)]
     pub stop_on_exit: bool,
 
-    /// End, as by SIGTERM, when the process that started this one ends
+    /// Exit, as at SIGTERM, when the parent process ends
     #[arg(long)]
     pub end_with_parent: bool,
 }
 
+/// Last paragraph of `--help`.
 const EXIT_CODES: &str = "\
-Ended by SIGTERM, SIGINT or SIGHUP it exits with 0; with 1 where its state directory cannot be used, or is in use by
-another coordinator; with 2 where the command line is wrong. It never ends for want of Redis.";
+Exit codes: 0 after SIGTERM, SIGINT or SIGHUP; 1 if the state directory cannot be used or is in use by another
+coordinator; 2 if the command line is invalid. The coordinator never exits because Redis is unreachable.";
 
 impl Options {
+    /// Returns whether this coordinator runs the agent.
     pub fn owns(&self, agent: &str) -> bool {
         self.agents.iter().any(|glob| glob.matches(agent))
     }
 
+    /// Returns `--shutdown-delay-ms`.
     pub fn shutdown_delay(&self) -> Duration {
         Duration::from_millis(self.shutdown_delay_ms)
     }
 
+    /// Returns `--kill-timeout-ms`.
     pub fn kill_timeout(&self) -> Duration {
         Duration::from_millis(self.kill_timeout_ms)
     }
 
+    /// Returns `--poll-ms`.
     pub fn poll(&self) -> Duration {
         Duration::from_millis(self.poll_ms)
     }
 
+    /// Returns `--redis-timeout-ms`.
     pub fn redis_timeout(&self) -> Duration {
         Duration::from_millis(self.redis_timeout_ms)
     }

@@ -1,9 +1,10 @@
-//! The restart policy, Nomad's: `attempts` restarts within `interval_ms`, each after a delay. Beyond that, mode `fail`
+//! Restart policy as in Nomad: `attempts` restarts within `interval_ms`, each after a delay. Beyond that, mode `fail`
 //! gives up and mode `delay` waits for the next interval.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// Restart policy of a manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RestartPolicy {
     pub attempts: u32,
@@ -14,7 +15,7 @@ pub struct RestartPolicy {
     pub mode: Mode,
 }
 
-/// How the delay grows from restart to restart within an interval.
+/// Growth of the delay from restart to restart within an interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Growth {
     Constant,
@@ -22,14 +23,17 @@ pub enum Growth {
     Fibonacci,
 }
 
+/// Behaviour once the attempts of an interval are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
+    /// The instance has failed.
     Fail,
+    /// The instance is restarted in the next interval.
     Delay,
 }
 
 impl Default for RestartPolicy {
-    /// Nomad's for services: 2 attempts in 30 minutes, 15 s apart, then it has failed.
+    /// Nomad's default for services: 2 attempts in 30 minutes, 15 s apart, mode `fail`.
     fn default() -> RestartPolicy {
         RestartPolicy {
             attempts: 2,
@@ -43,7 +47,7 @@ impl Default for RestartPolicy {
 }
 
 impl RestartPolicy {
-    /// Before the `nth` restart of an interval, counted from 1.
+    /// Returns the delay before the `nth` restart of an interval, counted from 1.
     fn delay_before(&self, nth: u32) -> Duration {
         let factor = match self.growth {
             Growth::Constant => 1,
@@ -60,22 +64,25 @@ impl RestartPolicy {
     }
 }
 
-/// What an instance has used up of its policy. Kept in its file, so that a new coordinator goes on counting.
+/// Restart counter of an instance. It is part of the state file, so that it survives the coordinator.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restarts {
-    /// When the interval began, unix ms.
+    /// Start of the interval, Unix ms.
     since: u64,
     count: u32,
 }
 
+/// Decision of the policy after a process has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
+    /// Restart after this delay.
     After(Duration),
+    /// No further restart.
     Exhausted,
 }
 
 impl Restarts {
-    /// What follows an end at `now`, unix ms.
+    /// Decides on a restart after a process has ended at `now`, Unix ms.
     pub fn after_end(&mut self, policy: &RestartPolicy, now: u64) -> Verdict {
         let interval = policy.interval.as_millis() as u64;
         if self.count == 0 || now.saturating_sub(self.since) > interval {
@@ -95,8 +102,8 @@ impl Restarts {
         }
     }
 
-    /// `2 restarts in 60 s`, for the reason of a failure.
-    pub fn words(policy: &RestartPolicy) -> String {
+    /// Describes a policy in the reason of a failure: `2 restarts in 1m`.
+    pub fn describe(policy: &RestartPolicy) -> String {
         let plural = if policy.attempts == 1 { "" } else { "s" };
         format!("{} restart{plural} in {}", policy.attempts, humantime::format_duration(policy.interval))
     }

@@ -1,7 +1,7 @@
-//! Any bytes as a record, as RESTORE gives them: refused, or a record like any other. What is asked of it, and what time
-//! brings about, ends; nothing panics; and it is written back as what was read.
+//! Decodes arbitrary bytes as a record, as RESTORE does. They are rejected, or the record behaves like any other: it is
+//! encoded as it was decoded, commands and timers terminate without a panic, and the invariants hold.
 //!
-//! The bytes are the payload behind the envelope, so that the fuzzer need not find out a checksum.
+//! The bytes are the payload without its envelope, so that the fuzzer need not guess a checksum.
 
 #![no_main]
 
@@ -14,17 +14,17 @@ use redis_deploy::view;
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = decode_record(bytes);
-    let Ok(record) = decode_record(&enveloped(bytes)) else { return };
-    assert_eq!(decode_record(&encode_record(&record)).as_ref(), Ok(&record), "written back, it is what was read");
-    look_at(&record);
+    let Ok(record) = decode_record(&wrap(bytes)) else { return };
+    assert_eq!(decode_record(&encode_record(&record)).as_ref(), Ok(&record), "encoding and decoding is lossless");
+    render(&record);
 
-    // Time, as far as it has anything to do; then what people and coordinators may ask.
+    // Due timers first, then the commands of operators and coordinators.
     let mut now = record.updated_at;
     let mut record = record;
     for _ in 0..8 {
         let Some(due) = engine::next_deadline(&record) else { break };
         now = now.max(due);
-        let Some(next) = after(&record, &Command::Tick, now) else { break };
+        let Some(next) = apply_command(&record, &Command::Tick, now) else { break };
         record = next;
     }
     let operate = Operate::default;
@@ -53,35 +53,39 @@ fuzz_target!(|bytes: &[u8]| {
     commands.extend([Command::Fail(operate()), Command::Stop(operate())]);
     for command in &commands {
         now += 1;
-        if let Some(next) = after(&record, command, now) {
+        if let Some(next) = apply_command(&record, command, now) {
             record = next;
         }
     }
-    look_at(&record);
+    render(&record);
 });
 
-fn after(record: &Record, command: &Command, now_ms: u64) -> Option<Record> {
+/// Applies a command, and checks the invariants and the replicated changes. None if it is rejected.
+fn apply_command(record: &Record, command: &Command, now_ms: u64) -> Option<Record> {
     let context = Context { key: "key", now_ms, by: "someone", limits: Limits::default() };
     let decision = engine::decide(Some(record), command, &context).ok()?;
-    // What a replica makes of it.
-    let mut theirs = record.clone();
-    engine::apply(&mut theirs, &decision.batch);
-    assert!(theirs == decision.record, "a replica has the same after {command:?}");
+    let mut replica = record.clone();
+    engine::apply(&mut replica, &decision.batch);
+    assert!(replica == decision.record, "a replica differs after {command:?}");
     if let Err(rule) = invariants::check(&decision.record) {
         panic!("after {command:?}: {rule}");
     }
     Some(decision.record)
 }
 
-fn look_at(record: &Record) {
+/// Builds all views of a record.
+fn render(record: &Record) {
     view::to_json(&view::status(record, "key"));
     view::to_json(&view::history(record));
     view::to_json(&view::tasks(record));
-    view::to_json(&view::list_entry(record, "key"));
+    if let Some(summary) = engine::Summary::of(record) {
+        view::to_json(&view::list_entry(&summary, "key"));
+    }
     engine::next_deadline(record);
 }
 
-fn enveloped(payload: &[u8]) -> Vec<u8> {
+/// Wraps a payload in the envelope of a record.
+fn wrap(payload: &[u8]) -> Vec<u8> {
     let mut bytes = b"dp\x01\x00\x01\x00".to_vec();
     bytes.extend((payload.len() as u32).to_le_bytes());
     bytes.extend(payload);

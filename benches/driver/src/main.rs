@@ -1,49 +1,49 @@
 //! Measures redis-deploy: `scripts/bench`, and `docs/benchmarks.md` for what is measured and how.
 //!
-//! Every figure is a ratio to something that ran in the same minute on the same machine, or stands beside one.
+//! Every figure is a ratio to a variant that ran within the same minute on the same machine, or is printed beside one.
 
-mod contest;
-mod contestants;
-mod points;
+mod compare;
 mod resp;
 mod rollout;
+mod scenarios;
 mod server;
 mod stream;
 mod subscribers;
 mod table;
+mod variants;
 
-use contest::Sending;
-use points::crowd::{self, Crowd};
-use points::{memory, reading, reports, saving, timers, wire};
+use compare::Load;
+use scenarios::scale::{self, ScaleServers};
+use scenarios::{memory, reading, reports, saving, timers, wire};
 use serde_json::{json, Value as Json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use table::Results;
 
-const PIPELINED: Sending = Sending::Pipelined(50);
+const PIPELINED: Load = Load::Pipelined(50);
 
-/// What can be asked for by name, in the order in which it is done.
-const PARTS: [&str; 11] =
+/// Scenarios by their names for `--only`, in the order in which they run.
+const SCENARIOS: [&str; 11] =
     ["report", "loads", "due", "storm", "memory", "wire", "saving", "reading", "flat", "list", "idle"];
-/// Those that share a server with many deployments, which is made for the first of them.
-const OF_A_CROWD: [&str; 3] = ["flat", "list", "idle"];
+/// Scenarios that share the server with many deployments, which is filled for the first of them.
+const SCALE_SCENARIOS: [&str; 3] = ["flat", "list", "idle"];
 
 const USAGE: &str = "\
 usage: scripts/bench [--quick] [--only NAME]… [--deployments N] [--rounds N] [--json PATH]
-  --quick          a smoke run: everything once, briefly and small; its figures say little
-  --only NAME      one part; may be given again. Parts, and the points that they are about:
-                   report loads (1) flat (2) due storm idle (3) memory flat (4) wire saving (5) reading list (6)
-  --deployments N  for flat, list and idle, 1,000,000 unless given
-  --rounds N       of each contest, 5 unless given
-  --json PATH      where the figures go, target/bench.json unless given";
+  --quick          smoke run: each scenario once, short and small; the figures are not meaningful
+  --only NAME      run one scenario; may be repeated. Scenarios:
+                   report loads due storm memory wire saving reading flat list idle
+  --deployments N  number of deployments for flat, list and idle (default: 1,000,000)
+  --rounds N       rounds of each comparison (default: 5)
+  --json PATH      output file of the figures (default: target/bench.json)";
 
-/// One run.
+/// Options and results of a run.
 pub struct Bench {
     quick: bool,
     only: Vec<String>,
     deployments: usize,
     rounds: usize,
-    /// Of one contestant's turn.
+    /// Duration of one variant's run in a round.
     time: Duration,
     json: PathBuf,
     results: Results,
@@ -52,8 +52,8 @@ pub struct Bench {
 fn main() {
     let mut bench = match options(std::env::args().skip(1)) {
         Ok(bench) => bench,
-        Err(complaint) => {
-            eprintln!("{complaint}\n{USAGE}");
+        Err(error) => {
+            eprintln!("{error}\n{USAGE}");
             std::process::exit(2);
         }
     };
@@ -64,18 +64,18 @@ fn main() {
     machine["load_average_after"] = load_average().into();
     machine["took_s"] = start.elapsed().as_secs().into();
     println!("{}", bench.results.markdown());
-    let word = |name: &str| machine[name].as_str().map_or_else(|| machine[name].to_string(), str::to_string);
+    let field = |name: &str| machine[name].as_str().map_or_else(|| machine[name].to_string(), str::to_string);
     println!(
         "Measured on {} cores of {}, {}; load average {} before and {} after; {} s.",
-        word("cores"),
-        word("cpu"),
-        word("server"),
-        word("load_average_before"),
-        word("load_average_after"),
-        word("took_s")
+        field("cores"),
+        field("cpu"),
+        field("server"),
+        field("load_average_before"),
+        field("load_average_after"),
+        field("took_s")
     );
     if bench.quick {
-        println!("A quick run: small, short and once. Its figures say little.");
+        println!("This was a quick run: its figures are not meaningful.");
     }
     let text = serde_json::to_string_pretty(&bench.results.json(machine)).expect("JSON");
     match std::fs::write(&bench.json, text) {
@@ -87,6 +87,7 @@ fn main() {
     }
 }
 
+/// Parses the command line.
 fn options(mut args: impl Iterator<Item = String>) -> Result<Bench, String> {
     let mut bench = Bench {
         quick: false,
@@ -105,8 +106,8 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Bench, String> {
         match arg.as_str() {
             "--quick" => bench.quick = true,
             "--only" => {
-                let name = args.next().filter(|name| PARTS.contains(&name.as_str()));
-                bench.only.push(name.ok_or_else(|| format!("--only needs one of {}", PARTS.join(", ")))?);
+                let name = args.next().filter(|name| SCENARIOS.contains(&name.as_str()));
+                bench.only.push(name.ok_or_else(|| format!("--only needs one of {}", SCENARIOS.join(", ")))?);
             }
             "--deployments" => bench.deployments = number(args.next(), &arg)?,
             "--rounds" => bench.rounds = number(args.next(), &arg)?,
@@ -115,15 +116,16 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Bench, String> {
                 println!("{USAGE}");
                 std::process::exit(0);
             }
-            _ => return Err(format!("unknown: {arg}")),
+            _ => return Err(format!("unknown option {arg}")),
         }
     }
-    let or = |given: usize, quick: usize, usual: usize| match given {
+    let or_default = |given: usize, quick: usize, usual: usize| match given {
         0 if bench.quick => quick,
         0 => usual,
         given => given,
     };
-    (bench.deployments, bench.rounds) = (or(bench.deployments, 20_000, 1_000_000), or(bench.rounds, 1, 5));
+    bench.deployments = or_default(bench.deployments, 20_000, 1_000_000);
+    bench.rounds = or_default(bench.rounds, 1, 5);
     if bench.quick {
         bench.time = Duration::from_millis(100);
     }
@@ -131,17 +133,18 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Bench, String> {
 }
 
 impl Bench {
+    /// Runs the selected scenarios.
     fn run(&mut self) {
-        let mut crowd = None;
-        for part in PARTS {
-            if !self.only.is_empty() && !self.only.iter().any(|name| name == part) {
+        let mut scale = None;
+        for scenario in SCENARIOS {
+            if !self.only.is_empty() && !self.only.iter().any(|name| name == scenario) {
                 continue;
             }
-            eprintln!("== {part}");
-            if OF_A_CROWD.contains(&part) && crowd.is_none() {
-                crowd = Some(Crowd::gather(self));
+            eprintln!("== {scenario}");
+            if SCALE_SCENARIOS.contains(&scenario) && scale.is_none() {
+                scale = Some(ScaleServers::fill(self));
             }
-            match (part, &crowd) {
+            match (scenario, &scale) {
                 ("report", _) => reports::report(self),
                 ("loads", _) => reports::loads(self),
                 ("due", _) => timers::due(self),
@@ -150,17 +153,18 @@ impl Bench {
                 ("wire", _) => wire::wire(self),
                 ("saving", _) => saving::saving(self),
                 ("reading", _) => reading::reading(self),
-                ("flat", Some(crowd)) => crowd::flat(self, crowd),
-                ("list", Some(crowd)) => crowd::list(self, crowd),
-                ("idle", Some(crowd)) => crowd::idle(self, crowd),
-                _ => unreachable!("every part is done above"),
+                ("flat", Some(scale)) => scale::flat(self, scale),
+                ("list", Some(scale)) => scale::list(self, scale),
+                ("idle", Some(scale)) => scale::idle(self, scale),
+                _ => unreachable!("every scenario has an arm"),
             }
         }
     }
 }
 
-// ---- on what it was measured ----------------------------------------------------------------------------------------
+// ---- machine --------------------------------------------------------------------------------------------------------
 
+/// Describes the machine and the server.
 fn machine() -> Json {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
@@ -184,6 +188,7 @@ fn machine() -> Json {
     })
 }
 
+/// Returns the load average of the last minute.
 fn load_average() -> String {
     std::fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or_default().to_string()
 }

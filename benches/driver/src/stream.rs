@@ -1,40 +1,41 @@
-//! What a primary tells its replicas, read as a replica would read it.
+//! Replication stream of a primary, read as by a replica.
 
 use crate::resp::{command, Conn, Reply};
 use crate::server::Target;
 use std::collections::BTreeMap;
 
+/// Connection that receives the replication stream.
 pub struct ReplicationStream {
     conn: Conn,
 }
 
-/// The commands of one name.
+/// Commands of one name in the stream.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     pub commands: u64,
     pub bytes: u64,
-    /// Of the last argument alone.
+    /// Bytes of the last arguments alone.
     pub last_argument_bytes: u64,
 }
 
 impl ReplicationStream {
-    /// Begins with what the primary does after this call.
+    /// Connects as a replica. The stream begins with the changes after this call.
     pub fn of(primary: Target) -> ReplicationStream {
         let mut conn = primary.conn();
         conn.send(&command(&["SYNC"]));
-        // Empty lines keep the connection awake until the file is ready.
+        // The primary sends empty lines as keepalive until the RDB file is ready.
         let length = loop {
             let line = String::from_utf8_lossy(conn.line()).into_owned();
             if let Some(length) = line.strip_prefix('$') {
-                break length.parse().expect("a file in one piece, its length first");
+                break length.parse().expect("an RDB file with its length");
             }
-            assert!(line.is_empty(), "the primary says {line}");
+            assert!(line.is_empty(), "unexpected line from the primary: {line}");
         };
         conn.discard(length);
         ReplicationStream { conn }
     }
 
-    /// Has `work` done, and counts by name what replicas hear of it.
+    /// Runs `work` and counts the commands that it replicates, by name.
     pub fn tally(&mut self, primary: Target, work: impl FnOnce(&mut Conn)) -> BTreeMap<String, Tally> {
         const END: [&str; 3] = ["SET", "bench:end-of-work", "1"];
         let mut conn = primary.conn();
@@ -56,7 +57,7 @@ impl ReplicationStream {
     }
 }
 
-/// The mean size of what the module replicates for one report, as the argument of its own command.
+/// Returns the mean size of the change that the module replicates for one report.
 pub fn payload_of_one(
     target: Target,
     reports: &mut impl FnMut(Option<usize>, u64, &mut Vec<u8>),

@@ -1,5 +1,4 @@
-//! Subscribers that read what they are sent and do nothing with it. One thread reads for all of them, in turns of a
-//! millisecond, so that they take as little of the machine as they can.
+//! Subscribers that discard their messages. One thread polls all of them every millisecond, to use little CPU.
 
 use crate::resp::{command, Conn};
 use crate::server::Target;
@@ -9,20 +8,21 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-const TURN: Duration = Duration::from_millis(1);
-/// So many turns without a byte, and everything has arrived. Counted in the reader's own turns: on a busy machine it may
-/// have had none for a while.
-const QUIET: u64 = 8;
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+/// Number of polls without data after which all messages count as received. Time alone would not do: on a busy machine
+/// the thread may not run for a while.
+const QUIET_POLLS: u64 = 8;
 
+/// Subscribed connections, and the thread that reads them.
 pub struct Subscribers {
     received: Arc<AtomicU64>,
-    turns: Arc<AtomicU64>,
+    polls: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Subscribers {
-    /// So many connections, each subscribed to all `channels`.
+    /// Opens `count` connections, each subscribed to all `channels`.
     pub fn start(target: Target, count: usize, channels: &[String]) -> Subscribers {
         let words: Vec<&str> = std::iter::once("SUBSCRIBE").chain(channels.iter().map(String::as_str)).collect();
         let mut conns = Vec::new();
@@ -34,18 +34,18 @@ impl Subscribers {
             conns.push(conn);
         }
         let counter = || Arc::new(AtomicU64::new(0));
-        let (received, turns, stop) = (counter(), counter(), Arc::new(AtomicBool::new(false)));
-        let (bytes, done, ends) = (received.clone(), turns.clone(), stop.clone());
+        let (received, polls, stop) = (counter(), counter(), Arc::new(AtomicBool::new(false)));
+        let (bytes, done, ends) = (received.clone(), polls.clone(), stop.clone());
         let reader = std::thread::spawn(move || read_all(&conns, &bytes, &done, &ends));
-        Subscribers { received, turns, stop, reader: Some(reader) }
+        Subscribers { received, polls, stop, reader: Some(reader) }
     }
 
-    /// Waits until nothing is on its way any more, so that nobody's next round pays for it.
+    /// Waits until all messages are received, so that the next run is not charged for them.
     pub fn settle(&self) {
         loop {
-            let (received, turns) = (self.received(), self.turns.load(Ordering::Relaxed));
-            while self.turns.load(Ordering::Relaxed) < turns + QUIET {
-                std::thread::sleep(TURN);
+            let (received, polls) = (self.received(), self.polls.load(Ordering::Relaxed));
+            while self.polls.load(Ordering::Relaxed) < polls + QUIET_POLLS {
+                std::thread::sleep(POLL_INTERVAL);
             }
             if self.received() == received {
                 return;
@@ -53,27 +53,28 @@ impl Subscribers {
         }
     }
 
-    /// Bytes that all of them have got.
+    /// Returns the number of bytes received by all connections.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 }
 
-fn read_all(conns: &[Conn], received: &AtomicU64, turns: &AtomicU64, stop: &AtomicBool) {
+/// Polls all connections until `stop` is set.
+fn read_all(conns: &[Conn], received: &AtomicU64, polls: &AtomicU64, stop: &AtomicBool) {
     let mut buffer = vec![0; 256 * 1024];
     while !stop.load(Ordering::Relaxed) {
         for conn in conns {
             loop {
                 match conn.stream().read(&mut buffer) {
-                    Ok(0) => panic!("a subscriber was cut off"),
+                    Ok(0) => panic!("a subscriber was disconnected"),
                     Ok(bytes) => received.fetch_add(bytes as u64, Ordering::Relaxed),
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                     Err(error) => panic!("a subscriber: {error}"),
                 };
             }
         }
-        turns.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(TURN);
+        polls.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

@@ -1,9 +1,9 @@
-//! The floor: the least that a module must do to change a value for others to see, and nothing of what it is changed
-//! for. It opens its key, changes a counter, replicates that with a command of its own, and publishes one event to the
-//! subscribers here, by the same calls of the module API as `redis-deploy`.
+//! Floor: the minimal work of a module write, as a baseline for `redis-deploy`. It opens its key, increments a counter,
+//! replicates that with a command of its own, and publishes one event to the subscribers of this server, by the same
+//! calls of the module API as `redis-deploy`.
 //!
-//! `FLOOR.WRITE key payload-bytes event-bytes` says how large what is replicated and what is published shall be. Their
-//! content is filler that costs nothing to make: whatever the module spends on making its own is above the floor.
+//! `FLOOR.WRITE key payload-bytes event-bytes` sets the sizes of what is replicated and published. The content is
+//! constant filler, so that the cost of encoding it is not part of the floor.
 
 use redis_module::native_types::RedisType;
 use redis_module::{raw, redis_module, Context, NextArg, RedisError, RedisResult, RedisString, RedisValue};
@@ -12,14 +12,18 @@ use std::ffi::{c_char, c_int, c_void};
 const ENCVER: i32 = 1;
 static COUNTER: RedisType = RedisType::new("floor-cnt", ENCVER, METHODS);
 
+/// Value of a key.
 struct Counter(i64);
 
+/// Content of payloads and events.
 static FILLER: [u8; 4096] = [b'x'; 4096];
 
+/// Returns `bytes` bytes of filler.
 fn filler(bytes: i64) -> Result<&'static [u8], RedisError> {
     usize::try_from(bytes).ok().and_then(|bytes| FILLER.get(..bytes)).ok_or(RedisError::Str("ERR at most 4096 bytes"))
 }
 
+/// Handles FLOOR.WRITE.
 fn write(ctx: &Context, args: Vec<RedisString>) -> RedisResult {
     let mut args = args.into_iter().skip(1);
     let key = args.next_arg()?;
@@ -33,7 +37,7 @@ fn write(ctx: &Context, args: Vec<RedisString>) -> RedisResult {
     Ok(RedisValue::Integer(count))
 }
 
-/// What a replica and the AOF get of it.
+/// Handles FLOOR.APPLY, the replicated form of a write.
 fn apply(ctx: &Context, args: Vec<RedisString>) -> RedisResult {
     let key = args.into_iter().skip(1).next_arg()?;
     let count = count(ctx, &key)?;
@@ -41,6 +45,7 @@ fn apply(ctx: &Context, args: Vec<RedisString>) -> RedisResult {
     Ok(RedisValue::Integer(count))
 }
 
+/// Increments the counter of a key.
 fn count(ctx: &Context, key: &RedisString) -> Result<i64, RedisError> {
     let open = ctx.open_key_writable(key);
     match open.get_value::<Counter>(&COUNTER)? {
@@ -52,12 +57,14 @@ fn count(ctx: &Context, key: &RedisString) -> Result<i64, RedisError> {
     }
 }
 
+/// Converts a status of the module API.
 fn done(status: Option<c_int>) -> Result<(), RedisError> {
     (status == Some(raw::REDISMODULE_OK as c_int))
         .then_some(())
         .ok_or(RedisError::Str("ERR the server refused to replicate"))
 }
 
+/// Replicates a write.
 fn replicate(ctx: &Context, key: &RedisString, payload: &[u8]) -> Result<(), RedisError> {
     // SAFETY: function pointers are written once, before the module is loaded. The format names exactly the arguments
     // that follow: a string, then a buffer with its length.
@@ -69,8 +76,9 @@ fn replicate(ctx: &Context, key: &RedisString, payload: &[u8]) -> Result<(), Red
     })
 }
 
+/// Publishes an event to the subscribers of this server.
 fn publish(ctx: &Context, channel: &RedisString, event: &RedisString) {
-    // SAFETY: as above; two strings that live through the call.
+    // SAFETY: as above; both strings outlive the call.
     unsafe { raw::RedisModule_PublishMessage.map(|publish| publish(ctx.ctx, channel.inner, event.inner)) };
 }
 
@@ -80,7 +88,7 @@ const METHODS: raw::RedisModuleTypeMethods = raw::RedisModuleTypeMethods {
     version: raw::REDISMODULE_TYPE_METHOD_VERSION as u64,
     rdb_load: Some(rdb_load),
     rdb_save: Some(rdb_save),
-    // Asked only where AOF files have no RDB preamble, which the benchmark does not do.
+    // Called only for AOF files without RDB preamble, which the benchmark does not use.
     aof_rewrite: None,
     free: Some(free),
     mem_usage: None,
@@ -104,12 +112,12 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, _encver: c_int) -> *m
 }
 
 unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
-    // SAFETY: the server hands back a value of ours.
+    // SAFETY: the server passes a value of this type.
     raw::save_signed(io, unsafe { &*value.cast::<Counter>() }.0);
 }
 
 unsafe extern "C" fn free(value: *mut c_void) {
-    // SAFETY: the value is a box of ours, and the server forgets it now.
+    // SAFETY: the value was made by `Box::into_raw`, and the server does not use it any more.
     drop(unsafe { Box::from_raw(value.cast::<Counter>()) });
 }
 

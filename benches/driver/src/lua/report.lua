@@ -1,7 +1,7 @@
--- A report in plain data structures, as one who knows Redis would write it: no rule of a rollout is in it. Nothing is
--- read twice, the times come with the call, and the event is put together as text, which is faster than cjson.
+-- A report on native data structures, optimized, without the rules of a rollout. Nothing is read twice, times are passed
+-- as arguments, and the event is concatenated as text, which is faster than cjson.
 -- KEYS: the record (hash), the instance (hash), deadlines (sorted set), log (stream)
--- ARGV: agent, state, version, job, attempt, now in ms, when it is healthy ('null' unless ready), channel, key
+-- ARGV: agent, state, version, job, attempt, now in ms, healthy_at in ms ('null' unless ready), channel, key
 local agent, state, now, healthy_at = ARGV[1], ARGV[2], ARGV[6], ARGV[7]
 if redis.call('HGET', KEYS[2], 'state') == state then
   return 0

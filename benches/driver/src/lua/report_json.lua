@@ -1,7 +1,7 @@
--- A report where the whole deployment is one JSON document: what DEPLOY.STATUS shows, with the log of 100 events in it,
--- or, where there is a second key, with the log in that stream.
+-- A report on one JSON document with the content of DEPLOY.STATUS and the log of 100 events, or with the log in a stream if
+-- there is a second key.
 -- KEYS: the document, [the log]
--- ARGV: agent, state, version, job, attempt, now in ms, when it is healthy ('null' unless ready), channel, key
+-- ARGV: agent, state, version, job, attempt, now in ms, healthy_at in ms ('null' unless ready), channel, key
 local deployment = cjson.decode(redis.call('GET', KEYS[1]))
 local instance
 for _, candidate in ipairs(deployment.instances) do

@@ -1,20 +1,22 @@
-//! What a coordinator reads of a deployment's record, and what it says to it.
+//! Types of the module's API as far as a coordinator uses it: the replies that it reads and the commands that it sends.
 
-use crate::manifest::Reading;
+use crate::manifest::SpecResult;
 use redis::Cmd;
 use serde::Deserialize;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
-/// One reading of a key, taken in one transaction: DEPLOY.STATUS and DEPLOY.TASKS, and what the manifests of the
-/// versions in them say of each node.
+/// State of a key: DEPLOY.STATUS and DEPLOY.TASKS, read in one transaction, and the node specs from the manifests of
+/// the versions that occur in them.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub status: Status,
     pub tasks: Vec<Task>,
-    pub specs: BTreeMap<(u64, String), Reading>,
+    /// Specs by version and node id.
+    pub specs: BTreeMap<(u64, String), SpecResult>,
 }
 
+/// Reply of DEPLOY.STATUS.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Status {
     pub revision: u64,
@@ -23,13 +25,15 @@ pub struct Status {
     pub versions: Vec<Version>,
 }
 
+/// Entry of `versions`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Version {
     pub version: u64,
-    /// Unix ms. A key that is deleted and deployed anew counts versions from 1 again; by this one tells them apart.
+    /// Unix ms. Tells apart the versions of a key that was deleted and deployed again, which count from 1 again.
     pub submitted_at: u64,
 }
 
+/// Entry of `instances`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Instance {
     pub agent: String,
@@ -40,6 +44,7 @@ pub struct Instance {
     pub attempt: u32,
 }
 
+/// Entry of `services`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Service {
     pub service: String,
@@ -51,6 +56,7 @@ pub struct Service {
     pub ttl_ms: Option<u64>,
 }
 
+/// Entry of DEPLOY.TASKS.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Task {
     pub task: String,
@@ -61,43 +67,47 @@ pub struct Task {
 }
 
 impl Instance {
+    /// Returns whether this is the instance of an agent at a version in a job.
     pub fn is(&self, agent: &str, version: u64, job: &str) -> bool {
         self.agent == agent && self.version == version && self.job_id == job
     }
 
-    /// Somebody has said of it that it runs.
-    pub fn is_said_to_run(&self) -> bool {
+    /// Returns whether the record has it as running.
+    pub fn is_running(&self) -> bool {
         ["starting", "ready", "unready"].contains(&self.state.as_str())
     }
 }
 
 impl Status {
-    /// When the version of an instance was submitted: the record keeps every version that runs.
+    /// Returns the submission time of a version; the record keeps every version that runs.
     pub fn submitted_at(&self, version: u64) -> u64 {
         self.versions.iter().find(|known| known.version == version).map_or(0, |known| known.submitted_at)
     }
 }
 
 impl Snapshot {
+    /// Returns the task for an instance.
     pub fn task_of(&self, instance: &Instance) -> Option<&Task> {
         self.tasks.iter().find(|task| instance.is(&task.agent, task.version, &task.job_id))
     }
 
-    pub fn is_told_to_stop(&self, instance: &Instance) -> bool {
+    /// Returns whether there is a `stop` task for an instance.
+    pub fn must_stop(&self, instance: &Instance) -> bool {
         self.task_of(instance).is_some_and(|task| task.task == "stop")
     }
 }
 
-/// What a coordinator says. Each may be said again without harm, and names version, job and attempt, so that it can
-/// never be taken for something about another instance.
+/// A write command of a coordinator. All are idempotent and name version, job and attempt, so that a late one cannot
+/// apply to another instance.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Statement {
+pub enum Update {
     Report { agent: String, state: &'static str, version: u64, job: String, attempt: u32, reason: Option<String> },
     Register(Box<Registration>),
     Check { instance: String, status: &'static str, reason: Option<String> },
     Deregister { instance: String },
 }
 
+/// Arguments of DEPLOY.REGISTER.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registration {
     pub agent: String,
@@ -113,9 +123,10 @@ pub struct Registration {
     pub meta: Option<Json>,
 }
 
-/// The longest REASON that the module takes, in bytes.
+/// Maximum length of REASON in bytes.
 const REASON_MAX: usize = 1024;
 
+/// Appends REASON, truncated to its maximum length.
 fn with_reason(command: &mut Cmd, reason: &Option<String>) {
     if let Some(reason) = reason {
         let end = (0..=REASON_MAX.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
@@ -123,17 +134,18 @@ fn with_reason(command: &mut Cmd, reason: &Option<String>) {
     }
 }
 
-impl Statement {
+impl Update {
+    /// Builds the command.
     pub fn command(&self, key: &str) -> Cmd {
         match self {
-            Statement::Report { agent, state, version, job, attempt, reason } => {
+            Update::Report { agent, state, version, job, attempt, reason } => {
                 let mut command = redis::cmd("DEPLOY.REPORT");
                 command.arg(key).arg(agent).arg(*state).arg("VERSION").arg(*version).arg("JOB").arg(job);
                 command.arg("ATTEMPT").arg(*attempt);
                 with_reason(&mut command, reason);
                 command
             }
-            Statement::Register(service) => {
+            Update::Register(service) => {
                 let mut command = redis::cmd("DEPLOY.REGISTER");
                 command.arg(key).arg(&service.agent).arg(&service.service).arg("INSTANCE").arg(&service.instance);
                 command.arg("ADDRESS").arg(&service.address).arg("PORT").arg(service.port);
@@ -147,13 +159,13 @@ impl Statement {
                 }
                 command
             }
-            Statement::Check { instance, status, reason } => {
+            Update::Check { instance, status, reason } => {
                 let mut command = redis::cmd("DEPLOY.CHECK");
                 command.arg(key).arg(instance).arg(*status);
                 with_reason(&mut command, reason);
                 command
             }
-            Statement::Deregister { instance } => {
+            Update::Deregister { instance } => {
                 let mut command = redis::cmd("DEPLOY.DEREGISTER");
                 command.arg(key).arg(instance);
                 command

@@ -1,9 +1,9 @@
-//! Who takes part in the contest of reports. All change one agent of one 20-agent deployment, write a log of the last
-//! 100 events and publish one event of the same size; only the module follows the rules of a rollout.
+//! Variants of a report. Each changes one agent of a deployment of 20 agents, keeps a log of the last 100 events and
+//! publishes one event of the same size. Only the module applies the rules of a rollout.
 
-use crate::contest::{Contestant, Done, Expected, OneCommand, Sending};
+use crate::compare::{Done, Expected, Load, SingleCommand, Variant};
 use crate::resp::{put, Conn};
-use crate::rollout::{now_ms, Rollout, Turns, MIN_HEALTHY_MS};
+use crate::rollout::{now_ms, AgentCycle, Rollout, MIN_HEALTHY_MS};
 use crate::server::{Server, Target};
 use serde_json::{json, Value as Json};
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ pub const FLOOR: &str = "floor";
 pub const REPORT: &str = "REPORT";
 pub const LUA: &str = "Lua";
 pub const JSON_LUA: &str = "JSON Lua";
-pub const JSON_LUA_LOG_APART: &str = "JSON Lua, log apart";
+pub const JSON_LUA_WITH_STREAM: &str = "JSON Lua, log in a stream";
 pub const CLIENT: &str = "client";
 
 pub const AGENTS: usize = 20;
 const KEY: &str = "bench";
-/// A key of its own: the floor is another type.
+/// Key of the floor, which has a data type of its own.
 const KEY_FLOOR: &str = "floor";
 
-/// How large what the module replicates and publishes for one report is. Both are what the floor is told to do.
+/// Bytes that the module replicates and publishes for one report. The floor is set to the same sizes.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
     pub payload: usize,
@@ -29,7 +29,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// On a server of its own: one that has had a replica goes on writing for the next one.
+    /// Measures the sizes on a server of its own, since one that has had a replica keeps writing its backlog.
     pub fn measure() -> Sizes {
         let server = Server::start(&[]);
         let mut conn = server.conn();
@@ -39,60 +39,65 @@ impl Sizes {
     }
 }
 
-/// Everything that the contestants need on a server.
-pub struct Arena {
+/// Variants, with their data on a server.
+pub struct VariantSet {
     target: Target,
     rollout: Rollout,
     sizes: Sizes,
     document: Json,
 }
 
-impl Arena {
-    pub fn set_up(target: Target, sizes: Sizes) -> Arena {
+impl VariantSet {
+    /// Writes the data of the module's rollout, from which the other variants copy theirs.
+    pub fn prepare(target: Target, sizes: Sizes) -> VariantSet {
         let mut conn = target.conn();
         let rollout = Rollout::begin(&mut conn, KEY, AGENTS);
         let document = rollout.document(&mut conn);
-        Arena { target, rollout, sizes, document }
+        VariantSet { target, rollout, sizes, document }
     }
 
-    /// Where the contestants publish.
+    /// Returns the channels to which the variants publish.
     pub fn channels() -> Vec<String> {
         let floor = format!("floor:events:{KEY_FLOOR}");
         ["deploy", "lua", "json", "client"].map(channel).into_iter().chain([floor]).collect()
     }
 
-    pub fn all(&self) -> Vec<Box<dyn Contestant>> {
+    /// Returns all variants.
+    pub fn all(&self) -> Vec<Box<dyn Variant>> {
         vec![
             self.set(),
             self.floor(),
             self.report(),
             self.lua(),
             self.json_lua(),
-            self.json_lua_log_apart(),
+            self.json_lua_with_stream(),
             self.client(),
         ]
     }
 
-    /// Without the second kind of JSON document: for where there is less time.
-    pub fn main(&self) -> Vec<Box<dyn Contestant>> {
+    /// Returns the variants for the `loads` scenario, which leaves out the second JSON variant to save time.
+    pub fn main(&self) -> Vec<Box<dyn Variant>> {
         vec![self.set(), self.floor(), self.report(), self.lua(), self.json_lua(), self.client()]
     }
 
-    fn set(&self) -> Box<dyn Contestant> {
-        Box::new(OneCommand::same(SET, self.target, Expected::Any, &["SET", "set:bench", "0123456789abcdef"]))
+    /// SET of 16 bytes.
+    fn set(&self) -> Box<dyn Variant> {
+        Box::new(SingleCommand::same(SET, self.target, Expected::Any, &["SET", "set:bench", "0123456789abcdef"]))
     }
 
-    fn floor(&self) -> Box<dyn Contestant> {
+    /// Bare module write.
+    fn floor(&self) -> Box<dyn Variant> {
         let (payload, event) = (self.sizes.payload.to_string(), self.sizes.event.to_string());
-        Box::new(OneCommand::same(FLOOR, self.target, Expected::Any, &["FLOOR.WRITE", KEY_FLOOR, &payload, &event]))
+        Box::new(SingleCommand::same(FLOOR, self.target, Expected::Any, &["FLOOR.WRITE", KEY_FLOOR, &payload, &event]))
     }
 
-    fn report(&self) -> Box<dyn Contestant> {
-        Box::new(OneCommand::new(REPORT, self.target, Expected::Int(1), self.rollout.reports()))
+    /// DEPLOY.REPORT.
+    fn report(&self) -> Box<dyn Variant> {
+        Box::new(SingleCommand::new(REPORT, self.target, Expected::Int(1), self.rollout.reports()))
     }
 
-    /// The same work in Lua by an expert's hand.
-    fn lua(&self) -> Box<dyn Contestant> {
+    /// Optimized Lua script on hashes, a sorted set and a stream.
+    fn lua(&self) -> Box<dyn Variant> {
         let mut conn = self.target.conn();
         let sha = conn.call(&["SCRIPT", "LOAD", include_str!("lua/report.lua")]).text();
         for instance in self.document["instances"].as_array().expect("a list") {
@@ -114,35 +119,38 @@ impl Arena {
         self.script(LUA, sha, "lua", keys)
     }
 
-    /// One document, with the log in it.
-    fn json_lua(&self) -> Box<dyn Contestant> {
+    /// Lua script on one JSON document that contains the log.
+    fn json_lua(&self) -> Box<dyn Variant> {
         let mut conn = self.target.conn();
         let sha = conn.call(&["SCRIPT", "LOAD", include_str!("lua/report_json.lua")]).text();
         conn.call(&["SET", "json:{bench}", &self.document.to_string()]);
         self.script(JSON_LUA, sha, "json", |_| ["json:{bench}".to_string()])
     }
 
-    /// One document, with the log in a stream beside it.
-    fn json_lua_log_apart(&self) -> Box<dyn Contestant> {
+    /// Lua script on one JSON document and a stream for the log.
+    fn json_lua_with_stream(&self) -> Box<dyn Variant> {
         let mut conn = self.target.conn();
         let sha = conn.call(&["SCRIPT", "LOAD", include_str!("lua/report_json.lua")]).text();
         let mut document = self.document.clone();
         document["events"] = json!([]);
         conn.call(&["SET", "json-apart:{bench}", &document.to_string()]);
-        self.script(JSON_LUA_LOG_APART, sha, "json", |_| ["json-apart:{bench}".into(), "json-apart:{bench}:log".into()])
+        self.script(JSON_LUA_WITH_STREAM, sha, "json", |_| {
+            ["json-apart:{bench}".into(), "json-apart:{bench}:log".into()]
+        })
     }
 
+    /// A variant that runs a script with EVALSHA.
     fn script<const N: usize>(
         &self,
         name: &'static str,
         sha: String,
         on: &'static str,
         keys: impl Fn(&str) -> [String; N] + 'static,
-    ) -> Box<dyn Contestant> {
+    ) -> Box<dyn Variant> {
         let (job, channel, count) = (self.rollout.job(), channel(on), N.to_string());
-        let mut turns = Turns::new(AGENTS);
-        Box::new(OneCommand::new(name, self.target, Expected::Int(1), move |conn, n, out| {
-            let (agent, state) = turns.next(conn, n);
+        let mut cycle = AgentCycle::new(AGENTS);
+        Box::new(SingleCommand::new(name, self.target, Expected::Int(1), move |conn, n, out| {
+            let (agent, state) = cycle.next(conn, n);
             let now = now_ms();
             let healthy_at = if state == "ready" { (now + MIN_HEALTHY_MS).to_string() } else { "null".to_string() };
             let (now, keys) = (now.to_string(), keys(agent));
@@ -153,43 +161,47 @@ impl Arena {
         }))
     }
 
-    fn client(&self) -> Box<dyn Contestant> {
-        let (turns, job) = (Turns::new(AGENTS), self.rollout.job());
+    /// Read, merge and write by a client.
+    fn client(&self) -> Box<dyn Variant> {
+        let (cycle, job) = (AgentCycle::new(AGENTS), self.rollout.job());
         Box::new(ReadMergeWrite {
             target: self.target,
             document: self.document.clone(),
             job,
-            turns,
+            cycle,
             sent: 0,
             prepared: 0,
         })
     }
 }
 
+/// Returns the channel of a variant.
 fn channel(on: &str) -> String {
     format!("{on}:events:{KEY}")
 }
 
+/// Returns the mean size of an event.
 fn size_of_event(conn: &mut Conn) -> usize {
     let reply = conn.call(&["DEPLOY.EVENTS", KEY]).array();
     let events = reply.into_iter().nth(2).expect("the third element is the events").array();
-    // A `ready` and an `unready` one differ by a time: their mean.
+    // Events of `ready` and `unready` differ in size, since only one has a time.
     let last: Vec<usize> = events.into_iter().rev().take(AGENTS * 2).map(|event| event.bytes().len()).collect();
     last.iter().sum::<usize>() / last.len()
 }
 
-/// The same work done by a client: GET, merge, SET and PUBLISH. Each connection has a document to itself, and where
-/// many are sent ahead, each of them has: with one for all, they would lose each other's changes, since there is no WATCH.
+/// Variant in which a client does the work: GET, merge, SET and PUBLISH. Each command in flight has a document of its
+/// own: with a shared one they would overwrite each other's changes, since there is no WATCH.
 struct ReadMergeWrite {
     target: Target,
     document: Json,
     job: String,
-    turns: Turns,
+    cycle: AgentCycle,
     sent: u64,
     prepared: usize,
 }
 
 impl ReadMergeWrite {
+    /// Writes the documents.
     fn prepare(&mut self, documents: usize) {
         let (mut conn, text) = (self.target.conn(), self.document.to_string());
         for n in self.prepared..documents {
@@ -198,10 +210,10 @@ impl ReadMergeWrite {
         self.prepared = self.prepared.max(documents);
     }
 
-    /// Appends what is to be written after a document was read.
-    fn merge(&mut self, place: usize, text: &[u8], out: &mut Vec<u8>) {
+    /// Changes a document that was read, and appends the commands that write it.
+    fn merge(&mut self, index: usize, text: &[u8], out: &mut Vec<u8>) {
         let mut document: Json = serde_json::from_slice(text).expect("it was written here");
-        let (agent, state) = self.turns.next(None, self.sent);
+        let (agent, state) = self.cycle.next(None, self.sent);
         self.sent += 1;
         let now = now_ms();
         let healthy_at = (state == "ready").then_some(now + MIN_HEALTHY_MS);
@@ -224,16 +236,17 @@ impl ReadMergeWrite {
         if events.len() > 100 {
             events.remove(0);
         }
-        put(out, &["SET", &document_key(place), &document.to_string()]);
+        put(out, &["SET", &document_key(index), &document.to_string()]);
         put(out, &["PUBLISH", &channel("client"), &published]);
     }
 }
 
+/// Returns the key of a document.
 fn document_key(n: usize) -> String {
     format!("client:{n}")
 }
 
-impl Contestant for ReadMergeWrite {
+impl Variant for ReadMergeWrite {
     fn name(&self) -> &'static str {
         CLIENT
     }
@@ -242,17 +255,17 @@ impl Contestant for ReadMergeWrite {
         self.target
     }
 
-    fn work(&mut self, sending: Sending, time: Duration, latencies: &mut Vec<u64>) -> Done {
-        let (count, batch) = match sending {
-            Sending::Pipelined(batch) => (1, batch),
-            Sending::Connections(count) => (count, 1),
+    fn work(&mut self, load: Load, time: Duration, latencies: &mut Vec<u64>) -> Done {
+        let (count, batch) = match load {
+            Load::Pipelined(batch) => (1, batch),
+            Load::Connections(count) => (count, 1),
         };
         self.prepare(count * batch);
         let mut conns: Vec<Conn> = (0..count).map(|_| self.target.conn()).collect();
         let (mut out, mut operations) = (Vec::new(), 0);
         let start = Instant::now();
         while start.elapsed() < time {
-            let began = Instant::now();
+            let sent_at = Instant::now();
             for (n, conn) in conns.iter_mut().enumerate() {
                 out.clear();
                 (0..batch).for_each(|m| put(&mut out, &["GET", &document_key(n * batch + m)]));
@@ -269,7 +282,7 @@ impl Contestant for ReadMergeWrite {
             for conn in &mut conns {
                 conn.skip_all(batch * 2);
                 if batch == 1 {
-                    latencies.push(began.elapsed().as_nanos() as u64);
+                    latencies.push(sent_at.elapsed().as_nanos() as u64);
                 }
                 operations += batch as u64;
             }

@@ -1,7 +1,7 @@
-//! Any bytes as a batch of changes, as a primary or an append-only file gives them: refused, or applied. Applying is
-//! total: whatever the changes say, nothing panics, and what comes of it can be written.
+//! Decodes arbitrary bytes as change sets, as received from a primary or read from an AOF. They are rejected or
+//! applied. Applying is total: no change panics, and the resulting record can be encoded.
 //!
-//! The first byte says how many batches there are; they are applied one after the other to one record.
+//! The first byte is the number of change sets, which are applied to one record in order.
 
 #![no_main]
 
@@ -13,12 +13,12 @@ use redis_deploy::view;
 fuzz_target!(|bytes: &[u8]| {
     let _ = decode_change_set(bytes);
     let Some((count, rest)) = bytes.split_first() else { return };
-    let each = rest.len().div_ceil(usize::from(count % 4) + 1).max(1);
+    let chunk_size = rest.len().div_ceil(usize::from(count % 4) + 1).max(1);
     let mut record = Record::empty();
-    for payload in rest.chunks(each) {
-        let Ok(batch) = decode_change_set(&enveloped(payload)) else { continue };
-        assert_eq!(decode_change_set(&encode_change_set(&batch)).as_ref(), Ok(&batch), "written back, it is what was read");
-        engine::apply(&mut record, &batch);
+    for payload in rest.chunks(chunk_size) {
+        let Ok(change_set) = decode_change_set(&wrap(payload)) else { continue };
+        assert_eq!(decode_change_set(&encode_change_set(&change_set)).as_ref(), Ok(&change_set), "encoding and decoding is lossless");
+        engine::apply(&mut record, &change_set);
     }
     view::to_json(&view::status(&record, "key"));
     view::to_json(&view::tasks(&record));
@@ -26,7 +26,8 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = decode_record(&encode_record(&record));
 });
 
-fn enveloped(payload: &[u8]) -> Vec<u8> {
+/// Wraps a payload in the envelope of a change set.
+fn wrap(payload: &[u8]) -> Vec<u8> {
     let mut bytes = b"dp\x01\x00\x02\x00".to_vec();
     bytes.extend((payload.len() as u32).to_le_bytes());
     bytes.extend(payload);

@@ -1,45 +1,47 @@
-//! Contests: several ways to do a thing take turns at it, round by round and in changing order, so that whatever else
-//! the machine does falls on all of them. A ratio is taken within a round and is then the median of the rounds.
+//! Comparison of variants: they run alternately, round by round and in rotating order, so that other load on the
+//! machine affects all of them. A ratio is taken within a round, and its median over the rounds is the result.
 
 use crate::resp::{Conn, Seen};
 use crate::server::Target;
 use std::time::{Duration, Instant};
 
-/// How commands are sent.
+/// Load that a variant puts on the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sending {
-    /// One connection; two batches of so many commands are on their way at any time.
+pub enum Load {
+    /// One connection with two batches of this many commands in flight.
     Pipelined(usize),
-    /// So many connections, each waiting for its reply before its next command.
+    /// This many connections, each of which waits for the reply before it sends the next command.
     Connections(usize),
 }
 
-/// What one round gave.
+/// Measurement of one round.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     /// Operations per second.
     pub rate: f64,
     /// CPU time of the server per operation.
     pub cpu_us: f64,
-    /// From sending to the reply; None where commands were sent ahead of replies.
+    /// Median latency; None for a pipelined load.
     pub p50_us: Option<f64>,
     pub p99_us: Option<f64>,
     /// Bytes of replies per operation.
     pub reply_bytes: f64,
 }
 
-/// One way to do the thing.
-pub trait Contestant {
+/// One of the implementations that are compared.
+pub trait Variant {
+    /// Returns the name in the results.
     fn name(&self) -> &'static str;
+    /// Returns the server that it runs on.
     fn target(&self) -> Target;
-    /// Does it for about so long: operations done, time taken, bytes of replies, and in `latencies` the ns of each
-    /// where they are known.
-    fn work(&mut self, sending: Sending, time: Duration, latencies: &mut Vec<u64>) -> Done;
+    /// Runs for about `time`. Appends the latency of each operation in ns to `latencies`, unless the load is pipelined.
+    fn work(&mut self, load: Load, time: Duration, latencies: &mut Vec<u64>) -> Done;
 
-    fn round(&mut self, sending: Sending, time: Duration) -> Sample {
+    /// Runs and measures one round.
+    fn round(&mut self, load: Load, time: Duration) -> Sample {
         let mut latencies = Vec::new();
         let cpu = self.target().cpu_ns();
-        let done = self.work(sending, time, &mut latencies);
+        let done = self.work(load, time, &mut latencies);
         let cpu = self.target().cpu_ns() - cpu;
         latencies.sort_unstable();
         let at = |percent| (!latencies.is_empty()).then(|| percentile(&latencies, percent) / 1e3);
@@ -54,18 +56,20 @@ pub trait Contestant {
     }
 }
 
+/// Work done in one round.
 pub struct Done {
     pub operations: u64,
     pub took: Duration,
     pub reply_bytes: u64,
 }
 
-/// The value at or below which so many percent of the sorted values lie.
+/// Returns a percentile of sorted values.
 pub fn percentile(sorted: &[u64], percent: f64) -> f64 {
-    let place = (sorted.len() as f64 * percent / 100.0).ceil() as usize;
-    sorted.get(place.saturating_sub(1).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0) as f64
+    let index = (sorted.len() as f64 * percent / 100.0).ceil() as usize;
+    sorted.get(index.saturating_sub(1).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0) as f64
 }
 
+/// Returns the median; NaN of no values.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -76,73 +80,79 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// What the reply to a command must be: anything else would be another command than the one that is measured.
+/// Expected reply. Another reply means that something else is measured, and ends the benchmark.
 #[derive(Debug, Clone, Copy)]
 pub enum Expected {
-    /// Whatever is no error.
+    /// Any reply but an error.
     Any,
     Int(i64),
-    /// A bulk string that is there.
+    /// A bulk string, not null.
     Bytes,
+    /// An array, not empty.
     Array,
 }
 
 impl Expected {
+    /// Panics if a reply, as type byte and number, is not the expected one.
     pub fn check(self, (kind, number): (u8, i64), name: &str) {
-        let right = match self {
+        let is_expected = match self {
             Expected::Any => true,
             Expected::Int(expected) => kind == b':' && number == expected,
             Expected::Bytes => kind == b'$' && number >= 0,
             Expected::Array => kind == b'*' && number > 0,
         };
-        assert!(right, "{name}: a reply {}{number}, expected {self:?}", kind as char);
+        assert!(is_expected, "{name}: reply {}{number}, expected {self:?}", kind as char);
     }
 }
 
-/// Appends the nth command of a connection: of one among several, or None where there is only one, which sends ahead.
+/// Appends the nth command of a connection. The index of the connection is None for a pipelined load.
 pub type WriteCommand = Box<dyn FnMut(Option<usize>, u64, &mut Vec<u8>)>;
 
-/// A contestant whose operation is one command.
-pub struct OneCommand {
+/// Variant whose operation is a single command.
+pub struct SingleCommand {
     pub name: &'static str,
     pub target: Target,
     pub expected: Expected,
     pub write: WriteCommand,
-    /// How many commands each connection has sent: what comes next goes on from there.
+    /// Number of commands that each connection has sent, over all rounds.
     sent: Vec<u64>,
     last: Option<Seen>,
 }
 
-impl OneCommand {
+impl SingleCommand {
+    /// Creates a variant whose commands are made by `write`.
     pub fn new(
         name: &'static str,
         target: Target,
         expected: Expected,
         write: impl FnMut(Option<usize>, u64, &mut Vec<u8>) + 'static,
-    ) -> OneCommand {
-        OneCommand { name, target, expected, write: Box::new(write), sent: Vec::new(), last: None }
+    ) -> SingleCommand {
+        SingleCommand { name, target, expected, write: Box::new(write), sent: Vec::new(), last: None }
     }
 
-    /// The same command each time.
-    pub fn same(name: &'static str, target: Target, expected: Expected, words: &[&str]) -> OneCommand {
+    /// Creates a variant that repeats a command.
+    pub fn same(name: &'static str, target: Target, expected: Expected, words: &[&str]) -> SingleCommand {
         let command = crate::resp::command(words);
-        OneCommand::new(name, target, expected, move |_, _, out| out.extend_from_slice(&command))
+        SingleCommand::new(name, target, expected, move |_, _, out| out.extend_from_slice(&command))
     }
 
+    /// Appends the next command of a connection.
     fn next(&mut self, conn: Option<usize>, out: &mut Vec<u8>) {
-        let place = conn.map_or(0, |conn| conn + 1);
-        if self.sent.len() <= place {
-            self.sent.resize(place + 1, 0);
+        let index = conn.map_or(0, |conn| conn + 1);
+        if self.sent.len() <= index {
+            self.sent.resize(index + 1, 0);
         }
-        (self.write)(conn, self.sent[place], out);
-        self.sent[place] += 1;
+        (self.write)(conn, self.sent[index], out);
+        self.sent[index] += 1;
     }
 
+    /// Replaces `out` by a batch of commands.
     fn batch(&mut self, size: usize, out: &mut Vec<u8>) {
         out.clear();
         (0..size).for_each(|_| self.next(None, out));
     }
 
+    /// Runs a pipelined load.
     fn pipelined(&mut self, batch: usize, time: Duration) -> Done {
         let mut conn = self.target.conn();
         let (mut out, mut operations, mut in_flight) = (Vec::new(), 0, 0);
@@ -167,7 +177,8 @@ impl OneCommand {
         Done { operations, took: start.elapsed(), reply_bytes: conn.consumed() }
     }
 
-    fn side_by_side(&mut self, count: usize, time: Duration, latencies: &mut Vec<u64>) -> Done {
+    /// Runs a load of `count` connections.
+    fn concurrent(&mut self, count: usize, time: Duration, latencies: &mut Vec<u64>) -> Done {
         let mut conns: Vec<Conn> = (0..count).map(|_| self.target.conn()).collect();
         let mut sent_at = Vec::new();
         let (mut out, mut operations) = (Vec::new(), 0);
@@ -178,14 +189,14 @@ impl OneCommand {
             sent_at.push(Instant::now());
             conn.send(&out);
         }
-        let mut going_on = true;
-        while going_on {
-            going_on = start.elapsed() < time;
+        let mut continues = true;
+        while continues {
+            continues = start.elapsed() < time;
             for (n, conn) in conns.iter_mut().enumerate() {
                 self.expected.check(conn.skip_like(&mut self.last), self.name);
                 latencies.push(sent_at[n].elapsed().as_nanos() as u64);
                 operations += 1;
-                if going_on {
+                if continues {
                     out.clear();
                     self.next(Some(n), &mut out);
                     sent_at[n] = Instant::now();
@@ -198,7 +209,7 @@ impl OneCommand {
     }
 }
 
-impl Contestant for OneCommand {
+impl Variant for SingleCommand {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -207,74 +218,79 @@ impl Contestant for OneCommand {
         self.target
     }
 
-    fn work(&mut self, sending: Sending, time: Duration, latencies: &mut Vec<u64>) -> Done {
-        match sending {
-            Sending::Pipelined(batch) => self.pipelined(batch, time),
-            Sending::Connections(count) => self.side_by_side(count, time, latencies),
+    fn work(&mut self, load: Load, time: Duration, latencies: &mut Vec<u64>) -> Done {
+        match load {
+            Load::Pipelined(batch) => self.pipelined(batch, time),
+            Load::Connections(count) => self.concurrent(count, time, latencies),
         }
     }
 }
 
-/// What a contest gave: for each contestant, in the order in which they were given, a sample of each round.
-pub struct Outcome {
+/// Result of a comparison.
+pub struct Comparison {
     names: Vec<&'static str>,
+    /// A sample of each round, by variant in the order of `names`.
     samples: Vec<Vec<Sample>>,
 }
 
-impl Outcome {
+impl Comparison {
+    /// Returns the samples of a variant.
     fn of(&self, name: &str) -> &[Sample] {
-        let place = self.names.iter().position(|n| *n == name).unwrap_or_else(|| panic!("no contestant {name}"));
-        &self.samples[place]
+        let index = self.names.iter().position(|n| *n == name).unwrap_or_else(|| panic!("no variant {name}"));
+        &self.samples[index]
     }
 
+    /// Returns the names of the variants.
     pub fn names(&self) -> &[&'static str] {
         &self.names
     }
 
+    /// Returns the median of a figure over the rounds.
     pub fn median_of(&self, name: &str, figure: impl Fn(&Sample) -> f64) -> f64 {
         median(self.of(name).iter().map(figure).collect())
     }
 
-    /// Operations per second.
+    /// Returns operations per second.
     pub fn rate(&self, name: &str) -> f64 {
         self.median_of(name, |sample| sample.rate)
     }
 
+    /// Returns the server's CPU time per operation.
     pub fn cpu_us(&self, name: &str) -> f64 {
         self.median_of(name, |sample| sample.cpu_us)
     }
 
-    /// How many times as many operations per second the one did as the other.
+    /// Returns the ratio of operations per second of `name` to those of `than`.
     pub fn ratio(&self, name: &str, than: &str) -> f64 {
         median(self.of(name).iter().zip(self.of(than)).map(|(a, b)| a.rate / b.rate).collect())
     }
 
-    /// The same by the server's CPU time, which the machine's other work disturbs less.
+    /// Returns the ratio of operations per CPU second of the server, which other load on the machine affects less.
     pub fn cpu_ratio(&self, name: &str, than: &str) -> f64 {
         median(self.of(name).iter().zip(self.of(than)).map(|(a, b)| b.cpu_us / a.cpu_us).collect())
     }
 }
 
-/// Has them take turns. `settle` is called between one's turn and the next one's.
-pub fn contest(
-    contestants: &mut [Box<dyn Contestant>],
-    sending: Sending,
+/// Runs the variants alternately. `between` is called after each run.
+pub fn compare(
+    variants: &mut [Box<dyn Variant>],
+    load: Load,
     rounds: usize,
     time: Duration,
-    mut settle: impl FnMut(),
-) -> Outcome {
-    let count = contestants.len();
+    mut between: impl FnMut(),
+) -> Comparison {
+    let count = variants.len();
     let mut samples = vec![Vec::new(); count];
-    for contestant in contestants.iter_mut() {
-        contestant.round(sending, time / 5);
-        settle();
+    for variant in variants.iter_mut() {
+        variant.round(load, time / 5);
+        between();
     }
     for round in 0..rounds {
-        for turn in 0..count {
-            let place = (round + turn) % count;
-            samples[place].push(contestants[place].round(sending, time));
-            settle();
+        for offset in 0..count {
+            let index = (round + offset) % count;
+            samples[index].push(variants[index].round(load, time));
+            between();
         }
     }
-    Outcome { names: contestants.iter().map(|c| c.name()).collect(), samples }
+    Comparison { names: variants.iter().map(|c| c.name()).collect(), samples }
 }

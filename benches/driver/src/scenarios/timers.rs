@@ -1,11 +1,12 @@
-//! Point 3: how late verdicts are among many rollouts, and what a crowd of them at once does to other clients.
+//! Timers: the delay of health decisions among many rollouts, and the latency of other clients while many are due at
+//! once.
 
-use crate::contest::{median, percentile};
-use crate::contestants::AGENTS;
+use crate::compare::{median, percentile};
 use crate::resp::{command, put, Conn};
 use crate::rollout::{agent, bare_manifest, deploy, now_ms, status, Rollout, SLOW};
 use crate::server::{wait_for, Server, Target};
 use crate::table::{digits, Goal};
+use crate::variants::AGENTS;
 use crate::Bench;
 use serde_json::json;
 use std::collections::HashMap;
@@ -14,12 +15,13 @@ use std::sync::Arc;
 use std::thread::{sleep, spawn, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+/// Returns the Unix time in µs.
 fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.expect("the clock is past 1970").as_micros() as u64
 }
 
-/// A rollout of one agent that is ready, and healthy only after `pace`.
+/// Creates rollouts of one agent, with the given policy.
 fn begin(conn: &mut Conn, prefix: &str, count: usize, pace: &[&str]) {
     let manifest = bare_manifest(1);
     conn.many(count, |n, out| {
@@ -28,15 +30,17 @@ fn begin(conn: &mut Conn, prefix: &str, count: usize, pace: &[&str]) {
     });
 }
 
+/// Appends a report of `ready`.
 fn report(out: &mut Vec<u8>, key: &str) {
     put(out, &["DEPLOY.REPORT", key, &agent(0), "ready"]);
 }
 
-// ---- from a verdict's time to its event -----------------------------------------------------------------------------
+// ---- delay of events -----------------------------------------------------------------------------------------------
 
-/// So long an agent of a watched rollout is ready before it is healthy.
+/// Value of min_healthy_ms of a watched rollout.
 const WATCHED_MS: &str = "3000";
 
+/// Measures the delay of health events.
 pub fn due(bench: &mut Bench) {
     let (active, watched) = if bench.quick { (5_000, 300) } else { (100_000, 2_000) };
     let server = Server::start(&[]);
@@ -49,27 +53,28 @@ pub fn due(bench: &mut Bench) {
     let own = |conn: &mut Conn, field: &str| digits(conn.info("deploy", field) / 1e3);
     let (own_p50, own_p99) = (own(&mut conn, "deploy_timer_lag_p50_us"), own(&mut conn, "deploy_timer_lag_p99_us"));
     let note = format!("{}; by INFO p50 {own_p50} ms, p99 {own_p99} ms", percentiles(&late));
-    let what = format!("a verdict's event after its time, p99, among {active} active rollouts");
-    bench.results.add(3, &what, percentile(&late, 99.0) / 1e3, "ms", Goal::AtMost(2.0), note);
+    let what = format!("delay of a health event, p99, among {active} active rollouts");
+    bench.results.add("due", &what, percentile(&late, 99.0) / 1e3, "ms", Goal::AtMost(2.0), note);
     bench.results.detail("due_us", json!(late));
 
     let rollout = Rollout::begin(&mut conn, "busy", AGENTS);
     let busy = Busy::start(server.target, rollout.reports());
     let late = lateness(&mut conn, server.target, "loud", watched / 4);
     let reports = busy.stop();
-    let note = format!("{}, beside {} reports a second", percentiles(&late), digits(reports));
-    let what = "the same while a client reports as fast as it can, 50 ahead";
-    bench.results.add(3, what, percentile(&late, 99.0) / 1e3, "ms", Goal::None, note);
+    let note = format!("{}, beside {} reports per second", percentiles(&late), digits(reports));
+    let what = "the same beside a client with 50 reports in flight";
+    bench.results.add("due", what, percentile(&late, 99.0) / 1e3, "ms", Goal::None, note);
     bench.results.detail("due_busy_us", json!(late));
 }
 
+/// Describes a distribution of delays.
 fn percentiles(late: &[u64]) -> String {
     let at = |percent| digits(percentile(late, percent) / 1e3);
     format!("p50 {} ms, max {} ms of {}, from the due ms to the subscriber", at(50.0), at(100.0), late.len())
 }
 
-/// How many µs after its time the event of each of so many verdicts came to a subscriber, sorted. They fall due one by
-/// one.
+/// Returns the sorted delays in µs between the due time of health decisions and their events at a subscriber. They are
+/// due one after another.
 fn lateness(conn: &mut Conn, target: Target, prefix: &str, count: usize) -> Vec<u64> {
     begin(conn, prefix, count, &["MIN_HEALTHY_MS", WATCHED_MS]);
     let watch = watch(target, prefix, count);
@@ -80,12 +85,12 @@ fn lateness(conn: &mut Conn, target: Target, prefix: &str, count: usize) -> Vec<
         conn.skip();
         sleep(Duration::from_micros(900));
     }
-    let mut late = watch.join().expect("every verdict was told of");
+    let mut late = watch.join().expect("every health event was received");
     late.sort_unstable();
     late
 }
 
-/// A client that reports as fast as it can, always 50 ahead of the replies.
+/// Client that sends reports with 50 in flight.
 struct Busy {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<f64>,
@@ -113,14 +118,14 @@ impl Busy {
         Busy { stop, thread }
     }
 
-    /// How many reports a second it did.
+    /// Stops the client and returns reports per second.
     fn stop(self) -> f64 {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("every report was taken")
+        self.thread.join().expect("every report was accepted")
     }
 }
 
-/// Subscribes to the watched rollouts; gives how many µs after its time each verdict was told of.
+/// Subscribes to the watched rollouts; the thread returns the delay of each health event in µs.
 fn watch(target: Target, prefix: &str, count: usize) -> JoinHandle<Vec<u64>> {
     let mut conn = target.conn();
     conn.call(&["PSUBSCRIBE", &format!("deploy:events:{prefix}-*")]);
@@ -141,8 +146,9 @@ fn watch(target: Target, prefix: &str, count: usize) -> JoinHandle<Vec<u64>> {
     })
 }
 
-// ---- many at once ---------------------------------------------------------------------------------------------------
+// ---- many due at once ----------------------------------------------------------------------------------------------
 
+/// Measures PING while many rollouts are due at once.
 pub fn storm(bench: &mut Bench) {
     let count = if bench.quick { 5_000 } else { 100_000 };
     let rounds = if bench.quick { 1 } else { 3 };
@@ -159,19 +165,20 @@ pub fn storm(bench: &mut Bench) {
         digits(of(|storm| storm.pings)),
     );
     let what = format!("PING's p99.9 while {count} rollouts fall due in one ms, above an idle server");
-    bench.results.add(3, &what, above, "ms", Goal::AtMost(3.0), note);
+    bench.results.add("storm", &what, above, "ms", Goal::AtMost(3.0), note);
     let all: Vec<String> = storms.iter().map(|storm| digits(storm.done_s)).collect();
     let note = format!(
         "median of {rounds}: {} s; {} µs each",
         all.join(", "),
         digits(of(|storm| storm.done_s) * 1e6 / count as f64)
     );
-    bench.results.add(3, "all of them are done after", of(|storm| storm.done_s), "s", Goal::AtMost(3.0), note);
+    bench.results.add("storm", "all of them finish after", of(|storm| storm.done_s), "s", Goal::AtMost(3.0), note);
     let detail =
         |storm: &Storm| json!({ "done_s": storm.done_s, "p999_ms": storm.p999_ms, "idle_p999_ms": storm.idle_p999_ms });
     bench.results.detail("storm", storms.iter().map(detail).collect());
 }
 
+/// Measurement of one run.
 struct Storm {
     idle_p50_ms: f64,
     idle_p999_ms: f64,
@@ -182,6 +189,7 @@ struct Storm {
     done_s: f64,
 }
 
+/// Runs `storm` once.
 fn storm_once(count: usize) -> Storm {
     let server = Server::start(&[]);
     let mut conn = server.conn();
@@ -189,7 +197,7 @@ fn storm_once(count: usize) -> Storm {
     sleep(Duration::from_secs(2));
     let idle = latencies(&pinger.stop(), 0);
 
-    // How long it takes to have them all, so that they fall due soon after.
+    // Estimates the time to restore all, so that they are due soon afterwards.
     let sample = (count / 20).max(500);
     let start = Instant::now();
     restore_all(&mut conn, sample, Duration::from_secs(3600));
@@ -201,7 +209,7 @@ fn storm_once(count: usize) -> Storm {
         if now_ms() + 200 < due {
             break due;
         }
-        // The machine was slower than it had seemed.
+        // Restoring took longer than estimated.
         conn.run("FLUSHALL SYNC");
         wait *= 2;
     };
@@ -210,7 +218,7 @@ fn storm_once(count: usize) -> Storm {
     sleep(Duration::from_millis((due - 100).saturating_sub(now_ms())));
     let pinger = Pinger::start(server.target);
     sleep(Duration::from_millis(due.saturating_sub(now_ms())));
-    wait_for("all rollouts to be done", || {
+    wait_for("all rollouts to finish", || {
         let done = conn.info("deploy", "deploy_deployments_successful") as usize == count;
         sleep(Duration::from_millis(8));
         done.then_some(())
@@ -229,8 +237,8 @@ fn storm_once(count: usize) -> Storm {
     }
 }
 
-/// So many rollouts that all fall due in the same millisecond, which is replied: each is restored from the payload of
-/// one, and so has memory of its own.
+/// Restores `count` rollouts that are due in the same millisecond, which is returned. Each is restored from the payload
+/// of one, and so has memory of its own.
 fn restore_all(conn: &mut Conn, count: usize, after: Duration) -> u64 {
     let after = after.as_millis().to_string();
     let deadlines = ["HEALTHY_DEADLINE_MS", "172800000", "PROGRESS_DEADLINE_MS", "172800000"];
@@ -243,7 +251,7 @@ fn restore_all(conn: &mut Conn, count: usize, after: Duration) -> u64 {
     due
 }
 
-/// A client that sends PING, and PING again as soon as it is answered.
+/// Client that sends PING repeatedly.
 struct Pinger {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<(u64, u64)>>,
@@ -266,14 +274,14 @@ impl Pinger {
         Pinger { stop, thread }
     }
 
-    /// When each PING was sent, in µs of the clock, and how many ns its answer took.
+    /// Stops the client and returns the send time in µs and the latency in ns of each PING.
     fn stop(self) -> Vec<(u64, u64)> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("every PING was answered")
     }
 }
 
-/// The sorted latencies of what was answered after `from_us`.
+/// Returns the sorted latencies of PINGs answered after `from_us`.
 fn latencies(pings: &[(u64, u64)], from_us: u64) -> Vec<u64> {
     let mut took: Vec<u64> =
         pings.iter().filter(|(at, took)| at + took / 1000 >= from_us).map(|(_, took)| *took).collect();

@@ -1,9 +1,9 @@
-//! The points of what is to be reached, a file each.
+//! Scenarios.
 
-pub mod crowd;
 pub mod memory;
 pub mod reading;
 pub mod reports;
 pub mod saving;
+pub mod scale;
 pub mod timers;
 pub mod wire;

@@ -1,0 +1,758 @@
+//! Reconciler: brings the processes on this host to the state that the records ask for, and reports their state.
+//!
+//! It keeps no plan. Each pass compares the actual with the desired state and acts on the differences, so that the
+//! moment at which an earlier coordinator was killed, and lost replies, do not matter:
+//!
+//! - An unclaimed `start` or `replace` task is claimed by reporting `starting`. From then on the record asks for the
+//!   new instance, and DEPLOY.RESOLVE leaves the old one out; before, nothing is changed.
+//! - A process in a slot that is not of the instance assigned to it is stopped. Once the slot is empty, the assigned
+//!   instance is started.
+//! - If the state of an instance differs from the record, it is reported.
+
+use crate::api::{Instance, Snapshot, Update};
+use crate::checks::{self, Outcome};
+use crate::connection::{ConnectionEvent, Request};
+use crate::failpoint::{Failpoint, Step};
+use crate::identity::{Id, SlotId};
+use crate::manifest::{self, SpecResult};
+use crate::options::Options;
+use crate::process::{self, FoundAgent, ProcessGroup};
+use crate::slot::{Slot, StoppingProcess};
+use crate::state_dir::StateDir;
+use crate::supervisor::{CheckState, NextStart, Process, Supervisor};
+use rustix::process::Signal;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Input of the reconciler.
+pub enum Event {
+    Connection(ConnectionEvent),
+    /// The leader of a process group has ended.
+    Exited(ProcessGroup),
+    /// A check of a supervised process was run. `token` identifies the process.
+    Checked {
+        slot: SlotId,
+        token: u64,
+        check: usize,
+        outcome: Outcome,
+    },
+    /// A signal asks the coordinator to end.
+    Shutdown,
+}
+
+/// Interval at which a start is retried that failed because of the slot's lock or of the state file.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+/// Delay after which updates are sent again to a record that has not changed.
+const RESEND_INTERVAL: Duration = Duration::from_secs(1);
+/// Agent name in the `run` task of a batch job.
+const BATCH_AGENT: &str = "*";
+
+/// State of a deployment key.
+#[derive(Default)]
+struct Deployment {
+    snapshot: Option<Arc<Snapshot>>,
+    deleted_since: Option<Instant>,
+    /// Set from sending updates until the record has been read again.
+    awaiting_read: bool,
+    /// Last updates sent, with the record's revision and the time.
+    last_sent: Option<(u64, Vec<Update>, Instant)>,
+    /// Messages that are logged once.
+    logged: BTreeSet<String>,
+}
+
+/// State of the main loop.
+pub struct Reconciler {
+    options: Options,
+    state_dir: StateDir,
+    failpoint: Failpoint,
+    to_connection: Sender<Request>,
+    to_self: Sender<Event>,
+    deployments: BTreeMap<String, Deployment>,
+    slots: BTreeMap<SlotId, Slot>,
+    connected: bool,
+    last_token: u64,
+    /// Number of signals that asked it to end.
+    shutdown_signals: u32,
+    /// Time until which it waits for Redis to take its last updates.
+    exit_deadline: Instant,
+}
+
+/// Returns the current Unix time in ms.
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Reconciler {
+    /// Returns the keys of the agents that an earlier coordinator left running.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.slots.keys().map(|slot| slot.key.clone()).collect()
+    }
+
+    /// Creates the reconciler and finds the agents that an earlier coordinator left running.
+    pub fn new(
+        options: Options,
+        state_dir: StateDir,
+        failpoint: Failpoint,
+        to_connection: Sender<Request>,
+        to_self: Sender<Event>,
+    ) -> Reconciler {
+        let (deployments, slots) = (BTreeMap::new(), BTreeMap::new());
+        let mut reconciler = Reconciler {
+            options,
+            state_dir,
+            failpoint,
+            to_connection,
+            to_self,
+            deployments,
+            slots,
+            connected: false,
+            last_token: 0,
+            shutdown_signals: 0,
+            exit_deadline: Instant::now(),
+        };
+        reconciler.find_running();
+        reconciler
+    }
+
+    /// Finds the processes that an earlier coordinator with this state directory left running. They are left alone
+    /// until their record has been read.
+    fn find_running(&mut self) {
+        let saved_process = |id: &Id| self.state_dir.load(id).and_then(|saved| Some((saved.attempt, saved.process?)));
+        let mut found = process::scan(&self.state_dir.path, saved_process);
+        for pid in found.checks {
+            process::kill(pid, Signal::KILL);
+        }
+        // Programs that overwrite their environment are found by their saved state.
+        for saved in self.state_dir.load_all() {
+            let Some((pid, start)) = saved.process else { continue };
+            let group = ProcessGroup { id: saved.id, attempt: saved.attempt, pid, start };
+            if !found.agents.iter().any(|known| known.group.pid == pid) && group.leader_is_running() {
+                found.agents.push(FoundAgent { group, environment: BTreeMap::new() });
+            }
+        }
+        for FoundAgent { group, environment } in found.agents {
+            eprintln!("coordinator: {} is already running (pid {}, attempt {})", group.id, group.pid, group.attempt);
+            if self.options.matching.is_none() && !self.options.keys.contains(&group.id.key) {
+                eprintln!("coordinator: key {} is not among the given keys: its agents are left running", group.id.key);
+            }
+            self.watch(&group);
+            self.slots.entry(group.id.slot()).or_default().found.push(FoundAgent { group, environment });
+        }
+    }
+
+    /// Has an event sent when the leader of a group ends.
+    fn watch(&self, group: &ProcessGroup) {
+        let (sender, exited) = (self.to_self.clone(), group.clone());
+        process::on_leader_exit(group, move || {
+            let _ = sender.send(Event::Exited(exited)); // fails only while the coordinator exits
+        });
+    }
+
+    /// Runs until a signal asks the coordinator to end.
+    pub fn run(&mut self, events: &Receiver<Event>) {
+        loop {
+            let now = Instant::now();
+            let next = self.reconcile(now);
+            if self.shutdown_signals > 0 && self.may_exit(now) {
+                return;
+            }
+            let first = match events.recv_timeout(next.saturating_duration_since(now)) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let now = Instant::now();
+            for event in std::iter::once(first).chain(events.try_iter()) {
+                self.handle(event, now);
+            }
+        }
+    }
+
+    /// Returns whether the coordinator may exit: with `--stop-on-exit`, once its agents have ended and the record has
+    /// been updated, if Redis is reachable.
+    fn may_exit(&self, now: Instant) -> bool {
+        let is_sent = !self.connected || !self.deployments.values().any(|deployment| deployment.awaiting_read);
+        let all_ended = self.slots.values().all(Slot::is_empty);
+        !self.options.stop_on_exit || all_ended && (is_sent || self.shutdown_signals > 1 || now > self.exit_deadline)
+    }
+
+    /// Updates the state by an event.
+    fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Connection(event) => self.on_connection_event(event, now),
+            Event::Exited(group) => self.on_exit(&group, now),
+            Event::Checked { slot, token, check, outcome } => {
+                let supervisor = self.slots.get_mut(&slot).and_then(|slot| slot.supervisor.as_mut());
+                if let Some(supervisor) = supervisor.filter(|supervisor| supervisor.token == token) {
+                    // Checks that fail while the agent starts are not logged.
+                    if supervisor.on_check(check, outcome) && supervisor.was_ready {
+                        let check = &supervisor.checks[check];
+                        eprintln!("coordinator: {}: check {} is {:?}", supervisor.id, check.spec.name, check.state);
+                    }
+                }
+            }
+            Event::Shutdown => self.on_shutdown(now),
+        }
+    }
+
+    /// Updates the state by an event of the connection.
+    fn on_connection_event(&mut self, event: ConnectionEvent, now: Instant) {
+        match event {
+            ConnectionEvent::Connected(url) => {
+                eprintln!("coordinator: connected to {url}");
+                self.connected = true;
+                for deployment in self.deployments.values_mut() {
+                    // Nothing is sent before the record has been read again.
+                    (deployment.awaiting_read, deployment.last_sent) = (true, None);
+                }
+                for supervisor in self.slots.values_mut().filter_map(|slot| slot.supervisor.as_mut()) {
+                    supervisor.refresh_at = now;
+                }
+            }
+            ConnectionEvent::Lost(reason) => {
+                eprintln!("coordinator: no Redis ({reason}); agents keep running");
+                self.connected = false;
+            }
+            ConnectionEvent::Read { key, snapshot } if self.shutdown_signals == 0 => {
+                self.apply_snapshot(&key, *snapshot, now)
+            }
+            ConnectionEvent::Read { key, .. } => {
+                if let Some(deployment) = self.deployments.get_mut(&key) {
+                    deployment.awaiting_read = false; // the last updates have been sent
+                }
+            }
+            ConnectionEvent::NotFound { key } => {
+                let deployment = self.deployments.entry(key.clone()).or_default();
+                (deployment.snapshot, deployment.awaiting_read, deployment.last_sent) = (None, false, None);
+                if deployment.deleted_since.is_none() {
+                    deployment.deleted_since = Some(now);
+                    if self.slots.keys().any(|slot| slot.key == key) {
+                        let then = match self.options.stop_deleted_ms {
+                            Some(ms) => format!("its agents are stopped in {ms} ms unless it is deployed again"),
+                            None => "its agents keep running".to_string(),
+                        };
+                        eprintln!("coordinator: key {key} is gone; {then}");
+                    }
+                }
+            }
+            ConnectionEvent::Rejected { key, update, error } => {
+                let deployment = self.deployments.entry(key.clone()).or_default();
+                if deployment.logged.insert(error.clone()) {
+                    eprintln!("coordinator: {key}: rejected: {error} ({update:?})");
+                }
+            }
+        }
+    }
+
+    // ---- desired state -------------------------------------------------------------------------------------------
+
+    /// Assigns the instances of a record to their slots.
+    fn apply_snapshot(&mut self, key: &str, snapshot: Snapshot, now: Instant) {
+        let mut desired: BTreeMap<SlotId, (Id, &Instance)> = BTreeMap::new();
+        let mut unread = BTreeSet::new();
+        for instance in
+            snapshot.status.instances.iter().filter(|i| self.options.owns(&i.agent) && i.agent != BATCH_AGENT)
+        {
+            let id = instance_id(key, instance, &snapshot);
+            let slot = id.slot();
+            let is_held = self.slots.get(&slot).is_some_and(|slot| slot.holds(&id));
+            let task = snapshot.task_of(instance);
+            let must_stop = task.is_some_and(|task| task.task == "stop");
+            // An instance that the record has as failed or stopped stays in its slot: its state may have to be
+            // corrected.
+            let is_desired = instance.is_running() || is_held && (instance.state != "waiting" || task.is_some());
+            if must_stop || !is_desired {
+                continue;
+            }
+            if !snapshot.specs.contains_key(&(instance.version, instance.node.clone())) {
+                unread.insert(slot.clone()); // its version could not be read: the slot stays as it is
+            }
+            let is_older = |(other, _): &(Id, &Instance)| other.version < id.version;
+            if desired.get(&slot).is_none_or(is_older) {
+                desired.insert(slot, (id, instance));
+            }
+        }
+        let occupied: BTreeSet<SlotId> = self.slots.keys().filter(|slot| slot.key == key).cloned().collect();
+        for slot in occupied.into_iter().chain(desired.keys().cloned()).collect::<BTreeSet<_>>() {
+            match desired.get(&slot) {
+                _ if unread.contains(&slot) => {}
+                Some((id, instance)) => {
+                    let spec = snapshot.specs.get(&(instance.version, instance.node.clone())).cloned();
+                    self.assign(&slot, id, instance, spec, now);
+                }
+                None => self.clear_slot(&slot, now),
+            }
+        }
+        let deployment = self.deployments.entry(key.to_string()).or_default();
+        (deployment.deleted_since, deployment.awaiting_read) = (None, false);
+        if deployment.snapshot.replace(Arc::new(snapshot)).is_none() {
+            self.remove_stale_files(key);
+        }
+    }
+
+    /// Removes the state files of instances that neither run nor are assigned to a slot.
+    fn remove_stale_files(&self, key: &str) {
+        for saved in self.state_dir.load_all().into_iter().filter(|saved| saved.id.key == key) {
+            if self.slots.get(&saved.id.slot()).is_none_or(|slot| !slot.contains(&saved.id)) {
+                self.state_dir.remove(&saved.id);
+            }
+        }
+    }
+
+    /// Assigns an instance to its slot, and stops everything else in it.
+    fn assign(&mut self, slot_id: &SlotId, id: &Id, instance: &Instance, spec: Option<SpecResult>, now: Instant) {
+        let slot = self.slots.entry(slot_id.clone()).or_default();
+        if slot.supervisor.as_ref().is_some_and(|supervisor| supervisor.id == *id) {
+            return;
+        }
+        let Some(Ok(Some(spec))) = spec else {
+            // An instance without a valid command is not run here.
+            return self.clear_slot(slot_id, now);
+        };
+        let saved = self.state_dir.load(id);
+        if instance.state == "starting" && saved.is_none() {
+            self.failpoint.reach(Step::TakenUp);
+        }
+        stop_current(slot, &self.options, &self.state_dir, now);
+        let mut supervisor = Supervisor::new(id.clone(), spec, saved.clone(), now);
+        // If several processes were found, which should not happen, the newest is kept.
+        slot.found.sort_by_key(|found| found.group.attempt);
+        let position = slot.found.iter().rposition(|found| found.group.id == *id && found.group.leader_is_running());
+        let found = position.map(|position| slot.found.remove(position));
+        stop_found(slot, &self.options, now);
+        match found {
+            Some(found) => self.adopt(slot_id, supervisor, found, instance, now),
+            None => {
+                if saved.is_some_and(|saved| saved.process.is_some()) {
+                    // It ran when the last coordinator ended, and has ended since.
+                    supervisor.on_exit("ended while no coordinator was running".to_string(), now, unix_ms());
+                    if let Err(error) = self.state_dir.save(&supervisor.saved()) {
+                        eprintln!("coordinator: {id}: cannot save its state: {error}");
+                    }
+                }
+                slot.supervisor = Some(supervisor);
+            }
+        }
+    }
+
+    /// Stops everything in a slot.
+    fn clear_slot(&mut self, slot: &SlotId, now: Instant) {
+        let Some(slot) = self.slots.get_mut(slot) else { return };
+        stop_current(slot, &self.options, &self.state_dir, now);
+        stop_found(slot, &self.options, now);
+    }
+
+    /// Takes over a process that an earlier coordinator started.
+    fn adopt(
+        &mut self,
+        slot_id: &SlotId,
+        mut supervisor: Supervisor,
+        found: FoundAgent,
+        recorded: &Instance,
+        now: Instant,
+    ) {
+        let FoundAgent { group, environment } = found;
+        if supervisor.attempt != group.attempt || supervisor.ports.is_empty() {
+            let port = |label: &String| environment.get(&manifest::port_variable(label))?.parse().ok();
+            let labels = supervisor.spec.ports.iter().map(|port| port.label.clone());
+            supervisor.ports = labels.filter_map(|label| Some((label.clone(), port(&label)?))).collect();
+        }
+        supervisor.attempt = group.attempt;
+        supervisor.next = NextStart::At(now); // a saved failure is older than this process
+        supervisor.was_ready = ["ready", "unready"].contains(&recorded.state.as_str());
+        supervisor.process = Some(Process { group, child: None });
+        let id = supervisor.id.clone();
+        self.supervise(slot_id, supervisor, &recorded.node, CheckState::Unknown);
+        eprintln!("coordinator: {id} goes on");
+    }
+
+    /// Resolves the endpoints of a running process, starts its checks and saves its state.
+    fn supervise(&mut self, slot_id: &SlotId, mut supervisor: Supervisor, node: &str, first: CheckState) {
+        self.last_token += 1;
+        supervisor.token = self.last_token;
+        let state_dir = self.state_dir.path.to_string_lossy().into_owned();
+        let environment = supervisor.environment(node, &state_dir).unwrap_or_default();
+        supervisor.endpoints = supervisor.resolve_endpoints(&environment, &self.options.address).unwrap_or_default();
+        supervisor.checks = supervisor.new_checks(first);
+        for (index, run) in supervisor.checks.iter_mut().enumerate() {
+            let Some(endpoint) = supervisor.endpoints.get(run.service) else { continue };
+            let fill = |text: &String| manifest::filled(text, &environment, Some(endpoint.port));
+            let port = run.spec.port.as_ref().and_then(|port| fill(port).ok()?.parse().ok()).unwrap_or(endpoint.port);
+            let host = run.spec.address.as_ref().and_then(|address| fill(address).ok());
+            let check = checks::Check {
+                spec: run.spec.clone(),
+                host: host.unwrap_or_else(|| endpoint.check_host.clone()),
+                port,
+                environment: environment.clone(),
+                workdir: supervisor.spec.workdir.clone(),
+                output: self.state_dir.open_log(slot_id).ok(),
+            };
+            let (sender, slot, token) = (self.to_self.clone(), slot_id.clone(), supervisor.token);
+            let report =
+                move |outcome| sender.send(Event::Checked { slot: slot.clone(), token, check: index, outcome }).is_ok();
+            run.running = Some(checks::start(check, report));
+        }
+        supervisor.was_ready |= supervisor.readiness() == Some(true);
+        if let Err(error) = self.state_dir.save(&supervisor.saved()) {
+            eprintln!("coordinator: {}: cannot save its state: {error}", supervisor.id);
+        }
+        self.slots.entry(slot_id.clone()).or_default().supervisor = Some(supervisor);
+    }
+
+    // ---- reconciliation ------------------------------------------------------------------------------------------
+
+    /// Acts on all differences between the actual and the desired state. Returns the time of the next pass.
+    fn reconcile(&mut self, now: Instant) -> Instant {
+        let mut next = now + Duration::from_secs(60);
+        for slot_id in self.slots.keys().cloned().collect::<Vec<_>>() {
+            if let Some(at) = self.reconcile_slot(&slot_id, now) {
+                next = next.min(at);
+            }
+        }
+        self.slots.retain(|_, slot| !slot.is_empty());
+        if self.shutdown_signals > 0 {
+            return next.min(self.exit_deadline.max(now + RETRY_INTERVAL));
+        }
+        for key in self.deployments.keys().cloned().collect::<Vec<_>>() {
+            self.stop_deleted(&key, now, &mut next);
+            self.send_updates(&key, now);
+        }
+        let refreshed =
+            self.slots.values().filter_map(|slot| slot.supervisor.as_ref()).map(|supervisor| supervisor.refresh_at);
+        refreshed.filter(|at| self.connected && *at > now).fold(next, Instant::min)
+    }
+
+    /// Advances the stops in a slot, and starts its instance when it is due. Returns the time of the next pass.
+    fn reconcile_slot(&mut self, slot_id: &SlotId, now: Instant) -> Option<Instant> {
+        let slot = self.slots.get_mut(slot_id)?;
+        let emptied = slot.tick(now, &self.state_dir, &self.failpoint);
+        let next_wakeup = slot.next_wakeup(now);
+        let due = match &slot.supervisor {
+            Some(Supervisor { process: None, next: NextStart::At(at), .. }) => *at,
+            _ => return next_wakeup,
+        };
+        if !slot.stopping.is_empty() || !slot.found.is_empty() {
+            return next_wakeup;
+        }
+        if emptied {
+            self.failpoint.reach(Step::OldGone);
+        }
+        match now >= due {
+            true => self.start(slot_id, now).or(next_wakeup),
+            false => Some(due),
+        }
+    }
+
+    /// Starts the process of an empty slot. Returns the time of the next attempt if it could not be started.
+    fn start(&mut self, slot_id: &SlotId, now: Instant) -> Option<Instant> {
+        let retry_at = Some(now + RETRY_INTERVAL);
+        let slot = self.slots.get_mut(slot_id)?;
+        let lock = match self.state_dir.lock_slot(slot_id) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => {
+                if !std::mem::replace(&mut slot.lock_logged, true) {
+                    eprintln!("coordinator: {} {}: a process still holds the slot's lock", slot_id.key, slot_id.agent);
+                }
+                return retry_at;
+            }
+            Err(error) => {
+                eprintln!("coordinator: {} {}: cannot lock its slot: {error}", slot_id.key, slot_id.agent);
+                return retry_at;
+            }
+        };
+        slot.lock_logged = false;
+        let snapshot = self.deployments.get(&slot_id.key).and_then(|deployment| deployment.snapshot.as_ref());
+        let mut supervisor = slot.supervisor.take()?;
+        let recorded = snapshot.and_then(|snapshot| {
+            let is_it = |i: &&Instance| i.is(&supervisor.id.agent, supervisor.id.version, &supervisor.id.job);
+            snapshot.status.instances.iter().find(is_it)
+        });
+        supervisor.attempt = supervisor.next_attempt(recorded);
+        let node = recorded.map_or_else(|| supervisor.id.agent.clone(), |instance| instance.node.clone());
+        let ports = supervisor.allocate_ports();
+        // The state is saved before the process exists, so that a killed coordinator never leaves an unknown process.
+        if let Err(error) = self.state_dir.save(&supervisor.saved()) {
+            eprintln!("coordinator: {}: not started, cannot save its state: {error}", supervisor.id);
+            supervisor.attempt -= 1;
+            slot.supervisor = Some(supervisor);
+            return retry_at;
+        }
+        self.failpoint.reach(Step::NoteWritten);
+        match ports.and_then(|()| self.spawn(slot_id, &supervisor, &node, lock)) {
+            Ok(process) => {
+                eprintln!(
+                    "coordinator: {}: attempt {} runs as pid {}",
+                    supervisor.id, supervisor.attempt, process.group.pid
+                );
+                self.watch(&process.group);
+                supervisor.process = Some(process);
+                self.supervise(slot_id, supervisor, &node, CheckState::Pending);
+                self.failpoint.reach(Step::StartNoted);
+                None
+            }
+            Err(error) => {
+                eprintln!("coordinator: {}: cannot start: {error}", supervisor.id);
+                supervisor.on_exit(format!("cannot start: {error}"), now, unix_ms());
+                if let Err(error) = self.state_dir.save(&supervisor.saved()) {
+                    eprintln!("coordinator: {}: cannot save its state: {error}", supervisor.id);
+                }
+                self.slots.entry(slot_id.clone()).or_default().supervisor = Some(supervisor);
+                retry_at
+            }
+        }
+    }
+
+    /// Starts the process of an instance, with the lock of its slot.
+    fn spawn(
+        &self,
+        slot: &SlotId,
+        supervisor: &Supervisor,
+        node: &str,
+        lock: std::fs::File,
+    ) -> Result<Process, String> {
+        let state_dir = self.state_dir.path.to_string_lossy().into_owned();
+        let environment = supervisor.environment(node, &state_dir)?;
+        supervisor.resolve_endpoints(&environment, &self.options.address)?;
+        let fill = |text: &String| manifest::filled(text, &environment, None);
+        let command: Vec<String> = supervisor.spec.command.iter().map(fill).collect::<Result<_, String>>()?;
+        let output = self.state_dir.open_log(slot).map_err(|error| format!("its log: {error}"))?;
+        let options = process::StartOptions {
+            command: &command,
+            environment: &environment,
+            workdir: supervisor.spec.workdir.as_deref(),
+            slot_lock: lock,
+            output,
+        };
+        let child = process::start(options).map_err(|error| format!("{}: {error}", command[0]))?;
+        self.failpoint.reach(Step::Started);
+        let pid = child.id() as i32;
+        // The child is not reaped yet, so /proc has it even if it has already ended.
+        let start = process::start_time_unreaped(pid).unwrap_or(0);
+        Ok(Process {
+            group: ProcessGroup { id: supervisor.id.clone(), attempt: supervisor.attempt, pid, start },
+            child: Some(child),
+        })
+    }
+
+    /// Handles the end of a group's leader.
+    fn on_exit(&mut self, group: &ProcessGroup, now: Instant) {
+        let Some(slot) = self.slots.get_mut(&group.id.slot()) else { return };
+        let kill_timeout = self.options.kill_timeout();
+        if let Some(supervisor) = slot.supervisor.as_mut() {
+            if supervisor.process.as_ref().is_some_and(|process| process.group == *group) {
+                if let Some(mut process) = supervisor.process.take() {
+                    let exit = process.reap();
+                    eprintln!("coordinator: {}: {exit}", supervisor.id);
+                    supervisor.on_exit(exit, now, unix_ms());
+                    if let Err(error) = self.state_dir.save(&supervisor.saved()) {
+                        eprintln!("coordinator: {}: cannot save its state: {error}", supervisor.id);
+                    }
+                    // The rest of its group is stopped before a restart.
+                    if !process.group.is_gone(&self.state_dir.path) {
+                        slot.stopping.push(StoppingProcess::new(process, Duration::ZERO, kill_timeout, now));
+                    }
+                }
+                return;
+            }
+        }
+        // It is being stopped; its leader must be reaped.
+        if let Some(process) = slot.process_of(group) {
+            process.reap();
+        }
+    }
+
+    /// Stops the agents of a key that has been deleted for longer than `--stop-deleted-ms`.
+    fn stop_deleted(&mut self, key: &str, now: Instant, next: &mut Instant) {
+        let Some(after) = self.options.stop_deleted_ms else { return };
+        let Some(since) = self.deployments.get(key).and_then(|deployment| deployment.deleted_since) else { return };
+        let at = since + Duration::from_millis(after);
+        if now < at {
+            *next = (*next).min(at);
+            return;
+        }
+        for slot in self.slots.keys().filter(|slot| slot.key == key).cloned().collect::<Vec<_>>() {
+            self.clear_slot(&slot, now);
+        }
+    }
+
+    /// Handles a signal: with `--stop-on-exit`, deregisters the services and stops all agents.
+    fn on_shutdown(&mut self, now: Instant) {
+        self.shutdown_signals += 1;
+        self.exit_deadline = now + self.options.redis_timeout();
+        if !self.options.stop_on_exit {
+            return;
+        }
+        if self.shutdown_signals > 1 {
+            for stopping in self.slots.values_mut().flat_map(|slot| &mut slot.stopping) {
+                stopping.kill_now(now);
+            }
+            return;
+        }
+        eprintln!("coordinator: shutting down; stopping its agents");
+        let mut last_updates: BTreeMap<String, Vec<Update>> = BTreeMap::new();
+        for supervisor in self.slots.values().filter_map(|slot| slot.supervisor.as_ref()) {
+            let all = last_updates.entry(supervisor.id.key.clone()).or_default();
+            let services = supervisor.spec.services.iter();
+            all.extend(services.map(|s| Update::Deregister { instance: supervisor.id.service_instance(&s.name) }));
+            if supervisor.process.is_some() {
+                all.push(Update::Report {
+                    agent: supervisor.id.agent.clone(),
+                    state: "unready",
+                    version: supervisor.id.version,
+                    job: supervisor.id.job.clone(),
+                    attempt: supervisor.attempt,
+                    reason: Some("its coordinator is shutting down".to_string()),
+                });
+            }
+        }
+        for (key, updates) in last_updates {
+            if let Some(deployment) = self.deployments.get_mut(&key).filter(|_| self.connected) {
+                deployment.awaiting_read = self.to_connection.send(Request::Send { key, updates }).is_ok();
+            }
+        }
+        for slot in self.slots.keys().cloned().collect::<Vec<_>>() {
+            self.clear_slot(&slot, now);
+        }
+    }
+
+    // ---- updates -------------------------------------------------------------------------------------------------
+
+    /// Sends the updates that a record needs, unless they were sent a moment ago.
+    fn send_updates(&mut self, key: &str, now: Instant) {
+        let Some(deployment) = self.deployments.get(key) else { return };
+        if !self.connected || deployment.awaiting_read {
+            return;
+        }
+        let Some(snapshot) = deployment.snapshot.clone() else { return };
+        let mut updates = Vec::new();
+        let mut messages = Vec::new();
+        for instance in &snapshot.status.instances {
+            if instance.agent == BATCH_AGENT {
+                messages.push("batch jobs are not supported: their task is left to other coordinators".to_string());
+            } else if self.options.owns(&instance.agent) {
+                updates.extend(self.updates_for(key, instance, &snapshot, now, &mut messages));
+            }
+        }
+        let Some(deployment) = self.deployments.get_mut(key) else { return };
+        for message in messages {
+            if deployment.logged.insert(message.clone()) {
+                eprintln!("coordinator: {key}: {message}");
+            }
+        }
+        if updates.is_empty() {
+            return;
+        }
+        let revision = snapshot.status.revision;
+        // The interval applies to refreshes of TTLs too, which do not change the revision.
+        let interval = RESEND_INTERVAL.min(Duration::from_millis(self.options.service_ttl_ms / 3));
+        let is_repeated = |(sent_revision, sent, at): &(u64, Vec<Update>, Instant)| {
+            *sent_revision == revision && *sent == updates && now < *at + interval
+        };
+        if deployment.last_sent.as_ref().is_some_and(is_repeated) {
+            return;
+        }
+        for update in &updates {
+            if let Update::Report { agent, state, version, attempt, reason, .. } = update {
+                match *state {
+                    "ready" => self.failpoint.reach(Step::BeforeReady),
+                    "stopped" => self.failpoint.reach(Step::BeforeStopped),
+                    _ => {}
+                }
+                let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                eprintln!("coordinator: {key} {agent} v{version}: reports {state}, attempt {attempt}{reason}");
+            }
+        }
+        deployment.last_sent = Some((revision, updates.clone(), now));
+        deployment.awaiting_read = self.to_connection.send(Request::Send { key: key.to_string(), updates }).is_ok();
+    }
+
+    /// Returns the updates that the record needs about one of its instances. `messages` are to be logged.
+    fn updates_for(
+        &mut self,
+        key: &str,
+        instance: &Instance,
+        snapshot: &Snapshot,
+        now: Instant,
+        messages: &mut Vec<String>,
+    ) -> Vec<Update> {
+        let id = instance_id(key, instance, snapshot);
+        let slot = self.slots.get_mut(&id.slot());
+        let report = |state, attempt, reason| Update::Report {
+            agent: instance.agent.clone(),
+            state,
+            version: instance.version,
+            job: instance.job_id.clone(),
+            attempt,
+            reason,
+        };
+        if snapshot.must_stop(instance) {
+            if slot.is_none_or(|slot| !slot.contains(&id)) {
+                return vec![report("stopped", instance.attempt, None)];
+            }
+            // Callers must not resolve it while it ends. Only services that this coordinator registered are removed.
+            let services = snapshot.status.services.iter().filter(|service| service.agent == instance.agent);
+            let ours = services.filter(|service| service.instance == id.service_instance(&service.service));
+            return ours.map(|service| Update::Deregister { instance: service.instance.clone() }).collect();
+        }
+        if let Some(supervisor) =
+            slot.and_then(|slot| slot.supervisor.as_mut()).filter(|supervisor| supervisor.id == id)
+        {
+            return supervisor.updates(instance, &snapshot.status.services, self.options.service_ttl_ms, now);
+        }
+        let Some(spec) = snapshot.specs.get(&(instance.version, instance.node.clone())) else { return Vec::new() };
+        let task = snapshot.task_of(instance);
+        match (spec, task) {
+            (Ok(None), _) => {
+                messages.push(format!(
+                    "node {} of v{} has no config.command: it is left to other coordinators",
+                    instance.node, instance.version
+                ));
+                Vec::new()
+            }
+            (Err(error), _) if task.is_some() || instance.is_running() => {
+                let attempt = task.map_or(instance.attempt, |task| task.attempt);
+                vec![report("failed", attempt, Some(format!("its manifest cannot be run: {error}")))]
+            }
+            (Ok(Some(_)), Some(task)) if instance.state == "waiting" => {
+                self.failpoint.reach(Step::TaskSeen);
+                vec![report("starting", task.attempt, None)]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Returns the id of an instance on a record.
+fn instance_id(key: &str, instance: &Instance, snapshot: &Snapshot) -> Id {
+    Id {
+        key: key.to_string(),
+        agent: instance.agent.clone(),
+        job: instance.job_id.clone(),
+        version: instance.version,
+        submitted_at: snapshot.status.submitted_at(instance.version),
+    }
+}
+
+/// Begins to stop the assigned instance of a slot. The shutdown delay serves callers that have just resolved its
+/// services.
+fn stop_current(slot: &mut Slot, options: &Options, state_dir: &StateDir, now: Instant) {
+    let Some(supervisor) = slot.supervisor.take() else { return };
+    let Some(process) = supervisor.process else { return state_dir.remove(&supervisor.id) };
+    let drain = match supervisor.spec.services.is_empty() {
+        true => Duration::ZERO,
+        false => supervisor.spec.shutdown_delay.unwrap_or_else(|| options.shutdown_delay()),
+    };
+    let kill_timeout = supervisor.spec.kill_timeout.unwrap_or_else(|| options.kill_timeout());
+    slot.stopping.push(StoppingProcess::new(process, drain, kill_timeout, now));
+}
+
+/// Begins to stop the found processes that are not of the assigned instance.
+fn stop_found(slot: &mut Slot, options: &Options, now: Instant) {
+    for FoundAgent { group, .. } in slot.found.drain(..) {
+        eprintln!("coordinator: {} is no longer needed", group.id);
+        let process = Process { group, child: None };
+        slot.stopping.push(StoppingProcess::new(process, options.shutdown_delay(), options.kill_timeout(), now));
+    }
+}
