@@ -3,15 +3,13 @@
 //!
 //! They need what `scripts/test` installs: redis-py in `.clients`, node-redis in `examples/node_modules`.
 
-mod common;
-
-use common::*;
 use serde_json::{json, Value as Json};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 /// The TTL that all the clients give their services.
@@ -101,7 +99,7 @@ fn answers(client: &mut Client) -> Vec<String> {
 
 fn get(port: u16) -> Option<String> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    connection.set_read_timeout(Some(PATIENCE)).ok()?;
+    connection.set_read_timeout(Some(patience())).ok()?;
     connection.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
     let mut all = String::new();
     connection.read_to_string(&mut all).ok()?;

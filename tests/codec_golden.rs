@@ -17,11 +17,7 @@ use redis_deploy::engine::{Batch, Change, EventBody, Overview};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-#[path = "common/arbitrary.rs"]
-mod arbitrary;
-#[path = "common/golden.rs"]
-mod golden;
+use test_support::{arbitrary, golden};
 
 const HEADER_BYTES: usize = 10;
 const CHECKSUM_BYTES: usize = 4;

@@ -21,9 +21,9 @@ mod codec;
 mod engine;
 
 #[allow(dead_code)]
-#[path = "common/arbitrary.rs"]
+#[path = "support/src/arbitrary.rs"]
 mod arbitrary;
-#[path = "common/golden.rs"]
+#[path = "support/src/golden.rs"]
 mod golden;
 
 // ---- counting --------------------------------------------------------------------------------------------------------

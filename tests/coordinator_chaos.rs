@@ -3,17 +3,11 @@
 //!
 //! Seeded: `REDIS_DEPLOY_SEED=n` repeats a storm, as far as real processes let themselves be repeated.
 
-mod common;
-#[path = "common/rollout.rs"]
-mod rollout;
-#[path = "common/site.rs"]
-mod site;
-
-use common::*;
-use rollout::{long_run, Dice};
-use site::*;
 use std::thread;
 use std::time::Duration;
+use test_support::prelude::*;
+use test_support::processes::*;
+use test_support::rng::Rng;
 
 const KEY: &str = "agent-api";
 const AGENTS: [&str; 3] = ["web-1", "web-2", "db"];
@@ -32,16 +26,17 @@ const STEPS: [&str; 9] = [
 
 struct Storm {
     server: Server,
-    site: Site,
+    host: Host,
     coordinators: [Option<Coordinator>; 2],
-    dice: Dice,
+    rng: Rng,
     versions: u64,
 }
 
 impl Storm {
     fn begin(seed: u64) -> Storm {
         let server = Server::start(ServerKind::Redis70, &["--appendonly", "yes", "--appendfsync", "always"]);
-        let mut storm = Storm { server, site: Site::new(), coordinators: [None, None], dice: Dice(seed), versions: 0 };
+        let mut storm =
+            Storm { server, host: Host::new(), coordinators: [None, None], rng: Rng::seeded(seed), versions: 0 };
         storm.deploy();
         storm
     }
@@ -53,12 +48,12 @@ impl Storm {
     fn deploy(&mut self) {
         self.versions += 1;
         let behaviours = ["good", "good", "deaf", "parent", "exits", "dies-once 300", "hangs"];
-        let behaviour = behaviours[self.dice.below(behaviours.len() as u64) as usize];
-        let manifest = App::new(&self.site, &AGENTS, behaviour).manifest(&format!("storm {}", self.versions));
+        let behaviour = behaviours[self.rng.below(behaviours.len())];
+        let manifest = App::new(&self.host, &AGENTS, behaviour).manifest(&format!("storm {}", self.versions));
         let options: [&[&str]; 4] =
             [&[], &["CANARY", "1"], &["STRATEGY", "blue-green"], &["MAX_PARALLEL", "3", "AUTO_REVERT", "true"]];
         let limits = ["MIN_HEALTHY_MS", "100", "HEALTHY_DEADLINE_MS", "2000", "PROGRESS_DEADLINE_MS", "3000"];
-        let options = [&limits[..], options[self.dice.below(4) as usize]].concat();
+        let options = [&limits[..], options[self.rng.below(4)]].concat();
         self.server.client().deploy(KEY, &manifest, &options);
     }
 
@@ -68,24 +63,24 @@ impl Storm {
         self.coordinators[which] = None; // killed, where it is there still
         self.coordinators[which] = Some(match dying {
             true => {
-                let step = STEPS[self.dice.below(STEPS.len() as u64) as usize];
-                Coordinator::start_to_die(&self.site, name, &urls, &arguments, step)
+                let step = STEPS[self.rng.below(STEPS.len())];
+                Coordinator::start_failing_at(&self.host, name, &urls, &arguments, step)
             }
-            false => Coordinator::start(&self.site, name, &urls, &arguments),
+            false => Coordinator::start(&self.host, name, &urls, &arguments),
         });
     }
 
     fn blow(&mut self) {
-        match self.dice.below(12) {
+        match self.rng.below(12) {
             0 | 1 => self.deploy(),
             2..=5 => {
-                let (which, dying) = (self.dice.below(2) as usize, self.dice.below(2) == 0);
+                let (which, dying) = (self.rng.below(2), self.rng.below(2) == 0);
                 self.start(which, dying);
             }
             6 | 7 => {
-                let agents: Vec<Running> = self.site.agents().into_values().flatten().collect();
+                let agents: Vec<Process> = self.host.agents().into_values().flatten().collect();
                 if !agents.is_empty() {
-                    agents[self.dice.below(agents.len() as u64) as usize].signal("KILL");
+                    agents[self.rng.below(agents.len())].signal("KILL");
                 }
             }
             8 => self.server.restart(End::Kill),
@@ -104,7 +99,7 @@ impl Storm {
                 // where nothing waits for it
             }
         }
-        thread::sleep(Duration::from_millis(self.dice.below(200)));
+        thread::sleep(Duration::from_millis(self.rng.between(0, 199)));
     }
 
     /// The weather clears: a good version is deployed, and two coordinators that nobody kills look after it.
@@ -112,24 +107,24 @@ impl Storm {
         self.start(0, false);
         self.start(1, false);
         let mut client = self.server.client();
-        let manifest = App { attempts: 9, ..App::new(&self.site, &AGENTS, "good") }.manifest("the last");
+        let manifest = App { attempts: 9, ..App::new(&self.host, &AGENTS, "good") }.manifest("the last");
         client.deploy(KEY, &manifest, &BRISK);
         let record = wait_for("the last version to run", || {
             let record = client.status(KEY);
             let well = record["status"] == "successful" && client.tasks(KEY).is_empty();
             well.then_some(record)
         });
-        self.site.assert_true_to(&record);
-        let labels = self.site.agents().into_values().flatten().map(|agent| agent.variable("LABEL"));
+        self.host.assert_runs(&record);
+        let labels = self.host.agents().into_values().flatten().map(|agent| agent.variable("LABEL"));
         assert!(labels.into_iter().all(|label| label.as_deref() == Some("the last")));
-        self.site.stop(&mut client, KEY);
+        self.host.stop(&mut client, KEY);
     }
 }
 
 #[test]
 fn after_every_storm_all_is_where_the_record_says() {
     let asked = std::env::var("REDIS_DEPLOY_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
-    let (seeds, blows) = if long_run() { (1..=40, 120) } else { (1..=2, 40) };
+    let (seeds, blows) = if is_long_run() { (1..=40, 120) } else { (1..=2, 40) };
     let seeds: Vec<u64> = asked.map_or(seeds.collect(), |seed| vec![seed]);
     for pair in seeds.chunks(2) {
         thread::scope(|scope| {

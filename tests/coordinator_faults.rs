@@ -1,52 +1,48 @@
 //! Promise: whatever happens to the reference coordinator, to its agents or to Redis in the middle of a rollout, the
 //! rollout ends in the state that the contract says, no process is left over, and no agent runs twice at once.
 
-mod common;
-#[path = "common/site.rs"]
-mod site;
-
-use common::*;
-use site::*;
 use std::os::unix::process::ExitStatusExt;
+use test_support::prelude::*;
+use test_support::processes::*;
 
 const KEY: &str = "agent-api";
 const PAIR: [&str; 2] = ["web-1", "web-2"];
 
 /// A server, a host, and a first version that runs on it.
-fn begun(behaviour: &str, extra: &[&str]) -> (Server, Site, Coordinator) {
+fn begun(behaviour: &str, extra: &[&str]) -> (Server, Host, Coordinator) {
     let server = Server::start(ServerKind::Redis70, extra);
-    let site = Site::new();
-    let coordinator = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    let host = Host::new();
+    let coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
     let mut client = server.client();
-    client.deploy(KEY, &App::new(&site, &PAIR, behaviour).manifest("first"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &PAIR, behaviour).manifest("first"), &BRISK);
     let record = client.wait_for_status(KEY, "successful");
-    site.assert_true_to(&record);
-    (server, site, coordinator)
+    host.assert_runs(&record);
+    (server, host, coordinator)
 }
 
 fn killed_at(step: &str) {
-    let (server, site, mut coordinator) = begun("good", &[]);
+    let (server, host, mut coordinator) = begun("good", &[]);
     let mut client = server.client();
     coordinator.kill();
-    let mut dying = Coordinator::start_to_die(&site, "one", &[url(&server)], &[KEY], step);
-    let second = App::new(&site, &PAIR, "good").manifest("second");
+    let mut dying = Coordinator::start_failing_at(&host, "one", &[url(&server)], &[KEY], step);
+    let second = App::new(&host, &PAIR, "good").manifest("second");
     let strategy = if step == "before-stopped" { "blue-green" } else { "rolling" };
     client.deploy(KEY, &second, &[&BRISK[..], &["STRATEGY", strategy]].concat());
     assert_eq!(dying.wait_for_end().signal(), Some(9), "{step}: it was to kill itself");
 
-    let next = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    let next = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
     client.wait_for_status(KEY, "successful");
     wait_until("the old side to have gone", || client.tasks(KEY).is_empty());
     let record = client.status(KEY);
     assert_eq!(record["current_version"], 2, "{step}");
     assert_eq!(record["health"]["healthy"], 2, "{step}");
-    site.assert_true_to(&record);
+    host.assert_runs(&record);
     // At most the one that was being started has had to be started twice.
     for agent in PAIR {
         let attempts = if agent == "web-1" { 2 } else { 1 };
-        assert!(site.agent(agent).attempt <= attempts, "{step}: {agent}\n{}", next.log());
+        assert!(host.agent(agent).attempt <= attempts, "{step}: {agent}\n{}", next.log());
     }
-    site.stop(&mut client, KEY);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
@@ -103,10 +99,10 @@ const STRICT: [&str; 6] = ["MIN_HEALTHY_MS", "150", "HEALTHY_DEADLINE_MS", "1500
 
 #[test]
 fn an_agent_that_exits_at_once_is_restarted_by_its_policy_and_fails_the_deployment() {
-    let (server, site, _coordinator) = begun("good", &[]);
+    let (server, host, _coordinator) = begun("good", &[]);
     let mut client = server.client();
-    let untouched = site.agent("web-2");
-    let broken = App::new(&site, &PAIR, "exits").manifest("second");
+    let untouched = host.agent("web-2");
+    let broken = App::new(&host, &PAIR, "exits").manifest("second");
     client.deploy(KEY, &broken, &[&BRISK[..], &["AUTO_REVERT", "true"]].concat());
     let record = wait_for("the revert", || {
         Some(client.status(KEY)).filter(|record| record["target_version"] == 3 && record["status"] == "successful")
@@ -121,88 +117,88 @@ fn an_agent_that_exits_at_once_is_restarted_by_its_policy_and_fails_the_deployme
     let log = client.log_without_repetition(KEY);
     let starts = log.iter().filter(|e| e["type"] == "agent_state" && e["version"] == 2 && e["state"] == "starting");
     assert_eq!(starts.map(|event| number(&event["attempt"])).collect::<Vec<_>>(), [1, 2, 3]);
-    site.assert_true_to(&record);
-    assert_eq!(site.agent("web-2"), untouched, "the rollout never came to it");
-    site.stop(&mut client, KEY);
+    host.assert_runs(&record);
+    assert_eq!(host.agent("web-2"), untouched, "the rollout never came to it");
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn an_agent_that_hangs_is_unhealthy_at_its_deadline_and_is_replaced_by_a_rollback() {
-    let (server, site, _coordinator) = begun("good", &[]);
+    let (server, host, _coordinator) = begun("good", &[]);
     let mut client = server.client();
-    client.deploy(KEY, &App::new(&site, &PAIR, "hangs").manifest("second"), &STRICT);
+    client.deploy(KEY, &App::new(&host, &PAIR, "hangs").manifest("second"), &STRICT);
     let record = client.wait_for_status(KEY, "failed");
     assert_eq!(record["cause"], "unhealthy_agent");
     let why = string(&record["description"]);
     assert!(why.contains("check up") && why.contains("Connection refused"), "it says which check, and why: {why}");
     // It is left as it is, until an operator acts.
-    site.assert_true_to(&record);
-    assert_eq!(site.agent("web-1").version, 2);
+    host.assert_runs(&record);
+    assert_eq!(host.agent("web-1").version, 2);
     client.call(&["DEPLOY.ROLLBACK", KEY]);
     let record = client.wait_for_status(KEY, "successful");
-    site.assert_true_to(&record);
-    assert_eq!(site.agent("web-1").version, 3);
-    site.stop(&mut client, KEY);
+    host.assert_runs(&record);
+    assert_eq!(host.agent("web-1").version, 3);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn an_agent_that_ignores_sigterm_is_killed_before_its_successor_starts() {
-    let (server, site, coordinator) = begun("deaf", &[]);
+    let (server, host, coordinator) = begun("deaf", &[]);
     let mut client = server.client();
-    client.deploy(KEY, &App::new(&site, &PAIR, "good").manifest("second"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("second"), &BRISK);
     let record = client.wait_for_status(KEY, "successful");
-    site.assert_true_to(&record);
+    host.assert_runs(&record);
     assert_eq!(coordinator.log().matches("SIGKILL").count(), 2, "{}", coordinator.log());
     // Who is told to stop is taken out of the callers' sight before it goes, however long it takes to go.
-    client.deploy(KEY, &App::new(&site, &PAIR, "deaf").manifest("third"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &PAIR, "deaf").manifest("third"), &BRISK);
     client.wait_for_status(KEY, "successful");
     client.call(&["DEPLOY.STOP", KEY]);
     wait_until("nobody to be resolved", || array(&client.json(&["DEPLOY.RESOLVE", KEY, "JSON"])).is_empty());
-    assert_eq!(site.agents().len(), 2);
-    site.stop(&mut client, KEY);
+    assert_eq!(host.agents().len(), 2);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn what_an_agent_has_started_ends_with_it() {
-    let (server, site, mut coordinator) = begun("parent", &[]);
+    let (server, host, mut coordinator) = begun("parent", &[]);
     let mut client = server.client();
-    let (shells, agents): (Vec<_>, Vec<_>) = site.processes().into_iter().partition(|process| !process.is_agent);
+    let (shells, agents): (Vec<_>, Vec<_>) = host.processes().into_iter().partition(|process| !process.is_agent);
     assert_eq!((shells.len(), agents.len()), (4, 2), "a child in its process group, and one that has left it, each");
     // The agent itself dies: what it has left is ended before it is started again.
-    site.agent("web-1").signal("KILL");
-    wait_until("web-1 to run again", || site.agents().get("web-1").is_some_and(|all| all[0].attempt == 2));
+    host.agent("web-1").signal("KILL");
+    wait_until("web-1 to run again", || host.agents().get("web-1").is_some_and(|all| all[0].attempt == 2));
     wait_until("its services", || array(&client.json(&["DEPLOY.RESOLVE", KEY, "JSON"])).len() == 2);
-    let of_first = site.processes().into_iter().filter(|process| process.agent == "web-1" && process.attempt == 1);
+    let of_first = host.processes().into_iter().filter(|process| process.agent == "web-1" && process.attempt == 1);
     assert_eq!(of_first.collect::<Vec<_>>(), []);
     // And where nobody was there when it died.
     coordinator.kill();
-    let well = site.agent("web-1");
-    site.agent("web-2").signal("KILL");
+    let well = host.agent("web-1");
+    host.agent("web-2").signal("KILL");
     // What an agent has started is not taken for the agent, with a note of it or without.
-    for entry in std::fs::read_dir(site.state("one").join("agents")).expect("notes").flatten() {
+    for entry in std::fs::read_dir(host.state("one").join("agents")).expect("notes").flatten() {
         if entry.file_name().to_string_lossy().contains("web-1") {
             std::fs::remove_file(entry.path()).expect("a note");
         }
     }
-    let _next = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
-    wait_until("web-2 to run again", || site.agents().get("web-2").is_some_and(|all| all[0].attempt == 2));
-    let of_first = site.processes().into_iter().filter(|process| process.agent == "web-2" && process.attempt == 1);
+    let _next = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
+    wait_until("web-2 to run again", || host.agents().get("web-2").is_some_and(|all| all[0].attempt == 2));
+    let of_first = host.processes().into_iter().filter(|process| process.agent == "web-2" && process.attempt == 1);
     assert_eq!(of_first.collect::<Vec<_>>(), []);
     wait_until("its services", || array(&client.json(&["DEPLOY.RESOLVE", KEY, "JSON"])).len() == 2);
-    assert_eq!(site.agent("web-1"), well);
+    assert_eq!(host.agent("web-1"), well);
     // It is the agent whose end it waits for, also where it did not start it.
     well.signal("KILL");
-    wait_until("web-1 to run again", || site.agents().get("web-1").is_some_and(|all| all[0].attempt == 3));
-    site.stop(&mut client, KEY);
+    wait_until("web-1 to run again", || host.agents().get("web-1").is_some_and(|all| all[0].attempt == 3));
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn an_agent_that_dies_later_is_restarted_and_healthy_again() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let site = Site::new();
-    let _coordinator = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    let host = Host::new();
+    let _coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
     let mut client = server.client();
-    client.deploy(KEY, &App::new(&site, &ONE, "dies-once 2500").manifest("first"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &ONE, "dies-once 2500").manifest("first"), &BRISK);
     client.wait_for_status(KEY, "successful");
     let record = wait_for("the second attempt to be healthy", || {
         let record = client.status(KEY);
@@ -216,45 +212,45 @@ fn an_agent_that_dies_later_is_restarted_and_healthy_again() {
     assert_eq!(restart["reason"], "exited with 4");
     assert_eq!(
         client.json(&["DEPLOY.RESOLVE", KEY, "JSON"])[0]["port"].to_string(),
-        site.agent("web-1").variable("PORT").unwrap()
+        host.agent("web-1").variable("PORT").unwrap()
     );
-    site.stop(&mut client, KEY);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn an_agent_that_dies_for_good_after_the_end_is_failed_and_the_deployment_stays_closed() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let site = Site::new();
-    let mut coordinator = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    let host = Host::new();
+    let mut coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
     let mut client = server.client();
-    let app = App { attempts: 1, ..App::new(&site, &ONE, "dies 1500") };
+    let app = App { attempts: 1, ..App::new(&host, &ONE, "dies 1500") };
     client.deploy(KEY, &app.manifest("first"), &BRISK);
     client.wait_for_status(KEY, "successful");
     let failed = |client: &mut Client| client.status(KEY)["instances"][0]["state"] == "failed";
     wait_until("it to have failed", || failed(&mut client));
     assert_eq!(client.status(KEY)["status"], "successful");
-    assert_eq!(site.processes(), []);
+    assert_eq!(host.processes(), []);
     assert_eq!(client.json(&["DEPLOY.RESOLVE", KEY, "JSON"]), serde_json::json!([]));
     // A new coordinator does not begin to count anew.
     coordinator.kill();
-    let _next = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
-    client.deploy(KEY, &App::new(&site, &ONE, "good").manifest("second"), &BRISK);
+    let _next = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
+    client.deploy(KEY, &App::new(&host, &ONE, "good").manifest("second"), &BRISK);
     let record = client.wait_for_status(KEY, "successful");
     assert_eq!(record["instances"][0]["version"], 2);
     let starts = client.events_after(KEY, 0);
     let starts = starts.iter().filter(|e| e["type"] == "agent_state" && e["version"] == 1 && e["state"] == "starting");
     assert_eq!(starts.count(), 2);
-    site.stop(&mut client, KEY);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn a_check_that_flaps_keeps_an_agent_from_being_healthy_unless_enough_failures_are_allowed() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let site = Site::new();
-    let _coordinator = Coordinator::start(&site, "one", &[url(&server)], &["flapping", "patient"]);
+    let host = Host::new();
+    let _coordinator = Coordinator::start(&host, "one", &[url(&server)], &["flapping", "patient"]);
     let mut client = server.client();
-    let flapping = App::new(&site, &ONE, "flaps 250");
-    let patient = App { failures_before_critical: 60, ..App::new(&site, &ONE, "flaps 250") };
+    let flapping = App::new(&host, &ONE, "flaps 250");
+    let patient = App { failures_before_critical: 60, ..App::new(&host, &ONE, "flaps 250") };
     let limits = ["MIN_HEALTHY_MS", "700", "HEALTHY_DEADLINE_MS", "2500", "PROGRESS_DEADLINE_MS", "0"];
     client.deploy("flapping", &flapping.manifest("first"), &limits);
     client.deploy("patient", &patient.manifest("first"), &limits);
@@ -269,19 +265,19 @@ fn a_check_that_flaps_keeps_an_agent_from_being_healthy_unless_enough_failures_a
     let whys = log.iter().filter(|e| e["state"] == "unready").map(|e| string(&e["reason"])).collect::<Vec<_>>();
     assert!(whys.iter().any(|why| why.starts_with("check up: ") && why.ends_with("status 503")), "{whys:?}");
     client.call(&["DEPLOY.STOP", "patient"]);
-    site.stop(&mut client, "flapping");
+    host.stop(&mut client, "flapping");
 }
 
 // ---- Redis ----------------------------------------------------------------------------------------------------------
 
 #[test]
 fn redis_is_killed_and_started_again_in_the_middle() {
-    let (mut server, site, _coordinator) = begun("good", &["--appendonly", "yes", "--appendfsync", "always"]);
-    let before = site.agents();
+    let (mut server, host, _coordinator) = begun("good", &["--appendonly", "yes", "--appendfsync", "always"]);
+    let before = host.agents();
     server.restart(End::Kill);
     let mut client = server.client();
-    assert_eq!(site.agents(), before);
-    client.deploy(KEY, &App::new(&site, &PAIR, "good").manifest("second"), &BRISK);
+    assert_eq!(host.agents(), before);
+    client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("second"), &BRISK);
     for state in ["starting", "ready"] {
         wait_until("the first agent to get on", || {
             client.events_after(KEY, 0).iter().any(|e| e["version"] == 2 && e["state"] == state)
@@ -290,20 +286,20 @@ fn redis_is_killed_and_started_again_in_the_middle() {
         client = server.client();
     }
     let record = client.wait_for_status(KEY, "successful");
-    site.assert_true_to(&record);
+    host.assert_runs(&record);
     for agent in PAIR {
-        assert_eq!(site.agent(agent).attempt, 1, "Redis's death is no reason to restart anybody");
+        assert_eq!(host.agent(agent).attempt, 1, "Redis's death is no reason to restart anybody");
     }
-    site.stop(&mut client, KEY);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn redis_comes_back_without_the_latest() {
     // No persistence but the snapshot of a moment: all that was decided since has never happened.
-    let (mut server, site, _coordinator) = begun("good", &[]);
+    let (mut server, host, _coordinator) = begun("good", &[]);
     let mut client = server.client();
     client.call(&["SAVE"]);
-    client.deploy(KEY, &App::new(&site, &PAIR, "good").manifest("second"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("second"), &BRISK);
     client.wait_for_status(KEY, "successful");
     server.restart(End::Kill);
     let mut client = server.client();
@@ -312,62 +308,62 @@ fn redis_comes_back_without_the_latest() {
         let record = client.status(KEY);
         let back =
             array(&record["instances"]).iter().all(|i| i["version"] == 1 && i["state"] == "ready" && i["attempt"] == 2);
-        back && site.agents().values().flatten().all(|process| process.version == 1)
+        back && host.agents().values().flatten().all(|process| process.version == 1)
     });
-    site.stop(&mut client, KEY);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn cut_off_from_redis_agents_run_on_and_are_restarted_and_the_record_hears_of_it_later() {
-    let (server, site, coordinator) = begun("good", &[]);
+    let (server, host, coordinator) = begun("good", &[]);
     let mut client = server.client();
     server.signal("STOP");
     wait_until("the coordinator to notice", || coordinator.log().contains("no Redis"));
-    let before = site.agent("web-2");
-    site.agent("web-1").signal("KILL");
-    wait_until("it to be restarted", || site.agents().get("web-1").is_some_and(|all| all[0].attempt == 2));
+    let before = host.agent("web-2");
+    host.agent("web-1").signal("KILL");
+    wait_until("it to be restarted", || host.agents().get("web-1").is_some_and(|all| all[0].attempt == 2));
     server.signal("CONT");
     wait_until("the record to know", || {
         let record = client.status(KEY);
         record["instances"][0]["attempt"] == 2 && array(&record["instances"]).iter().all(|i| i["health"] == "healthy")
     });
-    assert_eq!(site.agent("web-2"), before);
+    assert_eq!(host.agent("web-2"), before);
     let record = client.status(KEY);
-    site.assert_true_to(&record);
-    site.stop(&mut client, KEY);
+    host.assert_runs(&record);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn what_failed_while_redis_and_then_the_coordinator_was_away_has_failed() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let site = Site::new();
-    let mut coordinator = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    let host = Host::new();
+    let mut coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
     let mut client = server.client();
-    let app = App { attempts: 0, ..App::new(&site, &ONE, "good") };
+    let app = App { attempts: 0, ..App::new(&host, &ONE, "good") };
     client.deploy(KEY, &app.manifest("first"), &BRISK);
     client.wait_for_status(KEY, "successful");
     server.signal("STOP");
-    site.agent("web-1").signal("KILL");
+    host.agent("web-1").signal("KILL");
     // Its end, and that its policy is exhausted, is in its note; nobody else has been told.
     wait_until("its end to be noted", || {
-        let notes = std::fs::read_dir(site.state("one").join("agents")).expect("notes").flatten();
+        let notes = std::fs::read_dir(host.state("one").join("agents")).expect("notes").flatten();
         notes.filter_map(|note| std::fs::read_to_string(note.path()).ok()).any(|note| note.contains("has no restarts"))
     });
     coordinator.kill();
     server.signal("CONT");
-    let _next = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    let _next = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
     wait_until("the record to hear of it", || client.status(KEY)["instances"][0]["state"] == "failed");
     let reason = client.status(KEY)["instances"][0]["reason"].clone();
     assert!(string(&reason).contains("the restart policy has no restarts"), "{reason}");
-    assert_eq!(site.processes(), []);
-    site.stop(&mut client, KEY);
+    assert_eq!(host.processes(), []);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn its_connections_are_cut_again_and_again_during_a_rollout() {
-    let (server, site, coordinator) = begun("good", &[]);
+    let (server, host, coordinator) = begun("good", &[]);
     let mut client = server.client();
-    client.deploy(KEY, &App::new(&site, &PAIR, "good").manifest("second"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("second"), &BRISK);
     let connections = || coordinator.log().matches("connected to").count();
     for _ in 0..10 {
         let before = connections();
@@ -378,23 +374,23 @@ fn its_connections_are_cut_again_and_again_during_a_rollout() {
     }
     let record = client.wait_for_status(KEY, "successful");
     assert_eq!(record["current_version"], 2);
-    site.assert_true_to(&record);
+    host.assert_runs(&record);
     for agent in PAIR {
-        assert_eq!(site.agent(agent).attempt, 1);
+        assert_eq!(host.agent(agent).attempt, 1);
     }
-    site.stop(&mut client, KEY);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn a_failover_in_the_middle_is_followed_to_the_new_primary_and_back() {
     let (first, second) = (Server::start(ServerKind::Redis70, &[]), Server::start(ServerKind::Redis70, &[]));
     second.replicate_from(&first);
-    let site = Site::new();
-    let coordinator = Coordinator::start(&site, "one", &[url(&first), url(&second)], &[KEY]);
+    let host = Host::new();
+    let coordinator = Coordinator::start(&host, "one", &[url(&first), url(&second)], &[KEY]);
     let mut client = first.client();
-    client.deploy(KEY, &App::new(&site, &PAIR, "good").manifest("first"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("first"), &BRISK);
     client.wait_for_status(KEY, "successful");
-    client.deploy(KEY, &App::new(&site, &PAIR, "good").manifest("second"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("second"), &BRISK);
     wait_until("the first agent to be ready", || {
         client.events_after(KEY, 0).iter().any(|e| e["version"] == 2 && e["state"] == "ready")
     });
@@ -403,9 +399,9 @@ fn a_failover_in_the_middle_is_followed_to_the_new_primary_and_back() {
     let mut client = second.client();
     let record = client.wait_for_status(KEY, "successful");
     assert_eq!(record["current_version"], 2);
-    site.assert_true_to(&record);
+    host.assert_runs(&record);
     for agent in PAIR {
-        assert_eq!(site.agent(agent).attempt, 1, "a failover is no reason to restart anybody");
+        assert_eq!(host.agent(agent).attempt, 1, "a failover is no reason to restart anybody");
     }
     assert!(coordinator.log().contains(&format!("connected to {}", url(&second))), "{}", coordinator.log());
 
@@ -415,10 +411,10 @@ fn a_failover_in_the_middle_is_followed_to_the_new_primary_and_back() {
     second.kill();
     let mut client = first.client();
     client.call(&["REPLICAOF", "NO", "ONE"]);
-    client.deploy(KEY, &App::new(&site, &PAIR, "good").manifest("third"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("third"), &BRISK);
     let record = client.wait_for_status(KEY, "successful");
-    site.assert_true_to(&record);
-    site.stop(&mut client, KEY);
+    host.assert_runs(&record);
+    host.stop(&mut client, KEY);
 }
 
 // ---- coordinators ---------------------------------------------------------------------------------------------------
@@ -426,18 +422,18 @@ fn a_failover_in_the_middle_is_followed_to_the_new_primary_and_back() {
 #[test]
 fn two_coordinators_with_different_globs_share_a_deployment() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let site = Site::new();
+    let host = Host::new();
     let start = |name, globs: [&str; 2]| {
-        Coordinator::start(&site, name, &[url(&server)], &[KEY, "--agents", globs[0], "--agents", globs[1]])
+        Coordinator::start(&host, name, &[url(&server)], &[KEY, "--agents", globs[0], "--agents", globs[1]])
     };
     let (_one, mut two) = (start("one", ["web-1", "api-*"]), start("two", ["web-[2-9]", "db"]));
     let mut client = server.client();
     let agents = ["web-1", "web-2", "api-1", "db"];
-    client.deploy(KEY, &App::new(&site, &agents, "good").manifest("first"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &agents, "good").manifest("first"), &BRISK);
     client.wait_for_status(KEY, "successful");
     client.deploy(
         KEY,
-        &App::new(&site, &agents, "good").manifest("second"),
+        &App::new(&host, &agents, "good").manifest("second"),
         &[&BRISK[..], &["MAX_PARALLEL", "2"]].concat(),
     );
     // One of them dies meanwhile, and is replaced.
@@ -451,34 +447,34 @@ fn two_coordinators_with_different_globs_share_a_deployment() {
     let _two = start("two", ["web-[2-9]", "db"]);
     let record = client.wait_for_status(KEY, "successful");
     assert_eq!(record["current_version"], 2);
-    site.assert_true_to(&record);
+    host.assert_runs(&record);
     for (agent, owner) in [("web-1", "one"), ("api-1", "one"), ("web-2", "two"), ("db", "two")] {
-        let state = site.agent(agent).variable("DEPLOY_COORDINATOR").expect("a marker");
-        assert_eq!(state, site.state(owner).display().to_string(), "{agent}");
+        let state = host.agent(agent).variable("DEPLOY_COORDINATOR").expect("a marker");
+        assert_eq!(state, host.state(owner).display().to_string(), "{agent}");
     }
-    site.stop(&mut client, KEY);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn a_state_directory_has_one_coordinator_at_a_time() {
-    let (server, site, mut coordinator) = begun("good", &[]);
-    let mut second = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    let (server, host, mut coordinator) = begun("good", &[]);
+    let mut second = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
     assert_eq!(second.wait_for_end().code(), Some(1));
     assert!(second.log().contains("is in use by another coordinator"), "{}", second.log());
     assert!(coordinator.is_alive());
-    site.stop(&mut server.client(), KEY);
+    host.stop(&mut server.client(), KEY);
 }
 
 #[test]
 fn its_death_leaves_agents_alone_and_its_return_finds_them() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let site = Site::new();
+    let host = Host::new();
     let ttl_ms = 1_500;
     let arguments = [KEY, "--service-ttl-ms", &ttl_ms.to_string()];
-    let mut coordinator = Coordinator::start(&site, "one", &[url(&server)], &arguments);
+    let mut coordinator = Coordinator::start(&host, "one", &[url(&server)], &arguments);
     let mut client = server.client();
     let agents = ["web-1", "web-2", "web-3"];
-    client.deploy(KEY, &App::new(&site, &agents, "good").manifest("first"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &agents, "good").manifest("first"), &BRISK);
     client.wait_for_status(KEY, "successful");
     // For as long as it is there, no TTL runs out.
     wait_past(unix_ms() + 2 * ttl_ms);
@@ -486,47 +482,47 @@ fn its_death_leaves_agents_alone_and_its_return_finds_them() {
     let log = client.events_after(KEY, 0);
     let late = log.iter().filter(|e| e["type"] == "service_status" && e["status"] == "critical");
     assert_eq!(late.count(), 0, "{log:?}");
-    let before = site.agents();
+    let before = host.agents();
     coordinator.kill();
     // One dies unseen, and one's note is lost: it is found by its environment.
     before["web-3"][0].signal("KILL");
-    for entry in std::fs::read_dir(site.state("one").join("agents")).expect("notes").flatten() {
+    for entry in std::fs::read_dir(host.state("one").join("agents")).expect("notes").flatten() {
         if entry.file_name().to_string_lossy().contains("web-2") {
             std::fs::remove_file(entry.path()).expect("a note");
         }
     }
     wait_until("the services' TTLs to run out", || array(&client.json(&["DEPLOY.RESOLVE", KEY, "JSON"])).is_empty());
-    let _next = Coordinator::start(&site, "one", &[url(&server)], &arguments);
+    let _next = Coordinator::start(&host, "one", &[url(&server)], &arguments);
     wait_until("all to be well again", || {
         let record = client.status(KEY);
         array(&record["instances"]).iter().all(|i| i["health"] == "healthy" && i["state"] == "ready")
             && array(&client.json(&["DEPLOY.RESOLVE", KEY, "JSON"])).len() == 3
     });
     for agent in PAIR {
-        assert_eq!(site.agent(agent), before[agent][0], "it runs on");
+        assert_eq!(host.agent(agent), before[agent][0], "it runs on");
     }
-    assert_eq!(site.agent("web-3").attempt, 2);
+    assert_eq!(host.agent("web-3").attempt, 2);
     let record = client.status(KEY);
     assert_eq!(record["instances"][0]["attempt"], 1);
     assert_eq!(record["instances"][2]["attempt"], 2);
-    site.stop(&mut client, KEY);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn what_ended_with_the_whole_system_has_not_failed() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let site = Site::new();
-    let mut coordinator = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    let host = Host::new();
+    let mut coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
     let mut client = server.client();
-    let app = App { attempts: 0, ..App::new(&site, &PAIR, "good") };
+    let app = App { attempts: 0, ..App::new(&host, &PAIR, "good") };
     client.deploy(KEY, &app.manifest("first"), &BRISK);
     client.wait_for_status(KEY, "successful");
     coordinator.kill();
     for agent in PAIR {
-        site.agent(agent).signal("KILL");
+        host.agent(agent).signal("KILL");
     }
     // One note is of another start of the system; by the other, its agent just died.
-    for entry in std::fs::read_dir(site.state("one").join("agents")).expect("notes").flatten() {
+    for entry in std::fs::read_dir(host.state("one").join("agents")).expect("notes").flatten() {
         if entry.file_name().to_string_lossy().contains("web-1") {
             let text = std::fs::read_to_string(entry.path()).expect("a note");
             let mut note: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -534,130 +530,130 @@ fn what_ended_with_the_whole_system_has_not_failed() {
             std::fs::write(entry.path(), note.to_string()).expect("a note");
         }
     }
-    let _next = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    let _next = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
     wait_until("the one to be ready and the other to have failed", || {
         let record = client.status(KEY);
         record["instances"][0]["state"] == "ready" && record["instances"][1]["state"] == "failed"
     });
-    assert_eq!(site.agent("web-1").attempt, 2);
-    site.stop(&mut client, KEY);
+    assert_eq!(host.agent("web-1").attempt, 2);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn told_to_end_it_leaves_its_agents_or_stops_them_as_it_was_asked() {
-    let (server, site, mut coordinator) = begun("good", &[]);
+    let (server, host, mut coordinator) = begun("good", &[]);
     let mut client = server.client();
-    let before = site.agents();
+    let before = host.agents();
     signal(coordinator.pid(), "TERM");
     assert_eq!(coordinator.wait_for_end().code(), Some(0));
-    assert_eq!(site.agents(), before);
-    let mut coordinator = Coordinator::start(&site, "one", &[url(&server)], &[KEY, "--stop-on-exit"]);
+    assert_eq!(host.agents(), before);
+    let mut coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY, "--stop-on-exit"]);
     wait_until("it to go on with them", || coordinator.log().matches("goes on").count() == 2);
     signal(coordinator.pid(), "TERM");
     assert_eq!(coordinator.wait_for_end().code(), Some(0));
-    assert_eq!(site.processes(), []);
+    assert_eq!(host.processes(), []);
     let record = client.status(KEY);
     for instance in array(&record["instances"]) {
         assert_eq!(instance["state"], "unready", "{record}");
     }
     assert_eq!(array(&record["services"]).len(), 0);
     // Back again, they are started again, as new attempts.
-    let _next = Coordinator::start(&site, "one", &[url(&server)], &[KEY]);
+    let _next = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
     wait_until("all to be healthy again", || {
         let record = client.status(KEY);
         array(&record["instances"]).iter().all(|i| i["health"] == "healthy" && i["attempt"] == 2)
     });
-    site.stop(&mut client, KEY);
+    host.stop(&mut client, KEY);
 }
 
 // ---- records --------------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_deleted_key_keeps_its_agents_until_it_is_deployed_anew() {
-    let (server, site, mut coordinator) = begun("good", &[]);
+    let (server, host, mut coordinator) = begun("good", &[]);
     let mut client = server.client();
-    let before = site.agents();
+    let before = host.agents();
     client.call(&["DEL", KEY]);
     wait_until("the coordinator to hear of it", || coordinator.log().contains("is gone"));
     // They run on, and are restarted as ever.
     before["web-1"][0].signal("KILL");
-    wait_until("web-1 to run again", || site.agents().get("web-1").is_some_and(|all| all[0].attempt == 2));
-    assert_eq!(site.agents()["web-2"], before["web-2"]);
+    wait_until("web-1 to run again", || host.agents().get("web-1").is_some_and(|all| all[0].attempt == 2));
+    assert_eq!(host.agents()["web-2"], before["web-2"]);
     // The same version, job and agents once more, and yet others: the old ones go first.
-    client.deploy(KEY, &App::new(&site, &PAIR, "good").manifest("anew"), &BRISK);
+    client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("anew"), &BRISK);
     let record = client.wait_for_status(KEY, "successful");
-    site.assert_true_to(&record);
+    host.assert_runs(&record);
     for agent in PAIR {
-        assert_ne!(site.agent(agent).pid, before[agent][0].pid);
-        assert_eq!(site.agent(agent).variable("LABEL").as_deref(), Some("anew"));
+        assert_ne!(host.agent(agent).pid, before[agent][0].pid);
+        assert_eq!(host.agent(agent).variable("LABEL").as_deref(), Some("anew"));
     }
     // With --stop-deleted-ms they are stopped, also where nobody was there when the key went.
     coordinator.kill();
     client.call(&["DEL", KEY]);
-    let _next = Coordinator::start(&site, "one", &[url(&server)], &["--match", "agent-*", "--stop-deleted-ms", "100"]);
-    wait_until("all to be stopped", || site.processes().is_empty());
-    site.assert_nothing_ran_twice();
+    let _next = Coordinator::start(&host, "one", &[url(&server)], &["--match", "agent-*", "--stop-deleted-ms", "100"]);
+    wait_until("all to be stopped", || host.processes().is_empty());
+    host.assert_nothing_ran_twice();
 }
 
 #[test]
 fn a_newer_version_in_the_middle_wins_wherever_the_older_one_was() {
-    let (server, site, _coordinator) = begun("deaf", &[]); // slow to go, so that there is a middle
+    let (server, host, _coordinator) = begun("deaf", &[]); // slow to go, so that there is a middle
     let mut client = server.client();
     for (label, next) in [("second", "third"), ("fourth", "fifth")] {
         client.deploy(
             KEY,
-            &App::new(&site, &PAIR, "deaf").manifest(label),
+            &App::new(&host, &PAIR, "deaf").manifest(label),
             &[&BRISK[..], &["MAX_PARALLEL", "2"]].concat(),
         );
         wait_until("the first to be taken up", || client.tasks(KEY).len() < 2);
         client.deploy(
             KEY,
-            &App::new(&site, &PAIR, "deaf").manifest(next),
+            &App::new(&host, &PAIR, "deaf").manifest(next),
             &[&BRISK[..], &["MAX_PARALLEL", "2"]].concat(),
         );
         let record = client.wait_for_status(KEY, "successful");
-        site.assert_true_to(&record);
+        host.assert_runs(&record);
         for agent in PAIR {
-            assert_eq!(site.agent(agent).variable("LABEL").as_deref(), Some(next));
+            assert_eq!(host.agent(agent).variable("LABEL").as_deref(), Some(next));
         }
     }
-    site.stop(&mut client, KEY);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn only_the_canary_is_touched_before_the_promotion_and_old_jobs_go_after_a_blue_green_update() {
-    let (server, site, _coordinator) = begun("good", &[]);
+    let (server, host, _coordinator) = begun("good", &[]);
     let mut client = server.client();
-    let before = site.agent("web-2");
-    client.deploy(KEY, &App::new(&site, &PAIR, "good").manifest("second"), &[&BRISK[..], &["CANARY", "1"]].concat());
+    let before = host.agent("web-2");
+    client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("second"), &[&BRISK[..], &["CANARY", "1"]].concat());
     client.wait_for_status(KEY, "awaiting_promotion");
-    assert_eq!(site.agent("web-2"), before);
+    assert_eq!(host.agent("web-2"), before);
     client.call(&["DEPLOY.PROMOTE", KEY]);
     client.wait_for_status(KEY, "successful");
     // The same agents in a second job, beside the first, and then instead of it.
     let options = [&BRISK[..], &["STRATEGY", "blue-green", "CANARY", "1"]].concat();
-    client.deploy(KEY, &App::new(&site, &PAIR, "good").manifest("third"), &options);
+    client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("third"), &options);
     let record = client.wait_for_status(KEY, "awaiting_promotion");
-    site.assert_true_to(&record);
-    assert_eq!(site.agents().values().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+    host.assert_runs(&record);
+    assert_eq!(host.agents().values().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
     client.call(&["DEPLOY.PROMOTE", KEY]);
     wait_until("the old side to have gone", || client.tasks(KEY).is_empty());
     let record = client.status(KEY);
-    site.assert_true_to(&record);
-    assert_eq!(site.agents().values().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
-    site.stop(&mut client, KEY);
+    host.assert_runs(&record);
+    assert_eq!(host.agents().values().map(Vec::len).collect::<Vec<_>>(), [1, 1]);
+    host.stop(&mut client, KEY);
 }
 
 #[test]
 fn services_checks_ports_and_variables_are_as_the_manifest_says() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let site = Site::new();
+    let host = Host::new();
     let _coordinator =
-        Coordinator::start(&site, "one", &[url(&server)], &["--match", "app:*", "--address", "127.0.0.9"]);
+        Coordinator::start(&host, "one", &[url(&server)], &["--match", "app:*", "--address", "127.0.0.9"]);
     let mut client = server.client();
     let fixed = next_port();
-    let gate = site.folder.join("gate");
-    let mut node = App::new(&site, &ONE, "good").node("web-1", "${env.PORT}");
+    let gate = host.folder.join("gate");
+    let mut node = App::new(&host, &ONE, "good").node("web-1", "${env.PORT}");
     node["resources"]["ports"] = serde_json::json!([{ "label": "side-door", "port": "auto" }]);
     node["services"] = serde_json::json!([
         { "name": "web", "port": fixed, "address": "0.0.0.0", "tags": ["a", "b"], "meta": { "at": "${service.port}" },
@@ -682,7 +678,7 @@ fn services_checks_ports_and_variables_are_as_the_manifest_says() {
     assert_eq!(of("web")["tags"], serde_json::json!(["a", "b"]));
     assert_eq!(of("web")["meta"], serde_json::json!({ "at": fixed.to_string() }));
     assert_eq!(of("side")["address"], "127.0.0.1");
-    let agent = site.agent("web-1");
+    let agent = host.agent("web-1");
     let variables =
         ["DEPLOY_KEY", "DEPLOY_NODE", "DEPLOY_JOB", "PORT", "LABEL", "DEPLOY_PORT_WEB", "MN_PORT_SIDE_DOOR"];
     let [key, node, job, port, label, web, side] = variables.map(|name| agent.variable(name).unwrap_or_default());
@@ -694,16 +690,16 @@ fn services_checks_ports_and_variables_are_as_the_manifest_says() {
     let tasks = client.tasks("app:x");
     assert_eq!(tasks.iter().map(|task| string(&task["agent"])).collect::<Vec<_>>(), ["sink"]);
     client.call(&["DEPLOY.STOP", "app:x"]);
-    wait_until("all to be stopped", || site.processes().is_empty());
+    wait_until("all to be stopped", || host.processes().is_empty());
 }
 
 #[test]
 fn what_cannot_be_started_fails_with_the_reason() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let site = Site::new();
-    let _coordinator = Coordinator::start(&site, "one", &[url(&server)], &["--match", "*"]);
+    let host = Host::new();
+    let _coordinator = Coordinator::start(&host, "one", &[url(&server)], &["--match", "*"]);
     let mut client = server.client();
-    let mut app = App::new(&site, &ONE, "good").json("first");
+    let mut app = App::new(&host, &ONE, "good").json("first");
     for (key, field, value, words) in [
         ("missing", "command", serde_json::json!(["/no/such/program"]), "cannot start: /no/such/program: No such file"),
         ("shape", "command", serde_json::json!("a line for a shell"), "config.command must be an array"),

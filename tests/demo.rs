@@ -1,14 +1,10 @@
 //! Promise: the demo's story goes as it is told: canary, promotion, a broken version that reverts by itself, with real
 //! processes; no call of the callers fails meanwhile, and nothing is left over.
 
-mod common;
-#[path = "common/site.rs"]
-mod site;
-
-use common::*;
-use site::example;
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
+use test_support::prelude::*;
+use test_support::processes::example;
 
 /// The number before a word.
 fn before(word: &str, line: &str) -> u64 {
@@ -93,7 +89,7 @@ fn interrupted_it_leaves_nothing() {
         let services = client.json(&["DEPLOY.RESOLVE", "hello", "JSON"]);
         let ports: Vec<u16> = array(&services).iter().map(|service| number(&service["port"]) as u16).collect();
         assert_eq!(ports.len(), 3);
-        site::signal(demo.id(), how);
+        test_support::processes::signal(demo.id(), how);
         wait_until("the demo to end", || demo.try_wait().expect("our own child").is_some());
         wait_until("its coordinator to end", || example_processes(&server).is_empty());
         for port in ports {

@@ -3,15 +3,6 @@
 //! The real ones are those of the folder that `REDIS_DEPLOY_MANIFESTS` names, or of `../shared/manifests` beside the
 //! package; where there is none, a line says so.
 
-#[allow(dead_code)]
-#[path = "simulation/catalogue.rs"]
-mod catalogue;
-#[allow(dead_code)]
-#[path = "simulation/dice.rs"]
-mod dice;
-
-use catalogue::Content;
-use dice::Dice;
 use redis_deploy::engine::command::{CheckStatus, Deploy, Operate, Register, Report, Reported};
 use redis_deploy::engine::deployment::{Mode, Role, Status, TaskKind};
 use redis_deploy::engine::event::EventBody;
@@ -25,6 +16,8 @@ use serde_json::{json, Value};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use test_support::manifests::Content;
+use test_support::rng::Rng;
 
 const KEY: &str = "app";
 
@@ -140,45 +133,45 @@ impl Bench {
 // ---- PLAN ----------------------------------------------------------------------------------------------------------
 
 /// A key in some situation: a few deployments, each played to its end or left half-way, and something amiss.
-fn situation(dice: &mut Dice, content: &mut Content) -> Bench {
+fn situation(rng: &mut Rng, content: &mut Content) -> Bench {
     let mut bench = Bench::new();
-    for _ in 0..dice.below(4) {
+    for _ in 0..rng.below(4) {
         let asked = bench.ask(Command::Deploy(content.deploy()));
         if asked.is_err() {
             break;
         }
-        match dice.below(4) {
+        match rng.below(4) {
             0 => {
                 let tasks = bench.tasks();
-                for (task, key) in tasks.iter().filter(|_| dice.chance(60)) {
+                for (task, key) in tasks.iter().filter(|_| rng.chance(60)) {
                     match task {
                         TaskKind::Start | TaskKind::Replace => bench.get_ready(key),
                         TaskKind::Stop => bench.report(key, Reported::Stopped),
                         TaskKind::Run => bench.report(key, Reported::Starting),
                     }
                 }
-                bench.now += dice.between(0, 60);
+                bench.now += rng.between(0, 60);
             }
             _ => bench.play(),
         }
         let keys: Vec<InstanceKey> = bench.record().instances.iter().map(|i| i.key()).collect();
-        let troubles = if dice.chance(50) { dice.below(3) } else { 0 };
+        let troubles = if rng.chance(50) { rng.below(3) } else { 0 };
         for _ in 0..troubles {
-            let state = *dice.pick(&[Reported::Unready, Reported::Failed, Reported::Stopped, Reported::Starting]);
+            let state = *rng.pick(&[Reported::Unready, Reported::Failed, Reported::Stopped, Reported::Starting]);
             if !keys.is_empty() {
-                let key = dice.pick(&keys).clone();
+                let key = rng.pick(&keys).clone();
                 bench.report(&key, state);
             }
         }
-        let command = match dice.below(9) {
+        let command = match rng.below(9) {
             0 => Command::Pause(Operate::default()),
             1 => Command::Fail(Operate::default()),
             2 => Command::Stop(Operate::default()),
             _ => Command::Tick,
         };
         let _ = bench.ask(command);
-        bench.now += dice.between(0, 200);
-        content.change(dice);
+        bench.now += rng.between(0, 200);
+        content.change(rng);
     }
     bench
 }
@@ -188,9 +181,9 @@ fn situation(dice: &mut Dice, content: &mut Content) -> Bench {
 fn plan_tells_the_truth() {
     let mut seen = BTreeSet::new();
     for seed in 1..=4_000 {
-        let mut dice = Dice::new(seed, 1);
-        let mut content = Content::first(&mut dice);
-        let mut bench = situation(&mut dice, &mut content);
+        let mut rng = Rng::new(seed, 1);
+        let mut content = Content::first(&mut rng);
+        let mut bench = situation(&mut rng, &mut content);
         let deploy = content.deploy();
         let before = bench.record.clone();
         let planned = bench.plan(&deploy);

@@ -5,10 +5,6 @@
 //! The promises that hold of every single command (the invariants, the fold of its events, one revision for each event)
 //! are checked by `World::ask`.
 
-#[path = "common/engine.rs"]
-mod conversation;
-
-use conversation::{events, Outcome, World};
 use proptest::prelude::*;
 use redis_deploy::codec;
 use redis_deploy::engine::command::{
@@ -26,6 +22,7 @@ use redis_deploy::engine::{
 use redis_deploy::view::{self, ResolveFilter, RoleFilter};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use test_support::scenario::{events, Outcome, World};
 
 /// Manifests of one topology with changing content, of other topologies, with services, per host, and of a batch job.
 const MANIFESTS: [&str; 9] = [
@@ -390,7 +387,7 @@ fn amount(amount: Amount, of: usize) -> usize {
 
 /// What must hold of one event, given the record before it and after it. `onward`: the clock was never set back.
 fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
-    let words = conversation::event_words(event);
+    let words = test_support::scenario::event_line(event);
     let same = match (deployment(before), deployment(after)) {
         (Some(was), Some(is)) if was.id == is.id => Some((was, is)),
         _ => None,
@@ -633,13 +630,13 @@ impl Callers {
 fn judge_ticks(world: &World, now: u64) {
     let tick = |world: &World, now: u64| -> (World, Vec<&'static str>) {
         let mut world = world.clone();
-        match world.ask(now, &Command::Tick) {
+        match world.execute(now, &Command::Tick) {
             Outcome::Done(decision) => {
                 assert_eq!(decision.reply, Reply::Nothing);
                 let kinds = events(&decision).map(|event| event.body.name()).collect();
                 (world, kinds)
             }
-            Outcome::Refused(rejection) => panic!("a tick was refused: {rejection}"),
+            Outcome::Rejected(rejection) => panic!("a tick was refused: {rejection}"),
         }
     };
     let record = world.record.as_ref().expect("a record");
@@ -670,7 +667,7 @@ fn judge_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
     }
     let context = Context { key: &world.key, now_ms: now, by: &world.by, limits: world.limits };
     match (plan(record, asked, &context), outcome) {
-        (Err(planned), Outcome::Refused(refused)) => assert_eq!(planned, *refused),
+        (Err(planned), Outcome::Rejected(refused)) => assert_eq!(planned, *refused),
         (Ok(plan), Outcome::Done(decision)) => {
             let Reply::Receipt(receipt) = &decision.reply else { panic!("DEPLOY replies a receipt") };
             assert_eq!((plan.version, plan.mode), (receipt.version, receipt.mode));
@@ -691,14 +688,14 @@ fn judge_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
             let batched: usize = plan.batches.iter().map(|batch| batch.agents.len()).sum();
             assert_eq!(batched, if plan.mode == Mode::VersionOnly { 1 } else { d.changed.len() });
         }
-        (Ok(_), Outcome::Refused(refused)) => panic!("planned, but refused: {refused}"),
+        (Ok(_), Outcome::Rejected(refused)) => panic!("planned, but refused: {refused}"),
         (Err(refused), Outcome::Done(_)) => panic!("done, but not planned: {refused}"),
     }
 }
 
 /// What is asked again changes nothing, and is answered the same.
 fn judge_repeat(world: &World, now: u64, command: &Command, reply: &Reply) {
-    let status = world.seen().deployment.as_ref().expect("one").status;
+    let status = world.expect_record().deployment.as_ref().expect("one").status;
     let repeats = match command {
         Command::Pause(_) | Command::Stop(_) => true,
         Command::Resume(_) => status.is_active(),
@@ -711,11 +708,13 @@ fn judge_repeat(world: &World, now: u64, command: &Command, reply: &Reply) {
     if !repeats {
         return;
     }
-    let Outcome::Done(again) = world.clone().ask(now, command) else { panic!("refused when repeated: {command:?}") };
+    let Outcome::Done(again) = world.clone().execute(now, command) else {
+        panic!("refused when repeated: {command:?}")
+    };
     let receipt = |reply: &Reply| matches!(reply, Reply::Receipt(_)).then(|| reply.clone());
     assert_eq!(receipt(&again.reply), receipt(reply), "answered the same: {command:?}");
     // A verdict that is due at this very time comes with the next command, whatever it is.
-    let due = next_deadline(world.seen()).is_some_and(|at| at <= now);
+    let due = next_deadline(world.expect_record()).is_some_and(|at| at <= now);
     assert!(due || again.batch.changes.is_empty(), "nothing changes: {command:?}\n{:#?}", again.batch);
     if matches!(again.reply, Reply::Changed(_)) {
         assert_eq!(again.reply, Reply::Changed(false), "known already: {command:?}");
@@ -745,12 +744,12 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
         for command in commands(world.record.as_ref(), asked) {
             let before = world.record.clone();
             let unasked = world.clone();
-            let outcome = world.ask(now, &command);
+            let outcome = world.execute(now, &command);
             if let Command::Deploy(deploy) = &command {
                 judge_plan(&unasked, now, deploy, &outcome);
             }
             match outcome {
-                Outcome::Refused(_) => assert_eq!(world.record, before, "a refused command changes nothing"),
+                Outcome::Rejected(_) => assert_eq!(world.record, before, "a refused command changes nothing"),
                 Outcome::Done(decision) => {
                     accepted.push((now, command.clone()));
                     let batch = &decision.batch;
@@ -800,7 +799,7 @@ proptest! {
         let (world, _, accepted) = play(&history, false);
         let mut without = small();
         for (now, command) in &accepted {
-            let outcome = without.ask(*now, command);
+            let outcome = without.execute(*now, command);
             prop_assert!(matches!(outcome, Outcome::Done(_)));
         }
         prop_assert_eq!(world.record, without.record);
@@ -817,25 +816,25 @@ proptest! {
             if tasks.is_empty() && !d.status.is_active() {
                 break;
             }
-            prop_assert!(round < 200, "it does not end: {:#?}", world.seen().deployment);
+            prop_assert!(round < 200, "it does not end: {:#?}", world.expect_record().deployment);
             for instance in tasks {
                 // An earlier report may have brought the record up to date, and this task with it.
-                if world.seen().instances.get(&instance.key()).is_none_or(|i| i.task != instance.task) {
+                if world.expect_record().instances.get(&instance.key()).is_none_or(|i| i.task != instance.task) {
                     continue;
                 }
                 let command = Command::Report(work(instance, true));
-                let Outcome::Done(decision) = world.ask(now, &command) else { panic!("a task's report was refused") };
+                let Outcome::Done(decision) = world.execute(now, &command) else { panic!("a task's report was refused") };
                 prop_assert!(!decision.batch.changes.is_empty(), "a task that a report does not end: {:?}", command);
             }
-            match world.seen().deployment.as_ref().expect("one").status {
-                Status::Paused => { world.ask(now, &Command::Resume(Operate::default())); }
-                Status::AwaitingPromotion => { world.ask(now, &Command::Promote(Operate::default())); }
+            match world.expect_record().deployment.as_ref().expect("one").status {
+                Status::Paused => { world.execute(now, &Command::Resume(Operate::default())); }
+                Status::AwaitingPromotion => { world.execute(now, &Command::Promote(Operate::default())); }
                 _ => {}
             }
-            now = next_deadline(world.seen()).unwrap_or(now).max(now);
-            world.ask(now, &Command::Tick);
+            now = next_deadline(world.expect_record()).unwrap_or(now).max(now);
+            world.execute(now, &Command::Tick);
         }
-        invariants::check(world.seen()).expect("the record is sound");
+        invariants::check(world.expect_record()).expect("the record is sound");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The engine is known by what it lacks: no clock, dice, sockets, files, logger, threads, globals or hash order; no way
+//! The engine is known by what it lacks: no clock, rng, sockets, files, logger, threads, globals or hash order; no way
 //! to end the server. This test reads its sources and says so.
 
 use std::fs;
@@ -10,9 +10,9 @@ const FORBIDDEN: [(&str, &str); 41] = [
     ("SystemTime", "time is an argument"),
     ("std::time", "time is an argument"),
     ("chrono", "time is an argument"),
-    ("rand", "no dice"),
-    ("RandomState", "no dice"),
-    ("DefaultHasher", "no dice"),
+    ("rand", "no rng"),
+    ("RandomState", "no rng"),
+    ("DefaultHasher", "no rng"),
     ("HashMap", "its order differs from server to server"),
     ("HashSet", "its order differs from server to server"),
     ("std::fs", "no I/O"),

@@ -6,12 +6,9 @@
 //! Between the commands of a scenario the clock only stands where the commands say so: time passes without a TICK, and
 //! the engine does not notice before it is asked again.
 
-#[path = "common/engine.rs"]
-mod conversation;
-
-use conversation::World;
 use std::fs;
 use std::path::{Path, PathBuf};
+use test_support::scenario::World;
 
 fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/scenarios");
@@ -49,7 +46,7 @@ fn played(text: &str) -> String {
             for command in std::mem::take(&mut commands) {
                 let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                     let mut next = world.clone();
-                    let answer = next.say(command);
+                    let answer = next.run(command);
                     (next, answer)
                 }));
                 let Ok((next, answer)) = said else { panic!("at: {command}\nafter:\n{out}") };
@@ -59,7 +56,7 @@ fn played(text: &str) -> String {
         } else if line.starts_with('@') {
             commands.push(line);
         } else {
-            world.say(line);
+            world.run(line);
         }
     }
     assert!(commands.is_empty(), "commands without `----` at the end");

@@ -4,7 +4,7 @@
 
 mod simulation;
 
-use simulation::{shrink, words, world};
+use simulation::{format, shrink, world};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
@@ -113,7 +113,7 @@ fn every_rule_holds_in_every_world() {
             println!("(the world around these inputs matters: what its processes do is part of the seed)");
         }
         for input in &shortest.failure.history {
-            println!("  {}", words::line(input));
+            println!("  {}", format::line(input));
         }
         println!("run it again: scripts/simulate 1 {seed}");
     }

@@ -2,12 +2,9 @@
 //! `tests/testdata/transition_matrix.txt`. `UPDATE_SCENARIOS=1 cargo test --test engine_matrix` writes it anew: read the
 //! difference against the rules before committing it.
 
-#[path = "common/engine.rs"]
-mod conversation;
-
-use conversation::World;
 use std::fmt::Write as _;
 use std::path::Path;
+use test_support::scenario::World;
 
 const SETTINGS: &str = "\
 manifest v1 = service a b c
@@ -84,7 +81,7 @@ const LATER: [u64; 3] = [6_000, 10_000, 30_000];
 fn at(setup: &str) -> World {
     let mut world = World::default();
     for line in SETTINGS.lines().chain(setup.split('|')) {
-        world.say(line);
+        world.run(line);
     }
     world
 }
@@ -92,7 +89,7 @@ fn at(setup: &str) -> World {
 /// An answer in one line: the code of a refusal with its words, or the reply, the status after it and the events' names.
 fn cell(world: &World, now: u64, command: &str) -> String {
     let mut after = world.clone();
-    let answer = after.say(&format!("@{now} {command}"));
+    let answer = after.run(&format!("@{now} {command}"));
     let mut lines = answer.lines();
     let reply = lines.next().unwrap_or_default();
     let code = reply.split(' ').next().unwrap_or_default();
@@ -111,7 +108,7 @@ fn cell(world: &World, now: u64, command: &str) -> String {
     let status = if was == is { is } else { format!("-> {is}") };
     let before = world.record.as_ref().map_or(0, |r| r.revision);
     let mut events: Vec<(String, usize)> = Vec::new();
-    for event in after.seen().log.iter().filter(|event| event.revision > before) {
+    for event in after.expect_record().log.iter().filter(|event| event.revision > before) {
         let name = match &event.body {
             redis_deploy::engine::EventBody::TaskIssued { task, .. } => format!("task_issued({})", task.name()),
             redis_deploy::engine::EventBody::TaskDone { task, withdrawn: true, .. } => {
@@ -171,8 +168,9 @@ fn every_status_takes_every_command_as_written() {
 fn every_status_is_there() {
     use redis_deploy::engine::deployment::Status;
     for status in Status::ALL {
-        let there =
-            STATUSES.iter().any(|(_, setup)| at(setup).seen().deployment.as_ref().expect("one").status == status);
+        let there = STATUSES
+            .iter()
+            .any(|(_, setup)| at(setup).expect_record().deployment.as_ref().expect("one").status == status);
         assert!(there, "no world is {}", status.name());
     }
 }

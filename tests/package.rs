@@ -1,12 +1,10 @@
 //! Promise: what `scripts/package` packs is enough: unpacked, the sample configuration starts a server with the module
 //! and its users, with nothing else of this repository.
 
-mod common;
-
-use common::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use test_support::prelude::*;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

@@ -1,11 +1,9 @@
 //! Promise: the README is true. Its tour is typed into a real `redis-cli` at a real server, and what comes back is what the
 //! page shows; its reference names everything that there is to name.
 
-mod common;
-
-use common::*;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use test_support::prelude::*;
 
 const README: &str = include_str!("../README.md");
 

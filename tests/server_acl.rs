@@ -3,11 +3,9 @@
 //!
 //! The users are those of the sample configuration (`packaging/redis-deploy.conf`), and some that show single rights.
 
-mod common;
-
-use common::*;
 use serde_json::Value as Json;
 use std::collections::BTreeSet;
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 const SAMPLE: &str = include_str!("../packaging/redis-deploy.conf");

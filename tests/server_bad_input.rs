@@ -4,10 +4,8 @@
 //! Each case is one command in one table. Before and after every one, the record's bytes, its STATUS and its event
 //! revision, all other keys, and the replication offset are compared; at the end, the replica and the channels.
 
-mod common;
-
-use common::*;
 use serde_json::Value as Json;
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 const CHANNEL: &str = "deploy:events:agent-api";

@@ -1,11 +1,9 @@
 //! Promise: in a Redis Cluster a deployment lives on the node of its slot, and moves with it. Wherever it goes, it is in
 //! one place, byte for byte the same, and each of its steps is taken once.
 
-mod common;
-
-use common::cluster::{id_of, moved_to, slot_of, Cluster};
-use common::*;
 use serde_json::{json, Value as Json};
+use test_support::cluster::{id_of, moved_to, slot_of, Cluster};
+use test_support::prelude::*;
 
 /// No failover unless a test asks for it, however busy the machine is.
 const PATIENT_MS: u64 = 15_000;
@@ -273,7 +271,7 @@ fn migrate_slots(cluster: &Cluster, from: &Server, to: &Server, slots: &[u16], m
         assert!(state != "failed" && state != "cancelled", "{jobs:?}");
         state == "success"
     });
-    cluster.wait_until_heard_of(to);
+    cluster.wait_until_known(to);
 }
 
 #[test]

@@ -1,15 +1,11 @@
 //! Promise: what the server tells about the commands (COMMAND INFO, DOCS, GETKEYS, ACL CAT, redis-cli's hints) is what they
 //! are, on every server: each option that is documented is taken, and each that is taken is documented.
 
-mod common;
-#[path = "common/terminal.rs"]
-mod terminal;
-
-use common::*;
 use redis::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use terminal::Typist;
+use test_support::prelude::*;
+use test_support::terminal::Session;
 
 // ---------------------------------------------------------------------------------------------- COMMAND INFO
 
@@ -419,20 +415,20 @@ fn every_word_that_is_taken_is_documented() {
 fn redis_cli_hints_at_what_may_follow() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
-        let mut typist = Typist::sit_down(&server);
-        typist.hint_behind(
+        let mut session = Session::start(&server);
+        session.expect_hint(
             "DEPLOY.DEPLOY ",
             "key MANIFEST json [BUNDLE ref] [JOB job-id] [AGENTS n id [id ...]] [TAG tag]",
         );
-        typist.hint_behind("deploy.report agent-api ", "agent starting|ready|unready|failed|stopped|completed|unsafe");
-        typist.hint_behind(
+        session.expect_hint("deploy.report agent-api ", "agent starting|ready|unready|failed|stopped|completed|unsafe");
+        session.expect_hint(
             "DEPLOY.ROLLBACK ",
             "key [VERSION n|TAG tag] [ID id] [REASON text] [REQUEST request] [STRATEGY",
         );
-        typist.hint_behind(
+        session.expect_hint(
             "DEPLOY.RESOLVE ",
             "key [SERVICE name] [TAG tag] [ROLE primary|canary|candidate|any] [ALL] [JSON]",
         );
-        typist.hint_behind("DEPLOY.SHOW ", "key");
+        session.expect_hint("DEPLOY.SHOW ", "key");
     });
 }

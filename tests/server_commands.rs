@@ -1,11 +1,9 @@
 //! Promise: every command replies what SPEC 3 and 7 say, in RESP2, RESP3 and JSON, and a rollout can be led from its
 //! beginning to its end by any client.
 
-mod common;
-
-use common::*;
 use redis::Value;
 use serde_json::{json, Value as Json};
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 
@@ -186,7 +184,7 @@ fn an_option_is_stronger_than_the_manifest_and_that_than_the_default() {
 
 /// A record in mid rollout that stands still, so that it can be read three times: version 1 successful, of version 2
 /// the first agent ready and waited for.
-fn in_mid_rollout(server: &Server) -> Client {
+fn start_rollout(server: &Server) -> Client {
     let mut client = server.client();
     client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
     client.carry_out_until(KEY, "successful");
@@ -201,7 +199,7 @@ fn in_mid_rollout(server: &Server) -> Client {
 fn reading_commands_say_the_same_in_resp2_resp3_and_json() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
-        let mut resp2 = in_mid_rollout(&server);
+        let mut resp2 = start_rollout(&server);
         let mut resp3 = server.client_resp3();
         resp2.deploy("other", &manifest(&["x"], "small"), &SLOW);
         let commands: [&[&str]; 6] = [
@@ -239,7 +237,7 @@ fn as_text(value: &mut Json) {
 #[test]
 fn status_has_the_contracts_fields_in_the_contracts_order() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
     let record = client.status(KEY);
     assert_begins_with(&names_of(&record), &STATUS);
     assert_begins_with(&names_of(&record["policy"]), &POLICY);
@@ -294,7 +292,7 @@ fn status_has_the_contracts_fields_in_the_contracts_order() {
 #[test]
 fn history_version_tasks_list_and_receipts_have_the_contracts_fields() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
 
     let versions = client.json(&["DEPLOY.HISTORY", KEY, "JSON"]);
     for version in array(&versions) {
@@ -381,7 +379,7 @@ fn list_pages_filters_and_matches() {
 #[test]
 fn repeating_a_command_that_has_had_its_effect_changes_nothing() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
     for command in ["DEPLOY.PAUSE", "DEPLOY.RESUME"] {
         let first = client.call(&[command, KEY]);
         assert_eq!(client.call(&[command, KEY]), first);
@@ -409,7 +407,7 @@ fn a_request_id_makes_a_retry_safe() {
 #[test]
 fn guards_and_states_are_refused_with_their_codes() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
     for command in ["PROMOTE", "PAUSE", "RESUME", "FAIL", "ROLLBACK"] {
         let words = [&format!("DEPLOY.{command}"), KEY, "ID", "dep_agent-api_1"];
         let line = client.refused(&words);
@@ -460,7 +458,7 @@ fn a_pause_gives_no_tasks_and_a_resume_goes_on_at_once() {
 #[test]
 fn a_failed_report_fails_the_deployment_and_says_why() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
     client.call(&["DEPLOY.REPORT", KEY, "agent-1", "failed", "REASON", "exit status 3"]);
     let record = client.status(KEY);
     assert_eq!((&record["status"], &record["cause"]), (&json!("failed"), &json!("agent_failed")));

@@ -1,14 +1,12 @@
 //! Promise: the configuration is the server's own way of configuring. Every value has a range and an effect; a bad one
 //! is refused, and stops a start with a line that says why; CONFIG REWRITE keeps what was set.
 
-mod common;
-
-use common::*;
 use redis::Value;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 

@@ -1,10 +1,8 @@
 //! Promise: what is published is what is logged, complete and in order; and whoever missed messages can catch up.
 
-mod common;
-
-use common::*;
 use redis::Value;
 use serde_json::Value as Json;
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 const CHANNEL: &str = "deploy:events:agent-api";

@@ -2,12 +2,10 @@
 //! left alone; and once it is promoted, by hand, by FAILOVER or by Sentinel, it goes on under the same deadlines, and
 //! the old primary comes back as its equal.
 
-mod common;
-
-use common::traffic::{persist_all, Traffic};
-use common::*;
 use serde_json::{json, Value as Json};
 use std::process::{Child, Command, Stdio};
+use test_support::prelude::*;
+use test_support::workload::{persist_all, Workload};
 
 const KEY: &str = "agent-api";
 const EVERYTHING: &str = "deploy:events:*";
@@ -53,16 +51,16 @@ fn replicas_and_their_replicas_are_equal_under_random_traffic() {
             let second = Server::start(kind, &[]);
             second.replicate_from(&replica);
             let mut client = primary.client();
-            let mut traffic = Traffic::new(*seed);
+            let mut workload = Workload::new(*seed);
             for step in 1..=steps {
-                traffic.step(&mut client);
+                workload.step(&mut client);
                 if step % 100 == 0 {
                     persist_all(&mut client);
                     replica.assert_equal_to(&primary);
                     second.assert_equal_to(&replica);
                 }
             }
-            assert!(traffic.done > steps / 3, "{} done, {} refused", traffic.done, traffic.refused);
+            assert!(workload.accepted > steps / 3, "{} done, {} refused", workload.accepted, workload.rejected);
             // Its append-only file says the same once more, without anything being decided anew. Not on the Valkey that
             // leaves the reader of the file on another database after a COPY … DB; at its start it is spared that.
             if kind == ServerKind::Valkey81 {

@@ -1,14 +1,10 @@
 //! Promise: a record that is over and that nobody asks about rests, in a third of the memory; nobody can tell, but by
 //! INFO. What is loaded rests until somebody asks for it or its time comes, and is on time all the same.
 
-mod common;
-#[path = "common/rollout.rs"]
-mod rollout;
-
-use common::*;
-use rollout::*;
 use serde_json::Value as Json;
 use std::time::{Duration, Instant};
+use test_support::prelude::*;
+use test_support::rollout::*;
 
 const KEY: &str = "agent-api";
 
@@ -167,7 +163,7 @@ fn it_rests_wherever_it_goes() {
             client.status("d");
             client.call(&["DEPLOY.TAG", "d", "1", "mine"]);
             settled(&mut client, 3);
-            index_is_true(&mut client, &[0, 1]);
+            assert_index_matches(&mut client, &[0, 1]);
             client.call(&["SELECT", "0"]);
             wait_for_rest(&mut client, 3);
             client.call(&["UNLINK", "d"]);
@@ -205,7 +201,7 @@ fn what_is_loaded_rests_and_is_on_time() {
         assert_eq!(client.listed(), keys);
         assert_eq!(digest(&mut client), digested);
         assert_eq!(at_rest(&mut client), 3);
-        index_is_true(&mut client, &[0]);
+        assert_index_matches(&mut client, &[0]);
         let events = client.events_after("rollout", 0).len();
         wait_until("the next agent to get its task", || client.events_after("rollout", 0).len() > events);
         assert_eq!(client.tasks("rollout")[0]["agent"], "agent-2");

@@ -1,14 +1,12 @@
 //! Promise: a reply that was kept is the reply that would be written now, to the byte, whatever has happened to its record
 //! and wherever it is asked for.
 
-mod common;
-
-use common::*;
 use redis::Value;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use test_support::prelude::*;
 
 const KEY: &str = "app";
 
@@ -22,7 +20,7 @@ struct Raw {
 impl Raw {
     fn to(server: &Server, is_resp3: bool) -> Raw {
         let stream = TcpStream::connect(("127.0.0.1", server.port)).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        stream.set_read_timeout(Some(patience())).expect("a socket option");
         let mut raw = Raw { stream, spellings: 0 };
         raw.ask(&["HELLO", if is_resp3 { "3" } else { "2" }]);
         raw

@@ -6,14 +6,10 @@
 //! | --- | --- |
 //! | DEPLOY, ROLLBACK, PROMOTE, RESUME, TAG, REGISTER | REPORT, CHECK, DEREGISTER, PAUSE, FAIL, STOP, UNTAG |
 
-mod common;
-#[path = "common/rollout.rs"]
-mod rollout;
-
-use common::*;
-use rollout::*;
 use serde_json::json;
 use std::sync::{Mutex, MutexGuard};
+use test_support::prelude::*;
+use test_support::rollout::*;
 
 const KEY: &str = "agent-api";
 
@@ -41,7 +37,7 @@ const SHAPES: [(&str, Making); 5] = [
     ("a fresh deployment of three agents", |client, key| {
         client.deploy(key, &manifest(&AGENTS, "small"), &SLOW);
     }),
-    ("one in mid rollout, with services", |client, key| in_mid_rollout_with(client, key, 200_000)),
+    ("one in mid rollout, with services", |client, key| start_rollout_with(client, key, 200_000)),
     ("fifty agents, all reported, with a service each", |client, key| {
         client.deploy(key, &large_manifest(50, 100), &SLOW);
         for n in 0..50 {
@@ -114,7 +110,7 @@ fn what_is_deleted_is_given_back() {
         let mut client = server.client();
         let round = |client: &mut Client| {
             for n in 0..48 {
-                in_mid_rollout_with(client, &format!("svc-{n}"), 200_000);
+                start_rollout_with(client, &format!("svc-{n}"), 200_000);
             }
             // In every way in which a key goes.
             for n in 0..48 {
@@ -153,7 +149,7 @@ fn with_memory_used_up_what_begins_is_refused_and_what_ends_is_taken() {
         let replica = Server::start(kind, &[]);
         replica.replicate_from(&server);
         let mut client = server.client();
-        in_mid_rollout_with(&mut client, KEY, 200_000);
+        start_rollout_with(&mut client, KEY, 200_000);
         let published = Subscriber::start(&server, "deploy:events:*");
         let before = dump(&mut client, KEY);
         fill(&mut client, true);
@@ -199,7 +195,7 @@ fn with_memory_used_up_what_begins_is_refused_and_what_ends_is_taken() {
         assert_eq!(replica.client().status(KEY), record);
         client.call(&["DEL", KEY]);
         fill(&mut client, false);
-        index_is_true(&mut client, &[0]);
+        assert_index_matches(&mut client, &[0]);
     });
 }
 
@@ -209,7 +205,7 @@ fn timers_wait_while_memory_is_used_up() {
     on_each_server(|kind| {
         let server = Server::start(kind, &["--maxmemory-policy", "noeviction"]);
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         fill(&mut client, true);
         // A client's command is what the server sees its memory at.
         assert!(client.refused(&["SET", "x", "y"]).starts_with("OOM "));
@@ -222,10 +218,10 @@ fn timers_wait_while_memory_is_used_up() {
         assert_eq!(number(&client.status(KEY)["revision"]), revision, "nothing was written");
         let again = unix_ms();
         fill(&mut client, false);
-        goes_on(&mut client, KEY);
+        assert_completes(&mut client, KEY);
         let events = client.events_after(KEY, revision);
         let verdict = events.iter().find(|event| event["type"] == "agent_healthy").expect("the verdict");
         assert!(number(&verdict["at"]) + 5 >= again, "{verdict}");
-        index_is_true(&mut client, &[0]);
+        assert_index_matches(&mut client, &[0]);
     });
 }

@@ -1,16 +1,12 @@
 //! Promise: an operator sees what goes on by the server's own means: INFO, the log, SLOWLOG, LATENCY, MONITOR, command
 //! statistics; each at a cost and a length that does not grow with what is deployed.
 
-mod common;
-#[path = "common/payload.rs"]
-mod payload;
-
-use common::*;
-use payload::{of_newer_format, Dump};
 use serde_json::{json, Value as Json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
+use test_support::payload::{of_newer_format, Dump};
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 

@@ -1,11 +1,9 @@
 //! Promise: while the server holds traffic to its replicas back, whatever falls due waits: the server does not end
 //! itself, nothing is lost, and what was due happens as soon as it may, on whoever is the primary then.
 
-mod common;
-
-use common::cluster::Cluster;
-use common::*;
 use serde_json::{json, Value as Json};
+use test_support::cluster::Cluster;
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 const EVERYTHING: &str = "deploy:events:*";
@@ -288,7 +286,7 @@ fn fail_over_there_and_back(cluster: &Cluster) {
             client.call(&["DEPLOY.REPORT", key, "a", "ready", "VERSION", &version.to_string()]);
         }
         // Who asks for a failover must be known as a replica.
-        cluster.wait_until_in_order();
+        cluster.wait_until_stable();
         replica.client().call(&["CLUSTER", "FAILOVER"]);
         wait_until("the roles to change", || is_primary(replica) && !is_primary(primary));
         wait_for_link(primary);

@@ -1,10 +1,8 @@
 //! Promise: a record survives every way in which Redis keeps data, whole; its deadlines are absolute; and a server
 //! that was restarted in mid rollout goes on where it was.
 
-mod common;
-
-use common::*;
 use serde_json::Value as Json;
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 
@@ -46,7 +44,7 @@ fn on_each_server_and_way(test: impl Fn(Way, &mut Server)) {
 }
 
 /// Versions, a tag, a reason, a half-done canary rollout with one agent ready: a record with something of everything.
-fn in_mid_rollout(client: &mut Client, key: &str) {
+fn start_rollout(client: &mut Client, key: &str) {
     client.deploy(key, &manifest(&AGENTS, "small"), &[&QUICK[..], &["TAG", "one", "REASON", "first é"]].concat());
     client.carry_out_until(key, "successful");
     client.deploy(key, &manifest(&AGENTS, "large"), &[&SLOW[..], &["CANARY", "2", "BUNDLE", "s3://b/v2"]].concat());
@@ -85,7 +83,7 @@ fn wait_until_no_rewrite(client: &mut Client) {
 fn a_record_comes_back_whole() {
     on_each_server_and_way(|way, server| {
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         client.deploy("second", &manifest(&AGENTS, "small"), &SLOW);
         client.deploy("second", &manifest(&AGENTS, "large"), &SLOW);
         client.call(&["DEPLOY.PAUSE", KEY]);
@@ -107,7 +105,7 @@ fn a_rewritten_append_only_file_holds_the_same() {
             let args = ["--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", preamble];
             let mut server = Server::start(kind, &args);
             let mut client = server.client();
-            in_mid_rollout(&mut client, KEY);
+            start_rollout(&mut client, KEY);
             rewrite_aof(&mut client);
             let rewritten = everything(&mut client, KEY);
             server.restart(End::Kill);
@@ -189,7 +187,7 @@ fn a_reload_and_a_copy_by_dump_hold_the_same() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         let before = everything(&mut client, KEY);
         client.call(&["DEBUG", "RELOAD"]);
         assert_eq!(everything(&mut client, KEY), before, "DEBUG RELOAD");

@@ -1,10 +1,8 @@
 //! Promise: a replica has what its primary has, does nothing by itself, and goes on where the primary stopped when it
 //! is promoted. What is replicated is what happened, so there is nothing for it to decide.
 
-mod common;
-
-use common::*;
 use serde_json::{json, Value as Json};
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 const CHANNEL: &str = "deploy:events:agent-api";

@@ -2,23 +2,17 @@
 //! large allocation. What a newer module wrote is kept byte for byte, read-only, where refusing it would end the server
 //! or part it from its primary, and refused where it can be (SPEC 6, "Persistence").
 
-mod common;
-#[path = "common/payload.rs"]
-mod payload;
-#[path = "common/rollout.rs"]
-mod rollout;
-#[path = "common/wire.rs"]
-mod wire;
-
-use common::*;
-use payload::*;
 use redis::Value;
-use rollout::*;
 use serde_json::json;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use wire::*;
+use test_support::payload::*;
+use test_support::prelude::*;
+use test_support::replication::*;
+use test_support::resp::*;
+use test_support::rng::Rng;
+use test_support::rollout::{self, *};
 
 const KEY: &str = "agent-api";
 const PLAIN: [&str; 2] = ["--rdbcompression", "no"];
@@ -30,12 +24,12 @@ fn our_checksum_is_that_of_redis() {
 
 /// A record with something of everything, that nothing happens to by itself.
 fn rich_record(client: &mut Client, key: &str) {
-    in_mid_rollout_with(client, key, 200_000);
+    start_rollout_with(client, key, 200_000);
     client.call(&["DEPLOY.PAUSE", key, "REASON", "to look at it"]);
 }
 
 fn dump_of(client: &mut Client, key: &str) -> Dump {
-    Dump::parse(&dump(client, key))
+    Dump::parse(&rollout::dump(client, key))
 }
 
 fn megabytes(client: &mut Client, field: &str) -> f64 {
@@ -47,7 +41,7 @@ fn megabytes(client: &mut Client, field: &str) -> f64 {
 /// RESTOREs each payload, a few at a time, and does with each that was taken what a client may do.
 struct Siege<'s> {
     server: &'s mut Server,
-    wire: Wire,
+    wire: Conn,
     waiting: Vec<(String, Vec<u8>)>,
     sent: u64,
     taken: u64,
@@ -58,7 +52,7 @@ const AT_ONCE: usize = 40;
 
 impl Siege<'_> {
     fn of(server: &mut Server) -> Siege<'_> {
-        let wire = Wire::to(server);
+        let wire = server.conn();
         Siege { server, wire, waiting: Vec::new(), sent: 0, taken: 0 }
     }
 
@@ -146,15 +140,15 @@ fn damaged_and_hostile_payloads_are_refused_without_a_death_or_a_large_allocatio
         let mut server = Server::start(kind, &PLAIN);
         let mut client = server.client();
         rich_record(&mut client, KEY);
-        let before = dump(&mut client, KEY);
+        let before = rollout::dump(&mut client, KEY);
         let dump = Dump::parse(&before);
         let payload = &dump.envelope[HEADER_BYTES..dump.envelope.len() - CRC32_BYTES];
         let (used, began) = (megabytes(&mut client, "used_memory"), unix_ms());
         // A default run takes every second one; the long one takes them all.
         let seed = unix_ms();
-        let mut dice = Dice(seed);
+        let mut rng = Rng::seeded(seed);
         eprintln!("   a payload of {} bytes, seed {seed}", payload.len());
-        let mut chosen = |one_in: u64| long_run() || dice.below(one_in) == 0;
+        let mut chosen = |one_in: usize| is_long_run() || rng.below(one_in) == 0;
 
         let mut siege = Siege::of(&mut server);
         // Cut at every byte: with the outer checksum right, then with the inner one right as well.
@@ -205,16 +199,16 @@ fn damaged_and_hostile_payloads_are_refused_without_a_death_or_a_large_allocatio
         }
 
         // Several changes at once, anywhere.
-        let mut dice = Dice(seed + 1);
-        for round in 0..if long_run() { 40_000 } else { 8_000 } {
+        let mut rng = Rng::seeded(seed + 1);
+        for round in 0..if is_long_run() { 40_000 } else { 8_000 } {
             let mut scrambled = payload.to_vec();
-            for _ in 0..1 + dice.below(6) {
-                let at = dice.below(scrambled.len() as u64) as usize;
-                match dice.below(4) {
-                    0 => scrambled[at] = dice.next() as u8,
+            for _ in 0..1 + rng.below(6) {
+                let at = rng.below(scrambled.len());
+                match rng.below(4) {
+                    0 => scrambled[at] = rng.next_u64() as u8,
                     1 => scrambled[at] = scrambled[at].wrapping_add(1),
                     2 => drop(scrambled.remove(at)),
-                    _ => scrambled.insert(at, dice.next() as u8),
+                    _ => scrambled.insert(at, rng.next_u64() as u8),
                 }
             }
             siege.restore(format!("scramble {round} of seed {seed}"), dump.of(&envelope(1, 1, &scrambled)));
@@ -231,7 +225,7 @@ fn damaged_and_hostile_payloads_are_refused_without_a_death_or_a_large_allocatio
         assert!(peak < used + 6.0, "memory went from {used:.1} to {peak:.1} MiB");
         assert_eq!(rollout::dump(&mut client, KEY), before, "the record beside them is as it was");
         assert_eq!(client.info("deploy", "deploy_internal_errors"), "0", "{}", server.log());
-        index_is_true(&mut client, &[0]);
+        assert_index_matches(&mut client, &[0]);
         assert!(server.is_alive());
     });
 }
@@ -288,9 +282,9 @@ fn a_replica_survives_whatever_its_primary_says() {
         let source = Server::start(kind, &PLAIN);
         let mut client = source.client();
         let mut stream = ReplicationStream::of(&source);
-        in_mid_rollout_with(&mut client, KEY, 200_000);
+        start_rollout_with(&mut client, KEY, 200_000);
         let batches: Vec<Vec<u8>> = stream
-            .until_now(&mut client)
+            .commands_until_now(&mut client)
             .into_iter()
             .filter(|words| words[0].eq_ignore_ascii_case(b"DEPLOY.APPLY"))
             .map(|words| words[2].clone())
@@ -299,32 +293,32 @@ fn a_replica_survives_whatever_its_primary_says() {
 
         let mut replica = Server::start(kind, &PLAIN);
         let mut primary = FakePrimary::of(&replica);
-        let mut dice = Dice(7);
+        let mut rng = Rng::seeded(7);
         let mut client = replica.client();
-        for round in 0..if long_run() { 4_000 } else { 400 } {
+        for round in 0..if is_long_run() { 4_000 } else { 400 } {
             let key = format!("svc-{round}");
             for batch in &batches {
                 let mut body = batch[HEADER_BYTES..batch.len() - CRC32_BYTES].to_vec();
-                let whole = match dice.below(6) {
+                let whole = match rng.below(6) {
                     // As it is, so that the record exists for those that follow.
                     0..3 => batch.clone(),
-                    3 => batch[..dice.below(batch.len() as u64) as usize].to_vec(),
+                    3 => batch[..rng.below(batch.len())].to_vec(),
                     _ => {
-                        for _ in 0..1 + dice.below(3) {
-                            let at = dice.below(body.len() as u64) as usize;
-                            body[at] = body[at].wrapping_add(1 + dice.below(255) as u8);
+                        for _ in 0..1 + rng.below(3) {
+                            let at = rng.below(body.len());
+                            body[at] = body[at].wrapping_add(1 + rng.below(255) as u8);
                         }
                         envelope(1, 2, &body)
                     }
                 };
-                primary.say(&[b"DEPLOY.APPLY".as_slice(), key.as_bytes(), &whole]);
+                primary.send(&[b"DEPLOY.APPLY".as_slice(), key.as_bytes(), &whole]);
             }
             if round % 50 == 49 {
-                primary.is_heard(&replica);
+                primary.wait_until_applied(&replica);
                 assert!(replica.is_alive());
             }
         }
-        primary.is_heard(&replica);
+        primary.wait_until_applied(&replica);
         // Whatever became of them, they can be asked about.
         for key in scanned(&mut client) {
             for words in
@@ -390,30 +384,30 @@ fn a_newer_format_met_in_a_file_is_kept_and_read_only() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &PLAIN);
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
-        in_mid_rollout_with(&mut client, "known", 3_000);
+        start_rollout(&mut client, KEY);
+        start_rollout_with(&mut client, "known", 3_000);
         let newer = with_a_newer_record(&mut server);
         let mut client = server.client();
         is_read_only(&mut client, KEY);
-        assert_eq!(dump(&mut client, KEY), newer, "byte for byte");
+        assert_eq!(rollout::dump(&mut client, KEY), newer, "byte for byte");
         assert_eq!(text(&client.call(&["TYPE", KEY])), "deploymnt");
         assert_eq!(scanned(&mut client), [KEY, "known"]);
 
         // The keys around it go on, and it stays what it is through all that keeps data.
-        goes_on(&mut client, "known");
+        assert_completes(&mut client, "known");
         client.call(&["DEBUG", "RELOAD"]);
-        assert_eq!(dump(&mut client, KEY), newer, "DEBUG RELOAD");
+        assert_eq!(rollout::dump(&mut client, KEY), newer, "DEBUG RELOAD");
         client.call(&["RENAME", KEY, "renamed"]);
         client.call(&["COPY", "renamed", KEY]);
         client.call(&["COPY", "renamed", KEY, "DB", "2"]);
         client.call(&["DEL", "renamed"]);
-        assert_eq!(dump(&mut client, KEY), newer, "RENAME and COPY");
+        assert_eq!(rollout::dump(&mut client, KEY), newer, "RENAME and COPY");
         is_read_only(&mut client, KEY);
         let digest = client.call(&["DEBUG", "DIGEST-VALUE", KEY]);
         assert!(int(&client.call(&["MEMORY", "USAGE", KEY])) as usize >= newer.len());
         server.restart(End::Save);
         let mut client = server.client();
-        assert_eq!(dump(&mut client, KEY), newer, "a restart");
+        assert_eq!(rollout::dump(&mut client, KEY), newer, "a restart");
         assert_eq!(client.call(&["DEBUG", "DIGEST-VALUE", KEY]), digest);
 
         // A replica gets the same bytes, and what was not decided cannot be undone by promoting it.
@@ -429,7 +423,7 @@ fn a_newer_format_met_in_a_file_is_kept_and_read_only() {
         // One may delete it, and begin anew.
         client.call(&["DEL", KEY]);
         assert_eq!(client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK).int("version"), 1);
-        index_is_true(&mut client, &[0]);
+        assert_index_matches(&mut client, &[0]);
     });
 }
 
@@ -479,7 +473,7 @@ fn a_newer_format_met_in_an_append_only_file_is_kept() {
             let args = ["--rdbcompression", "no", "--appendonly", "yes", "--aof-use-rdb-preamble", preamble];
             let mut server = Server::start(kind, &args);
             let mut client = server.client();
-            in_mid_rollout_with(&mut client, KEY, 200_000);
+            start_rollout_with(&mut client, KEY, 200_000);
             let dump = dump_of(&mut client, KEY);
             let newer = of_newer_format(&dump.envelope);
             let file = growing_file(&server);
@@ -531,13 +525,13 @@ fn a_newer_or_damaged_payload_from_the_primary_is_kept() {
         let args = ["--rdbcompression", "no", "--appendonly", "yes", "--aof-use-rdb-preamble", "no"];
         let mut replica = Server::start(kind, &args);
         let mut primary = FakePrimary::of(&replica);
-        primary.say(&[b"RESTORE".as_slice(), b"newer", b"0", &dump.of(&newer)]);
-        primary.say(&[b"RESTORE".as_slice(), b"damaged", b"0", &dump.of(&damaged)]);
-        primary.say(&[b"RESTORE".as_slice(), b"good", b"0", &dump.of(&dump.envelope)]);
-        primary.say(&[b"DEPLOY.APPLY".as_slice(), b"whole", b"RECORD", &dump.envelope]);
-        primary.say(&[b"DEPLOY.APPLY".as_slice(), b"frozen", b"RECORD", &dump.envelope]);
-        primary.say(&[b"DEPLOY.APPLY".as_slice(), b"frozen", &envelope(99, 2, b"a change of next year")]);
-        primary.is_heard(&replica);
+        primary.send(&[b"RESTORE".as_slice(), b"newer", b"0", &dump.of(&newer)]);
+        primary.send(&[b"RESTORE".as_slice(), b"damaged", b"0", &dump.of(&damaged)]);
+        primary.send(&[b"RESTORE".as_slice(), b"good", b"0", &dump.of(&dump.envelope)]);
+        primary.send(&[b"DEPLOY.APPLY".as_slice(), b"whole", b"RECORD", &dump.envelope]);
+        primary.send(&[b"DEPLOY.APPLY".as_slice(), b"frozen", b"RECORD", &dump.envelope]);
+        primary.send(&[b"DEPLOY.APPLY".as_slice(), b"frozen", &envelope(99, 2, b"a change of next year")]);
+        primary.wait_until_applied(&replica);
         let mut client = replica.client();
         let all_is_right = |client: &mut Client, when: &str| {
             for (key, envelope) in

@@ -1,15 +1,13 @@
 //! Promise: callers of the agents see one side of a rollout at any time, whole; a check that fails is felt at once; TTLs
 //! are the server's own, absolute and cheap to refresh; and services go wherever their record goes.
 
-mod common;
-
-use common::*;
 use redis::Value;
 use redis_deploy::engine::time::UnixMs;
 use serde_json::{json, Value as Json};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 const CHANNEL: &str = "deploy:events:agent-api";

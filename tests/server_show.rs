@@ -1,18 +1,14 @@
 //! Promise: an operator at redis-cli sees the page of DEPLOY.SHOW as it is meant, in either protocol, on a terminal and in
 //! a pipe, and finds help (SPEC 3). What the page says is `tests/show.rs`.
 
-mod common;
-#[path = "common/terminal.rs"]
-mod terminal;
-
-use common::*;
 use redis::Value;
-use terminal::*;
+use test_support::prelude::*;
+use test_support::terminal::*;
 
 const KEY: &str = "agent-api";
 
 /// One agent is healthy, one has its verdict far ahead.
-fn in_mid_rollout(server: &Server) -> Client {
+fn start_rollout(server: &Server) -> Client {
     let mut client = server.client();
     client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
     client.carry_out_until(KEY, "successful");
@@ -53,7 +49,7 @@ fn still(lines: &[String]) -> Vec<String> {
 fn a_page_is_a_verbatim_string_in_resp3_and_a_bulk_string_in_resp2() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
-        let mut client = in_mid_rollout(&server);
+        let mut client = start_rollout(&server);
         let page = page_of(&client.call(&["DEPLOY.SHOW", KEY]));
         assert!(page[0].starts_with("agent-api ") && page[0].ends_with(" UTC"), "{page:#?}");
         assert!(page.iter().any(|line| line.starts_with("status      RUNNING: 0 of 3 agents healthy")), "{page:#?}");
@@ -86,7 +82,7 @@ fn a_page_is_a_verbatim_string_in_resp3_and_a_bulk_string_in_resp2() {
 #[test]
 fn what_cannot_be_shown_is_refused() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
     client.call(&["SET", "a-string", "x"]);
     assert!(client.refused(&["DEPLOY.SHOW", "nothing"]).starts_with("NOTFOUND "));
     assert!(client.refused(&["DEPLOY.SHOW", "a-string"]).starts_with("WRONGTYPE "));
@@ -99,7 +95,7 @@ fn what_cannot_be_shown_is_refused() {
 fn redis_cli_shows_lines_on_a_terminal_and_in_a_pipe() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
-        let mut client = in_mid_rollout(&server);
+        let mut client = start_rollout(&server);
         let page = still(&page_of(&client.call(&["DEPLOY.SHOW", KEY])));
         let piped = redis_cli(&server, &["DEPLOY.SHOW", KEY]);
         assert_eq!(still(&piped), page, "in a pipe");

@@ -1,11 +1,9 @@
 //! Promise: what time brings about happens on the server, without any client, not before its time and on an idle
 //! server at most 10 ms after it; and where replica traffic is held back it waits, and never ends the server.
 
-mod common;
-
-use common::*;
 use serde_json::{json, Value as Json};
 use std::sync::{Mutex, MutexGuard};
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 

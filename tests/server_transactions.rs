@@ -1,17 +1,12 @@
 //! Promise: every command works in MULTI, in scripts and in functions; what one of them changes goes out as one unit, so
 //! that a replica has all of it or nothing; and time is read once per command (SPEC 6, "Transactions and scripts").
 
-mod common;
-#[path = "common/rollout.rs"]
-mod rollout;
-#[path = "common/wire.rs"]
-mod wire;
-
-use common::*;
 use redis::Value;
-use rollout::*;
 use serde_json::{json, Value as Json};
-use wire::*;
+use test_support::prelude::*;
+use test_support::replication::*;
+use test_support::resp::*;
+use test_support::rollout::*;
 
 const KEY: &str = "agent-api";
 
@@ -72,7 +67,7 @@ fn has_happened(client: &mut Client, replies: &[Value], how: &str) {
 
 /// A transaction's replies, refusals among them, which a client library would turn into one error.
 fn executed(server: &Server, commands: &[&[&[u8]]]) -> Vec<Reply> {
-    let mut wire = Wire::to(server);
+    let mut wire = server.conn();
     let (multi, exec) = (command(&["MULTI"]), command(&["EXEC"]));
     let commands: Vec<Vec<u8>> = commands.iter().map(|words| command(words)).collect();
     let replies = wire.pipeline(&[vec![multi], commands, vec![exec]].concat());
@@ -158,7 +153,7 @@ fn every_command_works_in_scripts_and_functions() {
             client.call(&["DEL", KEY]);
         }
         // A script that may only read, reads.
-        in_mid_rollout_with(&mut client, KEY, 200_000);
+        start_rollout_with(&mut client, KEY, 200_000);
         let read = "return redis.call('DEPLOY.STATUS', KEYS[1], 'JSON')";
         assert_eq!(client.json(&["EVAL_RO", read, "1", KEY]), client.status(KEY));
         let write = "return redis.call('DEPLOY.PAUSE', KEYS[1])";
@@ -201,7 +196,7 @@ fn one_unit_goes_out_as_one_unit() {
                 }
             }
             client.call(&["DEL", "a", "b"]);
-            let sent = stream.until_now(&mut client);
+            let sent = stream.commands_until_now(&mut client);
             let names: Vec<String> =
                 sent.iter().map(|words| String::from_utf8_lossy(&words[0]).to_uppercase()).collect();
             let shape = names.join(" ");
@@ -220,9 +215,9 @@ fn one_unit_goes_out_as_one_unit() {
             assert_eq!(others.count(), 0, "{how}: {shape}");
         }
         // A reading command, a refused one and one without effect send nothing at all.
-        in_mid_rollout_with(&mut client, "c", 200_000);
+        start_rollout_with(&mut client, "c", 200_000);
         client.call(&["DEPLOY.PAUSE", "c"]);
-        stream.until_now(&mut client);
+        stream.commands_until_now(&mut client);
         let words: [&[&[u8]]; 4] = [
             &[b"DEPLOY.STATUS", b"c"],
             &[b"DEPLOY.PAUSE", b"c"],
@@ -230,7 +225,7 @@ fn one_unit_goes_out_as_one_unit() {
             &[b"DEPLOY.REPORT", b"c", b"agent-1", b"ready"],
         ];
         executed(&server, &words);
-        assert_eq!(stream.until_now(&mut client), Vec::<Vec<Vec<u8>>>::new());
+        assert_eq!(stream.commands_until_now(&mut client), Vec::<Vec<Vec<u8>>>::new());
     });
 }
 
@@ -239,10 +234,10 @@ fn a_timers_step_goes_out_as_one_unit() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         let mut stream = ReplicationStream::of(&server);
         client.wait_for_status(KEY, "awaiting_promotion");
-        let sent = stream.until_now(&mut client);
+        let sent = stream.commands_until_now(&mut client);
         let names: Vec<String> = sent.iter().map(|words| String::from_utf8_lossy(&words[0]).to_uppercase()).collect();
         // The change that makes two events; or nothing, where the verdict came before the stream.
         if !names.is_empty() {
@@ -258,7 +253,7 @@ fn a_replica_has_all_of_a_transaction_or_nothing() {
         replica.replicate_from(&primary);
         let mut client = primary.client();
         for key in ["a", "b"] {
-            in_mid_rollout_with(&mut client, key, 200_000);
+            start_rollout_with(&mut client, key, 200_000);
         }
         replica.catch_up_with(&primary);
         let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -305,7 +300,7 @@ fn watch_sees_changes_and_nothing_else() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let (mut client, mut other) = (server.client(), server.client());
-        in_mid_rollout_with(&mut client, KEY, 200_000);
+        start_rollout_with(&mut client, KEY, 200_000);
         let mut is_seen = |words: &[&str], seen: bool| {
             client.call(&["WATCH", KEY]);
             let _ = other.try_call(words);
@@ -322,7 +317,7 @@ fn watch_sees_changes_and_nothing_else() {
         is_seen(&["DEPLOY.PAUSE", KEY], false); // paused already
         is_seen(&["DEPLOY.STOP", KEY], true);
         // What the timer does is a change like any other.
-        in_mid_rollout(&mut client, "timed");
+        start_rollout(&mut client, "timed");
         client.call(&["WATCH", "timed"]);
         let mut third = server.client();
         third.wait_for_status("timed", "awaiting_promotion");
@@ -350,7 +345,7 @@ fn time_is_read_once_per_command() {
         assert!(of_deploy.iter().all(|at| *at == of_deploy[0]));
 
         // In a script that takes its time the clock never goes back; where the server has a frozen one, it stands.
-        in_mid_rollout_with(&mut client, KEY, 200_000);
+        start_rollout_with(&mut client, KEY, 200_000);
         let already = number(&client.status(KEY)["revision"]);
         let script = "for i = 1, 4 do
                 redis.call('DEPLOY.REPORT', KEYS[1], 'agent-1', i % 2 == 1 and 'unready' or 'ready')
@@ -379,8 +374,8 @@ fn the_internal_command_is_refused_to_every_kind_of_client() {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
         let mut stream = ReplicationStream::of(&server);
-        in_mid_rollout_with(&mut client, KEY, 200_000);
-        let sent = stream.until_now(&mut client);
+        start_rollout_with(&mut client, KEY, 200_000);
+        let sent = stream.commands_until_now(&mut client);
         let payload =
             sent.iter().rfind(|words| words[0].eq_ignore_ascii_case(b"DEPLOY.APPLY")).expect("changes")[2].clone();
         let before = dump(&mut client, KEY);
@@ -425,8 +420,8 @@ fn the_internal_command_is_refused_to_every_kind_of_client() {
         client.call(&["ACL", "SETUSER", "default", "-deploy.apply"]);
         let replica = Server::start(kind, &[]);
         replica.replicate_from(&server);
-        in_mid_rollout(&mut client, "other");
-        goes_on(&mut client, "other");
+        start_rollout(&mut client, "other");
+        assert_completes(&mut client, "other");
         replica.catch_up_with(&server);
         assert_eq!(replica.client().status("other"), client.status("other"));
 

@@ -4,19 +4,15 @@
 //!
 //! Commands and times are those of the conversations of `engine_scenarios`; only SHOW is answered.
 
-#[allow(dead_code)] // records alone are asked for
-#[path = "common/arbitrary.rs"]
-mod arbitrary;
-#[path = "common/engine.rs"]
-mod conversation;
-
-use conversation::World;
 use proptest::prelude::*;
-use redis_deploy::engine::{self, Record};
+use redis_deploy::engine::Record;
 use redis_deploy::view::{self, WIDTH};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+#[allow(dead_code)] // records alone are asked for
+use test_support::arbitrary;
+use test_support::scenario::World;
 
 fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/pages");
@@ -48,11 +44,11 @@ fn played(text: &str) -> String {
         } else if line == "----" {
             while lines.next_if(|page| page.starts_with('|')).is_some() {}
             let asked: String = asked.take().expect("SHOW before `----`");
-            out.push_str(&world.say(&asked));
+            out.push_str(&world.run(&asked));
         } else if line.ends_with(" SHOW") {
             asked = Some(line.to_string());
         } else {
-            let answer = world.say(line);
+            let answer = world.run(line);
             let code = answer.split(' ').next().unwrap_or_default();
             assert!(code.chars().any(|c| !c.is_ascii_uppercase()) || code.is_empty(), "{line}: {answer}");
         }
@@ -160,10 +156,10 @@ fn spoilt(mut record: Record, hostile: &str, number: u64) -> Record {
 #[test]
 fn a_hostile_reason_does_not_touch_the_terminal() {
     let mut world = World::default();
-    world.say("manifest v1 = service a b");
-    world.say("@0 DEPLOY v1");
-    world.say("@10 REPORT a failed REASON \"\u{1b}[2J\u{1b}[1;1Hall is well\r\nSTATUS: \u{202e}fine\"");
-    let page = page(world.seen(), "app", 20);
+    world.run("manifest v1 = service a b");
+    world.run("@0 DEPLOY v1");
+    world.run("@10 REPORT a failed REASON \"\u{1b}[2J\u{1b}[1;1Hall is well\r\nSTATUS: \u{202e}fine\"");
+    let page = page(world.expect_record(), "app", 20);
     assert!(
         page.iter().any(|line| line.contains(r"\u{1b}[2J\u{1b}[1;1Hall is well\r\nSTATUS: \u{202e}fine")),
         "{page:?}"
@@ -174,9 +170,9 @@ fn a_hostile_reason_does_not_touch_the_terminal() {
 #[test]
 fn lines_keep_their_places_through_a_rollout() {
     let mut world = World::default();
-    world.say("manifest v1 = service a b c");
-    world.say("manifest v2 = service a=2 b=2 c=2");
-    world.say("given v1");
+    world.run("manifest v1 = service a b c");
+    world.run("manifest v2 = service a=2 b=2 c=2");
+    world.run("given v1");
     let mut pages = Vec::new();
     for line in [
         "@60000 DEPLOY v2 CANARY 1",
@@ -192,9 +188,9 @@ fn lines_keep_their_places_through_a_rollout() {
         "@86000 REPORT c ready",
         "@96000 TICK",
     ] {
-        world.say(line);
+        world.run(line);
         let now: u64 = line[1..6].parse().expect("a time");
-        pages.push(page(world.seen(), "app", now + 500));
+        pages.push(page(world.expect_record(), "app", now + 500));
     }
     let first_words = |page: &Vec<String>| -> Vec<String> {
         let tables = page.iter().position(|line| line.starts_with("UTC")).expect("events");
@@ -213,15 +209,15 @@ fn lines_keep_their_places_through_a_rollout() {
 fn trouble_everywhere_fits_a_page_too() {
     let names: Vec<String> = (1..=25).map(|n| format!("worker-{n:02}")).collect();
     let mut world = World::default();
-    world.say(&format!("manifest v1 = service {}", names.join(" ")));
-    world.say(&format!("manifest v2 = service {}=2", names.join("=2 ")));
+    world.run(&format!("manifest v1 = service {}", names.join(" ")));
+    world.run(&format!("manifest v2 = service {}=2", names.join("=2 ")));
     for n in 0..12 {
-        world.say(&format!("@{n} DEPLOY v{} TAG tag-{n} REASON \"{}\"", n % 2 + 1, "why ".repeat(200)));
+        world.run(&format!("@{n} DEPLOY v{} TAG tag-{n} REASON \"{}\"", n % 2 + 1, "why ".repeat(200)));
     }
     for agent in &names {
-        world.say(&format!("@100 REPORT {agent} failed REASON \"{}\"", "because of this and that ".repeat(40)));
+        world.run(&format!("@100 REPORT {agent} failed REASON \"{}\"", "because of this and that ".repeat(40)));
     }
-    let page = page(world.seen(), "app", 500);
+    let page = page(world.expect_record(), "app", 500);
     let more = page.iter().filter(|line| line.starts_with("    ") && !line.starts_with("     ")).count();
     assert_eq!(more, 10, "{page:#?}");
     assert!(page.iter().any(|line| line == "and 5 more: 5 unhealthy"), "{page:#?}");
@@ -231,14 +227,14 @@ fn trouble_everywhere_fits_a_page_too() {
 fn ten_thousand_agents_have_a_page_too() {
     let names: Vec<String> = (1..=10_000).map(|n| format!("worker-{n}")).collect();
     let mut world = World::default();
-    world.say(&format!("manifest v1 = service {}", names.join(" ")));
-    world.say("policy MIN_HEALTHY_MS 1000");
-    world.say("@0 DEPLOY v1");
+    world.run(&format!("manifest v1 = service {}", names.join(" ")));
+    world.run("policy MIN_HEALTHY_MS 1000");
+    world.run("@0 DEPLOY v1");
     for (agent, state) in [("worker-7000", "failed"), ("worker-6000", "starting"), ("worker-5000", "ready")] {
-        world.say(&format!("@10 REPORT {agent} {state}"));
+        world.run(&format!("@10 REPORT {agent} {state}"));
     }
     let began = Instant::now();
-    let page = page(world.seen(), "app", 500);
+    let page = page(world.expect_record(), "app", 500);
     eprintln!("a page of 10,000 agents in {:?}", began.elapsed());
     let agents: Vec<&String> = page.iter().skip_while(|line| !line.starts_with("AGENT")).skip(1).collect();
     assert!(agents[0].starts_with("worker-7000 ") && agents[0].contains("failed"), "{page:#?}");

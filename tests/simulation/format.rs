@@ -1,6 +1,6 @@
 //! Histories in words: each input as the command that a person would type.
 
-use super::site::Input;
+use super::sut::Input;
 use super::world::DAWN;
 use redis_deploy::engine::command::{Operate, RollbackTo};
 use redis_deploy::engine::policy::{Amount, PolicyPatch};
@@ -45,7 +45,7 @@ fn policy(line: &mut String, patch: &PolicyPatch) {
 
 pub fn line(input: &Input) -> String {
     let ahead = i128::from(input.at) - i128::from(DAWN);
-    let mut line = format!("{ahead:>+7} ms  site {} {:<11} ", input.site, input.by);
+    let mut line = format!("{ahead:>+7} ms  sut {} {:<11} ", input.sut, input.by);
     if input.reloaded {
         line.push_str("(reloaded) ");
     }

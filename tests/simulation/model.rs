@@ -90,7 +90,7 @@ pub struct Rollout {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Memory {
+pub struct Model {
     pub last_version: u64,
     pub versions: BTreeMap<u64, Arc<Told>>,
     pub rollout: Option<Rollout>,
@@ -168,7 +168,7 @@ impl Told {
     }
 }
 
-impl Memory {
+impl Model {
     pub fn is_own(&self, key: &InstanceKey) -> bool {
         self.rollout.as_ref().is_some_and(|r| r.target == key.version && r.job == key.job_id)
     }

@@ -1,6 +1,6 @@
 //! One key under test: the engine, a second one beside it that is fed only with batches, and the rules that watch both.
 
-use super::memory::Memory;
+use super::model::Model;
 use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, EVENT_RULES};
 use redis_deploy::codec;
 use redis_deploy::engine::event::EventBody;
@@ -9,11 +9,11 @@ use redis_deploy::engine::{
 };
 use std::collections::BTreeMap;
 
-/// One thing that was asked of a site, and when: what a history is made of.
+/// One thing that was asked of a sut, and when: what a history is made of.
 #[derive(Debug, Clone)]
 pub struct Input {
     pub at: u64,
-    pub site: usize,
+    pub sut: usize,
     pub by: &'static str,
     pub command: Command,
     /// The record was saved and loaded before it.
@@ -27,12 +27,12 @@ pub struct Broken {
     pub words: String,
 }
 
-pub struct Site {
+pub struct Sut {
     pub key: String,
     pub limits: Limits,
     pub record: Option<Record>,
     second: Option<Record>,
-    pub memory: Memory,
+    pub model: Model,
     /// Whether the next command meets a record that was saved and loaded.
     pub reload: bool,
     /// What happened, counted by type, and beginnings by mode.
@@ -51,17 +51,9 @@ fn send(batch: &Batch) -> Result<Batch, Broken> {
     sent.map_err(|error| Broken { rule: "what_was_sent_can_be_read", words: error.to_string() })
 }
 
-impl Site {
-    pub fn new(key: String, limits: Limits) -> Site {
-        Site {
-            key,
-            limits,
-            record: None,
-            second: None,
-            memory: Memory::default(),
-            reload: false,
-            events: BTreeMap::new(),
-        }
+impl Sut {
+    pub fn new(key: String, limits: Limits) -> Sut {
+        Sut { key, limits, record: None, second: None, model: Model::default(), reload: false, events: BTreeMap::new() }
     }
 
     /// Asks the engine, lets the second one follow, and asks every rule.
@@ -94,7 +86,7 @@ impl Site {
             if let Change::Event(event) = change {
                 let happening = Happening {
                     key: &self.key,
-                    memory: &self.memory,
+                    model: &self.model,
                     before: &before,
                     after: &after,
                     event,
@@ -108,11 +100,11 @@ impl Site {
                 }
                 match &event.body {
                     EventBody::DeploymentFailed { cause, description, .. } => {
-                        failed = self.memory.rollout.as_ref().map(|r| Failed {
+                        failed = self.model.rollout.as_ref().map(|r| Failed {
                             cause: *cause,
                             auto_revert: r.policy.auto_revert,
                             is_rollback: r.is_rollback,
-                            newest_stable: self.memory.newest_stable(),
+                            newest_stable: self.model.newest_stable(),
                             description: description.clone(),
                             left: after.clone(),
                             over: false,
@@ -141,7 +133,7 @@ impl Site {
                 if let EventBody::DeploymentFailed { cause, .. } = &event.body {
                     *self.events.entry(cause.name()).or_default() += 1;
                 }
-                self.memory.take_in(event, &after);
+                self.model.take_in(event, &after);
             }
             before = after;
         }
@@ -150,9 +142,9 @@ impl Site {
         if !decision.batch.changes.is_empty() {
             apply(second, &send(&decision.batch)?);
         }
-        if self.memory.rollout.is_some() {
+        if self.model.rollout.is_some() {
             let outcome = Outcome {
-                memory: &self.memory,
+                model: &self.model,
                 before: self.record.as_ref(),
                 after: &decision.record,
                 second,

@@ -1,7 +1,7 @@
-//! Records and batches that a module could hold, drawn from a tape of numbers: proptest makes the tape and shortens it.
-//! At the end of the tape everything is 0: the first choice, the shortest list.
+//! Generators of valid records and batches from a list of numbers, the tape, which proptest draws and shrinks. Past the end
+//! of the tape all numbers are 0: the first choice, the shortest list.
 //!
-//! The crate that includes this file has `engine` at its root.
+//! `engine` is at the root of the crate, and of `tests/codec_memory.rs`, which compiles this file too.
 
 use crate::engine::command::{
     Check, CheckStatus, Command, Context, Deploy, Limits, Operate, Register, Report, Reported, Rollback, RollbackTo,
@@ -23,7 +23,7 @@ pub fn records() -> impl Strategy<Value = Record> {
     tapes().prop_map(|tape| Tape::new(&tape).record())
 }
 
-/// What the engine decided about one key, one command after the other; never empty.
+/// Decisions of the engine about one key, one command after the other; never empty.
 pub fn histories() -> impl Strategy<Value = Vec<Decision>> {
     tapes().prop_map(|tape| Tape::new(&tape).history())
 }
@@ -79,7 +79,7 @@ impl Tape<'_> {
         (0..self.below(most + 1)).map(|_| one(self)).collect()
     }
 
-    /// Small, ordinary or the largest that a policy allows.
+    /// Returns a small, an ordinary or the largest duration that a policy allows.
     fn duration(&mut self) -> u64 {
         match self.below(4) {
             0 => u64::from(self.below(300)),
@@ -212,13 +212,13 @@ impl Tape<'_> {
             };
             let limits = Limits { history_max: 4, events_max: 20, ..Limits::default() };
             let context = Context { key: "agent-api", now_ms, by: "ops", limits };
-            // What is refused changes nothing.
+            // A rejected command changes nothing.
             history.extend(decide(record, &command, &context));
         }
         history
     }
 
-    /// A record that the engine made; its log and its memory then hold whatever they could.
+    /// Returns a record that the engine made, with arbitrary events and remembered requests in place of some.
     fn record(&mut self) -> Record {
         let mut record = self.history().pop().expect("the first DEPLOY is not refused").record;
         let omitted = Arc::new(Content::omitted());

@@ -1,9 +1,12 @@
 //! A Redis Cluster of real servers: three primaries, and replicas for as many of them as a test needs.
 //!
-//! It is made by the cluster commands themselves: epochs and slots first, then everybody meets, then replicas are told
-//! whose they are. Whoever talks to it asks for the client of a key, which follows MOVED as a cluster client would.
+//! Made by cluster commands: epochs and slots first, then CLUSTER MEET between all nodes, then CLUSTER REPLICATE. The client
+//! of a key follows MOVED as a cluster client would.
 
-use super::{int, items, next_port, text, wait_for, wait_until, Client, Server, ServerKind};
+use crate::client::Client;
+use crate::reply::{int, items, text};
+use crate::server::{next_port, Server, ServerKind};
+use crate::wait::{wait_for, wait_until};
 
 pub const PRIMARIES: usize = 3;
 const SLOTS: usize = 16384;
@@ -14,9 +17,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Is in order when this returns: every node knows who has which slots, and replicas are in sync.
-    /// The timeout is for failovers that the cluster finds necessary by itself: a short one in a test that kills,
-    /// a long one in all others, where a busy machine must not be taken for a dead node.
+    /// Starts a cluster and waits until every node knows the owner of each slot and all replicas are in sync. The timeout is
+    /// that of automatic failovers: short in a test that kills, long in all others, where a busy machine must not be
+    /// taken for a dead node.
     pub fn start(kind: ServerKind, replicas: usize, node_timeout_ms: u64, extra: &[&str]) -> Cluster {
         assert!(replicas <= PRIMARIES);
         let nodes: Vec<Server> = std::thread::scope(|scope| {
@@ -30,15 +33,15 @@ impl Cluster {
     }
 
     fn join_up(&self) {
-        for (place, node) in self.nodes.iter().enumerate() {
+        for (position, node) in self.nodes.iter().enumerate() {
             let mut client = node.client();
-            client.call(&["CLUSTER", "SET-CONFIG-EPOCH", &(place + 1).to_string()]);
-            if place < PRIMARIES {
-                let (first, last) = (first_slot(place), first_slot(place + 1) - 1);
+            client.call(&["CLUSTER", "SET-CONFIG-EPOCH", &(position + 1).to_string()]);
+            if position < PRIMARIES {
+                let (first, last) = (first_slot(position), first_slot(position + 1) - 1);
                 client.call(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
             }
         }
-        // Everybody meets everybody: gossip would get there too, later.
+        // Each node meets each other one: gossip would take longer.
         for node in &self.nodes {
             let mut client = node.client();
             for other in self.nodes.iter().filter(|other| other.port != node.port) {
@@ -51,16 +54,16 @@ impl Cluster {
         });
         let ids: Vec<String> = self.nodes.iter().map(id_of).collect();
         for (replica, primary) in self.nodes[PRIMARIES..].iter().zip(&ids) {
-            // Its primary may not have told it of its slots yet; then it is not known as one.
+            // Refused until gossip has brought the primary's slots.
             wait_until("a replica to be taken", || {
                 replica.client().try_call(&["CLUSTER", "REPLICATE", primary]).is_ok()
             });
         }
-        self.wait_until_in_order();
+        self.wait_until_stable();
     }
 
-    /// All slots are served, every node says so, and every replica is in sync with a primary that knows it.
-    pub fn wait_until_in_order(&self) {
+    /// Waits until all slots are served, every node reports it, and every replica is in sync.
+    pub fn wait_until_stable(&self) {
         let replicas = self.nodes.len() - PRIMARIES;
         self.wait_until_all("to agree", |view| {
             let of_flag = |flag: &str| view.iter().filter(|node| node.flags.split(',').any(|f| f == flag)).count();
@@ -88,7 +91,7 @@ impl Cluster {
         }
     }
 
-    /// The node with the slot of a key, as the node itself says.
+    /// Returns the primary that serves the slot of a key.
     pub fn owner(&self, key: &str) -> &Server {
         wait_for("a node that has the key's slot", || {
             self.nodes.iter().find(|node| {
@@ -98,7 +101,7 @@ impl Cluster {
         })
     }
 
-    /// A connection to the node to which MOVED leads.
+    /// Returns a client of the node to which MOVED leads.
     pub fn client_of(&self, key: &str) -> Client {
         wait_for("a node that serves the key", || {
             let mut client = self.nodes.iter().find_map(Server::try_client)?;
@@ -116,14 +119,14 @@ impl Cluster {
         self.nodes.iter().find(|node| node.port == port)
     }
 
-    /// The nodes that are primaries now.
+    /// Returns the nodes that are primaries now.
     pub fn primaries(&self) -> Vec<&Server> {
         let is_primary =
             |node: &&Server| node.try_client().is_some_and(|mut client| client.info("replication", "role") == "master");
         self.nodes.iter().filter(is_primary).collect()
     }
 
-    /// The replica that a primary has now.
+    /// Returns the replica that a primary has now.
     pub fn replica_of(&self, primary: &Server) -> &Server {
         let port = primary.port.to_string();
         wait_for("a replica", || {
@@ -133,13 +136,13 @@ impl Cluster {
         })
     }
 
-    /// `count` keys in the slots of the first, second and third primary in turn.
+    /// Returns `count` keys, in slots of the first, second and third primary in turn.
     pub fn keys(&self, count: usize) -> Vec<String> {
         let mut client = self.nodes[0].client();
         let mut keys = Vec::new();
         for n in 0.. {
             let key = format!("svc-{n}");
-            if place_of(slot_of(&mut client, &key)) == keys.len() % PRIMARIES {
+            if position_of(slot_of(&mut client, &key)) == keys.len() % PRIMARIES {
                 keys.push(key);
             }
             if keys.len() == count {
@@ -167,18 +170,18 @@ impl Cluster {
             source.call(&[&head[..], &keys].concat());
         }
         meanwhile(&mut source, &mut target);
-        // The target first, so that at no time nobody has it; then all who can be told.
+        // The target first, so that the slot always has an owner; then all other primaries.
         target.call(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
         source.call(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
         for other in self.primaries() {
             other.client().call(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
         }
-        self.wait_until_heard_of(to);
+        self.wait_until_known(to);
     }
 
-    /// Waits until all others know in which epoch a node has its slots. Were a slot to move on before, word of the one
-    /// who had it earlier could overtake, and the server would drop its keys.
-    pub fn wait_until_heard_of(&self, node: &Server) {
+    /// Waits until all others know in which epoch a node has its slots. Were a slot to move on before, gossip about its
+    /// earlier owner could arrive later, and the server would drop its keys.
+    pub fn wait_until_known(&self, node: &Server) {
         let id = id_of(node);
         let epoch_of = |view: &[Known]| view.iter().find(|known| known.id == id).map(|known| known.epoch.clone());
         let epoch = epoch_of(&known_to(&mut node.client()));
@@ -186,13 +189,13 @@ impl Cluster {
     }
 }
 
-/// Where a primary's slots begin, at the start.
-fn first_slot(place: usize) -> usize {
-    place * SLOTS / PRIMARIES
+/// Returns the first slot of a primary, at the start.
+fn first_slot(position: usize) -> usize {
+    position * SLOTS / PRIMARIES
 }
 
-fn place_of(slot: u16) -> usize {
-    (0..PRIMARIES).rev().find(|place| usize::from(slot) >= first_slot(*place)).expect("the first begins at 0")
+fn position_of(slot: u16) -> usize {
+    (0..PRIMARIES).rev().find(|position| usize::from(slot) >= first_slot(*position)).expect("the first begins at 0")
 }
 
 fn start_node(kind: ServerKind, node_timeout_ms: u64, extra: &[&str]) -> Server {
@@ -206,8 +209,7 @@ fn start_node(kind: ServerKind, node_timeout_ms: u64, extra: &[&str]) -> Server 
 }
 
 fn bus_port(node: &Server) -> u16 {
-    let place = node.args.iter().position(|arg| arg == "--cluster-port").expect("given at its start");
-    node.args[place + 1].parse().expect("a port")
+    node.argument("--cluster-port").and_then(|port| port.parse().ok()).expect("a port, given at its start")
 }
 
 pub fn id_of(node: &Server) -> String {
@@ -218,7 +220,7 @@ pub fn slot_of(client: &mut Client, key: &str) -> u16 {
     int(&client.call(&["CLUSTER", "KEYSLOT", key])) as u16
 }
 
-/// The port in `MOVED 3999 127.0.0.1:6381`.
+/// Returns the port in `MOVED 3999 127.0.0.1:6381`.
 pub fn moved_to(line: &str) -> Option<u16> {
     let address = line.strip_prefix("MOVED ")?.split_whitespace().nth(1)?;
     address.rsplit(':').next()?.parse().ok()

@@ -1,7 +1,7 @@
-//! The values behind the golden files: one rich record, and one batch for each kind of change. Never change what is
-//! here: add beside it.
+//! The values behind the golden files: one record, and one batch for each kind of change. Never change a value: add
+//! another.
 //!
-//! The crate that includes this file has `engine` at its root.
+//! `engine` is at the root of the crate, and of `tests/codec_memory.rs`, which compiles this file too.
 
 use crate::engine::command::CheckStatus;
 use crate::engine::deployment::{
@@ -157,7 +157,8 @@ fn beginning(version: Version) -> Box<Beginning> {
     })
 }
 
-/// Version 3 is on its way as a canary and paused, version 2 runs, and an instance of version 1 has still to stop.
+/// Returns a record in which version 3 is deployed as a canary and paused, version 2 runs, and an instance of version 1 is
+/// being stopped.
 pub fn record() -> Record {
     let first = manifest("small");
     let mut record = Record {
@@ -309,7 +310,7 @@ fn event(revision: u64, body: EventBody) -> Event {
     Event { revision, at: T + 100 * revision, deployment_id: text("dep_agent-api_3"), version: 3, body }
 }
 
-/// Each kind of change with its name: the events by their own, in the order of the enum, then the notes.
+/// Returns a batch of each kind of change by its name: first the events in the order of the enum, then the notes.
 pub fn batches() -> Vec<(&'static str, Batch)> {
     let by = || text("ops");
     let reason = || some("because");

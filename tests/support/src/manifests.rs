@@ -1,12 +1,12 @@
-//! What operators deploy: families of small manifests, changed a little from deploy to deploy.
+//! Random manifests: families of small ones, changed a little from deploy to deploy.
 
-use super::dice::Dice;
+use crate::rng::Rng;
 use redis_deploy::engine::command::Deploy;
 use redis_deploy::engine::policy::{Amount, HealthCheck, PolicyPatch, Strategy};
 use serde_json::{json, Map, Value};
 use std::sync::Arc;
 
-/// What a manifest of one site says, and how it is deployed.
+/// The content of a manifest, and the options of its deployment.
 #[derive(Debug, Clone)]
 pub struct Content {
     pub job_type: &'static str,
@@ -15,10 +15,10 @@ pub struct Content {
     pub entrypoint: usize,
     pub bundle: u64,
     pub note: u64,
-    /// `system`: on which hosts every node has an agent.
+    /// Hosts on which every node of a `system` job has an agent.
     pub hosts: Vec<u64>,
     pub policy: PolicyPatch,
-    /// The policy stands in the manifest rather than in the command's options.
+    /// Whether the policy is part of the manifest instead of the command's options.
     pub policy_in_manifest: bool,
 }
 
@@ -33,19 +33,19 @@ pub struct Node {
 const NAMES: [&str; 8] = ["ask", "find", "judge", "plan", "rank", "sum", "talk", "write"];
 
 impl Content {
-    pub fn first(dice: &mut Dice) -> Content {
+    pub fn first(rng: &mut Rng) -> Content {
         let job_type =
-            *dice.pick(&["service", "service", "service", "service", "system", "system", "batch", "sysbatch"]);
-        let count = dice.between(1, if job_type == "system" { 2 } else { 5 }) as usize;
+            *rng.pick(&["service", "service", "service", "service", "system", "system", "batch", "sysbatch"]);
+        let count = rng.between(1, if job_type == "system" { 2 } else { 5 }) as usize;
         let nodes = NAMES[..count]
             .iter()
             .map(|name| Node {
                 id: name.to_string(),
-                config: dice.between(0, 2),
+                config: rng.between(0, 2),
                 display_name: 0,
-                services: match dice.below(4) {
+                services: match rng.below(4) {
                     0 => vec!["http"],
-                    1 if dice.chance(30) => vec!["http", "grpc"],
+                    1 if rng.chance(30) => vec!["http", "grpc"],
                     _ => Vec::new(),
                 },
             })
@@ -57,25 +57,25 @@ impl Content {
             entrypoint: 0,
             bundle: 0,
             note: 0,
-            hosts: if job_type == "system" { (1..=dice.between(1, 3)).collect() } else { Vec::new() },
+            hosts: if job_type == "system" { (1..=rng.between(1, 3)).collect() } else { Vec::new() },
             policy: PolicyPatch::default(),
             policy_in_manifest: false,
         };
-        content.another_policy(dice);
+        content.another_policy(rng);
         content
     }
 
-    pub fn another_policy(&mut self, dice: &mut Dice) {
-        let min = *dice.pick(&[0, 1, 10, 30, 30, 100]);
-        let healthy = min + *dice.pick(&[1, 60, 200, 400, 2_000, 2_000, 5_000, 5_000, 20_000]);
-        let progress = *dice.pick(&[0, healthy, healthy * 2, healthy + 300, healthy * 5]);
-        let amount = |dice: &mut Dice, most: u64| match dice.below(3) {
-            0 => Amount::Percent(*dice.pick(&[0, 25, 50, 100, 130])),
-            _ => Amount::Count(dice.between(0, most) as u32),
+    pub fn another_policy(&mut self, rng: &mut Rng) {
+        let min = *rng.pick(&[0, 1, 10, 30, 30, 100]);
+        let healthy = min + *rng.pick(&[1, 60, 200, 400, 2_000, 2_000, 5_000, 5_000, 20_000]);
+        let progress = *rng.pick(&[0, healthy, healthy * 2, healthy + 300, healthy * 5]);
+        let amount = |rng: &mut Rng, most: u64| match rng.below(3) {
+            0 => Amount::Percent(*rng.pick(&[0, 25, 50, 100, 130])),
+            _ => Amount::Count(rng.between(0, most) as u32),
         };
-        let max_parallel = Some(amount(dice, 3));
-        let canary = if dice.chance(45) { Some(amount(dice, 3)) } else { None };
-        let strategy = match dice.below(5) {
+        let max_parallel = Some(amount(rng, 3));
+        let canary = if rng.chance(45) { Some(amount(rng, 3)) } else { None };
+        let strategy = match rng.below(5) {
             0 => Some(Strategy::BlueGreen),
             1 => Some(Strategy::Canary),
             2 => Some(Strategy::Rolling),
@@ -88,11 +88,11 @@ impl Content {
             min_healthy_ms: Some(min),
             healthy_deadline_ms: Some(healthy),
             progress_deadline_ms: Some(if progress != 0 { progress.max(healthy) } else { 0 }),
-            health_check: dice.chance(25).then_some(HealthCheck::AgentStates),
-            auto_promote: dice.chance(40).then_some(true),
-            auto_revert: dice.chance(45).then_some(true),
+            health_check: rng.chance(25).then_some(HealthCheck::AgentStates),
+            auto_promote: rng.chance(40).then_some(true),
+            auto_revert: rng.chance(45).then_some(true),
         };
-        self.policy_in_manifest = dice.chance(30);
+        self.policy_in_manifest = rng.chance(30);
         if self.policy_in_manifest
             && strategy == Some(Strategy::Canary)
             && matches!(canary, None | Some(Amount::Count(0) | Amount::Percent(0)))
@@ -101,43 +101,43 @@ impl Content {
         }
     }
 
-    /// One change of the kinds that people make.
-    pub fn change(&mut self, dice: &mut Dice) {
-        match dice.weighted(&[40, 12, 8, 12, 8, 10, 6, 4]) {
+    /// Makes one typical change.
+    pub fn change(&mut self, rng: &mut Rng) {
+        match rng.weighted(&[40, 12, 8, 12, 8, 10, 6, 4]) {
             0 => {
-                for _ in 0..dice.between(1, 3) {
-                    let at = dice.below(self.nodes.len());
-                    self.nodes[at].config = dice.between(0, 3);
+                for _ in 0..rng.between(1, 3) {
+                    let at = rng.below(self.nodes.len());
+                    self.nodes[at].config = rng.between(0, 3);
                 }
             }
-            1 => self.bundle = dice.between(0, 3),
+            1 => self.bundle = rng.between(0, 3),
             2 => {
-                let at = dice.below(self.nodes.len());
+                let at = rng.below(self.nodes.len());
                 self.nodes[at].display_name += 1;
             }
-            3 => self.another_policy(dice),
-            4 => self.edges = vec![(dice.below(self.nodes.len()), dice.below(self.nodes.len()))],
+            3 => self.another_policy(rng),
+            4 => self.edges = vec![(rng.below(self.nodes.len()), rng.below(self.nodes.len()))],
             5 => match self.nodes.len() {
-                n if n > 1 && dice.chance(50) => {
+                n if n > 1 && rng.chance(50) => {
                     self.nodes.pop();
                     self.edges = vec![(0, 0)];
                     self.entrypoint = 0;
                 }
                 n if n < NAMES.len() => {
-                    let services = if dice.chance(30) { vec!["http"] } else { Vec::new() };
+                    let services = if rng.chance(30) { vec!["http"] } else { Vec::new() };
                     self.nodes.push(Node { id: NAMES[n].to_string(), config: 0, display_name: 0, services });
                 }
                 _ => self.note += 1,
             },
             6 => {
-                let at = dice.below(self.nodes.len());
+                let at = rng.below(self.nodes.len());
                 let services = &mut self.nodes[at].services;
                 *services = if services.is_empty() { vec!["http"] } else { Vec::new() };
             }
             _ => self.note += 1,
         }
-        if !self.hosts.is_empty() && dice.chance(40) {
-            let host = dice.between(1, 4);
+        if !self.hosts.is_empty() && rng.chance(40) {
+            let host = rng.between(1, 4);
             match self.hosts.iter().position(|h| *h == host) {
                 Some(at) if self.hosts.len() > 1 => {
                     self.hosts.remove(at);

@@ -1,15 +1,13 @@
-//! What DUMP gives and an RDB file holds, as bytes that a test can change and put right again.
+//! Payloads of DUMP and RDB files, taken apart, changed and put together with valid checksums.
 //!
 //! ```text
 //! DUMP       07 │ module id │ 05 │ string = envelope │ 00 │ RDB version u16 │ CRC-64 of all before it
 //! envelope   "dp" │ format u16 │ kind u8 │ flags u8 │ payload length u32 │ payload │ CRC-32 of all before it
 //! ```
 
-#![allow(dead_code)] // each test binary uses its own part of this
-
 use std::sync::OnceLock;
 
-/// How Redis sums its dumps and files: CRC-64 "Jones", reflected, without any inversion.
+/// Computes the checksum of dumps and RDB files: CRC-64 "Jones", reflected, without inversion.
 pub fn crc64(bytes: &[u8]) -> u64 {
     const POLYNOMIAL: u64 = 0xad93_d235_94c9_35a9;
     static TABLE: OnceLock<[u64; 256]> = OnceLock::new();
@@ -26,7 +24,7 @@ pub const HEADER_BYTES: usize = 10;
 pub const CRC32_BYTES: usize = 4;
 const TRAILER_BYTES: usize = 10;
 
-/// Puts a right CRC-32 at the end of a changed envelope.
+/// Writes a valid CRC-32 to the end of a changed envelope.
 pub fn sealed(mut envelope: Vec<u8>) -> Vec<u8> {
     let summed = envelope.len() - CRC32_BYTES;
     let sum = crc32fast::hash(&envelope[..summed]);
@@ -34,7 +32,7 @@ pub fn sealed(mut envelope: Vec<u8>) -> Vec<u8> {
     envelope
 }
 
-/// An envelope of this format and kind around a payload.
+/// Returns an envelope of this format and kind around a payload.
 pub fn envelope(format: u16, kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = b"dp".to_vec();
     bytes.extend(format.to_le_bytes());
@@ -45,7 +43,7 @@ pub fn envelope(format: u16, kind: u8, payload: &[u8]) -> Vec<u8> {
     sealed(bytes)
 }
 
-/// The same envelope as a module that writes format 99 would make it, with flags that nobody knows yet.
+/// Returns the envelope as of format 99, with an unknown flag.
 pub fn of_newer_format(envelope: &[u8]) -> Vec<u8> {
     let mut newer = envelope.to_vec();
     newer[2..4].copy_from_slice(&99u16.to_le_bytes());
@@ -76,7 +74,7 @@ impl Dump {
         Dump { head: head.to_vec(), envelope: envelope.to_vec(), rdb_version: [trailer[0], trailer[1]] }
     }
 
-    /// A DUMP of this envelope.
+    /// Returns a DUMP of this envelope.
     pub fn of(&self, envelope: &[u8]) -> Vec<u8> {
         let mut body = self.head.clone();
         body.push(5);
@@ -86,13 +84,13 @@ impl Dump {
         self.finished(body)
     }
 
-    /// All of it but the trailer, which [`Dump::finished`] puts on again.
+    /// Returns it without the trailer, which [`Dump::finished`] appends.
     pub fn body(&self) -> Vec<u8> {
         let whole = self.of(&self.envelope);
         whole[..whole.len() - TRAILER_BYTES].to_vec()
     }
 
-    /// The server's own version and checksum at the end of a body.
+    /// Appends the server's RDB version and the checksum to a body.
     pub fn finished(&self, mut body: Vec<u8>) -> Vec<u8> {
         body.extend(self.rdb_version);
         body.extend(crc64(&body).to_le_bytes());
@@ -100,7 +98,7 @@ impl Dump {
     }
 }
 
-/// A length as RDB has it: 6 bits, 14 bits, or 32 or 64 behind a mark. With how many bytes it took.
+/// Reads a length of an RDB file: 6 bits, 14 bits, or 32 or 64 behind a prefix. Returns it and its own size in bytes.
 fn read_length(bytes: &[u8]) -> (usize, usize) {
     match bytes[0] >> 6 {
         0 => ((bytes[0] & 0x3f) as usize, 1),
@@ -121,13 +119,14 @@ fn write_length(length: usize, into: &mut Vec<u8>) {
     }
 }
 
-/// Puts another envelope of the same length in the place of one in an RDB file, and the file's checksum right.
+/// Repositions an envelope in an RDB file by another of the same length, and updates the file's checksum.
 pub fn patched_file(file: &[u8], envelope: &[u8], by: &[u8]) -> Vec<u8> {
     assert_eq!(envelope.len(), by.len());
-    let places: Vec<usize> = (0..file.len() - envelope.len()).filter(|at| file[*at..].starts_with(envelope)).collect();
-    assert_eq!(places.len(), 1, "the record is in the file once");
+    let positions: Vec<usize> =
+        (0..file.len() - envelope.len()).filter(|at| file[*at..].starts_with(envelope)).collect();
+    assert_eq!(positions.len(), 1, "the record is in the file once");
     let mut patched = file.to_vec();
-    patched[places[0]..][..by.len()].copy_from_slice(by);
+    patched[positions[0]..][..by.len()].copy_from_slice(by);
     let summed = patched.len() - 8;
     let sum = crc64(&patched[..summed]);
     patched[summed..].copy_from_slice(&sum.to_le_bytes());

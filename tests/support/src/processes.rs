@@ -1,11 +1,12 @@
-//! A host with coordinators and their agents, as real processes. For the tests of `examples/coordinator.rs`; used with
-//! `#[path]` beside `mod common`.
+//! A host with coordinators and their agents, as real processes: for the tests of `examples/coordinator.rs`.
 //!
-//! Every agent is `examples/http_agent.rs`, and keeps a diary: where one ran twice at once, a file there says so.
+//! Every agent is `examples/http_agent.rs`. Agents log their runs to a folder, in which an agent that ran twice at once
+//! leaves a file `violation…`.
 
-#![allow(dead_code)] // each test binary uses its own part of this
-
-use crate::common::*;
+use crate::client::Client;
+use crate::reply::{array, number, string};
+use crate::server::{new_folder, Server};
+use crate::wait::{wait_for, wait_until};
 use serde_json::{json, Value as Json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::SystemTime;
 
-/// A program that cargo made of a file in `examples/`. `cargo test` makes them all; `cargo test --test` does not.
+/// Returns the path of a compiled example. `cargo test` compiles them all; `cargo test --test` does not.
 pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test's own path");
     let binary = test.parent().and_then(Path::parent).expect("target/<profile>/deps").join("examples").join(name);
     let built = binary.metadata().and_then(|m| m.modified()).unwrap_or_else(|error| {
         panic!("{}: {error}; this test needs `cargo build --examples` first", binary.display())
     });
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let sources = crate::repository().join("examples");
     let own = [sources.join(format!("{name}.rs")), sources.join(name)];
     let newest = own.iter().filter_map(|path| newest_in(path)).max().expect("the example's source");
     assert!(newest <= built, "{} is older than its source: `cargo build --examples` first", binary.display());
@@ -34,47 +35,53 @@ fn newest_in(path: &Path) -> Option<SystemTime> {
     path.metadata().ok()?.modified().ok()
 }
 
-// ---------------------------------------------------------------------------------------------- a site
+// ---------------------------------------------------------------------------------------------- hosts
 
-/// Where coordinators run: their state directories and their agents' diary are in a folder of its own. Whatever runs
-/// here still when this ends is killed.
-pub struct Site {
+/// A folder with the state directories of coordinators and the run logs of their agents. All their processes are killed when
+/// this is dropped.
+pub struct Host {
     pub folder: PathBuf,
 }
 
-impl Site {
-    pub fn new() -> Site {
+impl Default for Host {
+    fn default() -> Host {
+        Host::new()
+    }
+}
+
+impl Host {
+    pub fn new() -> Host {
         let folder = new_folder().canonicalize().expect("a folder");
         fs::create_dir(folder.join("diary")).expect("a folder");
-        Site { folder }
+        Host { folder }
     }
 
     pub fn state(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// Everything that runs here on behalf of any coordinator, check scripts and children of agents included.
-    pub fn processes(&self) -> Vec<Running> {
+    /// Returns all processes of all coordinators, check scripts and children of agents included.
+    pub fn processes(&self) -> Vec<Process> {
         let marker = format!("DEPLOY_COORDINATOR={}/", self.folder.display());
         running().into_iter().filter(|process| process.marker.starts_with(&marker)).collect()
     }
 
-    /// The agents themselves, by name, without what they have started.
-    pub fn agents(&self) -> BTreeMap<String, Vec<Running>> {
-        let mut all: BTreeMap<String, Vec<Running>> = BTreeMap::new();
+    /// Returns the agents by name, without their child processes.
+    pub fn agents(&self) -> BTreeMap<String, Vec<Process>> {
+        let mut all: BTreeMap<String, Vec<Process>> = BTreeMap::new();
         for process in self.processes().into_iter().filter(|process| process.is_agent) {
             all.entry(process.agent.clone()).or_default().push(process);
         }
         all
     }
 
-    pub fn agent(&self, name: &str) -> Running {
+    pub fn agent(&self, name: &str) -> Process {
         let mut of_it = self.agents().remove(name).unwrap_or_default();
         assert_eq!(of_it.len(), 1, "{name}: {of_it:?}");
         of_it.remove(0)
     }
 
-    /// What no coordinator may let happen.
+    /// Asserts that no agent ran twice at once.
     pub fn assert_nothing_ran_twice(&self) {
         for entry in fs::read_dir(self.folder.join("diary")).expect("the diary").flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -82,8 +89,8 @@ impl Site {
         }
     }
 
-    /// What agents run is what the record says, version by version; nothing else runs.
-    pub fn assert_true_to(&self, record: &Json) {
+    /// Asserts that exactly the agents of the record run, in their versions.
+    pub fn assert_runs(&self, record: &Json) {
         let said: Vec<(String, u64)> = array(&record["instances"])
             .iter()
             .filter(|i| ["starting", "ready", "unready"].contains(&string(&i["state"])))
@@ -95,7 +102,7 @@ impl Site {
         assert_eq!(runs, said, "what runs, and what the record says: {record}");
     }
 
-    /// Ends the deployment, and sees that nothing is left of it.
+    /// Stops the deployment and asserts that no process is left.
     pub fn stop(&self, client: &mut Client, key: &str) {
         client.call(&["DEPLOY.STOP", key]);
         wait_until("all agents to be reported stopped", || array(&client.status(key)["instances"]).is_empty());
@@ -105,7 +112,7 @@ impl Site {
     }
 }
 
-impl Drop for Site {
+impl Drop for Host {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
@@ -127,7 +134,7 @@ impl Drop for Site {
 // ---------------------------------------------------------------------------------------------- processes
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Running {
+pub struct Process {
     pub pid: u32,
     pub agent: String,
     pub version: u64,
@@ -137,12 +144,12 @@ pub struct Running {
     marker: String,
 }
 
-impl Running {
+impl Process {
     pub fn signal(&self, name: &str) {
         signal(self.pid, name);
     }
 
-    /// A variable of its environment.
+    /// Returns a variable of its environment.
     pub fn variable(&self, name: &str) -> Option<String> {
         environment(self.pid).remove(name)
     }
@@ -159,7 +166,7 @@ fn environment(pid: u32) -> BTreeMap<String, String> {
     words.filter_map(|word| word.split_once('=').map(|(name, value)| (name.into(), value.into()))).collect()
 }
 
-fn running() -> Vec<Running> {
+fn running() -> Vec<Process> {
     let pids = fs::read_dir("/proc").expect("/proc").flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let of_pid = |pid: u32| {
@@ -169,7 +176,7 @@ fn running() -> Vec<Running> {
         let state = stat.rsplit_once(')')?.1.trim_start().chars().next()?;
         let mut number = |name: &str| environment.remove(name).and_then(|text| text.parse().ok()).unwrap_or(0);
         let (version, attempt) = (number("DEPLOY_VERSION"), number("DEPLOY_ATTEMPT"));
-        (state != 'Z').then(|| Running {
+        (state != 'Z').then(|| Process {
             pid,
             version,
             attempt,
@@ -184,7 +191,7 @@ fn running() -> Vec<Running> {
 
 // ---------------------------------------------------------------------------------------------- coordinators
 
-/// A coordinator's process. It is killed with this value; its agents run on, as they do in life.
+/// The process of a coordinator. It is killed when this is dropped; its agents continue, as after a crash.
 pub struct Coordinator {
     child: Child,
     name: String,
@@ -192,21 +199,21 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// On a state directory of the site named `name`; `extra` are further arguments, keys among them.
-    pub fn start(site: &Site, name: &str, urls: &[String], extra: &[&str]) -> Coordinator {
-        Coordinator::start_with(site, name, urls, extra, None)
+    /// Starts one with the state directory `name`; `extra` are further arguments, keys among them.
+    pub fn start(host: &Host, name: &str, urls: &[String], extra: &[&str]) -> Coordinator {
+        Coordinator::start_with(host, name, urls, extra, None)
     }
 
-    /// One that kills itself at a step.
-    pub fn start_to_die(site: &Site, name: &str, urls: &[String], extra: &[&str], step: &str) -> Coordinator {
-        Coordinator::start_with(site, name, urls, extra, Some(step))
+    /// Starts one that kills itself at a step.
+    pub fn start_failing_at(host: &Host, name: &str, urls: &[String], extra: &[&str], step: &str) -> Coordinator {
+        Coordinator::start_with(host, name, urls, extra, Some(step))
     }
 
-    fn start_with(site: &Site, name: &str, urls: &[String], extra: &[&str], step: Option<&str>) -> Coordinator {
-        let log = site.folder.join(format!("{name}.log"));
+    fn start_with(host: &Host, name: &str, urls: &[String], extra: &[&str], step: Option<&str>) -> Coordinator {
+        let log = host.folder.join(format!("{name}.log"));
         let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log");
         let mut command = Command::new(example("coordinator"));
-        command.arg("--state-dir").arg(site.state(name));
+        command.arg("--state-dir").arg(host.state(name));
         command.args(urls.iter().flat_map(|url| ["--redis", url]));
         command.args(["--poll-ms", "500", "--shutdown-delay-ms", "20", "--kill-timeout-ms", "400"]);
         command.args(["--redis-timeout-ms", "1000"]).args(extra);
@@ -215,7 +222,7 @@ impl Coordinator {
             command.env("DEPLOY_COORDINATOR_DIE_AT", step);
         }
         let child = command.spawn().expect("the coordinator");
-        Coordinator { child, name: name.to_string(), folder: site.folder.clone() }
+        Coordinator { child, name: name.to_string(), folder: host.folder.clone() }
     }
 
     pub fn pid(&self) -> u32 {
@@ -254,23 +261,23 @@ pub fn url(server: &Server) -> String {
 
 // ---------------------------------------------------------------------------------------------- manifests
 
-/// A manifest of agents that all behave in the same way, each with one service, `web`, under an HTTP check.
+/// A manifest of agents of one behaviour, each with one service, `web`, under an HTTP check.
 pub struct App<'a> {
-    pub site: &'a Site,
+    pub host: &'a Host,
     pub agents: &'a [&'a str],
     pub behaviour: &'a str,
-    /// Of the check.
+    /// Failures in a row after which the check is critical.
     pub failures_before_critical: u64,
-    /// Restarts within a minute.
+    /// Restarts that the policy allows within a minute.
     pub attempts: u64,
 }
 
 impl<'a> App<'a> {
-    pub fn new(site: &'a Site, agents: &'a [&'a str], behaviour: &'a str) -> App<'a> {
-        App { site, agents, behaviour, failures_before_critical: 1, attempts: 2 }
+    pub fn new(host: &'a Host, agents: &'a [&'a str], behaviour: &'a str) -> App<'a> {
+        App { host, agents, behaviour, failures_before_critical: 1, attempts: 2 }
     }
 
-    /// `label` makes the version differ from others.
+    /// Returns the manifest; `label` makes the version differ from others.
     pub fn json(&self, label: &str) -> Json {
         let nodes: Vec<Json> = self.agents.iter().map(|agent| self.node(agent, label)).collect();
         let restart = json!({ "attempts": self.attempts, "interval_ms": 60_000, "delay_ms": 50, "mode": "fail" });
@@ -292,7 +299,7 @@ impl<'a> App<'a> {
                 "command": [example("http_agent")],
                 "environment": {
                     "AGENT_BEHAVIOUR": self.behaviour,
-                    "AGENT_DIARY": self.site.folder.join("diary"),
+                    "AGENT_DIARY": self.host.folder.join("diary"),
                     "LABEL": label,
                 },
             },
@@ -301,5 +308,5 @@ impl<'a> App<'a> {
     }
 }
 
-/// Verdicts soon; deadlines that a busy machine does not reach by itself.
+/// Policy options: healthy soon, and deadlines that a busy machine does not miss.
 pub const BRISK: [&str; 6] = ["MIN_HEALTHY_MS", "150", "HEALTHY_DEADLINE_MS", "15000", "PROGRESS_DEADLINE_MS", "16000"];

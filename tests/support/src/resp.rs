@@ -1,12 +1,13 @@
-//! The protocol itself, for what no client library does: thousands of commands ahead of their replies, reading what a
-//! primary tells its replicas, and being the primary of a real replica.
+//! A client of the protocol (RESP2) over a plain socket, for what no client library does: thousands of commands ahead of
+//! their replies, replication streams, and measurements in which a client library would be part of the result. It writes
+//! bytes that were made before, and can skip replies without storing them.
 
-#![allow(dead_code)] // each test binary uses its own part of this
-
-use crate::common::*;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use crate::wait::patience;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
+
+const CHUNK: usize = 64 * 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -22,72 +23,237 @@ impl Reply {
     pub fn is_error(&self) -> bool {
         matches!(self, Reply::Error(_))
     }
+
+    pub fn int(&self) -> i64 {
+        match self {
+            Reply::Int(number) => *number,
+            other => panic!("not a number: {other:?}"),
+        }
+    }
+
+    pub fn text(&self) -> String {
+        match self {
+            Reply::Text(text) => text.clone(),
+            Reply::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            other => panic!("not a text: {other:?}"),
+        }
+    }
+
+    pub fn bytes(self) -> Vec<u8> {
+        match self {
+            Reply::Bytes(bytes) => bytes,
+            other => panic!("not bytes: {other:?}"),
+        }
+    }
+
+    pub fn array(self) -> Vec<Reply> {
+        match self {
+            Reply::Array(items) => items,
+            other => panic!("not an array: {other:?}"),
+        }
+    }
 }
 
-/// One command as a client sends it.
-pub fn command<A: AsRef<[u8]>>(words: &[A]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+/// Appends one command as a client sends it.
+pub fn put<A: AsRef<[u8]>>(out: &mut Vec<u8>, words: &[A]) {
+    write!(out, "*{}\r\n", words.len()).expect("memory");
     for word in words {
         let word = word.as_ref();
-        bytes.extend(format!("${}\r\n", word.len()).bytes());
-        bytes.extend(word);
-        bytes.extend(b"\r\n");
+        write!(out, "${}\r\n", word.len()).expect("memory");
+        out.extend_from_slice(word);
+        out.extend_from_slice(b"\r\n");
     }
-    bytes
 }
 
-pub struct Wire {
-    stream: BufReader<TcpStream>,
+pub fn command<A: AsRef<[u8]>>(words: &[A]) -> Vec<u8> {
+    let mut out = Vec::new();
+    put(&mut out, words);
+    out
 }
 
-impl Wire {
-    pub fn to(server: &Server) -> Wire {
-        Wire::over(TcpStream::connect(("127.0.0.1", server.port)).expect("a connection"))
+/// A reply that was skipped, for the comparison in [`Conn::skip_like`].
+pub struct Seen {
+    bytes: Vec<u8>,
+    what: (u8, i64),
+}
+
+/// One connection.
+pub struct Conn {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    /// Length of the part of the buffer that has been read.
+    at: usize,
+    /// Bytes read since the connection was opened.
+    consumed: u64,
+}
+
+impl Conn {
+    pub fn to(port: u16) -> Conn {
+        Conn::try_to(port).unwrap_or_else(|error| panic!("no connection to port {port}: {error}"))
     }
 
-    fn over(stream: TcpStream) -> Wire {
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
-        stream.set_nodelay(true).expect("a socket option");
-        Wire { stream: BufReader::new(stream) }
+    pub fn try_to(port: u16) -> std::io::Result<Conn> {
+        Conn::over(TcpStream::connect(("127.0.0.1", port))?)
+    }
+
+    /// Takes over a connected socket.
+    pub fn over(stream: TcpStream) -> std::io::Result<Conn> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(patience()))?;
+        stream.set_write_timeout(Some(patience()))?;
+        Ok(Conn { stream, buffer: Vec::with_capacity(CHUNK), at: 0, consumed: 0 })
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.get_mut().write_all(bytes).expect("the server reads");
+        self.stream.write_all(bytes).expect("the server reads");
     }
 
-    fn line(&mut self) -> String {
-        let mut line = Vec::new();
-        self.stream.read_until(b'\n', &mut line).expect("the server answers");
-        assert!(line.ends_with(b"\r\n"), "the server hung up at {line:?}");
-        line.truncate(line.len() - 2);
-        String::from_utf8_lossy(&line).into_owned()
+    /// Returns how many bytes of replies were read.
+    pub fn consumed(&self) -> u64 {
+        self.consumed
     }
 
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        let mut bytes = vec![0; count];
-        self.stream.read_exact(&mut bytes).expect("the server sends what it announced");
-        bytes
+    fn fill(&mut self) {
+        if self.at > 0 {
+            self.buffer.drain(..self.at);
+            self.at = 0;
+        }
+        let old = self.buffer.len();
+        self.buffer.resize(old + CHUNK, 0);
+        let read = self.stream.read(&mut self.buffer[old..]).expect("the server answers");
+        assert!(read > 0, "the server hung up");
+        self.buffer.truncate(old + read);
+    }
+
+    fn unread(&self) -> usize {
+        self.buffer.len() - self.at
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.at += bytes;
+        self.consumed += bytes as u64;
+    }
+
+    /// Reads the next line, without its end.
+    pub fn line(&mut self) -> &[u8] {
+        let mut looked_at = 0;
+        let length = loop {
+            let fresh = &self.buffer[self.at + looked_at..];
+            match fresh.iter().position(|byte| *byte == b'\n') {
+                Some(position) => break looked_at + position + 1,
+                None => {
+                    looked_at = self.unread();
+                    self.fill();
+                }
+            }
+        };
+        let start = self.at;
+        self.advance(length);
+        let line = &self.buffer[start..start + length - 1];
+        line.strip_suffix(b"\r").unwrap_or(line)
+    }
+
+    /// Reads and drops a number of bytes.
+    pub fn discard(&mut self, mut bytes: usize) {
+        while bytes > self.unread() {
+            let unread = self.unread();
+            bytes -= unread;
+            self.advance(unread);
+            self.fill();
+        }
+        self.advance(bytes);
+    }
+
+    /// Reads a number of bytes.
+    pub fn take(&mut self, bytes: usize) -> Vec<u8> {
+        while self.unread() < bytes {
+            self.fill();
+        }
+        let taken = self.buffer[self.at..self.at + bytes].to_vec();
+        self.advance(bytes);
+        taken
+    }
+
+    /// Reads the first line of a reply: its kind, and the number behind it where there is one. Panics at an error reply,
+    /// which would be measured as a fast one.
+    fn head(&mut self) -> (u8, i64) {
+        let line = self.line();
+        let (kind, rest) = line.split_first().expect("a reply begins with its kind");
+        if *kind == b'-' {
+            panic!("an error reply: {}", String::from_utf8_lossy(rest));
+        }
+        let number = match kind {
+            b'+' => 0,
+            _ => std::str::from_utf8(rest).ok().and_then(|rest| rest.parse().ok()).expect("a number"),
+        };
+        (*kind, number)
+    }
+
+    /// Skips one reply. Returns its kind, and its number or length.
+    pub fn skip(&mut self) -> (u8, i64) {
+        let (kind, number) = self.head();
+        match (kind, usize::try_from(number)) {
+            (b'$', Ok(length)) => self.discard(length + 2),
+            (b'*', Ok(count)) => self.skip_all(count),
+            _ => {}
+        }
+        (kind, number)
+    }
+
+    /// Like [`Conn::skip`], but a reply with the bytes of the one before is skipped by one comparison, so that the time to
+    /// parse large replies is not measured.
+    pub fn skip_like(&mut self, last: &mut Option<Seen>) -> (u8, i64) {
+        if let Some(Seen { bytes, what }) = last {
+            loop {
+                let unread = self.unread().min(bytes.len());
+                if self.buffer[self.at..self.at + unread] != bytes[..unread] {
+                    break;
+                }
+                if unread == bytes.len() {
+                    self.advance(unread);
+                    return *what;
+                }
+                self.fill();
+            }
+        }
+        let before = self.consumed;
+        let what = self.skip();
+        let length = usize::try_from(self.consumed - before).expect("a length");
+        let bytes = self.at.checked_sub(length).map(|start| self.buffer[start..self.at].to_vec());
+        *last = bytes.map(|bytes| Seen { bytes, what });
+        what
+    }
+
+    pub fn skip_all(&mut self, count: usize) {
+        for _ in 0..count {
+            self.skip();
+        }
     }
 
     pub fn reply(&mut self) -> Reply {
-        let line = self.line();
+        let line = String::from_utf8_lossy(self.line()).into_owned();
         let (kind, rest) = line.split_at(1);
         match kind {
-            "+" => Reply::Text(rest.into()),
-            "-" => Reply::Error(rest.into()),
+            "+" => Reply::Text(rest.to_string()),
+            "-" => Reply::Error(rest.to_string()),
             ":" => Reply::Int(rest.parse().expect("a number")),
             "$" | "*" if rest == "-1" => Reply::Nil,
             "$" => {
-                let mut bytes = self.bytes(rest.parse::<usize>().expect("a length") + 2);
-                bytes.truncate(bytes.len() - 2);
+                let length: usize = rest.parse().expect("a length");
+                let bytes = self.take(length);
+                self.discard(2);
                 Reply::Bytes(bytes)
             }
-            "*" => Reply::Array((0..rest.parse().expect("a count")).map(|_| self.reply()).collect()),
+            "*" => Reply::Array((0..rest.parse::<usize>().expect("a count")).map(|_| self.reply()).collect()),
             _ => panic!("not RESP2: {line}"),
         }
     }
 
-    /// Sends all, then reads all: as many replies as commands.
+    /// Sends all commands, then reads as many replies.
     pub fn pipeline(&mut self, commands: &[Vec<u8>]) -> Vec<Reply> {
         self.send(&commands.concat());
         let mut replies = Vec::new();
@@ -97,113 +263,59 @@ impl Wire {
         }
         replies
     }
-}
 
-// ---- what a primary tells its replicas -------------------------------------------------------------------------------
-
-/// The stream that a replica would get.
-pub struct ReplicationStream {
-    wire: Wire,
-}
-
-impl ReplicationStream {
-    /// Begins with what the primary does after this call.
-    pub fn of(primary: &Server) -> ReplicationStream {
-        let mut wire = Wire::to(primary);
-        wire.send(&command(&["SYNC"]));
-        // Newlines keep the connection awake until the file is ready.
-        let length = loop {
-            let mut byte = [0];
-            wire.stream.read_exact(&mut byte).expect("the primary answers");
-            if byte != *b"\n" {
-                assert_eq!(byte, *b"$", "a file in one piece");
-                break wire.line().parse().expect("a length");
-            }
-        };
-        wire.bytes(length);
-        ReplicationStream { wire }
+    /// Reads and drops what has been received by now, so that the peer does not run into a full socket buffer.
+    pub fn discard_received(&mut self) {
+        self.stream.set_read_timeout(Some(Duration::from_millis(1))).expect("a socket option");
+        let _ = self.stream.read(&mut [0; CHUNK]);
+        self.stream.set_read_timeout(Some(patience())).expect("a socket option");
+        self.at = self.buffer.len();
     }
 
-    /// The next command, its words as bytes; what only keeps the link up is left out.
-    pub fn next(&mut self) -> Vec<Vec<u8>> {
-        loop {
-            let Reply::Array(words) = self.wire.reply() else { panic!("the stream holds commands") };
-            let words: Vec<Vec<u8>> = words
-                .into_iter()
-                .map(|word| match word {
-                    Reply::Bytes(bytes) => bytes,
-                    other => panic!("a word of a command: {other:?}"),
-                })
-                .collect();
-            if ![b"PING".as_slice(), b"SELECT"].contains(&words[0].to_ascii_uppercase().as_slice()) {
-                return words;
+    pub fn try_call<A: AsRef<[u8]>>(&mut self, words: &[A]) -> Reply {
+        self.send(&command(words));
+        self.reply()
+    }
+
+    /// Sends a command that must succeed.
+    pub fn call<A: AsRef<[u8]>>(&mut self, words: &[A]) -> Reply {
+        match self.try_call(words) {
+            Reply::Error(text) => {
+                let words: Vec<_> =
+                    words.iter().map(|word| String::from_utf8_lossy(word.as_ref()).into_owned()).collect();
+                let command: String = words.join(" ").chars().take(200).collect();
+                panic!("{text}\nto {command}")
             }
+            reply => reply,
         }
     }
 
-    /// Everything up to a mark of our own.
-    pub fn until_now(&mut self, client: &mut Client) -> Vec<Vec<Vec<u8>>> {
-        client.call(&["SET", "the-mark", "x"]);
-        let mut commands = Vec::new();
-        loop {
-            let next = self.next();
-            if next.len() > 1 && next[1] == b"the-mark" {
-                return commands;
-            }
-            commands.push(next);
+    /// Like [`Conn::call`], with the command as one would type it.
+    pub fn run(&mut self, line: &str) -> Reply {
+        self.call(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Returns a field of INFO as a number, or 0 where there is none.
+    pub fn info(&mut self, section: &str, field: &str) -> f64 {
+        self.info_text(section, field).and_then(|text| text.parse().ok()).unwrap_or(0.0)
+    }
+
+    pub fn info_text(&mut self, section: &str, field: &str) -> Option<String> {
+        let text = self.call(&["INFO", section]).text();
+        text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(|value| value.trim().to_string()))
+    }
+
+    /// Sends many commands, a batch ahead of their replies, none of which may be an error. `write` appends the nth command.
+    pub fn many(&mut self, count: usize, mut write: impl FnMut(usize, &mut Vec<u8>)) {
+        const BATCH: usize = 500;
+        let (mut out, mut sent, mut in_flight) = (Vec::new(), 0, 0);
+        while sent < count || in_flight > 0 {
+            let batch = BATCH.min(count - sent);
+            out.clear();
+            (sent..sent + batch).for_each(|n| write(n, &mut out));
+            self.send(&out);
+            self.skip_all(in_flight);
+            (sent, in_flight) = (sent + batch, batch);
         }
-    }
-}
-
-// ---- being a primary -------------------------------------------------------------------------------------------------
-
-/// A primary without any data, whose every word to its replica is the test's.
-pub struct FakePrimary {
-    wire: Wire,
-    /// Bytes sent after the file.
-    offset: u64,
-}
-
-impl FakePrimary {
-    pub fn of(replica: &Server) -> FakePrimary {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
-        replica.client().call(&["REPLICAOF", "127.0.0.1", &port.to_string()]);
-        let (stream, _) = listener.accept().expect("the replica connects");
-        let mut wire = Wire::over(stream);
-        loop {
-            let Reply::Array(words) = wire.reply() else { panic!("a replica sends commands") };
-            let Some(Reply::Bytes(name)) = words.first() else { panic!("a command has a name") };
-            match name.to_ascii_uppercase().as_slice() {
-                b"PING" => wire.send(b"+PONG\r\n"),
-                b"PSYNC" => break,
-                _ => wire.send(b"+OK\r\n"),
-            }
-        }
-        let mut file = b"REDIS0009\xff".to_vec();
-        // A checksum of zero says that there is none.
-        file.extend([0; 8]);
-        wire.send(format!("+FULLRESYNC {} 0\r\n${}\r\n", "a".repeat(40), file.len()).as_bytes());
-        wire.send(&file);
-        let mut primary = FakePrimary { wire, offset: 0 };
-        primary.say(&["SELECT", "0"]);
-        primary.is_heard(replica);
-        primary
-    }
-
-    pub fn say<A: AsRef<[u8]>>(&mut self, words: &[A]) {
-        let bytes = command(words);
-        self.offset += bytes.len() as u64;
-        self.wire.send(&bytes);
-    }
-
-    /// Waits until the replica has done all that was said.
-    pub fn is_heard(&mut self, replica: &Server) {
-        // What the replica reports must be read, or it would not get rid of it one day.
-        self.wire.stream.get_ref().set_read_timeout(Some(Duration::from_millis(1))).expect("a socket option");
-        let _ = self.wire.stream.fill_buf().map(|bytes| bytes.len()).map(|n| self.wire.stream.consume(n));
-        let said = self.offset.to_string();
-        let mut client = replica.client();
-        wait_until("the replica to hear its primary", || client.info("replication", "slave_repl_offset") == said);
     }
 }

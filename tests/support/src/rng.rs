@@ -1,17 +1,23 @@
-//! Randomness from a seed alone: splitmix64. Every step of a world throws its own dice, so that leaving a step out of
-//! a history does not change what the others throw.
+//! A seeded pseudorandom number generator: splitmix64. Every step of a simulated world has a generator of its own, so that
+//! leaving a step out of a history does not change what the others draw.
 
 #[derive(Debug, Clone)]
-pub struct Dice(u64);
+pub struct Rng(u64);
 
-impl Dice {
-    pub fn new(seed: u64, step: u64) -> Dice {
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ step.wrapping_mul(0xD134_2543_DE82_EF95));
-        dice.next();
-        dice
+impl Rng {
+    /// Returns the generator of a seed.
+    pub fn seeded(seed: u64) -> Rng {
+        Rng(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    /// Returns the generator of one step of a seed.
+    pub fn new(seed: u64, step: u64) -> Rng {
+        let mut rng = Rng(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ step.wrapping_mul(0xD134_2543_DE82_EF95));
+        rng.next_u64();
+        rng
+    }
+
+    pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -19,32 +25,32 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    /// 0 to n - 1; 0 where n is 0.
+    /// Returns 0 to n - 1; 0 where n is 0.
     pub fn below(&mut self, n: usize) -> usize {
         if n == 0 {
             0
         } else {
-            (self.next() % n as u64) as usize
+            (self.next_u64() % n as u64) as usize
         }
     }
 
-    /// Both ends included.
+    /// Returns a number of a range, both ends included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low + 1)
+        low + self.next_u64() % (high - low + 1)
     }
 
-    /// True in `percent` of a hundred throws.
+    /// Returns true with a probability of `percent`.
     pub fn chance(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
+        self.next_u64() % 100 < percent
     }
 
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
     }
 
-    /// An index, each as likely as its weight says.
+    /// Returns an index, each as likely as its weight says.
     pub fn weighted(&mut self, weights: &[u64]) -> usize {
-        let mut at = self.next() % weights.iter().sum::<u64>().max(1);
+        let mut at = self.next_u64() % weights.iter().sum::<u64>().max(1);
         for (i, weight) in weights.iter().enumerate() {
             if at < *weight {
                 return i;

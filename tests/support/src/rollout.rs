@@ -1,25 +1,24 @@
-//! Records in mid rollout, and how one sees that a rollout goes on in one place and nowhere else.
-//!
-//! For tests that do something to a *key* and ask what became of the deployment. Used with `#[path]` beside
-//! `mod common`.
+//! Records in mid rollout, and assertions that a rollout continues under one key and nowhere else: for tests of what
+//! generic commands, loads and failovers do to a key.
 
-#![allow(dead_code)] // each test binary uses its own part of this
-
-use crate::common::*;
+use crate::client::Client;
+use crate::fixtures::{manifest, AGENTS};
+use crate::reply::{array, int, items, string, text, Fields};
+use crate::wait::{wait_for, wait_until};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
-/// How soon the verdict is due that [`in_mid_rollout`] leaves open, in ms: long enough to do something to the key
+/// Time in ms after which the verdict is due that [`start_rollout`] leaves pending: long enough to do something to the key
 /// before, short enough to wait for.
 pub const VERDICT_MS: u64 = 300;
 
-/// Version 1 is successful; of version 2 the canary is ready, and its verdict, which only the timer can give, is due
-/// [`VERDICT_MS`] later.
-pub fn in_mid_rollout(client: &mut Client, key: &str) {
-    in_mid_rollout_with(client, key, VERDICT_MS);
+/// Deploys two versions: version 1 is successful, and of version 2 the canary is ready. Its verdict, which only the timer
+/// gives, is due [`VERDICT_MS`] later.
+pub fn start_rollout(client: &mut Client, key: &str) {
+    start_rollout_with(client, key, VERDICT_MS);
 }
 
-pub fn in_mid_rollout_with(client: &mut Client, key: &str, verdict_ms: u64) {
+pub fn start_rollout_with(client: &mut Client, key: &str, verdict_ms: u64) {
     client.deploy(key, &manifest(&AGENTS, "small"), &["MIN_HEALTHY_MS", "0", "TAG", "one", "REQUEST", "r-1"]);
     client.carry_out_until(key, "successful");
     let verdict_ms = verdict_ms.to_string();
@@ -30,11 +29,10 @@ pub fn in_mid_rollout_with(client: &mut Client, key: &str, verdict_ms: u64) {
     client.carry_out_tasks(key);
 }
 
-/// The record goes on by itself to where a person is needed, and from there to its end. Waits for the timer.
-pub fn goes_on(client: &mut Client, key: &str) {
+/// Asserts that the rollout continues: by its timer to the promotion, and after PROMOTE to its end.
+pub fn assert_completes(client: &mut Client, key: &str) {
     client.wait_for_status(key, "awaiting_promotion");
     client.call(&["DEPLOY.PROMOTE", key]);
-    // The rest need not wait as long as the canary.
     let record = wait_for(&format!("{key} to be successful"), || {
         client.carry_out_tasks(key);
         Some(client.status(key)).filter(|record| record["status"] == "successful")
@@ -43,14 +41,14 @@ pub fn goes_on(client: &mut Client, key: &str) {
     assert_eq!(record["health"]["healthy"], 3, "{key}");
 }
 
-/// No key, no record, no entry in the listing.
-pub fn is_gone(client: &mut Client, key: &str) {
+/// Asserts that there is no key, no record and no entry of DEPLOY.LIST.
+pub fn assert_gone(client: &mut Client, key: &str) {
     assert_eq!(int(&client.call(&["EXISTS", key])), 0, "{key}");
     assert!(client.refused(&["DEPLOY.STATUS", key]).starts_with("NOTFOUND "), "{key}");
     assert!(!listed(client).contains_key(key), "{key} is listed");
 }
 
-/// The selected database's listing, read page by page.
+/// Returns the entries of DEPLOY.LIST in the selected database, read page by page.
 pub fn listed(client: &mut Client) -> BTreeMap<String, Fields> {
     let (mut all, mut cursor) = (BTreeMap::new(), "0".to_string());
     loop {
@@ -67,7 +65,7 @@ pub fn listed(client: &mut Client) -> BTreeMap<String, Fields> {
     }
 }
 
-/// What a full scan of the selected database finds of our type.
+/// Returns the keys of the module's type that SCAN finds in the selected database.
 pub fn scanned(client: &mut Client) -> Vec<String> {
     let (mut all, mut cursor) = (Vec::new(), "0".to_string());
     loop {
@@ -82,12 +80,12 @@ pub fn scanned(client: &mut Client) -> Vec<String> {
     }
 }
 
-/// The listing, and the numbers of INFO, say of every database what a full scan finds there. Only true of a server
-/// where nothing happens meanwhile, so it is tried until it holds.
-pub fn index_is_true(client: &mut Client, databases: &[u32]) {
+/// Asserts that DEPLOY.LIST and INFO agree with a full scan of the databases. It is retried, since they agree only while
+/// nothing changes.
+pub fn assert_index_matches(client: &mut Client, databases: &[u32]) {
     let mut last = String::new();
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        wait_until("the index to be true", || match compare(client, databases) {
+        wait_until("the index to match", || match compare(client, databases) {
             Ok(()) => true,
             Err(difference) => {
                 last = difference;
@@ -95,7 +93,7 @@ pub fn index_is_true(client: &mut Client, databases: &[u32]) {
             }
         });
     }));
-    assert!(found.is_ok(), "the index is not true: {last}");
+    assert!(found.is_ok(), "the index does not match: {last}");
 }
 
 fn compare(client: &mut Client, databases: &[u32]) -> Result<(), String> {
@@ -136,7 +134,7 @@ fn compare(client: &mut Client, databases: &[u32]) -> Result<(), String> {
     outcome
 }
 
-/// All that can be read of a record, without anything that asks for its time.
+/// Returns the replies of all reading commands that do not depend on the time.
 pub fn everything(client: &mut Client, key: &str) -> Vec<Json> {
     let mut all = vec![
         client.status(key),
@@ -164,37 +162,14 @@ pub fn restore(client: &mut Client, key: &str, payload: &[u8], options: &[&str])
     client.try_call(&words)
 }
 
-/// Rewrites the append-only file from what is there now. A replica that has just synced is rewriting its own already.
+/// Rewrites the append-only file. A replica that has just synced is rewriting its own already, which is waited for.
 pub fn rewrite_aof(client: &mut Client) {
-    let at_rest = |client: &mut Client| {
+    let is_idle = |client: &mut Client| {
         client.info("persistence", "aof_rewrite_in_progress") == "0"
             && client.info("persistence", "aof_rewrite_scheduled") == "0"
     };
-    wait_until("an earlier rewrite of the append-only file", || at_rest(client));
+    wait_until("an earlier rewrite of the append-only file", || is_idle(client));
     client.call(&["BGREWRITEAOF"]);
-    wait_until("the rewrite of the append-only file", || at_rest(client));
+    wait_until("the rewrite of the append-only file", || is_idle(client));
     assert_eq!(client.info("persistence", "aof_last_bgrewrite_status"), "ok");
-}
-
-/// Draws that are the same for the same seed.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// 0 … `below` - 1.
-    pub fn below(&mut self, below: u64) -> u64 {
-        self.next() % below
-    }
-}
-
-/// Whether the long runs were asked for.
-pub fn long_run() -> bool {
-    std::env::var_os("REDIS_DEPLOY_LONG").is_some_and(|value| value == "1")
 }

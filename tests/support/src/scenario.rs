@@ -1,13 +1,13 @@
-//! A conversation with the engine, in words: commands as one would type them into redis-cli, each with its time, and
-//! answers as short lines. Scenarios and the transition matrix are written in it.
+//! The scenario language: commands to the engine as one would type them into redis-cli, each with its time, and replies as
+//! short lines. Scenarios, SHOW pages and the transition matrix are written in it.
 //!
 //! ```text
 //! manifest v1 = service a b c                a service with three nodes of one content
-//! manifest v2 = service a=2 b c              the same, less the content of `a`
+//! manifest v2 = service a=2 b c              like v1, with another content of `a`
 //! manifest v3 = batch a                      likewise: system, sysbatch
 //! manifest v4 = {"nodes":[…]}                a manifest as it stands
 //! limits history_max=3                       the server's configuration; also events_max, agents_max, manifest_max_bytes
-//! user alice                                 who speaks from here on
+//! user alice                                 the user of all commands from here on
 //! policy MIN_HEALTHY_MS 1000 …               options that every DEPLOY and PLAN has from here on, unless it has its own
 //! given v1                                   v1 was deployed at 0, every agent ready at once, successful at min_healthy_ms
 //!
@@ -15,10 +15,8 @@
 //! @0 STATUS | TASKS | HISTORY | SERVICES | NEXT
 //! ```
 //!
-//! After each command the promises that hold always are checked: a refusal changes nothing, the record's invariants
-//! hold, and the events, applied to the record before, give the record after.
-
-#![allow(dead_code)] // each test binary uses its part
+//! Every command is checked for what holds always: a rejection changes nothing, the record satisfies its invariants, and
+//! the events, applied to the earlier record, give the later one.
 
 use redis_deploy::engine::command::{
     Check, CheckStatus, Deploy, Operate, Register, Report, Reported, Rollback, RollbackTo,
@@ -38,7 +36,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// One key, its record, and everything that a conversation defined.
+/// One key, its record, and the definitions of a scenario.
 #[derive(Clone)]
 pub struct World {
     pub key: String,
@@ -62,18 +60,18 @@ impl Default for World {
     }
 }
 
-/// What a command led to, before it is put in words.
+/// The outcome of a command, before it is formatted.
 pub enum Outcome {
     Done(Box<Decision>),
-    Refused(Rejection),
+    Rejected(Rejection),
 }
 
 impl World {
-    /// Decides a command and keeps what follows from it. Panics where a promise that always holds is broken.
-    pub fn ask(&mut self, now_ms: u64, command: &Command) -> Outcome {
+    /// Decides a command and stores the new record. Panics where an invariant does not hold.
+    pub fn execute(&mut self, now_ms: u64, command: &Command) -> Outcome {
         let context = Context { key: &self.key, now_ms, by: &self.by, limits: self.limits };
         match decide(self.record.as_ref(), command, &context) {
-            Err(rejection) => Outcome::Refused(rejection),
+            Err(rejection) => Outcome::Rejected(rejection),
             Ok(decision) => {
                 let mut folded = self.record.clone().unwrap_or_default();
                 apply(&mut folded, &decision.batch);
@@ -94,8 +92,8 @@ impl World {
         }
     }
 
-    /// Takes a line of a conversation and gives its answer.
-    pub fn say(&mut self, line: &str) -> String {
+    /// Executes a line of a scenario and returns its reply.
+    pub fn run(&mut self, line: &str) -> String {
         let words = split(line);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
@@ -132,7 +130,7 @@ impl World {
             }
             [time, verb, operands @ ..] if time.starts_with('@') => {
                 let now: u64 = time[1..].parse().unwrap_or_else(|_| panic!("a time: {time}"));
-                self.command(now, verb, operands).unwrap_or_else(|refusal| refusal)
+                self.command(now, verb, operands).unwrap_or_else(|rejection| rejection)
             }
             _ => panic!("what is `{line}`?"),
         }
@@ -140,17 +138,17 @@ impl World {
 
     fn given(&mut self, operands: &[&str]) {
         self.command(0, "DEPLOY", operands).expect("a deployment");
-        let waiting: Vec<Arc<str>> = self.seen().instances.iter().map(|i| i.agent.clone()).collect();
+        let waiting: Vec<Arc<str>> = self.expect_record().instances.iter().map(|i| i.agent.clone()).collect();
         for agent in waiting {
             self.command(0, "REPORT", &[&agent, "ready"]).expect("a report");
         }
-        let healthy = self.seen().deployment.as_ref().expect("one").policy.min_healthy_ms;
+        let healthy = self.expect_record().deployment.as_ref().expect("one").policy.min_healthy_ms;
         self.command(healthy, "TICK", &[]).expect("time passes");
-        assert_eq!(self.seen().deployment.as_ref().expect("one").status, Status::Successful);
+        assert_eq!(self.expect_record().deployment.as_ref().expect("one").status, Status::Successful);
     }
 
-    /// The record, where there is one.
-    pub fn seen(&self) -> &Record {
+    /// Returns the record. Panics where there is none.
+    pub fn expect_record(&self) -> &Record {
         self.record.as_ref().expect("a record")
     }
 
@@ -168,15 +166,15 @@ impl World {
                 let asked = self.deploy(operands)?;
                 let context = Context { key: &self.key, now_ms: now, by: &self.by, limits: self.limits };
                 return match plan(self.record.as_ref(), &asked, &context) {
-                    Ok(plan) => Ok(plan_words(&plan)),
-                    Err(rejection) => Err(refusal(&rejection)),
+                    Ok(plan) => Ok(plan_lines(&plan)),
+                    Err(rejection) => Err(rejection_line(&rejection)),
                 };
             }
             _ => {}
         }
         let command = self.parse(verb, operands)?;
-        match self.ask(now, &command) {
-            Outcome::Refused(rejection) => Err(refusal(&rejection)),
+        match self.execute(now, &command) {
+            Outcome::Rejected(rejection) => Err(rejection_line(&rejection)),
             Outcome::Done(decision) => {
                 let mut text = match &decision.reply {
                     Reply::Changed(changed) => format!("{}\n", u8::from(*changed)),
@@ -200,7 +198,7 @@ impl World {
         }
     }
 
-    /// A command from its words; `Err` with the syntax error that a server would reply.
+    /// Parses a command; `Err` is the syntax error that a server would reply.
     pub fn parse(&self, verb: &str, operands: &[&str]) -> Result<Command, String> {
         let arc = |text: &str| -> Arc<str> { Arc::from(text) };
         Ok(match (verb, operands) {
@@ -267,7 +265,7 @@ impl World {
                 })?;
                 Command::Report(report)
             }
-            // Where it answers does not matter to a rollout, so that it may be left out here.
+            // Rollouts do not depend on the address, which may be left out here.
             ("REGISTER", [agent, service, "INSTANCE", id, options @ ..]) => {
                 let mut register = Register {
                     agent: arc(agent),
@@ -411,9 +409,9 @@ pub fn events(decision: &Decision) -> impl Iterator<Item = &Arc<Event>> {
     })
 }
 
-// ---- answers in words ----------------------------------------------------------------------------------------------
+// ---- formatting ----------------------------------------------------------------------------------------------------
 
-pub fn refusal(rejection: &Rejection) -> String {
+pub fn rejection_line(rejection: &Rejection) -> String {
     format!("{} {}\n", rejection.code().word(), rejection)
 }
 
@@ -443,7 +441,7 @@ fn cause(cause: &Option<Cause>) -> String {
 
 pub fn change_line(change: &Change) -> String {
     match change {
-        Change::Event(event) => format!("{} {}\n", event.revision, event_words(event)),
+        Change::Event(event) => format!("{} {}\n", event.revision, event_line(event)),
         Change::Note(Note::ServiceRefreshed { instance, expires_at }) => {
             format!("- {instance} refreshed until @{}\n", maybe(expires_at))
         }
@@ -483,7 +481,7 @@ fn beginning(b: &Beginning) -> String {
     text
 }
 
-pub fn event_words(event: &Event) -> String {
+pub fn event_line(event: &Event) -> String {
     let v = event.version;
     let name = event.body.name();
     match &event.body {
@@ -603,7 +601,7 @@ fn policy(p: &Policy) -> String {
     )
 }
 
-/// One line for the deployment, one for its numbers, one for each instance.
+/// Formats a record: a line for the deployment, one for its counts, one for each instance.
 fn status(record: &Record) -> String {
     let d = record.deployment.as_ref().expect("a record has a deployment");
     let own = record.instances.counts(d.target_version, &d.target_job_id);
@@ -667,7 +665,7 @@ fn instance_line(i: &Instance) -> String {
     text + &because(&i.reason) + "\n"
 }
 
-/// Each line behind a bar, so that empty ones are seen.
+/// Formats a SHOW page, with a bar before each line, so that empty ones are visible.
 fn page(record: &Record, key: &str, now: u64) -> String {
     let mut text = String::new();
     for line in view::show(record, key, now) {
@@ -763,7 +761,7 @@ fn next(record: &Record) -> String {
     }
 }
 
-fn plan_words(plan: &redis_deploy::engine::Plan) -> String {
+fn plan_lines(plan: &redis_deploy::engine::Plan) -> String {
     let mut text = format!(
         "v{} {} {} ({}): {}\n",
         plan.version,

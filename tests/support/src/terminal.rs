@@ -1,10 +1,9 @@
-//! redis-cli as an operator has it: in a pipe, on a terminal, and with a line that is being typed.
+//! `redis-cli` in a pipe, on a terminal, and with a line that is being typed.
 //!
-//! The terminal is `script`'s, which every Debian has. Used with `#[path]` beside `mod common`.
+//! The terminal is that of `script`, which every Debian has.
 
-#![allow(dead_code)] // each test binary uses its own part of this
-
-use crate::common::*;
+use crate::server::Server;
+use crate::wait::wait_until;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -13,14 +12,14 @@ fn cli(server: &Server) -> Vec<String> {
     ["redis-cli".to_string(), "-p".to_string(), server.port.to_string()].into()
 }
 
-/// What redis-cli prints where its output is a pipe.
+/// Returns what redis-cli prints to a pipe.
 pub fn redis_cli(server: &Server, words: &[&str]) -> Vec<String> {
     let cli = cli(server);
     let output = Command::new(&cli[0]).args(&cli[1..]).args(words).stdin(Stdio::null()).output().expect("redis-cli");
     printed(&output.stdout)
 }
 
-/// What it prints where its output is a terminal of 100 columns.
+/// Returns what redis-cli prints to a terminal of 100 columns.
 pub fn on_terminal(server: &Server, words: &[&str]) -> Vec<String> {
     let output = terminal(&format!("exec {} {}", cli(server).join(" "), words.join(" ")), 100)
         .stdin(Stdio::null())
@@ -41,15 +40,15 @@ fn terminal(command: &str, columns: usize) -> Command {
     script
 }
 
-/// redis-cli with somebody at the keyboard.
-pub struct Typist {
+/// An interactive redis-cli.
+pub struct Session {
     script: Child,
     seen: Arc<Mutex<Vec<u8>>>,
 }
 
-impl Typist {
-    /// At the prompt when this returns.
-    pub fn sit_down(server: &Server) -> Typist {
+impl Session {
+    /// Starts it and waits for its prompt.
+    pub fn start(server: &Server) -> Session {
         let mut script = terminal(&format!("exec {}", cli(server).join(" ")), 500)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -64,17 +63,17 @@ impl Typist {
                 into.lock().expect("no holder panics").extend_from_slice(&buffer[..read]);
             }
         });
-        let typist = Typist { script, seen };
-        wait_until("redis-cli's prompt", || typist.screen().contains(&format!(":{}>", server.port)));
-        typist
+        let session = Session { script, seen };
+        wait_until("redis-cli's prompt", || session.screen().contains(&format!(":{}>", server.port)));
+        session
     }
 
     fn screen(&self) -> String {
         String::from_utf8_lossy(&self.seen.lock().expect("no holder panics")).into_owned()
     }
 
-    /// Types words, waits for the hint behind them, and takes the words back.
-    pub fn hint_behind(&mut self, words: &str, hint: &str) {
+    /// Types words, waits for the hint behind them, and deletes the words again.
+    pub fn expect_hint(&mut self, words: &str, hint: &str) {
         let before = self.screen().len();
         self.type_in(words);
         // The hint is in another colour, so it comes behind an escape sequence.
@@ -90,7 +89,7 @@ impl Typist {
     }
 }
 
-impl Drop for Typist {
+impl Drop for Session {
     fn drop(&mut self) {
         // The end of the terminal ends redis-cli.
         let _ = self.script.kill();

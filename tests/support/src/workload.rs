@@ -1,21 +1,20 @@
-//! Random traffic from a seed: every command there is, and what Redis itself does to keys, singly, in scripts and in
-//! transactions, with policies so quick that time acts between them. Most of it makes sense; what does not is refused.
+//! A random workload from a seed: every command of the module and the generic commands of Redis, singly, in scripts and in
+//! transactions, with policies so quick that deadlines pass between them. Most commands are valid; the others are rejected.
 
-use super::{manifest, Client};
-use dice::Dice;
-
-#[path = "../simulation/dice.rs"]
-mod dice;
+use crate::client::Client;
+use crate::fixtures::manifest;
+use crate::rng::Rng;
 
 const KEYS: [&str; 5] = ["api", "worker", "cron", "edge", "spare"];
 const AGENTS: [&str; 4] = ["a", "b", "c", "d"];
 const MODELS: [&str; 3] = ["small", "medium", "large"];
 
-pub struct Traffic {
-    dice: Dice,
-    /// How many commands were carried out, and how many refused.
-    pub done: usize,
-    pub refused: usize,
+pub struct Workload {
+    rng: Rng,
+    /// Number of accepted commands.
+    pub accepted: usize,
+    /// Number of rejected commands.
+    pub rejected: usize,
 }
 
 type Words = Vec<String>;
@@ -24,26 +23,26 @@ fn words(text: &str) -> Words {
     text.split_whitespace().map(str::to_string).collect()
 }
 
-impl Traffic {
-    pub fn new(seed: u64) -> Traffic {
-        Traffic { dice: Dice::new(seed, 0), done: 0, refused: 0 }
+impl Workload {
+    pub fn new(seed: u64) -> Workload {
+        Workload { rng: Rng::new(seed, 0), accepted: 0, rejected: 0 }
     }
 
-    /// One command, one script or one transaction.
+    /// Sends one command, one script or one transaction.
     pub fn step(&mut self, client: &mut Client) {
-        match self.dice.weighted(&[70, 12, 12, 6]) {
+        match self.rng.weighted(&[70, 12, 12, 6]) {
             0 => {
                 let command = self.command();
                 self.send(client, &command);
             }
             1 => {
-                let commands: Vec<Words> = (0..1 + self.dice.below(5)).map(|_| self.command()).collect();
+                let commands: Vec<Words> = (0..1 + self.rng.below(5)).map(|_| self.command()).collect();
                 let script = self.script(&commands);
                 self.send(client, &script);
             }
             2 => {
                 client.call(&["MULTI"]);
-                for _ in 0..1 + self.dice.below(5) {
+                for _ in 0..1 + self.rng.below(5) {
                     let command = self.command();
                     let _queued = client.try_call(&command);
                 }
@@ -58,24 +57,24 @@ impl Traffic {
 
     fn send(&mut self, client: &mut Client, command: &[String]) {
         match client.try_call(command) {
-            Ok(_) => self.done += 1,
+            Ok(_) => self.accepted += 1,
             Err(line) => {
                 assert!(!line.starts_with("(no reply)"), "{command:?}: {line}");
                 assert!(!line.contains("internal error"), "{command:?}: {line}");
-                self.refused += 1;
+                self.rejected += 1;
             }
         }
     }
 
-    /// Where one of its commands is refused, the next ones are tried all the same, or the script ends in an error.
+    /// Returns a script of some commands that either goes on after a rejected one (`pcall`) or ends with its error (`call`).
     fn script(&mut self, commands: &[Words]) -> Words {
-        let call = if self.dice.chance(70) { "pcall" } else { "call" };
+        let call = if self.rng.chance(70) { "pcall" } else { "call" };
         let mut arguments = Vec::new();
         let mut body = String::new();
         for command in commands {
-            let places: Vec<String> =
+            let operands: Vec<String> =
                 (0..command.len()).map(|n| format!("ARGV[{}]", arguments.len() + n + 1)).collect();
-            body.push_str(&format!("redis.{call}({})\n", places.join(",")));
+            body.push_str(&format!("redis.{call}({})\n", operands.join(",")));
             arguments.extend(command.iter().cloned());
         }
         let mut script = vec!["EVAL".to_string(), body, KEYS.len().to_string()];
@@ -85,16 +84,16 @@ impl Traffic {
     }
 
     fn key(&mut self) -> &'static str {
-        KEYS[self.dice.below(4)]
+        KEYS[self.rng.below(4)]
     }
 
     fn agent(&mut self) -> &'static str {
-        AGENTS[self.dice.below(AGENTS.len())]
+        AGENTS[self.rng.below(AGENTS.len())]
     }
 
     fn command(&mut self) -> Words {
         let key = self.key();
-        match self.dice.weighted(&[14, 6, 3, 6, 2, 2, 5, 3, 40, 9, 7, 3]) {
+        match self.rng.weighted(&[14, 6, 3, 6, 2, 2, 5, 3, 40, 9, 7, 3]) {
             0 => self.deploy(key),
             1 => words(&format!("DEPLOY.PROMOTE {key}")),
             2 => words(&format!("DEPLOY.PAUSE {key}")),
@@ -103,24 +102,24 @@ impl Traffic {
             5 => words(&format!("DEPLOY.STOP {key}")),
             6 => words(&format!("DEPLOY.ROLLBACK {key}")),
             7 => {
-                let version = self.dice.between(1, 9);
-                words(&match self.dice.below(3) {
+                let version = self.rng.between(1, 9);
+                words(&match self.rng.below(3) {
                     0 => format!("DEPLOY.UNTAG {key} tag-{}", version % 3),
                     _ => format!("DEPLOY.TAG {key} {version} tag-{}", version % 3),
                 })
             }
             8 => {
                 let states = ["starting", "ready", "unready", "failed", "stopped", "unsafe"];
-                let state = states[self.dice.weighted(&[20, 60, 8, 2, 9, 1])];
+                let state = states[self.rng.weighted(&[20, 60, 8, 2, 9, 1])];
                 words(&format!("DEPLOY.REPORT {key} {} {state}", self.agent()))
             }
             9 => {
-                let (agent, ttl) = (self.agent(), self.dice.between(10, 200));
-                let ttl = if self.dice.chance(50) { format!("TTL {ttl}") } else { String::new() };
+                let (agent, ttl) = (self.agent(), self.rng.between(10, 200));
+                let ttl = if self.rng.chance(50) { format!("TTL {ttl}") } else { String::new() };
                 words(&format!("DEPLOY.REGISTER {key} {agent} http INSTANCE i-{agent} ADDRESS host PORT 80 {ttl}"))
             }
             10 => {
-                let status = self.dice.pick(&["passing", "warning", "critical"]);
+                let status = self.rng.pick(&["passing", "warning", "critical"]);
                 words(&format!("DEPLOY.CHECK {key} i-{} {status}", self.agent()))
             }
             _ => words(&format!("DEPLOY.DEREGISTER {key} i-{}", self.agent())),
@@ -128,18 +127,18 @@ impl Traffic {
     }
 
     fn deploy(&mut self, key: &str) -> Words {
-        let first = if self.dice.chance(15) { 1 } else { 0 };
-        let last = if self.dice.chance(15) { 3 } else { 4 };
-        let model = *self.dice.pick(&MODELS);
+        let first = if self.rng.chance(15) { 1 } else { 0 };
+        let last = if self.rng.chance(15) { 3 } else { 4 };
+        let model = *self.rng.pick(&MODELS);
         let mut command = words(&format!("DEPLOY.DEPLOY {key} MANIFEST"));
         command.push(manifest(&AGENTS[first..last], model));
-        let healthy = self.dice.between(0, 40);
+        let healthy = self.rng.between(0, 40);
         command.extend(words(&format!("MIN_HEALTHY_MS {healthy}")));
-        if self.dice.chance(40) {
-            let deadline = healthy + self.dice.between(20, 300);
+        if self.rng.chance(40) {
+            let deadline = healthy + self.rng.between(20, 300);
             command.extend(words(&format!("HEALTHY_DEADLINE_MS {deadline}")));
-            if self.dice.chance(50) {
-                command.extend(words(&format!("PROGRESS_DEADLINE_MS {}", deadline + self.dice.between(0, 200))));
+            if self.rng.chance(50) {
+                command.extend(words(&format!("PROGRESS_DEADLINE_MS {}", deadline + self.rng.between(0, 200))));
             }
         }
         for (percent, option) in [
@@ -150,20 +149,20 @@ impl Traffic {
             (30, "AUTO_PROMOTE true"),
             (30, "HEALTH_CHECK agent_states"),
         ] {
-            if self.dice.chance(percent) {
+            if self.rng.chance(percent) {
                 command.extend(words(option));
             }
         }
-        if self.dice.chance(20) {
-            command.extend(words(&format!("REQUEST r-{}", self.dice.below(5))));
+        if self.rng.chance(20) {
+            command.extend(words(&format!("REQUEST r-{}", self.rng.below(5))));
         }
         command
     }
 
-    /// What Redis does to keys of any type.
+    /// Returns a command of Redis itself for keys of any type.
     fn generic(&mut self) -> Words {
-        let (key, other) = (self.key(), *self.dice.pick(&KEYS));
-        words(&match self.dice.below(14) {
+        let (key, other) = (self.key(), *self.rng.pick(&KEYS));
+        words(&match self.rng.below(14) {
             0 | 1 => format!("RENAME {key} {other}"),
             2 => format!("COPY {key} {other} REPLACE"),
             3 => format!("COPY {key} {other} DB 1 REPLACE"),
@@ -178,14 +177,14 @@ impl Traffic {
                               if found then redis.call('RESTORE', KEYS[2], 0, found, 'REPLACE') end";
                 return [&["EVAL", script, "2", key, other].map(str::to_string)[..]].concat();
             }
-            11 if self.dice.chance(10) => "FLUSHALL ASYNC".to_string(),
-            12 if self.dice.chance(10) => "FLUSHDB".to_string(),
+            11 if self.rng.chance(10) => "FLUSHALL ASYNC".to_string(),
+            12 if self.rng.chance(10) => "FLUSHDB".to_string(),
             _ => format!("COPY spare {key} REPLACE"),
         })
     }
 }
 
-/// So that none of the keys goes by itself while they are compared.
+/// Removes the expiry of all keys, so that none expires while they are compared.
 pub fn persist_all(client: &mut Client) {
     for db in ["1", "0"] {
         client.call(&["SELECT", db]);
