@@ -1,6 +1,6 @@
 //! Saved bytes are a promise: what one release wrote, every later one reads, and nothing else is believed.
 //!
-//! The golden files are written anew only by `REGENERATE_GOLDEN=1 cargo test --test codec_golden`, and only for a
+//! The golden files are written anew only by `UPDATE_GOLDEN=1 cargo test --test codec_golden`, and only for a
 //! format that no release has written yet.
 
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ use redis_deploy::engine::{Batch, Change, EventBody, Overview};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use test_support::{arbitrary, golden};
+use test_support::{arbitrary, golden, updates_golden};
 
 const HEADER_BYTES: usize = 10;
 const CHECKSUM_BYTES: usize = 4;
@@ -30,7 +30,7 @@ fn golden_file(name: &str) -> PathBuf {
 
 fn golden_bytes(name: &str, written_now: &[u8]) -> Vec<u8> {
     let file = golden_file(name);
-    if std::env::var_os("REGENERATE_GOLDEN").is_some() {
+    if updates_golden() {
         std::fs::write(&file, written_now).expect("the golden file is writable");
     }
     std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))

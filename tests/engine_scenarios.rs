@@ -1,6 +1,6 @@
 //! The engine's rules as conversations: `tests/testdata/scenarios/*.txt`, at least one file for each rule of the
 //! rollout. A file is a list of scenarios (`== title`), each on an empty key; a scenario is a list of commands with
-//! their times, `----`, and the answers up to the next blank line. `UPDATE_SCENARIOS=1 cargo test --test
+//! their times, `----`, and the answers up to the next blank line. `UPDATE_GOLDEN=1 cargo test --test
 //! engine_scenarios` writes what the engine answers now: read the difference against the rule before committing it.
 //!
 //! Between the commands of a scenario the clock only stands where the commands say so: time passes without a TICK, and
@@ -65,7 +65,7 @@ fn played(text: &str) -> String {
 
 #[test]
 fn every_conversation_goes_as_written() {
-    let update = std::env::var_os("UPDATE_SCENARIOS").is_some();
+    let update = test_support::updates_golden();
     let mut wrong = Vec::new();
     let files = files();
     assert!(!files.is_empty());

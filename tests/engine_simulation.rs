@@ -1,5 +1,5 @@
 //! A seeded world with operators, coordinators, agents and a clock, each at its worst, against the engine; after every
-//! event the rules of SPEC 4, as sentences (`simulation/rules.rs`). `scripts/simulate N [SEED]` runs as many seeds as
+//! event the rules of section 4, as sentences (`simulation/rules.rs`). `scripts/simulate N [SEED]` runs as many seeds as
 //! wanted.
 
 mod simulation;

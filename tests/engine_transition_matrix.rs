@@ -1,5 +1,5 @@
 //! The transition matrix: every status × every command, computed from the engine and compared with
-//! `tests/testdata/transition_matrix.txt`. `UPDATE_SCENARIOS=1 cargo test --test engine_matrix` writes it anew: read the
+//! `tests/testdata/transition_matrix.txt`. `UPDATE_GOLDEN=1 cargo test --test engine_transition_matrix` writes it anew: read the
 //! difference against the rules before committing it.
 
 use std::fmt::Write as _;
@@ -130,7 +130,7 @@ fn cell(world: &World, now: u64, command: &str) -> String {
 fn matrix() -> String {
     let mut text = String::from(
         "# Every status × every command. Each cell: the refusal; or the reply of a coordinator's command, the status\n\
-         # (`->` where it changed) and what happened. Written by tests/engine_matrix.rs.\n",
+         # (`->` where it changed) and what happened. Written by tests/engine_transition_matrix.rs.\n",
     );
     for (status, setup) in STATUSES {
         let world = at(setup);
@@ -153,7 +153,7 @@ fn matrix() -> String {
 fn every_status_takes_every_command_as_written() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/transition_matrix.txt");
     let now = matrix();
-    if std::env::var_os("UPDATE_SCENARIOS").is_some() {
+    if test_support::updates_golden() {
         std::fs::write(&path, &now).expect("writable");
     }
     let written = std::fs::read_to_string(&path).expect("the matrix is committed");

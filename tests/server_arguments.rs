@@ -1,4 +1,4 @@
-//! Promise: no arguments whatever end the server or leave it without an answer (SPEC 3, "Errors"). A parser that reads the
+//! Promise: no arguments whatever end the server or leave it without an answer (rule 3, "Errors"). A parser that reads the
 //! server's own strings can be fuzzed inside a server only: this sends it commands that are nearly right, a seed's worth,
 //! and asks afterwards whether all is as it was.
 

@@ -1,5 +1,5 @@
 //! Promise: a refused command gets its code and a text that names what is wrong, and changes nothing, publishes
-//! nothing, replicates nothing; and no input ends the server (SPEC 3, "Errors").
+//! nothing, replicates nothing; and no input ends the server (rule 3, "Errors").
 //!
 //! Each case is one command in one table. Before and after every one, the record's bytes, its STATUS and its event
 //! revision, all other keys, and the replication offset are compared; at the end, the replica and the channels.

@@ -1,4 +1,4 @@
-//! Promise: every command replies what SPEC 3 and 7 say, in RESP2, RESP3 and JSON, and a rollout can be led from its
+//! Promise: every command replies what rules 3 and 7 say, in RESP2, RESP3 and JSON, and a rollout can be led from its
 //! beginning to its end by any client.
 
 use redis::Value;

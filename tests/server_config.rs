@@ -10,7 +10,7 @@ use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 
-/// SPEC 6 "Configuration", and one more: name, default, least and most.
+/// Rule 6 "Configuration", and one more: name, default, least and most.
 const NUMBERS: [(&str, i64, i64, i64); 6] = [
     ("deploy.history-max", 50, 1, 10_000),
     ("deploy.events-max", 100, 1, 100_000),

@@ -1,5 +1,5 @@
 //! Promise: what the server's own commands do to a key, they do to a deployment: the record goes where the key goes, its
-//! rollout goes on there and only there, and the listing, the numbers of INFO and the timers know it (SPEC 6,
+//! rollout goes on there and only there, and the listing, the numbers of INFO and the timers know it (rule 6,
 //! "Persistence").
 //!
 //! Each case does one thing to a record in mid rollout whose next step is due shortly and can only come from the timer;

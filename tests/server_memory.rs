@@ -1,6 +1,6 @@
 //! Promise: what a record costs is told to within a tenth, is given back, and has an end: with `maxmemory` reached, what
 //! begins something is refused as the server refuses its own (`OOM`), what follows, holds or ends a rollout is taken, as
-//! DEL is, and timers wait until there is room (SPEC 6).
+//! DEL is, and timers wait until there is room (rule 6).
 //!
 //! | refused with `OOM` | taken |
 //! | --- | --- |
@@ -211,7 +211,10 @@ fn timers_wait_while_memory_is_used_up() {
         assert!(client.refused(&["SET", "x", "y"]).starts_with("OOM "));
         let record = client.status(KEY);
         let Some(due) = record["deadlines"]["next_at"].as_u64().filter(|_| record["status"] == "running") else {
-            panic!("the machine is too slow for this test");
+            return skip(
+                "timers_wait_while_memory_is_used_up",
+                "the machine is too slow: the verdict was given before",
+            );
         };
         let revision = number(&record["revision"]);
         wait_until("the verdict's time to pass", || unix_ms() > due + 300);

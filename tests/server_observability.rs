@@ -10,7 +10,7 @@ use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 
-/// SPEC 8 "INFO", in its order.
+/// Rule 8 "INFO", in its order.
 const FIELDS: [&str; 24] = [
     "deploy_deployments_running",
     "deploy_deployments_awaiting_promotion",

@@ -31,8 +31,9 @@ fn named(tag: &str, key: &str) -> String {
     format!("{tag}{key}")
 }
 
-/// Keys at which everything that time can bring about falls due in about a second. When that will have been.
-fn begin_everything(client: &mut Client, tag: &str) -> u64 {
+/// Writes keys of which each kind of deadline is due in about a second. Returns the time by which all are due, or None where
+/// the machine is too slow.
+fn begin_everything(client: &mut Client, tag: &str) -> Option<u64> {
     let until = unix_ms() + 1_100;
     for (key, _) in DUE {
         let deadlines: &[&str] = match key {
@@ -47,8 +48,7 @@ fn begin_everything(client: &mut Client, tag: &str) -> u64 {
     client.carry_out_until(&named(tag, "ttl"), "successful");
     let service = ["http", "INSTANCE", "i", "ADDRESS", "h", "PORT", "80", "TTL", "1000"];
     client.call(&[&["DEPLOY.REGISTER", &named(tag, "ttl"), "a"], &service[..]].concat());
-    assert!(unix_ms() < until - 300, "the machine is too slow for this test");
-    until
+    (!skip_if_past(until - 300)).then_some(until)
 }
 
 fn statuses(client: &mut Client, tag: &str) -> Vec<Json> {
@@ -82,7 +82,7 @@ fn what_falls_due_in_a_client_pause_happens_after_it() {
             let (mut primary, replica) = pair(kind, &[]);
             let heard = Subscriber::start(&primary, EVERYTHING);
             let mut client = primary.client();
-            let due = begin_everything(&mut client, "");
+            let Some(due) = begin_everything(&mut client, "") else { return };
             heard.wait_for_event("the last of the beginning", |event| event["type"] == "service_registered");
             let (before, heard_before) = (statuses(&mut client, ""), heard.events().len());
             client.call(&["CLIENT", "PAUSE", if how == "ALL" { "2000" } else { "60000" }, how]);
@@ -110,7 +110,7 @@ fn what_falls_due_in_a_failover_happens_on_whoever_is_primary_after_it() {
         for end in ["timeout", "abort", "success"] {
             let (mut primary, replica) = pair(kind, &[]);
             let mut client = primary.client();
-            let due = begin_everything(&mut client, "");
+            let Some(due) = begin_everything(&mut client, "") else { return };
             replica.signal("STOP");
             client.call(&["SET", "something", "to wait for"]);
             let timeout = if end == "timeout" { "2500" } else { "60000" };
@@ -118,7 +118,9 @@ fn what_falls_due_in_a_failover_happens_on_whoever_is_primary_after_it() {
             let began = unix_ms();
             let state = |client: &mut Client| client.info("replication", "master_failover_state");
             let before = statuses(&mut client, "");
-            assert!(unix_ms() < due, "the machine is too slow for this test");
+            if skip_if_past(due) {
+                return;
+            }
             wait_past(due + 300);
             let record = statuses(&mut client, "");
             if state(&mut client) == "waiting-for-sync" {
@@ -160,14 +162,16 @@ fn what_falls_due_in_a_shutdown_that_waits_happens_after_it_or_after_the_next_st
         let (mut primary, replica) =
             pair(kind, &["--shutdown-timeout", "60", "--appendonly", "yes", "--appendfsync", "always"]);
         let mut client = primary.client();
-        let due = begin_everything(&mut client, "");
+        let Some(due) = begin_everything(&mut client, "") else { return };
         replica.signal("STOP");
         client.call(&["SET", "something", "to wait for"]);
         let mut other = primary.client();
         let asked = std::thread::spawn(move || other.try_call(&["SHUTDOWN", "NOSAVE"]));
         wait_until("it to have been asked", || !client.info("server", "shutdown_in_milliseconds").is_empty());
         let before = statuses(&mut client, "");
-        assert!(unix_ms() < due, "the machine is too slow for this test");
+        if skip_if_past(due) {
+            return;
+        }
         wait_past(due + 300);
         assert_eq!(statuses(&mut client, ""), before, "nothing is decided while it waits");
         assert!(primary.is_alive() && !asked.is_finished());
@@ -180,7 +184,7 @@ fn what_falls_due_in_a_shutdown_that_waits_happens_after_it_or_after_the_next_st
 
         // Asked again by a signal, it ends as it should, once the replica has everything.
         client.call(&["FLUSHALL"]);
-        let due = begin_everything(&mut client, "");
+        let Some(due) = begin_everything(&mut client, "") else { return };
         client.call(&["SET", "something", "else to wait for"]);
         primary.signal("TERM");
         wait_past(due + 300);
@@ -206,7 +210,7 @@ fn a_primary_without_replicas_waits_as_well() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &["--appendonly", "yes"]);
         let mut client = server.client();
-        let due = begin_everything(&mut client, "");
+        let Some(due) = begin_everything(&mut client, "") else { return };
         client.call(&["MULTI"]);
         client.call(&["CLIENT", "PAUSE", "60000", "WRITE"]);
         client.call(&["DEPLOY.TAG", "ttl", "1", "within-the-transaction"]);
@@ -230,12 +234,14 @@ fn what_falls_due_in_a_cluster_failover_happens_on_whoever_is_primary_after_it()
             let tag = format!("{{{}}}", cluster.keys(1)[0]);
             let (primary, replica, voters) = (&cluster.nodes[0], &cluster.nodes[3], &cluster.nodes[1..3]);
             let mut client = primary.client();
-            let due = begin_everything(&mut client, &tag);
+            let Some(due) = begin_everything(&mut client, &tag) else { return };
             voters.iter().for_each(|voter| voter.signal("STOP"));
             replica.client().call(&["CLUSTER", "FAILOVER"]);
             wait_until("the primary to be asked", || primary.log().contains("anual failover requested by replica"));
             let before = statuses(&mut client, &tag);
-            assert!(unix_ms() < due, "the machine is too slow for this test");
+            if skip_if_past(due) {
+                return;
+            }
             wait_past(due + 300);
             assert_eq!(statuses(&mut client, &tag), before, "nothing is decided while it waits");
             let at = unix_ms();

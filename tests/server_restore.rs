@@ -1,6 +1,6 @@
 //! Promise: bytes from outside are believed in nothing. A damaged or hostile payload is refused: never a crash, never a
 //! large allocation. What a newer module wrote is kept byte for byte, read-only, where refusing it would end the server
-//! or part it from its primary, and refused where it can be (SPEC 6, "Persistence").
+//! or part it from its primary, and refused where it can be (rule 6, "Persistence").
 
 use redis::Value;
 use serde_json::json;

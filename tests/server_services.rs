@@ -567,7 +567,11 @@ fn services_and_their_times_survive_a_restart() {
             let mut client = server.client();
             let due = three_services(&mut client, "1500");
             let before = client.status(KEY);
-            assert_eq!(resolved(&mut client, &[]), set(&["for-ever", "long", "soon"]), "a slow machine");
+            let all = resolved(&mut client, &[]);
+            if skip_if_past(due) {
+                return;
+            }
+            assert_eq!(all, set(&["for-ever", "long", "soon"]));
             server.restart_after(end, || wait_until("its time to pass", || unix_ms() > due + 50));
             let since = unix_ms();
             ran_out(&mut server.client(), &before, due, since);

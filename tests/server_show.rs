@@ -1,5 +1,5 @@
 //! Promise: an operator at redis-cli sees the page of DEPLOY.SHOW as it is meant, in either protocol, on a terminal and in
-//! a pipe, and finds help (SPEC 3). What the page says is `tests/show.rs`.
+//! a pipe, and finds help (rule 3). What the page says is `tests/show.rs`.
 
 use redis::Value;
 use test_support::prelude::*;

@@ -1,5 +1,5 @@
 //! Promise: every command works in MULTI, in scripts and in functions; what one of them changes goes out as one unit, so
-//! that a replica has all of it or nothing; and time is read once per command (SPEC 6, "Transactions and scripts").
+//! that a replica has all of it or nothing; and time is read once per command (rule 6, "Transactions and scripts").
 
 use redis::Value;
 use serde_json::{json, Value as Json};

@@ -1,5 +1,5 @@
 //! DEPLOY.SHOW for every situation that an operator meets: `tests/testdata/pages/*.txt`, each a list of scenes
-//! (`== title`) with what led there and the page that is seen then. `UPDATE_PAGES=1 cargo test --test show` writes the
+//! (`== title`) with what led there and the page that is seen then. `UPDATE_GOLDEN=1 cargo test --test view_show` writes the
 //! pages as they are now: look at them as an operator would before committing them.
 //!
 //! Commands and times are those of the conversations of `engine_scenarios`; only SHOW is answered.
@@ -10,7 +10,6 @@ use redis_deploy::view::{self, WIDTH};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-#[allow(dead_code)] // records alone are asked for
 use test_support::arbitrary;
 use test_support::scenario::World;
 
@@ -58,7 +57,7 @@ fn played(text: &str) -> String {
 
 #[test]
 fn every_page_is_as_written() {
-    let update = std::env::var_os("UPDATE_PAGES").is_some();
+    let update = test_support::updates_golden();
     let mut wrong = Vec::new();
     for path in files() {
         let name = path.file_name().expect("a file").to_string_lossy().to_string();

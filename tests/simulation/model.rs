@@ -106,7 +106,7 @@ pub fn key_of(of: &Subject, version: u64) -> InstanceKey {
     InstanceKey { agent: of.agent.clone(), version, job_id: of.job_id.clone() }
 }
 
-/// `n` agents, or `p` percent of them, rounded up (SPEC 2), counted in its own way.
+/// `n` agents, or `p` percent of them, rounded up (rule 2), counted in its own way.
 pub fn amount(amount: Amount, total: usize) -> usize {
     match amount {
         Amount::Count(n) => total.min(n as usize),
@@ -185,7 +185,7 @@ impl Model {
         self.versions.iter().rev().find(|(_, told)| told.stable).map(|(number, _)| *number)
     }
 
-    /// Whether all is well with an instance, by the words of SPEC 2 `health_check`.
+    /// Whether all is well with an instance, by the words of rule 2 `health_check`.
     fn is_well(&self, key: &InstanceKey, seen: &Seen) -> bool {
         if seen.state != InstanceState::Ready {
             return false;
@@ -452,7 +452,7 @@ impl Model {
     }
 }
 
-/// The cause that a failure may truly have (SPEC 4.10).
+/// The cause that a failure may truly have (rule 4.10).
 pub fn may_fail(rollout: &Rollout, cause: Cause, progress_passed: bool, by_command: bool) -> bool {
     match cause {
         Cause::Operator => by_command,

@@ -148,7 +148,7 @@ fn rollout<'a>(model: &'a Model) -> Result<&'a Rollout, String> {
 
 // ---- at every event ------------------------------------------------------------------------------------------------
 
-/// SPEC 1: the revision goes up by one for each event.
+/// Rule 1: the revision goes up by one for each event.
 fn revisions_count_by_one(h: &Happening) -> Said {
     must!(
         h.event.revision == h.before.revision + 1 && h.after.revision == h.event.revision,
@@ -159,7 +159,7 @@ fn revisions_count_by_one(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 1: versions are 1, 2, 3 …; a deployment's id is `dep_<key>_<n>`, never used twice.
+/// Rule 1: versions are 1, 2, 3 …; a deployment's id is `dep_<key>_<n>`, never used twice.
 fn versions_count_up_without_gap_or_reuse(h: &Happening) -> Said {
     let Some(b) = beginning(h.event) else { return Ok(()) };
     let n = h.model.last_version + 1;
@@ -170,7 +170,7 @@ fn versions_count_up_without_gap_or_reuse(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4, 4.8: a new deployment begins only when the one before it has ended.
+/// Rules 4, 4.8: a new deployment begins only when the one before it has ended.
 fn at_most_one_deployment_is_active(h: &Happening) -> Said {
     if beginning(h.event).is_none() {
         return Ok(());
@@ -182,7 +182,7 @@ fn at_most_one_deployment_is_active(h: &Happening) -> Said {
     Ok(())
 }
 
-/// What a version would change, judged in other words than the engine's (SPEC 2 "Changed agents", 4.1, 4.2, 4.5, 4.7).
+/// What a version would change, judged in other words than the engine's (rule 2 "Changed agents", 4.1, 4.2, 4.5, 4.7).
 pub fn judge(model: &Model, record: &Record, target: &Told) -> (Mode, Vec<Arc<str>>) {
     if target.version.job_type.is_batch() {
         return (Mode::VersionOnly, Vec::new());
@@ -227,7 +227,7 @@ pub fn judge(model: &Model, record: &Record, target: &Told) -> (Mode, Vec<Arc<st
     }
 }
 
-/// SPEC 2, 4.1, 4.2, 4.5, 4.6: the mode and the changed agents are what the difference to what now runs asks for.
+/// Rules 2, 4.1, 4.2, 4.5, 4.6: the mode and the changed agents are what the difference to what now runs asks for.
 fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
     let Some(b) = beginning(h.event) else { return Ok(()) };
     let manifest = Arc::new(serde_json::from_str(b.version.content.text()).unwrap_or_default());
@@ -267,7 +267,7 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.12: the old one's manifest, bundle and policy less its canary; stable before; no tag.
+/// Rule 4.12: the old one's manifest, bundle and policy less its canary; stable before; no tag.
 fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
     let Some(b) = beginning(h.event) else { return Ok(()) };
     let Some(of) = b.version.rollback_of else { return Ok(()) };
@@ -288,7 +288,7 @@ fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.11: a revert follows a failure in the same step, once, to the newest stable version, and never another revert.
+/// Rule 4.11: a revert follows a failure in the same step, once, to the newest stable version, and never another revert.
 fn a_revert_answers_one_failure_once(h: &Happening) -> Said {
     let EventBody::RollbackStarted { rollback_of, cause: Some(cause), .. } = &h.event.body else { return Ok(()) };
     let Some(failed) = h.failed else { return Err("nothing failed in this step".to_string()) };
@@ -303,7 +303,7 @@ fn a_revert_answers_one_failure_once(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.3: fewer than `max_parallel` replaced instances are without a healthy verdict, and none is unhealthy.
+/// Rule 4.3: fewer than `max_parallel` replaced instances are without a healthy verdict, and none is unhealthy.
 fn no_more_than_max_parallel_without_a_verdict(h: &Happening) -> Said {
     let EventBody::TaskIssued { task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.model)?;
@@ -318,7 +318,7 @@ fn no_more_than_max_parallel_without_a_verdict(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.4, 4.5: in place, the first `canary` changed agents go, as canaries, and nothing else before the promotion;
+/// Rules 4.4, 4.5: in place, the first `canary` changed agents go, as canaries, and nothing else before the promotion;
 /// in blue-green all are candidates; everything else is primary.
 fn canaries_go_first_and_alone(h: &Happening) -> Said {
     let EventBody::TaskIssued { of, task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else {
@@ -338,7 +338,7 @@ fn canaries_go_first_and_alone(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 2, 4.3: what runs in a job is replaced there; only what does not is started, or what has its stop first.
+/// Rules 2, 4.3: what runs in a job is replaced there; only what does not is started, or what has its stop first.
 fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { of, task, from_version, .. } = &h.event.body else { return Ok(()) };
     let waits = |i: &redis_deploy::engine::deployment::Instance| i.state == InstanceState::Waiting;
@@ -369,7 +369,7 @@ fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.13: no new tasks while paused; and none to start or replace unless a deployment runs.
+/// Rule 4.13: no new tasks while paused; and none to start or replace unless a deployment runs.
 fn tasks_are_given_only_while_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { task, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.model)?;
@@ -380,7 +380,7 @@ fn tasks_are_given_only_while_running(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 5, 8 "Tasks": a task ends with its `task_done`, also where it is withdrawn; no instance gets or takes along a
+/// Rules 5, 8 "Tasks": a task ends with its `task_done`, also where it is withdrawn; no instance gets or takes along a
 /// second one before.
 fn every_task_ends_with_an_event(h: &Happening) -> Said {
     if let EventBody::TaskIssued { of, .. } = &h.event.body {
@@ -396,7 +396,7 @@ fn every_task_ends_with_an_event(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.4, 4.5: promoted, or waiting for it, only with every canary healthy.
+/// Rules 4.4, 4.5: promoted, or waiting for it, only with every canary healthy.
 fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
     let awaits = matches!(&h.event.body, EventBody::AwaitingPromotion { .. });
     if !awaits && !matches!(&h.event.body, EventBody::DeploymentPromoted { .. }) {
@@ -418,7 +418,7 @@ fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.4, 4.5: candidates and canaries become primary, and in blue-green the old side is retired, in one step.
+/// Rules 4.4, 4.5: candidates and canaries become primary, and in blue-green the old side is retired, in one step.
 fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
     if !matches!(&h.event.body, EventBody::DeploymentPromoted { .. }) {
         return Ok(());
@@ -435,7 +435,7 @@ fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.3: successful is a deployment whose changed agents are all healthy.
+/// Rule 4.3: successful is a deployment whose changed agents are all healthy.
 fn success_means_that_every_changed_agent_is_healthy(h: &Happening) -> Said {
     if !matches!(&h.event.body, EventBody::DeploymentSuccessful { .. }) {
         return Ok(());
@@ -452,7 +452,7 @@ fn success_means_that_every_changed_agent_is_healthy(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.10, 4.13: the cause on the record is the true one; nothing fails a paused deployment but an operator.
+/// Rules 4.10, 4.13: the cause on the record is the true one; nothing fails a paused deployment but an operator.
 fn a_failure_has_a_true_cause_and_never_comes_in_a_pause(h: &Happening) -> Said {
     let EventBody::DeploymentFailed { cause, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.model)?;
@@ -464,7 +464,7 @@ fn a_failure_has_a_true_cause_and_never_comes_in_a_pause(h: &Happening) -> Said 
     Ok(())
 }
 
-/// SPEC 4.14: later reports change neither status nor cause, nor how and when it ended.
+/// Rule 4.14: later reports change neither status nor cause, nor how and when it ended.
 fn a_closed_deployment_stays_as_it_ended(h: &Happening) -> Said {
     let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
     if was.status.is_active() || beginning(h.event).is_some() {
@@ -487,7 +487,7 @@ fn a_closed_deployment_stays_as_it_ended(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.10: it never moves back, whatever the server's clock does.
+/// Rule 4.10: it never moves back, whatever the server's clock does.
 fn the_progress_deadline_never_moves_back(h: &Happening) -> Said {
     let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
     if was.id != is.id {
@@ -502,7 +502,7 @@ fn the_progress_deadline_never_moves_back(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.10: it starts with the deployment, and anew at the first health of an instance, at promotion, and (4.4) when a
+/// Rule 4.10: it starts with the deployment, and anew at the first health of an instance, at promotion, and (4.4) when a
 /// canary is lost; it does not run while awaiting promotion.
 fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
     let Some(is) = &h.after.deployment else { return Ok(()) };
@@ -540,7 +540,7 @@ fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.13: at resume each deadline has what it had left.
+/// Rule 4.13: at resume each deadline has what it had left.
 fn a_pause_keeps_what_the_deadlines_had_left(h: &Happening) -> Said {
     let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
     match &h.event.body {
@@ -561,7 +561,7 @@ fn a_pause_keeps_what_the_deadlines_had_left(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.9: not before `min_healthy_ms` of unbroken wellness.
+/// Rule 4.9: not before `min_healthy_ms` of unbroken wellness.
 fn healthy_is_never_said_too_early(h: &Happening) -> Said {
     let EventBody::AgentHealthy { of, .. } = &h.event.body else { return Ok(()) };
     let key = key_of(of, h.event.version);
@@ -577,7 +577,7 @@ fn healthy_is_never_said_too_early(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.9: unhealthy is what was late, or healthy and is not well any more, or has ended.
+/// Rule 4.9: unhealthy is what was late, or healthy and is not well any more, or has ended.
 fn unhealthy_has_a_ground(h: &Happening) -> Said {
     let EventBody::AgentUnhealthy { of, .. } = &h.event.body else { return Ok(()) };
     let key = key_of(of, h.event.version);
@@ -599,7 +599,7 @@ fn unhealthy_has_a_ground(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.3: an instance leaves when it has stopped, when its successor first reports, or when nobody took it up.
+/// Rule 4.3: an instance leaves when it has stopped, when its successor first reports, or when nobody took it up.
 fn nothing_that_runs_is_forgotten(h: &Happening) -> Said {
     if h.before.instances.len() == h.after.instances.len() && !matches!(&h.event.body, EventBody::TaskIssued { .. }) {
         return Ok(());
@@ -648,7 +648,7 @@ fn view(record: &Record) -> BTreeMap<&Arc<str>, &InstanceKey> {
         .collect()
 }
 
-/// SPEC 3 RESOLVE, 4.4, 4.5: canaries and candidates are hidden until the promotion, which flips all in one step; a task
+/// Rule 3 RESOLVE, 4.4, 4.5: canaries and candidates are hidden until the promotion, which flips all in one step; a task
 /// alone changes nothing for callers.
 fn callers_see_primaries_alone(h: &Happening) -> Said {
     if h.before.services.is_empty() && h.after.services.is_empty() {
@@ -675,7 +675,7 @@ fn callers_see_primaries_alone(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 8 "Tags": never trimmed are tagged, current, newest stable and target versions, and what agents run.
+/// Rule 8 "Tags": never trimmed are tagged, current, newest stable and target versions, and what agents run.
 fn the_history_keeps_what_is_needed(h: &Happening) -> Said {
     let Some(b) = beginning(h.event) else { return Ok(()) };
     let target = b.version.number;
@@ -704,7 +704,7 @@ fn the_history_keeps_what_is_needed(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 4.6: what was already replaced counts to the old side; the whole target starts in a second job.
+/// Rule 4.6: what was already replaced counts to the old side; the whole target starts in a second job.
 fn a_fallback_keeps_what_was_replaced_on_the_old_side(h: &Happening) -> Said {
     let EventBody::FallbackBlueGreen { job_id, changed, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.model)?;
@@ -715,7 +715,7 @@ fn a_fallback_keeps_what_was_replaced_on_the_old_side(h: &Happening) -> Said {
     Ok(())
 }
 
-/// SPEC 8 "Attempts": `unsafe` about anything but an unhealthy or pending in-place instance of an active deployment: 0.
+/// Rule 8 "Attempts": `unsafe` about anything but an unhealthy or pending in-place instance of an active deployment: 0.
 fn unsafe_counts_only_of_what_is_being_replaced(h: &Happening) -> Said {
     let EventBody::AgentState { of, state: AgentReport::Unsafe, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.model)?;
@@ -728,13 +728,13 @@ fn unsafe_counts_only_of_what_is_being_replaced(h: &Happening) -> Said {
 
 // ---- after every command -------------------------------------------------------------------------------------------
 
-/// SPEC 5: the events leave nothing out.
+/// Rule 5: the events leave nothing out.
 fn the_second_engine_is_equal(o: &Outcome) -> Said {
     must!(o.second == o.after, "the engine that was fed with events differs");
     Ok(())
 }
 
-/// SPEC 4.2: manifest, bundle, agents and policy equal those of the current deployment, and that one is active or
+/// Rule 4.2: manifest, bundle, agents and policy equal those of the current deployment, and that one is active or
 /// successful, and something runs: nothing is recorded. Where something differs, a version is.
 fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     let (Command::Deploy(asked), Some(before)) = (o.command, o.before) else { return Ok(()) };
@@ -786,7 +786,7 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 3 STOP: ends an active deployment, and gives every instance a `stop` task.
+/// Rule 3 STOP: ends an active deployment, and gives every instance a `stop` task.
 fn stop_tells_everything_to_stop(o: &Outcome) -> Said {
     if matches!(o.command, Command::Stop(_)) {
         must!(!o.after.is_active(), "it is active after STOP");
@@ -839,7 +839,7 @@ fn every_running_deployment_has_a_deadline(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.3 to 4.5, 4.13: as soon as something may go on, it does.
+/// Rules 4.3 to 4.5, 4.13: as soon as something may go on, it does.
 fn what_may_go_on_goes_on(o: &Outcome) -> Said {
     let r = rollout(o.model)?;
     let placed = o.model.own().count();
@@ -875,7 +875,7 @@ fn what_may_go_on_goes_on(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.9: healthy at most one timer tick after `min_healthy_ms` of wellness.
+/// Rule 4.9: healthy at most one timer tick after `min_healthy_ms` of wellness.
 fn healthy_is_said_in_time(o: &Outcome) -> Said {
     if o.is_remembered() {
         return Ok(());
@@ -896,7 +896,7 @@ fn healthy_is_said_in_time(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.9: healthy, then not ready or not passing: unhealthy at once.
+/// Rule 4.9: healthy, then not ready or not passing: unhealthy at once.
 fn what_breaks_is_unhealthy_at_once(o: &Outcome) -> Said {
     for (key, seen) in &o.model.instances {
         let broke = seen.verdict == Verdict::Healthy && seen.well_since.is_none() && !seen.told_to_stop;
@@ -908,7 +908,7 @@ fn what_breaks_is_unhealthy_at_once(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.9: not healthy within `healthy_deadline_ms` of its task: unhealthy. The deadline does not run in a pause.
+/// Rule 4.9: not healthy within `healthy_deadline_ms` of its task: unhealthy. The deadline does not run in a pause.
 fn what_is_late_is_unhealthy(o: &Outcome) -> Said {
     if o.is_remembered() {
         return Ok(());
@@ -921,7 +921,7 @@ fn what_is_late_is_unhealthy(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.10: a report `failed`, an unhealthy instance without a progress deadline, a passed deadline: failed.
+/// Rule 4.10: a report `failed`, an unhealthy instance without a progress deadline, a passed deadline: failed.
 fn what_must_fail_has_failed(o: &Outcome) -> Said {
     let r = rollout(o.model)?;
     if !matches!(r.phase, Phase::Running | Phase::Awaiting) || o.is_remembered() {
@@ -937,7 +937,7 @@ fn what_must_fail_has_failed(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 1: a version is never changed, except its `stable` flag and its tag (and what became of it).
+/// Rule 1: a version is never changed, except its `stable` flag and its tag (and what became of it).
 fn versions_never_change(o: &Outcome) -> Said {
     for v in o.after.versions.iter() {
         let Some(told) = o.model.versions.get(&v.number) else {
@@ -961,7 +961,7 @@ fn versions_never_change(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.9: a tick does all that is due.
+/// Rule 4.9: a tick does all that is due.
 fn a_tick_leaves_nothing_due(o: &Outcome) -> Said {
     if matches!(o.command, Command::Tick) {
         let next = next_deadline(o.after);
@@ -980,7 +980,7 @@ fn an_early_tick_changes_nothing(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 3 REPORT, 8 "Attempts": 1 where it changed something, 0 where it was known already or stale.
+/// Rule 3 REPORT, 8 "Attempts": 1 where it changed something, 0 where it was known already or stale.
 fn reports_count_once(o: &Outcome) -> Said {
     let (Command::Report(report), Reply::Changed(changed), Some(before)) = (o.command, o.reply, o.before) else {
         return Ok(());
@@ -1035,7 +1035,7 @@ fn reports_count_once(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.11: with `auto_revert` the newest stable version comes back, unless nothing would change.
+/// Rule 4.11: with `auto_revert` the newest stable version comes back, unless nothing would change.
 fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     let Some(failed) = o.failed else { return Ok(()) };
     if !failed.auto_revert {
@@ -1062,7 +1062,7 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.8, 4.11: replacements that nobody took up are withdrawn with the end of their deployment.
+/// Rules 4.8, 4.11: replacements that nobody took up are withdrawn with the end of their deployment.
 fn nothing_of_an_ended_deployment_waits_for_replacement(o: &Outcome) -> Said {
     let r = rollout(o.model)?;
     for i in o.after.instances.tasks() {
@@ -1078,7 +1078,7 @@ fn nothing_of_an_ended_deployment_waits_for_replacement(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 4.3 to 4.5: after success every agent of the version has one instance, all in one job; the rest is told to stop.
+/// Rules 4.3 to 4.5: after success every agent of the version has one instance, all in one job; the rest is told to stop.
 fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     let succeeded = o.batch.changes.iter().any(|c| {
         matches!(c, Change::Event(e) if matches!(&e.body, EventBody::DeploymentSuccessful { .. } | EventBody::DeploymentNoop(_)))
@@ -1105,8 +1105,8 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported. What waits
-/// without a task, since its task was withdrawn, counts for nothing (SPEC 4.8): beside it one that had failed may come
+/// Rule 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported. What waits
+/// without a task, since its task was withdrawn, counts for nothing (rule 4.8): beside it one that had failed may come
 /// back to life.
 fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
     let mut places: BTreeMap<(&Arc<str>, &Arc<str>), Vec<_>> = BTreeMap::new();
@@ -1123,7 +1123,7 @@ fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 7: `rollback_target` is the version that ROLLBACK without an argument would take.
+/// Rule 7: `rollback_target` is the version that ROLLBACK without an argument would take.
 fn rollback_target_is_one_that_rollback_takes(o: &Outcome) -> Said {
     let last = rollout(o.model)?.target;
     let after_batch = o.after.version(last).is_some_and(|v| v.job_type.is_batch());
@@ -1135,7 +1135,7 @@ fn rollback_target_is_one_that_rollback_takes(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 3 REGISTER, CHECK: each gives the TTL its full length again.
+/// Rule 3 REGISTER, CHECK: each gives the TTL its full length again.
 fn a_refresh_moves_the_ttl(o: &Outcome) -> Said {
     let id = match (o.command, o.reply) {
         (Command::Check(check), _) => &check.instance,
@@ -1148,7 +1148,7 @@ fn a_refresh_moves_the_ttl(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// SPEC 3 REGISTER: with TTL it becomes critical unless refreshed in time.
+/// Rule 3 REGISTER: with TTL it becomes critical unless refreshed in time.
 fn a_ttl_that_ran_out_is_critical(o: &Outcome) -> Said {
     if o.is_remembered() {
         return Ok(());

@@ -255,7 +255,7 @@ impl World {
         }
     }
 
-    /// Two at a time, each sure of what is there: one winner and one clear refusal (SPEC 3 IFVERSION, ID).
+    /// Two at a time, each sure of what is there: one winner and one clear refusal (rule 3 IFVERSION, ID).
     fn two_operators(&mut self, at: usize, command: Command) -> Result<(), Broken> {
         let Command::Deploy(mut first) = command else {
             self.ask(at, "ops", command)?.ok();
@@ -276,7 +276,7 @@ impl World {
         Ok(())
     }
 
-    /// Repeats are harmless (SPEC 3): the same answer, and nothing changes.
+    /// Repeats are harmless (rule 3): the same answer, and nothing changes.
     fn again(&mut self, at: usize, command: Command, first: Result<Reply, Rejection>) -> Result<(), Broken> {
         let fresh = |request: &Option<Arc<str>>| request.as_ref().is_some_and(|id| id.starts_with("again-"));
         let (repeatable, remembered) = match &command {

@@ -28,7 +28,7 @@ pub fn assert_json(view: &View, expected: &str) {
     assert_eq!(json(view), compact(expected));
 }
 
-/// SPEC 7: names and values in its order; more fields may follow at the end. An empty array of it says nothing.
+/// Rule 7: names and values in its order; more fields may follow at the end. An empty array of it says nothing.
 #[track_caller]
 pub fn assert_begins_with(actual: &Value, spec: &Value, path: &str) {
     match (actual, spec) {

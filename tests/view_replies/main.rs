@@ -1,4 +1,4 @@
-//! What people and programs read: the shapes of SPEC 7 and the events of SPEC 5, to the letter.
+//! What people and programs read: the shapes of rule 7 and the events of section 5, to the letter.
 
 mod discovery;
 mod events;

@@ -1,4 +1,4 @@
-//! A record by hand: the one of the example in SPEC 7.
+//! A record by hand: the one of the example in rule 7.
 
 use redis_deploy::engine::command::CheckStatus;
 use redis_deploy::engine::deployment::{Deployment, Instance, Mode, Record, Role, Status, Task, TaskKind};
@@ -104,7 +104,7 @@ pub fn deployment() -> Deployment {
     }
 }
 
-/// The record of the example in SPEC 7: agent-2 is replaced and healthy, agent-1 replaced and pending, agent-3 not yet.
+/// The record of the example in rule 7: agent-2 is replaced and healthy, agent-1 replaced and pending, agent-3 not yet.
 pub fn record() -> Record {
     let mut record = Record::empty();
     record.revision = 12;
