@@ -1,5 +1,5 @@
-//! Promise: a coordinator is a short program in any language. Each client in `examples/` is the only coordinator of a
-//! deployment, and takes it through everything that one can be asked to do, its connections cut again and again.
+//! The short coordinators in `examples/`, in three languages: each is the only coordinator of a deployment, and
+//! completes every kind of task while its connections are cut repeatedly.
 //!
 //! They need what `scripts/test` installs: redis-py in `.clients`, node-redis in `examples/node_modules`.
 
@@ -15,7 +15,7 @@ const KEY: &str = "agent-api";
 /// The TTL that all the clients give their services.
 const TTL_MS: u64 = 3000;
 
-/// How a client is started; whatever it misses is a failure, and says where it comes from.
+/// The command that starts a client. A missing dependency is a failure that names it.
 fn python() -> Command {
     let mut python = Command::new("python3");
     assert!(root().join(".clients/redis").is_dir(), "redis-py is missing: scripts/test installs it into .clients");
@@ -89,7 +89,7 @@ fn cut_connections(client: &mut Client) {
     client.call(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
 }
 
-/// What answers where RESOLVE says that agents are: its caller's view of it all.
+/// Returns the replies of the agents at the addresses that RESOLVE gives.
 fn answers(client: &mut Client) -> Vec<String> {
     let resolved = client.json(&["DEPLOY.RESOLVE", KEY, "SERVICE", "web", "JSON"]);
     let mut all: Vec<String> = array(&resolved).iter().filter_map(|entry| get(number(&entry["port"]) as u16)).collect();
@@ -177,23 +177,23 @@ fn goes_through_everything(coordinator: fn() -> Command) {
 }
 
 #[test]
-fn the_python_coordinator_does_all_that_is_asked() {
+fn python_coordinator_completes_every_kind_of_rollout() {
     goes_through_everything(python);
 }
 
 #[test]
-fn the_javascript_coordinator_does_all_that_is_asked() {
+fn javascript_coordinator_completes_every_kind_of_rollout() {
     goes_through_everything(node);
 }
 
 #[test]
-fn the_rust_coordinator_does_all_that_is_asked() {
+fn rust_coordinator_completes_every_kind_of_rollout() {
     goes_through_everything(rust);
 }
 
 /// While a coordinator is cut off, its task is withdrawn: it must not act on what it read before.
 #[test]
-fn a_claim_that_comes_too_late_stops_nothing() {
+fn late_claim_stops_no_process() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let first = client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);

@@ -1,4 +1,4 @@
-//! Saved bytes are a promise: what one release wrote, every later one reads, and nothing else is believed.
+//! Compatibility of saved bytes: every release reads what an earlier one wrote, and rejects everything else.
 //!
 //! The golden files are written anew only by `UPDATE_GOLDEN=1 cargo test --test codec_golden`, and only for a
 //! format that no release has written yet.
@@ -37,7 +37,7 @@ fn golden_bytes(name: &str, written_now: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_record_is_written_and_read_as_ever() {
+fn golden_record_encodes_and_decodes_unchanged() {
     let record = golden::record();
     let bytes = golden_bytes("record", &encode_record(&record));
     assert_eq!(encode_record(&record), bytes, "the bytes have changed: that takes a new format");
@@ -45,7 +45,7 @@ fn a_record_is_written_and_read_as_ever() {
 }
 
 #[test]
-fn each_kind_of_change_is_written_and_read_as_ever() {
+fn golden_changes_encode_and_decode_unchanged() {
     let batches = golden::batches();
     let kinds: BTreeSet<&str> = batches.iter().map(|(name, _)| *name).collect();
     assert_eq!(kinds.len(), arbitrary::EVENT_KINDS as usize + 2, "one batch for each kind of change");
@@ -56,7 +56,7 @@ fn each_kind_of_change_is_written_and_read_as_ever() {
     }
 }
 
-/// What fails here is worth a test of its own, not a file of seeds.
+/// Configuration without a file of failing seeds: a failure becomes a test of its own.
 fn unsaved() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
@@ -67,7 +67,7 @@ proptest! {
     #![proptest_config(unsaved())]
 
     #[test]
-    fn a_record_survives(record in arbitrary::records()) {
+    fn records_round_trip(record in arbitrary::records()) {
         let bytes = encode_record(&record);
         prop_assert_eq!(decode_record(&bytes), Ok(record.clone()));
         prop_assert_eq!(encode_record(&decode_record(&bytes).expect("it was just read")), bytes);
@@ -75,7 +75,7 @@ proptest! {
 
     /// A replica gets every batch as bytes, and may be sent the record as bytes at any point.
     #[test]
-    fn a_replica_fed_with_bytes_holds_the_same_record(history in arbitrary::histories()) {
+    fn encoded_batches_give_a_replica_the_same_record(history in arbitrary::histories()) {
         let mut replica = Record::empty();
         for decision in history {
             let batch = decode_batch(&encode_batch(&decision.batch)).expect("the engine made it");
@@ -87,14 +87,14 @@ proptest! {
     }
 
     #[test]
-    fn a_batch_survives(batch in arbitrary::batches()) {
+    fn batches_round_trip(batch in arbitrary::batches()) {
         let bytes = encode_batch(&batch);
         prop_assert_eq!(decode_batch(&bytes), Ok(batch));
     }
 }
 
 #[test]
-fn what_many_name_is_stored_once_and_shared_again() {
+fn repeated_strings_are_encoded_once_and_shared_after_decoding() {
     // An event says all that it says by itself.
     let record = Record { log: Default::default(), ..golden::record() };
     let bytes = encode_record(&record);
@@ -110,7 +110,7 @@ fn what_many_name_is_stored_once_and_shared_again() {
 }
 
 #[test]
-fn manifests_with_the_same_text_are_stored_once_though_they_are_two_in_memory() {
+fn equal_manifests_are_encoded_once() {
     let mut record = golden::record();
     let text = record.versions[0].content.text().to_string();
     Arc::make_mut(&mut Arc::make_mut(&mut record.versions)[0]).content = Arc::new(Content::new(Arc::from(text)));
@@ -121,7 +121,7 @@ fn manifests_with_the_same_text_are_stored_once_though_they_are_two_in_memory() 
 
 /// The log has the bytes of each event already: what is sent is those, and not what is like them.
 #[test]
-fn pending_changes_are_written_as_any_batch() {
+fn pending_changes_encode_like_a_batch() {
     let manifest =
         |word| format!(r#"{{"type":"service","nodes":[{{"node_id":"a","word":{word}}},{{"node_id":"b"}}]}}"#);
     let deploy = |word, request: Option<&str>| {
@@ -161,7 +161,7 @@ fn pending_changes_are_written_as_any_batch() {
 }
 
 #[test]
-fn a_record_says_first_what_an_index_asks() {
+fn overview_is_decoded_from_the_front_of_a_record() {
     for record in [golden::record(), Record { log: Default::default(), ..golden::record() }] {
         assert_eq!(overview_of(&encode_record(&record)).ok(), Overview::of(&record));
     }
@@ -182,7 +182,7 @@ fn a_record_says_first_what_an_index_asks() {
 
 /// Of what this server has saved, that which is only read out is judged when it is.
 #[test]
-fn what_was_saved_here_is_read_with_its_log_unread() {
+fn saved_records_decode_without_their_log() {
     let record = golden::record();
     assert_eq!(decode_saved_record(&encode_record(&record)), Ok(record.clone()));
     let mut unread = 0;
@@ -220,14 +220,14 @@ fn sealed(payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_envelope_is_as_documented() {
+fn envelope_has_the_documented_layout() {
     let bytes = encode_record(&golden::record());
     let payload = &bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES];
     assert_eq!(sealed(payload), bytes);
 }
 
 #[test]
-fn cut_short_anywhere_it_is_refused() {
+fn truncated_envelopes_are_rejected() {
     for bytes in [encode_record(&golden::record()), encode_batch(&golden::batches()[0].1)] {
         for length in 0..bytes.len() {
             assert_eq!(decode_record(&bytes[..length]), Err(DecodeError::Truncated), "at {length}");
@@ -237,7 +237,7 @@ fn cut_short_anywhere_it_is_refused() {
 }
 
 #[test]
-fn a_payload_cut_short_is_refused_though_its_envelope_is_right() {
+fn truncated_payloads_in_valid_envelopes_are_rejected() {
     let bytes = encode_record(&golden::record());
     let payload = &bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES];
     for length in 0..payload.len() {
@@ -246,7 +246,7 @@ fn a_payload_cut_short_is_refused_though_its_envelope_is_right() {
 }
 
 #[test]
-fn any_flipped_bit_is_refused() {
+fn bit_flips_are_rejected() {
     let bytes = encode_record(&golden::record());
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
@@ -256,7 +256,7 @@ fn any_flipped_bit_is_refused() {
 }
 
 #[test]
-fn any_flipped_bit_under_a_right_checksum_does_no_harm() {
+fn bit_flips_with_a_valid_checksum_do_not_panic() {
     let bytes = encode_record(&golden::record());
     let mut still_valid = 0;
     for bit in 0..(bytes.len() - CHECKSUM_BYTES) * 8 {
@@ -274,7 +274,7 @@ proptest! {
     #![proptest_config(unsaved())]
 
     #[test]
-    fn scrambled_payloads_do_no_harm(
+    fn scrambled_payloads_do_not_panic(
         record in arbitrary::records(),
         scrambles in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
@@ -290,7 +290,7 @@ proptest! {
     }
 
     #[test]
-    fn noise_does_no_harm(noise in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn random_bytes_do_not_panic(noise in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode_record(&noise);
         let _ = decode_batch(&noise);
         let _ = decode_record(&sealed(&noise));
@@ -298,7 +298,7 @@ proptest! {
 }
 
 #[test]
-fn what_follows_the_end_is_refused() {
+fn trailing_bytes_are_rejected() {
     let bytes = encode_record(&golden::record());
     assert_eq!(decode_record(&[&bytes[..], b"\0"].concat()), Err(DecodeError::Malformed));
     let payload = &bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES];
@@ -306,7 +306,7 @@ fn what_follows_the_end_is_refused() {
 }
 
 #[test]
-fn a_newer_format_is_told_from_damage() {
+fn newer_formats_are_distinguished_from_damage() {
     let mut newer = encode_record(&golden::record());
     newer[2..4].copy_from_slice(&3u16.to_le_bytes());
     assert_eq!(decode_record(&newer), Err(DecodeError::Checksum));
@@ -318,7 +318,7 @@ fn a_newer_format_is_told_from_damage() {
 }
 
 #[test]
-fn what_is_not_ours_or_of_another_kind_is_refused() {
+fn foreign_and_mismatched_envelopes_are_rejected() {
     let record = encode_record(&golden::record());
     assert_eq!(decode_record(b""), Err(DecodeError::Truncated));
     assert_eq!(decode_record(b"REDIS0011"), Err(DecodeError::NotOurs));
@@ -364,7 +364,7 @@ fn canary(record: &mut Record, change: impl FnOnce(&mut engine::deployment::Inst
 }
 
 #[test]
-fn a_record_is_judged_as_if_a_user_had_sent_it() {
+fn decoded_records_are_validated_like_user_input() {
     let version = |record: &mut Record, change: fn(&mut engine::history::Version)| {
         change(Arc::make_mut(&mut Arc::make_mut(&mut record.versions)[2]));
     };
@@ -405,7 +405,7 @@ fn a_record_is_judged_as_if_a_user_had_sent_it() {
 }
 
 #[test]
-fn numbers_and_times_leave_room_for_arithmetic() {
+fn decoded_numbers_and_times_cannot_overflow_arithmetic() {
     assert_eq!(refusal(|r| r.revision = MAX_NUMBER + 1), "9007199254740992 is beyond 9007199254740991");
     assert_eq!(refusal(|r| r.updated_at = MAX_TIME_MS + 1), "18014398509481985 is beyond 18014398509481984");
     let mut record = golden::record();
@@ -416,7 +416,7 @@ fn numbers_and_times_leave_room_for_arithmetic() {
 }
 
 #[test]
-fn one_agent_has_a_bounded_number_of_instances() {
+fn instances_per_agent_are_bounded() {
     let mut record = golden::record();
     record.revision = 1_000_000;
     record.log = Default::default();
@@ -434,7 +434,7 @@ fn one_agent_has_a_bounded_number_of_instances() {
 }
 
 #[test]
-fn a_text_is_bounded() {
+fn text_lengths_are_bounded() {
     let mut record = golden::record();
     deployment(&mut record).reason = Some("x".repeat(MAX_TEXT_BYTES).into());
     assert_eq!(decode_record(&encode_record(&record)), Ok(record.clone()));
@@ -443,7 +443,7 @@ fn a_text_is_bounded() {
 }
 
 #[test]
-fn a_manifest_is_in_a_batch_and_not_in_the_log() {
+fn manifests_are_in_batches_and_not_in_the_log() {
     let (_, batch) = golden::batches().swap_remove(0);
     let Change::Event(event) = &batch.changes[0] else { panic!("an event comes first") };
     let mut late = (**event).clone();
@@ -461,7 +461,7 @@ fn a_manifest_is_in_a_batch_and_not_in_the_log() {
 }
 
 #[test]
-fn the_events_of_a_batch_are_in_order() {
+fn batches_with_events_out_of_order_are_rejected() {
     let (_, batch) = golden::batches().swap_remove(9);
     let twice = Batch { changes: [batch.changes.clone(), batch.changes].concat(), log_max: 100 };
     assert_eq!(

@@ -1,7 +1,7 @@
-//! Promise: after any number of deaths of coordinators, agents and Redis, and of new versions in between, in any order,
-//! all comes to rest where the record says; nothing is left over, and at no time an agent ran twice.
+//! Chaos test: after random kills of coordinators, agents and Redis, and new versions in between, the processes match
+//! the record, none is left over, and no agent ever ran twice at once.
 //!
-//! Seeded: `REDIS_DEPLOY_SEED=n` repeats a storm, as far as real processes let themselves be repeated.
+//! Seeded: `REDIS_DEPLOY_SEED=n` repeats a run, as far as real processes let themselves be repeated.
 
 use std::thread;
 use std::time::Duration;
@@ -122,7 +122,7 @@ impl Storm {
 }
 
 #[test]
-fn after_every_storm_all_is_where_the_record_says() {
+fn processes_match_the_record_after_random_faults() {
     let asked = std::env::var("REDIS_DEPLOY_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
     let (seeds, blows) = if is_long_run() { (1..=40, 120) } else { (1..=2, 40) };
     let seeds: Vec<u64> = asked.map_or(seeds.collect(), |seed| vec![seed]);

@@ -1,5 +1,5 @@
-//! Promise: whatever happens to the reference coordinator, to its agents or to Redis in the middle of a rollout, the
-//! rollout ends in the state that the contract says, no process is left over, and no agent runs twice at once.
+//! Fault injection: after a fault of the reference coordinator, its agents or Redis during a rollout, the rollout
+//! ends in the status that the rules require, no process is left over, and no agent runs twice at once.
 
 use std::os::unix::process::ExitStatusExt;
 use test_support::prelude::*;
@@ -46,47 +46,47 @@ fn killed_at(step: &str) {
 }
 
 #[test]
-fn killed_before_a_task_is_taken_up() {
+fn crash_before_claiming_a_task_is_recovered() {
     killed_at("task-seen");
 }
 
 #[test]
-fn killed_after_a_task_is_taken_up() {
+fn crash_after_claiming_a_task_is_recovered() {
     killed_at("taken-up");
 }
 
 #[test]
-fn killed_after_the_old_process_was_told_to_stop() {
+fn crash_after_signalling_the_old_process_is_recovered() {
     killed_at("old-told-to-stop");
 }
 
 #[test]
-fn killed_between_the_stop_and_the_start() {
+fn crash_between_stop_and_start_is_recovered() {
     killed_at("old-gone");
 }
 
 #[test]
-fn killed_when_the_start_is_noted_and_not_done() {
+fn crash_after_persisting_an_intended_start_is_recovered() {
     killed_at("note-written");
 }
 
 #[test]
-fn killed_when_the_process_runs_and_is_not_noted() {
+fn crash_before_persisting_a_started_process_is_recovered() {
     killed_at("started");
 }
 
 #[test]
-fn killed_when_the_process_is_noted_and_not_reported() {
+fn crash_before_reporting_a_started_process_is_recovered() {
     killed_at("start-noted");
 }
 
 #[test]
-fn killed_before_it_reports_ready() {
+fn crash_before_reporting_ready_is_recovered() {
     killed_at("before-ready");
 }
 
 #[test]
-fn killed_before_it_reports_stopped() {
+fn crash_before_reporting_stopped_is_recovered() {
     killed_at("before-stopped");
 }
 
@@ -98,7 +98,7 @@ const ONE: [&str; 1] = ["web-1"];
 const STRICT: [&str; 6] = ["MIN_HEALTHY_MS", "150", "HEALTHY_DEADLINE_MS", "1500", "PROGRESS_DEADLINE_MS", "0"];
 
 #[test]
-fn an_agent_that_exits_at_once_is_restarted_by_its_policy_and_fails_the_deployment() {
+fn exiting_agent_exhausts_its_restarts_and_fails_the_deployment() {
     let (server, host, _coordinator) = begun("good", &[]);
     let mut client = server.client();
     let untouched = host.agent("web-2");
@@ -123,7 +123,7 @@ fn an_agent_that_exits_at_once_is_restarted_by_its_policy_and_fails_the_deployme
 }
 
 #[test]
-fn an_agent_that_hangs_is_unhealthy_at_its_deadline_and_is_replaced_by_a_rollback() {
+fn hanging_agent_is_unhealthy_at_its_deadline_and_rolled_back() {
     let (server, host, _coordinator) = begun("good", &[]);
     let mut client = server.client();
     client.deploy(KEY, &App::new(&host, &PAIR, "hangs").manifest("second"), &STRICT);
@@ -142,7 +142,7 @@ fn an_agent_that_hangs_is_unhealthy_at_its_deadline_and_is_replaced_by_a_rollbac
 }
 
 #[test]
-fn an_agent_that_ignores_sigterm_is_killed_before_its_successor_starts() {
+fn agent_ignoring_sigterm_is_killed_before_its_successor_starts() {
     let (server, host, coordinator) = begun("deaf", &[]);
     let mut client = server.client();
     client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("second"), &BRISK);
@@ -159,7 +159,7 @@ fn an_agent_that_ignores_sigterm_is_killed_before_its_successor_starts() {
 }
 
 #[test]
-fn what_an_agent_has_started_ends_with_it() {
+fn child_processes_end_with_their_agent() {
     let (server, host, mut coordinator) = begun("parent", &[]);
     let mut client = server.client();
     let (shells, agents): (Vec<_>, Vec<_>) = host.processes().into_iter().partition(|process| !process.is_agent);
@@ -193,7 +193,7 @@ fn what_an_agent_has_started_ends_with_it() {
 }
 
 #[test]
-fn an_agent_that_dies_later_is_restarted_and_healthy_again() {
+fn crashed_agent_is_restarted_and_becomes_healthy() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let host = Host::new();
     let _coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
@@ -218,7 +218,7 @@ fn an_agent_that_dies_later_is_restarted_and_healthy_again() {
 }
 
 #[test]
-fn an_agent_that_dies_for_good_after_the_end_is_failed_and_the_deployment_stays_closed() {
+fn failed_agent_does_not_reopen_a_finished_deployment() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let host = Host::new();
     let mut coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
@@ -244,7 +244,7 @@ fn an_agent_that_dies_for_good_after_the_end_is_failed_and_the_deployment_stays_
 }
 
 #[test]
-fn a_check_that_flaps_keeps_an_agent_from_being_healthy_unless_enough_failures_are_allowed() {
+fn flapping_check_prevents_health_below_the_failure_threshold() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let host = Host::new();
     let _coordinator = Coordinator::start(&host, "one", &[url(&server)], &["flapping", "patient"]);
@@ -271,7 +271,7 @@ fn a_check_that_flaps_keeps_an_agent_from_being_healthy_unless_enough_failures_a
 // ---- Redis ----------------------------------------------------------------------------------------------------------
 
 #[test]
-fn redis_is_killed_and_started_again_in_the_middle() {
+fn redis_restart_during_a_rollout_is_survived() {
     let (mut server, host, _coordinator) = begun("good", &["--appendonly", "yes", "--appendfsync", "always"]);
     let before = host.agents();
     server.restart(End::Kill);
@@ -294,7 +294,7 @@ fn redis_is_killed_and_started_again_in_the_middle() {
 }
 
 #[test]
-fn redis_comes_back_without_the_latest() {
+fn redis_restart_with_lost_writes_is_survived() {
     // No persistence but the snapshot of a moment: all that was decided since has never happened.
     let (mut server, host, _coordinator) = begun("good", &[]);
     let mut client = server.client();
@@ -314,7 +314,7 @@ fn redis_comes_back_without_the_latest() {
 }
 
 #[test]
-fn cut_off_from_redis_agents_run_on_and_are_restarted_and_the_record_hears_of_it_later() {
+fn agents_are_supervised_while_redis_is_unreachable_and_reported_later() {
     let (server, host, coordinator) = begun("good", &[]);
     let mut client = server.client();
     server.signal("STOP");
@@ -334,7 +334,7 @@ fn cut_off_from_redis_agents_run_on_and_are_restarted_and_the_record_hears_of_it
 }
 
 #[test]
-fn what_failed_while_redis_and_then_the_coordinator_was_away_has_failed() {
+fn failures_during_an_outage_of_redis_and_coordinator_are_reported() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let host = Host::new();
     let mut coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
@@ -360,7 +360,7 @@ fn what_failed_while_redis_and_then_the_coordinator_was_away_has_failed() {
 }
 
 #[test]
-fn its_connections_are_cut_again_and_again_during_a_rollout() {
+fn rollout_completes_despite_repeated_disconnects() {
     let (server, host, coordinator) = begun("good", &[]);
     let mut client = server.client();
     client.deploy(KEY, &App::new(&host, &PAIR, "good").manifest("second"), &BRISK);
@@ -382,7 +382,7 @@ fn its_connections_are_cut_again_and_again_during_a_rollout() {
 }
 
 #[test]
-fn a_failover_in_the_middle_is_followed_to_the_new_primary_and_back() {
+fn coordinator_follows_failovers_to_the_new_primary() {
     let (first, second) = (Server::start(ServerKind::Redis70, &[]), Server::start(ServerKind::Redis70, &[]));
     second.replicate_from(&first);
     let host = Host::new();
@@ -420,7 +420,7 @@ fn a_failover_in_the_middle_is_followed_to_the_new_primary_and_back() {
 // ---- coordinators ---------------------------------------------------------------------------------------------------
 
 #[test]
-fn two_coordinators_with_different_globs_share_a_deployment() {
+fn coordinators_with_different_globs_share_a_deployment() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let host = Host::new();
     let start = |name, globs: [&str; 2]| {
@@ -456,7 +456,7 @@ fn two_coordinators_with_different_globs_share_a_deployment() {
 }
 
 #[test]
-fn a_state_directory_has_one_coordinator_at_a_time() {
+fn state_directory_is_locked_to_one_coordinator() {
     let (server, host, mut coordinator) = begun("good", &[]);
     let mut second = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
     assert_eq!(second.wait_for_end().code(), Some(1));
@@ -466,7 +466,7 @@ fn a_state_directory_has_one_coordinator_at_a_time() {
 }
 
 #[test]
-fn its_death_leaves_agents_alone_and_its_return_finds_them() {
+fn agents_outlive_their_coordinator_and_are_adopted_again() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let host = Host::new();
     let ttl_ms = 1_500;
@@ -509,7 +509,7 @@ fn its_death_leaves_agents_alone_and_its_return_finds_them() {
 }
 
 #[test]
-fn what_ended_with_the_whole_system_has_not_failed() {
+fn agents_ended_by_a_reboot_have_not_failed() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let host = Host::new();
     let mut coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
@@ -540,7 +540,7 @@ fn what_ended_with_the_whole_system_has_not_failed() {
 }
 
 #[test]
-fn told_to_end_it_leaves_its_agents_or_stops_them_as_it_was_asked() {
+fn sigterm_leaves_or_stops_agents_as_configured() {
     let (server, host, mut coordinator) = begun("good", &[]);
     let mut client = server.client();
     let before = host.agents();
@@ -569,7 +569,7 @@ fn told_to_end_it_leaves_its_agents_or_stops_them_as_it_was_asked() {
 // ---- records --------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_deleted_key_keeps_its_agents_until_it_is_deployed_anew() {
+fn deleted_key_keeps_its_agents_until_the_next_deploy() {
     let (server, host, mut coordinator) = begun("good", &[]);
     let mut client = server.client();
     let before = host.agents();
@@ -596,7 +596,7 @@ fn a_deleted_key_keeps_its_agents_until_it_is_deployed_anew() {
 }
 
 #[test]
-fn a_newer_version_in_the_middle_wins_wherever_the_older_one_was() {
+fn newer_version_supersedes_a_rollout_at_any_step() {
     let (server, host, _coordinator) = begun("deaf", &[]); // slow to go, so that there is a middle
     let mut client = server.client();
     for (label, next) in [("second", "third"), ("fourth", "fifth")] {
@@ -621,7 +621,7 @@ fn a_newer_version_in_the_middle_wins_wherever_the_older_one_was() {
 }
 
 #[test]
-fn only_the_canary_is_touched_before_the_promotion_and_old_jobs_go_after_a_blue_green_update() {
+fn canaries_precede_promotion_and_blue_green_stops_the_old_job() {
     let (server, host, _coordinator) = begun("good", &[]);
     let mut client = server.client();
     let before = host.agent("web-2");
@@ -645,7 +645,7 @@ fn only_the_canary_is_touched_before_the_promotion_and_old_jobs_go_after_a_blue_
 }
 
 #[test]
-fn services_checks_ports_and_variables_are_as_the_manifest_says() {
+fn services_checks_ports_and_variables_follow_the_manifest() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let host = Host::new();
     let _coordinator =
@@ -694,7 +694,7 @@ fn services_checks_ports_and_variables_are_as_the_manifest_says() {
 }
 
 #[test]
-fn what_cannot_be_started_fails_with_the_reason() {
+fn unstartable_agent_fails_with_the_reason() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let host = Host::new();
     let _coordinator = Coordinator::start(&host, "one", &[url(&server)], &["--match", "*"]);

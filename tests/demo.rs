@@ -1,5 +1,5 @@
-//! Promise: the demo's story goes as it is told: canary, promotion, a broken version that reverts by itself, with real
-//! processes; no call of the callers fails meanwhile, and nothing is left over.
+//! The demo, with real processes: a canary, its promotion, and a broken version that is reverted. No call fails, and no
+//! process is left over.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -25,7 +25,7 @@ fn example_processes(server: &Server) -> Vec<u32> {
 }
 
 #[test]
-fn no_call_fails_while_versions_come_and_go() {
+fn calls_succeed_throughout_the_demo() {
     let server = Server::start(ServerKind::Redis70, &[]);
     for name in ["coordinator", "http_agent"] {
         example(name); // the demo runs these
@@ -68,7 +68,7 @@ fn no_call_fails_while_versions_come_and_go() {
 }
 
 #[test]
-fn interrupted_it_leaves_nothing() {
+fn interrupted_demo_leaves_no_process() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let url = format!("redis://127.0.0.1:{}/", server.port);
     let folder = new_folder(); // killed, it cannot tidy up

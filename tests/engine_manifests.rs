@@ -1,4 +1,4 @@
-//! PLAN tells the truth, and real manifests mean what they say.
+//! PLAN agrees with DEPLOY, and real manifests are read correctly.
 //!
 //! The real ones are those of the folder that `REDIS_DEPLOY_MANIFESTS` names, or of `../shared/manifests` beside the
 //! package; where there is none, a line says so.
@@ -25,7 +25,7 @@ const KEY: &str = "app";
 struct Bench {
     record: Option<Record>,
     now: u64,
-    /// Who was started, replaced or run: version, agent, role, when.
+    /// Agents that were started, replaced or run: version, agent, role, time.
     went: Vec<(u64, Arc<str>, Role, u64)>,
 }
 
@@ -176,9 +176,9 @@ fn situation(rng: &mut Rng, content: &mut Content) -> Bench {
     bench
 }
 
-/// What PLAN says is what DEPLOY then does: mode, changed agents, and who goes when, at the earliest.
+/// Compares PLAN with what DEPLOY then does: mode, changed agents, and the earliest time of each.
 #[test]
-fn plan_tells_the_truth() {
+fn plan_matches_the_deployment() {
     let mut seen = BTreeSet::new();
     for seed in 1..=4_000 {
         let mut rng = Rng::new(seed, 1);
@@ -274,7 +274,7 @@ fn deploy(manifest: &Value) -> Deploy {
     Deploy { manifest: manifest.to_string().into_bytes(), ..Deploy::default() }
 }
 
-/// The same manifest as one of a service, rolled out agent by agent.
+/// Returns the manifest as that of a service, rolled out agent by agent.
 fn as_service(manifest: &Value) -> (Value, Deploy) {
     let mut service = manifest.clone();
     service["type"] = json!("service");
@@ -308,7 +308,7 @@ fn first_of<'a>(manifest: &'a mut Value, fields: &[&str]) -> Option<&'a mut Vec<
 }
 
 #[test]
-fn real_manifests_deploy() {
+fn real_manifests_deploy_successfully() {
     let Some(manifests) = real() else { return };
     for (name, manifest) in &manifests {
         let mut bench = Bench::new();
@@ -338,7 +338,7 @@ fn real_manifests_deploy() {
 }
 
 #[test]
-fn a_changed_copy_of_a_real_manifest_plans_what_its_change_implies() {
+fn changed_real_manifests_are_planned_by_their_change() {
     let Some(manifests) = real() else { return };
     for (name, manifest) in &manifests {
         let (service, first) = as_service(manifest);

@@ -1,9 +1,9 @@
-//! What must hold of every history: random commands at random times (also with the server's clock set back), from
+//! Properties of all histories: random commands at random times (also with the server's clock set back), from
 //! operators, from coordinators who report late, twice, out of order and about the wrong version or attempt, and from
 //! services. A failing history is shrunk and printed.
 //!
-//! The promises that hold of every single command (the invariants, the fold of its events, one revision for each event)
-//! are checked by `World::ask`.
+//! The properties of every single command (the invariants, the fold of its events, one revision for each event)
+//! are checked by `World::execute`.
 
 use proptest::prelude::*;
 use redis_deploy::codec;
@@ -54,7 +54,7 @@ const STATES: [Reported; 9] = [
 enum When {
     /// As long after the last command; before it where the clock was set back.
     After(i64),
-    /// When the next thing is due, or that much beside it.
+    /// The time of the next deadline, plus an offset.
     Due(i64),
 }
 
@@ -339,7 +339,7 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
     }
 }
 
-/// What a coordinator reports that has done a task.
+/// Reports of a coordinator that has completed a task.
 fn work(instance: &Instance, well: bool) -> Report {
     let kind = instance.task.as_ref().map(|task| task.kind);
     let state = match kind {
@@ -385,7 +385,7 @@ fn amount(amount: Amount, of: usize) -> usize {
     }
 }
 
-/// What must hold of one event, given the record before it and after it. `onward`: the clock was never set back.
+/// Checks one event, given the record before it and after it. `onward`: the clock was never set back.
 fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
     let words = test_support::scenario::event_line(event);
     let same = match (deployment(before), deployment(after)) {
@@ -512,7 +512,7 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
     }
 }
 
-/// What must hold once a command is done.
+/// Checks the record after a command.
 fn judge_rest(record: &Record) {
     let Some(d) = deployment(record) else { return };
     if d.status == Status::Running {
@@ -534,7 +534,7 @@ fn judge_rest(record: &Record) {
     }
 }
 
-/// What callers may see, told from the words of the events: who registered what, and in which role it runs.
+/// Model of what callers may see, kept from the events: registered services and the roles of their owners.
 #[derive(Default)]
 struct Callers {
     roles: BTreeMap<InstanceKey, (Role, TaskKind)>,
@@ -619,7 +619,7 @@ impl Callers {
         }
     }
 
-    /// What should have been refreshed before now is not passing.
+    /// Checks that services past their TTL are not passing.
     fn judge_times(&self, now: u64) {
         let late = self.services.iter().find(|(_, known)| known.expires_at.is_some_and(|at| at < now));
         assert!(late.is_none(), "{:?} has run out", late.map(|(id, _)| id));
@@ -693,7 +693,7 @@ fn judge_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
     }
 }
 
-/// What is asked again changes nothing, and is answered the same.
+/// Checks that a repeated command changes nothing and gets the same reply.
 fn judge_repeat(world: &World, now: u64, command: &Command, reply: &Reply) {
     let status = world.expect_record().deployment.as_ref().expect("one").status;
     let repeats = match command {
@@ -729,7 +729,8 @@ fn small() -> World {
     world
 }
 
-/// Plays a history; every promise is checked at every step. Gives the world at its end, the time, and what was not refused.
+/// Plays a history; every promise is checked at every step. Gives the world at its end, the time, and what was not
+/// refused.
 fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Command)>) {
     let mut world = small();
     let mut now = 100_000;
@@ -789,13 +790,13 @@ proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_keeps_every_promise(history in history()) {
+    fn random_histories_keep_all_invariants(history in history()) {
         play(&history, true);
     }
 
     /// Without the refused commands the same record comes out, and the reasons why they were refused leave no trace.
     #[test]
-    fn a_refused_command_might_as_well_not_have_been_asked(history in history()) {
+    fn rejected_commands_have_no_effect(history in history()) {
         let (world, _, accepted) = play(&history, false);
         let mut without = small();
         for (now, command) in &accepted {
@@ -805,9 +806,10 @@ proptest! {
         prop_assert_eq!(world.record, without.record);
     }
 
-    /// A coordinator that only reads TASKS, and an operator who answers what waits for one, bring every deployment to its end.
+    /// A coordinator that only reads TASKS, and an operator who answers what waits for one, bring every deployment to
+    /// its end.
     #[test]
-    fn every_deployment_ends(history in history()) {
+    fn every_deployment_reaches_a_terminal_status(history in history()) {
         let (mut world, mut now, _) = play(&history, false);
         for round in 0.. {
             let Some(record) = world.record.clone() else { return Ok(()) };
@@ -858,7 +860,7 @@ fn logged(revision: u64) -> Arc<Event> {
 proptest! {
     /// A log of bytes answers as one that keeps its events as they are.
     #[test]
-    fn a_packed_log_is_the_log(steps in prop::collection::vec((1u64..20, 0usize..80), 1..20), asked in 0u64..200) {
+    fn encoded_log_equals_the_plain_log(steps in prop::collection::vec((1u64..20, 0usize..80), 1..20), asked in 0u64..200) {
         let (mut packed, mut plain) = (codec::empty_record(), Record::empty());
         let mut revision = 0;
         for (more, max) in steps {

@@ -1,4 +1,4 @@
-//! The engine's rules as conversations: `tests/testdata/scenarios/*.txt`, at least one file for each rule of the
+//! The engine's rules as scenarios: `tests/testdata/scenarios/*.txt`, at least one file for each rule of the
 //! rollout. A file is a list of scenarios (`== title`), each on an empty key; a scenario is a list of commands with
 //! their times, `----`, and the answers up to the next blank line. `UPDATE_GOLDEN=1 cargo test --test
 //! engine_scenarios` writes what the engine answers now: read the difference against the rule before committing it.
@@ -64,7 +64,7 @@ fn played(text: &str) -> String {
 }
 
 #[test]
-fn every_conversation_goes_as_written() {
+fn scenarios_are_unchanged() {
     let update = test_support::updates_golden();
     let mut wrong = Vec::new();
     let files = files();
@@ -96,7 +96,7 @@ fn every_conversation_goes_as_written() {
 
 /// Each numbered rule has its file, with something that must happen and something that must not.
 #[test]
-fn every_rule_has_its_conversations() {
+fn every_rule_has_scenarios() {
     let files = files();
     for rule in 1..=14 {
         let prefix = format!("4.{rule:02}_");

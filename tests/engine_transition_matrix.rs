@@ -1,6 +1,6 @@
 //! The transition matrix: every status × every command, computed from the engine and compared with
-//! `tests/testdata/transition_matrix.txt`. `UPDATE_GOLDEN=1 cargo test --test engine_transition_matrix` writes it anew: read the
-//! difference against the rules before committing it.
+//! `tests/testdata/transition_matrix.txt`. `UPDATE_GOLDEN=1 cargo test --test engine_transition_matrix` writes it
+//! anew: read the difference against the rules before committing it.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -86,7 +86,8 @@ fn at(setup: &str) -> World {
     world
 }
 
-/// An answer in one line: the code of a refusal with its words, or the reply, the status after it and the events' names.
+/// An answer in one line: the code of a refusal with its words, or the reply, the status after it and the events'
+/// names.
 fn cell(world: &World, now: u64, command: &str) -> String {
     let mut after = world.clone();
     let answer = after.run(&format!("@{now} {command}"));
@@ -150,7 +151,7 @@ fn matrix() -> String {
 }
 
 #[test]
-fn every_status_takes_every_command_as_written() {
+fn transition_matrix_is_unchanged() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/transition_matrix.txt");
     let now = matrix();
     if test_support::updates_golden() {
@@ -165,7 +166,7 @@ fn every_status_takes_every_command_as_written() {
 
 /// The first world of each status is really in it.
 #[test]
-fn every_status_is_there() {
+fn transition_matrix_covers_every_status() {
     use redis_deploy::engine::deployment::Status;
     for status in Status::ALL {
         let there = STATUSES

@@ -1,15 +1,15 @@
 //! The layers of the sources: imports point downward, and no files import each other in a circle.
 //!
-//! Reads the import paths of all files (`use` trees, and paths in code that begin with `crate`, `super`, `self` or a child
-//! module) and follows names that a `mod.rs` re-exports to the file that defines them. A re-export in a `mod.rs` of what
-//! its own children define is no import.
+//! Reads the import paths of all files (`use` trees, and paths in code that begin with `crate`, `super`, `self` or a
+//! child module) and follows names that a `mod.rs` re-exports to the file that defines them. A re-export in a
+//! `mod.rs` of what its own children define is no import.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// A folder and its floors, from the ground to the top. A name covers a file or a folder in it; `mod` is the folder's own
-/// `mod.rs`. A file may import from its own floor and from those below.
+/// A folder and its floors, from the ground to the top. A name covers a file or a folder in it; `mod` is the folder's
+/// own `mod.rs`. A file may import from its own floor and from those below.
 struct Layers {
     folder: &'static str,
     floors: &'static [&'static [&'static str]],
@@ -196,8 +196,7 @@ struct Source {
 impl Sources {
     fn read() -> Sources {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut files = Vec::new();
-        collect(&root.join("src"), &mut files);
+        let files = test_support::rust_files(&root.join("src"));
         assert!(files.len() > 40, "these are not the sources");
         let texts: Vec<(String, String)> = files
             .iter()
@@ -300,17 +299,6 @@ impl Sources {
         let globs = reexports().filter(|mention| mention.name.is_none());
         let mut targets = globs.filter_map(|mention| self.resolve(module, &mention.path, depth + 1));
         targets.find(|target| self.modules[target].parsed.defined.contains(name))
-    }
-}
-
-fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("the sources") {
-        let path = entry.expect("a file").path();
-        if path.is_dir() {
-            collect(&path, found);
-        } else if path.extension().is_some_and(|ext| ext == "rs") {
-            found.push(path);
-        }
     }
 }
 

@@ -1,5 +1,4 @@
-//! Promise: the README is true. Its tour is typed into a real `redis-cli` at a real server, and what comes back is what the
-//! page shows; its reference names everything that there is to name.
+//! The README: the commands of its tour give the shown output in a real `redis-cli`, and its reference is complete.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -32,7 +31,7 @@ fn tour() -> Vec<(&'static str, Vec<&'static str>)> {
     steps
 }
 
-/// What redis-cli shows at its prompt.
+/// Returns the output of redis-cli at its prompt.
 fn typed(port: u16, command: &str) -> Vec<String> {
     let mut cli = Command::new("redis-cli");
     cli.args(["-3", "--no-raw", "-p", &port.to_string()]);
@@ -57,7 +56,7 @@ fn masked(line: &str) -> String {
     masked.trim_end().to_string()
 }
 
-/// Whether the lines are those shown, where `…` stands for any number of them.
+/// Returns whether the lines are those shown, where `…` stands for any number of them.
 fn is_as_shown(shown: &[String], lines: &[String]) -> bool {
     match (shown.split_first(), lines.split_first()) {
         (None, None) => true,
@@ -70,7 +69,7 @@ fn is_as_shown(shown: &[String], lines: &[String]) -> bool {
 }
 
 #[test]
-fn the_tour_is_as_shown() {
+fn readme_tour_gives_the_shown_output() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let steps = tour();
     assert!(steps.len() > 15, "{} steps", steps.len());
@@ -88,7 +87,7 @@ fn the_tour_is_as_shown() {
 }
 
 #[test]
-fn what_is_shown_is_compared() {
+fn tour_comparison_finds_differences() {
     let lines = |text: &str| text.split(' ').map(str::to_string).collect::<Vec<_>>();
     assert!(is_as_shown(&lines("a … d"), &lines("a b c d")));
     assert!(is_as_shown(&lines("a … b …"), &lines("a b")));
@@ -99,14 +98,14 @@ fn what_is_shown_is_compared() {
     assert_eq!(masked("3# \"version\" => (integer) 12"), "3# \"version\" => (integer) 12");
 }
 
-/// Whether the page has a word, by itself or as the end of a list such as `deploy_refused_err`, `…_limit`.
+/// Returns whether the page has a word, by itself or as the end of a list such as `deploy_refused_err`, `…_limit`.
 fn names(text: &str, word: &str, prefixes: &[&str]) -> bool {
     let short = |prefix: &&str| word.strip_prefix(*prefix).is_some_and(|rest| text.contains(&format!("`…_{rest}`")));
     text.contains(&format!("`{word}`")) || prefixes.iter().any(short)
 }
 
 #[test]
-fn the_reference_leaves_nothing_out() {
+fn readme_reference_is_complete() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
 
@@ -159,7 +158,7 @@ fn the_reference_leaves_nothing_out() {
 
 /// Files that the page speaks of are there.
 #[test]
-fn links_and_paths_lead_somewhere() {
+fn readme_links_and_paths_exist() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let links = README.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
     let quoted = README.split('`').skip(1).step_by(2);

@@ -1,6 +1,5 @@
-//! Promise: no arguments whatever end the server or leave it without an answer (rule 3, "Errors"). A parser that reads the
-//! server's own strings can be fuzzed inside a server only: this sends it commands that are nearly right, a seed's worth,
-//! and asks afterwards whether all is as it was.
+//! Fuzzing of the argument parser: no arguments end the server or leave it without a reply (rule 3, "Errors"). The
+//! parser reads the server's own strings and runs only inside one, which gets random commands that are nearly valid.
 
 use std::collections::BTreeMap;
 use test_support::prelude::*;
@@ -203,7 +202,7 @@ fn nearly_right(rng: &mut Rng, manifests: &[String]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn no_arguments_whatever_end_the_server() {
+fn arbitrary_arguments_do_not_end_the_server() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &[]);
         let mut client = server.client();

@@ -1,5 +1,5 @@
-//! Promise: what the server tells about the commands (COMMAND INFO, DOCS, GETKEYS, ACL CAT, redis-cli's hints) is what they
-//! are, on every server: each option that is documented is taken, and each that is taken is documented.
+//! Command metadata (COMMAND INFO, DOCS, GETKEYS, ACL CAT, redis-cli's hints) on every server: each documented option
+//! is accepted, and each accepted one is documented.
 
 use redis::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,7 +52,7 @@ fn texts(value: &Value) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_server_knows_what_each_command_does_and_to_which_key() {
+fn command_info_reports_flags_and_key_access() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -102,7 +102,7 @@ fn the_server_knows_what_each_command_does_and_to_which_key() {
 }
 
 #[test]
-fn the_server_finds_the_key_of_each_command() {
+fn command_getkeys_finds_the_key() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -261,7 +261,7 @@ fn prepared(server: &Server) -> Client {
 }
 
 #[test]
-fn every_command_says_what_it_is() {
+fn command_docs_describe_every_command() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -280,7 +280,7 @@ fn every_command_says_what_it_is() {
 
 /// Every option that is documented, in each way in which it may be written, is taken in a call that is right otherwise.
 #[test]
-fn every_documented_option_is_taken() {
+fn documented_options_are_accepted() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = prepared(&server);
@@ -320,12 +320,11 @@ fn every_documented_option_is_taken() {
     });
 }
 
-/// All words in capitals of the shell's sources: whatever keyword a parser knows is among them.
+/// Returns all words in capitals of the sources, among which are all keywords of the parsers.
 fn words_of_the_sources() -> BTreeSet<String> {
     let mut words: BTreeSet<String> = BTreeSet::new();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/redis");
-    for entry in folder.read_dir().expect("the shell's sources").flatten().filter(|entry| entry.path().is_file()) {
-        let source = std::fs::read_to_string(entry.path()).expect("readable");
+    for path in test_support::rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let source = std::fs::read_to_string(path).expect("readable");
         let is_word =
             |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
         words.extend(source.split('"').filter(is_word).map(str::to_string));
@@ -336,9 +335,9 @@ fn words_of_the_sources() -> BTreeSet<String> {
     words
 }
 
-/// What a parser takes behind a command's first words is what is documented, and nothing else.
+/// Compares the options that a parser accepts with those that are documented.
 #[test]
-fn every_option_that_is_taken_is_documented() {
+fn accepted_options_are_documented() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = prepared(&server);
@@ -369,9 +368,9 @@ fn every_option_that_is_taken_is_documented() {
     });
 }
 
-/// Words out of closed sets: a wrong one is answered with those that are documented.
+/// Compares the values of closed sets that an error lists with those that are documented.
 #[test]
-fn every_word_that_is_taken_is_documented() {
+fn accepted_values_are_documented() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = prepared(&server);
@@ -412,7 +411,7 @@ fn every_word_that_is_taken_is_documented() {
 // ---------------------------------------------------------------------------------------------- hints
 
 #[test]
-fn redis_cli_hints_at_what_may_follow() {
+fn redis_cli_shows_syntax_hints() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut session = Session::start(&server);

@@ -1,5 +1,4 @@
-//! Promise: every command replies what rules 3 and 7 say, in RESP2, RESP3 and JSON, and a rollout can be led from its
-//! beginning to its end by any client.
+//! Commands: replies as in rules 3 and 7, in RESP2, RESP3 and JSON, through whole rollouts.
 
 use redis::Value;
 use serde_json::{json, Value as Json};
@@ -56,7 +55,7 @@ fn assert_begins_with(names: &[&str], contract: &[&str]) {
 // ---------------------------------------------------------------------------------------------- whole rollouts
 
 #[test]
-fn a_rollout_from_the_first_deploy_over_a_canary_to_a_rollback() {
+fn rollout_with_canary_and_rollback_completes() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -119,7 +118,7 @@ fn a_rollout_from_the_first_deploy_over_a_canary_to_a_rollback() {
 }
 
 #[test]
-fn a_rolling_update_replaces_as_many_at_a_time_as_it_may() {
+fn rolling_update_respects_max_parallel() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let agents = ["a", "b", "c", "d", "e"];
@@ -141,7 +140,7 @@ fn a_rolling_update_replaces_as_many_at_a_time_as_it_may() {
 }
 
 #[test]
-fn manifests_of_all_shapes_give_their_nodes() {
+fn nodes_are_read_from_all_manifest_shapes() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let at_the_top = json!({"type": "service", "nodes": [{"node_id": "one"}, {"node_id": "two"}]});
@@ -164,7 +163,7 @@ fn manifests_of_all_shapes_give_their_nodes() {
 }
 
 #[test]
-fn an_option_is_stronger_than_the_manifest_and_that_than_the_default() {
+fn options_override_the_manifest_and_defaults() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let manifest = json!({
@@ -196,7 +195,7 @@ fn start_rollout(server: &Server) -> Client {
 }
 
 #[test]
-fn reading_commands_say_the_same_in_resp2_resp3_and_json() {
+fn reading_commands_agree_in_resp2_resp3_and_json() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut resp2 = start_rollout(&server);
@@ -235,7 +234,7 @@ fn as_text(value: &mut Json) {
 }
 
 #[test]
-fn status_has_the_contracts_fields_in_the_contracts_order() {
+fn status_has_the_documented_fields_in_order() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = start_rollout(&server);
     let record = client.status(KEY);
@@ -290,7 +289,7 @@ fn status_has_the_contracts_fields_in_the_contracts_order() {
 }
 
 #[test]
-fn history_version_tasks_list_and_receipts_have_the_contracts_fields() {
+fn history_version_tasks_list_and_receipts_have_the_documented_fields() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = start_rollout(&server);
 
@@ -377,7 +376,7 @@ fn list_pages_filters_and_matches() {
 // ---------------------------------------------------------------------------------------------- effects and states
 
 #[test]
-fn repeating_a_command_that_has_had_its_effect_changes_nothing() {
+fn repeated_commands_change_nothing() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = start_rollout(&server);
     for command in ["DEPLOY.PAUSE", "DEPLOY.RESUME"] {
@@ -393,7 +392,7 @@ fn repeating_a_command_that_has_had_its_effect_changes_nothing() {
 }
 
 #[test]
-fn a_request_id_makes_a_retry_safe() {
+fn request_id_makes_retries_idempotent() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let options = [&SLOW[..], &["REQUEST", "r-1"]].concat();
@@ -405,7 +404,7 @@ fn a_request_id_makes_a_retry_safe() {
 }
 
 #[test]
-fn guards_and_states_are_refused_with_their_codes() {
+fn failed_guards_and_wrong_states_are_rejected_with_their_codes() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = start_rollout(&server);
     for command in ["PROMOTE", "PAUSE", "RESUME", "FAIL", "ROLLBACK"] {
@@ -436,7 +435,7 @@ fn guards_and_states_are_refused_with_their_codes() {
 }
 
 #[test]
-fn a_pause_gives_no_tasks_and_a_resume_goes_on_at_once() {
+fn pause_issues_no_tasks_and_resume_continues_at_once() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
@@ -456,7 +455,7 @@ fn a_pause_gives_no_tasks_and_a_resume_goes_on_at_once() {
 }
 
 #[test]
-fn a_failed_report_fails_the_deployment_and_says_why() {
+fn failed_report_fails_the_deployment_with_the_reason() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = start_rollout(&server);
     client.call(&["DEPLOY.REPORT", KEY, "agent-1", "failed", "REASON", "exit status 3"]);
@@ -472,7 +471,7 @@ fn a_failed_report_fails_the_deployment_and_says_why() {
 }
 
 #[test]
-fn every_command_is_one_that_the_server_knows() {
+fn server_knows_every_command() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let commands = [

@@ -1,5 +1,5 @@
-//! Promise: the configuration is the server's own way of configuring. Every value has a range and an effect; a bad one
-//! is refused, and stops a start with a line that says why; CONFIG REWRITE keeps what was set.
+//! Configuration by the server's own means: every value has a range and an effect, an invalid one is rejected and
+//! stops a start with the reason, and CONFIG REWRITE keeps changes.
 
 use redis::Value;
 use serde_json::json;
@@ -33,7 +33,7 @@ fn get(client: &mut Client, name: &str) -> String {
 }
 
 #[test]
-fn every_name_has_its_default_and_its_range() {
+fn configurations_have_defaults_and_ranges() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -74,7 +74,7 @@ fn every_name_has_its_default_and_its_range() {
 }
 
 #[test]
-fn every_value_has_its_effect_at_once() {
+fn configuration_changes_take_effect_at_once() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let set = |name: &str, value: &str| drop(server.client().call(&["CONFIG", "SET", name, value]));
@@ -167,7 +167,7 @@ impl Drop for FromFile {
 }
 
 #[test]
-fn what_was_set_is_kept_by_a_rewrite() {
+fn config_rewrite_keeps_changed_values() {
     on_each_server(|kind| {
         let arguments = "loadmodule MODULE history-max 7 deploy.EVENTS-MAX 70 manifest-max-bytes 2mb publish Sharded";
         let mut server = FromFile::launch(kind, &format!("{arguments}\ndeploy.events-max 30\ndeploy.agents-max 5"));
@@ -215,7 +215,7 @@ fn what_was_set_is_kept_by_a_rewrite() {
 }
 
 #[test]
-fn a_bad_value_stops_the_start_with_a_line_that_says_why() {
+fn invalid_configuration_stops_the_start_with_the_reason() {
     on_each_server(|kind| {
         for (lines, says) in [
             ("loadmodule MODULE\ndeploy.history-max 0", "deploy.history-max"),
@@ -244,7 +244,7 @@ fn a_bad_value_stops_the_start_with_a_line_that_says_why() {
 }
 
 #[test]
-fn configuration_takes_part_in_nothing_else() {
+fn replication_is_independent_of_the_replicas_configuration() {
     // What is decided is replicated as what happened: a replica with other limits holds the same.
     let primary = Server::start(ServerKind::Redis70, &[]);
     let replica = Server::start(ServerKind::Redis70, &[]);

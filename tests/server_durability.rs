@@ -1,5 +1,6 @@
-//! Promise: what was acknowledged is kept. A server that writes its append-only file at each command may be killed at any
-//! moment, in mid rollout, in mid rewrite, and every command that was answered is there when it starts again, whole.
+//! Durability: acknowledged commands are kept. A server that writes its append-only file at each command may be
+//! killed at any moment, in mid rollout, in mid rewrite, and every command that was answered is there when it starts
+//! again, whole.
 //!
 //! `REDIS_DEPLOY_LONG=1` kills a hundred times instead of ten.
 
@@ -11,7 +12,7 @@ use test_support::prelude::*;
 use test_support::rng::Rng;
 use test_support::rollout::*;
 
-/// What one writer was told: of each key, the reasons of the commands that were answered, in order.
+/// Acknowledgements of one writer: for each key, the reasons of the answered commands, in order.
 #[derive(Default)]
 struct Acknowledged {
     reasons: BTreeMap<String, Vec<String>>,
@@ -74,7 +75,7 @@ fn write_until_the_end(mut client: Client, writer: u64, round: u64, over: &Atomi
 }
 
 #[test]
-fn every_acknowledged_command_survives_a_kill() {
+fn acknowledged_commands_survive_a_kill() {
     let rounds = if is_long_run() { 100 } else { 10 };
     on_each_server(|kind| {
         let seed = unix_ms();

@@ -1,6 +1,6 @@
-//! Promise: a replica is its primary's equal, byte for byte, whatever goes on; it decides nothing, however long it is
-//! left alone; and once it is promoted, by hand, by FAILOVER or by Sentinel, it goes on under the same deadlines, and
-//! the old primary comes back as its equal.
+//! Failover: a replica equals its primary byte for byte and decides nothing, however long it is disconnected.
+//! Promoted by hand, by FAILOVER or by Sentinel, it continues under the same deadlines, and the old primary becomes
+//! its equal replica.
 
 use serde_json::{json, Value as Json};
 use std::process::{Child, Command, Stdio};
@@ -40,7 +40,7 @@ fn assert_taken_over(client: &mut Client, before: &Json) {
 }
 
 #[test]
-fn replicas_and_their_replicas_are_equal_under_random_traffic() {
+fn chained_replicas_stay_equal_under_a_random_workload() {
     let asked = std::env::var("REDIS_DEPLOY_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
     let (seeds, steps) = if is_long_run() { (1..=4, 2_000) } else { (1..=1, 500) };
     let seeds: Vec<u64> = asked.map_or(seeds.collect(), |seed| vec![seed]);
@@ -77,7 +77,7 @@ fn replicas_and_their_replicas_are_equal_under_random_traffic() {
 }
 
 #[test]
-fn a_replica_decides_nothing_however_long_it_is_cut_off() {
+fn disconnected_replica_decides_nothing() {
     on_each_server(|kind| {
         let primary = Server::start(kind, &[]);
         // A writable one: nothing but the module itself keeps its timer from writing.
@@ -132,7 +132,7 @@ fn a_replica_decides_nothing_however_long_it_is_cut_off() {
 }
 
 #[test]
-fn a_partial_resync_brings_what_was_missed_and_its_events_once() {
+fn partial_resync_delivers_missed_changes_and_events_once() {
     on_each_server(|kind| {
         let (primary, replica) = pair(kind, &[]);
         let heard = Subscriber::start(&replica, EVERYTHING);
@@ -176,7 +176,7 @@ fn force_a_full_resync(primary: &Server, replica: &Server, then: impl FnOnce(&mu
 }
 
 #[test]
-fn a_full_resync_replaces_everything_with_and_without_disks() {
+fn full_resync_replaces_all_records_with_and_without_disk() {
     on_each_server(|kind| {
         let (primary, replica) = pair(kind, &["--repl-backlog-size", "16kb"]);
         let mut client = primary.client();
@@ -207,7 +207,7 @@ fn a_full_resync_replaces_everything_with_and_without_disks() {
 }
 
 #[test]
-fn a_replica_that_swaps_databases_tells_the_old_until_it_has_the_new() {
+fn replica_serves_old_records_until_a_swapdb_load_completes() {
     on_each_server(|kind| {
         let diskless = ["--repl-diskless-sync", "yes", "--repl-diskless-load", "swapdb"];
         let small = ["--repl-backlog-size", "16kb", "--rdbcompression", "no"];
@@ -247,7 +247,7 @@ fn a_replica_that_swaps_databases_tells_the_old_until_it_has_the_new() {
 }
 
 #[test]
-fn promoted_by_hand_it_goes_on_under_the_same_deadlines() {
+fn manual_promotion_keeps_deadlines() {
     on_each_server(|kind| {
         let (mut primary, replica) = pair(kind, &[]);
         let before = primary.client().begin_rollout(KEY, 1_000);
@@ -280,7 +280,7 @@ fn promoted_by_hand_it_goes_on_under_the_same_deadlines() {
 }
 
 #[test]
-fn promoted_by_failover_it_goes_on_under_the_same_deadlines() {
+fn failover_keeps_deadlines() {
     on_each_server(|kind| {
         let (first, second) = pair(kind, &[]);
         let full = first.client().info("stats", "sync_full");
@@ -357,7 +357,7 @@ impl Drop for Sentinel {
 }
 
 #[test]
-fn promoted_by_sentinel_it_goes_on_and_the_old_primary_decides_nothing_any_more() {
+fn sentinel_failover_keeps_deadlines_and_fences_the_old_primary() {
     on_each_server(|kind| {
         // With these two settings a primary that has lost its replicas cannot write, so the one that Sentinel gave up,
         // and which comes back without knowing it, does nothing until it is told.
@@ -422,7 +422,7 @@ fn promoted_by_sentinel_it_goes_on_and_the_old_primary_decides_nothing_any_more(
 }
 
 #[test]
-fn whoever_waits_on_a_replica_is_answered_and_on_a_primary_that_steps_down_is_told() {
+fn blocked_clients_are_answered_on_replicas_and_unblocked_on_demoted_primaries() {
     on_each_server(|kind| {
         let (mut primary, mut replica) = pair(kind, &[]);
         let mut client = primary.client();

@@ -1,10 +1,8 @@
-//! Promise: what the server's own commands do to a key, they do to a deployment: the record goes where the key goes, its
-//! rollout goes on there and only there, and the listing, the numbers of INFO and the timers know it (rule 6,
-//! "Persistence").
+//! Generic key commands: the record moves with its key, its rollout continues there and only there, and the listing,
+//! INFO and the timers follow (rule 6, "Persistence").
 //!
-//! Each case does one thing to a record in mid rollout whose next step is due shortly and can only come from the timer;
-//! nobody reports anything until it has come. What was done to the key is right when that step happens under the new
-//! name, and a full scan finds what the listing lists.
+//! Each case does one thing to a record in mid rollout whose next step is due shortly and can only come from the
+//! timer. It passes when that step happens under the new name, and a full scan agrees with the listing.
 
 use redis::Value;
 use serde_json::json;
@@ -32,7 +30,7 @@ fn channels_since(published: &Subscriber, client: &mut Client, already: usize) -
 }
 
 #[test]
-fn rename_takes_the_rollout_along() {
+fn rename_moves_the_rollout() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let published = Subscriber::start(&server, CHANNELS);
@@ -84,7 +82,7 @@ fn rename_takes_the_rollout_along() {
 }
 
 #[test]
-fn copies_go_on_each_by_itself() {
+fn copies_continue_independently() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -116,7 +114,7 @@ fn copies_go_on_each_by_itself() {
 }
 
 #[test]
-fn move_takes_the_rollout_to_another_database() {
+fn move_moves_the_rollout_to_another_database() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -133,7 +131,7 @@ fn move_takes_the_rollout_to_another_database() {
 }
 
 #[test]
-fn swapped_databases_swap_their_rollouts() {
+fn swapdb_swaps_rollouts() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -164,7 +162,7 @@ fn swapped_databases_swap_their_rollouts() {
 }
 
 #[test]
-fn a_restored_dump_goes_on() {
+fn restored_dump_continues() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -195,7 +193,7 @@ fn a_restored_dump_goes_on() {
 }
 
 #[test]
-fn a_migrated_record_goes_on_there() {
+fn migrated_record_continues_on_the_target() {
     on_each_server(|kind| {
         let (here, there) = (Server::start(kind, &[]), Server::start(kind, &[]));
         let (mut ours, mut theirs) = (here.client(), there.client());
@@ -230,7 +228,7 @@ const ENDS: [&[&str]; 7] = [
 ];
 
 #[test]
-fn what_is_deleted_does_nothing_any_more() {
+fn deleted_records_have_no_effects() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -262,7 +260,7 @@ fn what_is_deleted_does_nothing_any_more() {
 }
 
 #[test]
-fn expiry_ends_a_record_at_its_time_and_not_before() {
+fn expiry_removes_a_record_at_its_time() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -300,7 +298,7 @@ fn expiry_ends_a_record_at_its_time_and_not_before() {
 }
 
 #[test]
-fn a_flush_ends_what_it_flushes_and_nothing_else() {
+fn flush_removes_only_the_flushed_databases() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let replica = Server::start(kind, &[]);
@@ -338,7 +336,7 @@ fn a_flush_ends_what_it_flushes_and_nothing_else() {
 }
 
 #[test]
-fn a_reload_leaves_all_databases_start_rollout() {
+fn reload_keeps_rollouts_in_all_databases() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -368,7 +366,7 @@ fn a_reload_leaves_all_databases_start_rollout() {
 }
 
 #[test]
-fn evicted_records_leave_the_listing_and_their_timers() {
+fn evicted_records_leave_index_and_timers() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &["--maxmemory-policy", "allkeys-lru"]);
         let mut client = server.client();
@@ -411,7 +409,7 @@ fn client_status(server: &Server, key: &str) -> serde_json::Value {
 }
 
 #[test]
-fn digests_tell_equal_records_from_others() {
+fn debug_digest_distinguishes_records() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -451,7 +449,7 @@ fn digests_tell_equal_records_from_others() {
 }
 
 #[test]
-fn the_servers_own_questions_get_answers() {
+fn object_and_debug_commands_work_on_records() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -492,7 +490,7 @@ fn restore_idle(client: &mut Client, seconds: u64) {
 }
 
 #[test]
-fn active_defragmentation_does_no_harm() {
+fn active_defragmentation_keeps_records_intact() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &[]);
         let mut client = server.client();

@@ -1,5 +1,5 @@
-//! Promise: a record that is over and that nobody asks about rests, in a third of the memory; nobody can tell, but by
-//! INFO. What is loaded rests until somebody asks for it or its time comes, and is on time all the same.
+//! Idle records: a finished record that is not accessed is kept encoded, in a third of the memory, which only INFO
+//! shows. A loaded record stays encoded until it is accessed or has a deadline due, which it meets.
 
 use serde_json::Value as Json;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ fn digest(client: &mut Client) -> String {
 }
 
 #[test]
-fn nobody_can_tell_that_a_record_rests() {
+fn idle_records_reply_and_dump_unchanged() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -76,7 +76,7 @@ fn nobody_can_tell_that_a_record_rests() {
 }
 
 #[test]
-fn a_change_finds_the_record_as_it_was_and_the_log_goes_on() {
+fn changes_to_idle_records_continue_their_log() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -103,7 +103,7 @@ fn a_change_finds_the_record_as_it_was_and_the_log_goes_on() {
 }
 
 #[test]
-fn what_goes_on_or_waits_for_a_time_does_not_rest() {
+fn active_records_and_records_with_deadlines_are_not_encoded() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -130,7 +130,7 @@ fn what_goes_on_or_waits_for_a_time_does_not_rest() {
 }
 
 #[test]
-fn it_rests_wherever_it_goes() {
+fn generic_commands_work_on_idle_records() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -179,7 +179,7 @@ fn it_rests_wherever_it_goes() {
 }
 
 #[test]
-fn what_is_loaded_rests_and_is_on_time() {
+fn loaded_records_stay_encoded_and_keep_their_deadlines() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -214,7 +214,7 @@ fn what_is_loaded_rests_and_is_on_time() {
 
 /// Nobody asks for it: its time comes, and wakes it.
 #[test]
-fn a_time_wakes_what_was_loaded() {
+fn deadlines_decode_loaded_records() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -230,7 +230,7 @@ fn a_time_wakes_what_was_loaded() {
 }
 
 #[test]
-fn it_rests_on_replicas_as_well() {
+fn idle_records_are_encoded_on_replicas() {
     on_each_server(|kind| {
         let (primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
         let (mut client, mut other) = (primary.client(), replica.client());

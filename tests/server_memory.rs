@@ -1,8 +1,8 @@
-//! Promise: what a record costs is told to within a tenth, is given back, and has an end: with `maxmemory` reached, what
-//! begins something is refused as the server refuses its own (`OOM`), what follows, holds or ends a rollout is taken, as
-//! DEL is, and timers wait until there is room (rule 6).
+//! Memory: MEMORY USAGE is accurate within a tenth, and deleted records free their memory. At `maxmemory`, commands
+//! that begin something are rejected (`OOM`), those that follow, pause or end a rollout are accepted, as DEL is, and
+//! timers wait (rule 6).
 //!
-//! | refused with `OOM` | taken |
+//! | rejected with `OOM` | accepted |
 //! | --- | --- |
 //! | DEPLOY, ROLLBACK, PROMOTE, RESUME, TAG, REGISTER | REPORT, CHECK, DEREGISTER, PAUSE, FAIL, STOP, UNTAG |
 
@@ -71,7 +71,7 @@ const SHAPES: [(&str, Making); 5] = [
 ];
 
 #[test]
-fn memory_usage_is_told_to_within_a_tenth() {
+fn memory_usage_is_accurate_within_ten_percent() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -103,7 +103,7 @@ fn memory_usage_is_told_to_within_a_tenth() {
 }
 
 #[test]
-fn what_is_deleted_is_given_back() {
+fn deleted_records_free_their_memory() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -142,7 +142,7 @@ fn fill(client: &mut Client, full: bool) {
 }
 
 #[test]
-fn with_memory_used_up_what_begins_is_refused_and_what_ends_is_taken() {
+fn commands_that_end_rollouts_are_accepted_at_maxmemory() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &["--maxmemory-policy", "noeviction"]);
@@ -200,7 +200,7 @@ fn with_memory_used_up_what_begins_is_refused_and_what_ends_is_taken() {
 }
 
 #[test]
-fn timers_wait_while_memory_is_used_up() {
+fn timers_wait_at_maxmemory() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &["--maxmemory-policy", "noeviction"]);
@@ -211,10 +211,7 @@ fn timers_wait_while_memory_is_used_up() {
         assert!(client.refused(&["SET", "x", "y"]).starts_with("OOM "));
         let record = client.status(KEY);
         let Some(due) = record["deadlines"]["next_at"].as_u64().filter(|_| record["status"] == "running") else {
-            return skip(
-                "timers_wait_while_memory_is_used_up",
-                "the machine is too slow: the verdict was given before",
-            );
+            return skip("timers_wait_at_maxmemory", "the machine is too slow: the verdict was given before");
         };
         let revision = number(&record["revision"]);
         wait_until("the verdict's time to pass", || unix_ms() > due + 300);

@@ -1,5 +1,5 @@
-//! Promise: an operator sees what goes on by the server's own means: INFO, the log, SLOWLOG, LATENCY, MONITOR, command
-//! statistics; each at a cost and a length that does not grow with what is deployed.
+//! Observability by the server's own means (INFO, the log, SLOWLOG, LATENCY, MONITOR, command statistics), at a cost
+//! and a length that do not grow with the number of deployments.
 
 use serde_json::{json, Value as Json};
 use std::io::{BufRead, BufReader, Write};
@@ -47,7 +47,7 @@ fn fields_of(section: &str) -> Vec<(String, u64)> {
 }
 
 #[test]
-fn info_tells_every_number_and_they_are_true() {
+fn info_fields_are_complete_and_correct() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -103,7 +103,7 @@ fn info_tells_every_number_and_they_are_true() {
 }
 
 #[test]
-fn info_costs_the_same_however_many_deployments_there_are() {
+fn info_cost_is_independent_of_the_number_of_deployments() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     // The least of several rounds: what else the machine does only adds to it.
@@ -127,7 +127,7 @@ fn info_costs_the_same_however_many_deployments_there_are() {
 }
 
 #[test]
-fn the_log_tells_of_the_start_of_loads_and_of_delays() {
+fn start_loads_and_delays_are_logged() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &[]);
         let line = |log: &str, part: &str| log.lines().find(|line| line.contains(part)).map(str::to_string);
@@ -155,7 +155,7 @@ fn the_log_tells_of_the_start_of_loads_and_of_delays() {
 }
 
 #[test]
-fn what_a_client_can_repeat_does_not_fill_the_log() {
+fn client_errors_are_logged_at_a_limited_rate() {
     on_each_server(|kind| {
         let server = Server::start(kind, &["--rdbcompression", "no"]);
         let mut client = server.client();
@@ -195,7 +195,7 @@ fn monitor(server: &Server) -> Arc<Mutex<Vec<String>>> {
 }
 
 #[test]
-fn slow_log_latency_and_monitor_show_commands_and_no_megabytes() {
+fn slowlog_latency_and_monitor_show_shortened_commands() {
     on_each_server(|kind| {
         let server = Server::start(kind, &["--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000"]);
         let mut client = server.client();

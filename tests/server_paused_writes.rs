@@ -1,5 +1,5 @@
-//! Promise: while the server holds traffic to its replicas back, whatever falls due waits: the server does not end
-//! itself, nothing is lost, and what was due happens as soon as it may, on whoever is the primary then.
+//! Paused writes (CLIENT PAUSE, failover, shutdown): deadlines wait, the server does not abort, nothing is lost, and
+//! what was due happens as soon as writes are allowed, on the primary of that time.
 
 use serde_json::{json, Value as Json};
 use test_support::cluster::Cluster;
@@ -22,7 +22,7 @@ fn wait_for_link(replica: &Server) {
     wait_until("the link to the primary", || replica.client().info("replication", "master_link_status") == "up");
 }
 
-/// What it is that falls due at a key, and what it leads to.
+/// The kind of deadline at a key, and the status to which it leads.
 const DUE: [(&str, &str); 4] =
     [("verdict", "successful"), ("deadline", "failed"), ("progress", "failed"), ("ttl", "successful")];
 
@@ -31,8 +31,8 @@ fn named(tag: &str, key: &str) -> String {
     format!("{tag}{key}")
 }
 
-/// Writes keys of which each kind of deadline is due in about a second. Returns the time by which all are due, or None where
-/// the machine is too slow.
+/// Writes keys of which each kind of deadline is due in about a second. Returns the time by which all are due, or
+/// None where the machine is too slow.
 fn begin_everything(client: &mut Client, tag: &str) -> Option<u64> {
     let until = unix_ms() + 1_100;
     for (key, _) in DUE {
@@ -55,7 +55,7 @@ fn statuses(client: &mut Client, tag: &str) -> Vec<Json> {
     DUE.iter().map(|(key, _)| client.status(&named(tag, key))).collect()
 }
 
-/// All of it has happened, once, and none of it before `not_before`.
+/// Asserts that all deadlines have fired, once, and not before `not_before`.
 fn assert_everything_happened(client: &mut Client, tag: &str, not_before: u64) {
     for (key, status) in DUE {
         client.wait_for_status(&named(tag, key), status);
@@ -76,7 +76,7 @@ fn assert_everything_happened(client: &mut Client, tag: &str, not_before: u64) {
 }
 
 #[test]
-fn what_falls_due_in_a_client_pause_happens_after_it() {
+fn deadlines_in_a_client_pause_fire_after_it() {
     on_each_server(|kind| {
         for how in ["WRITE", "ALL"] {
             let (mut primary, replica) = pair(kind, &[]);
@@ -103,7 +103,7 @@ fn what_falls_due_in_a_client_pause_happens_after_it() {
 }
 
 #[test]
-fn what_falls_due_in_a_failover_happens_on_whoever_is_primary_after_it() {
+fn deadlines_in_a_failover_fire_on_the_later_primary() {
     on_each_server(|kind| {
         // The replica is stopped, so the primary waits for it: it is given up at a timeout, given up on request, or
         // carried through as the replica comes back.
@@ -156,7 +156,7 @@ fn what_falls_due_in_a_failover_happens_on_whoever_is_primary_after_it() {
 }
 
 #[test]
-fn what_falls_due_in_a_shutdown_that_waits_happens_after_it_or_after_the_next_start() {
+fn deadlines_in_a_waiting_shutdown_fire_after_abort_or_restart() {
     on_each_server(|kind| {
         // It waits for the replica, which is stopped, up to 60 seconds.
         let (mut primary, replica) =
@@ -204,9 +204,9 @@ fn what_falls_due_in_a_shutdown_that_waits_happens_after_it_or_after_the_next_st
     });
 }
 
-/// Everything that a replica-less primary could trip over, too: the pause alone is what the server asserts on.
+/// Even without replicas the server asserts that nothing is written in a pause.
 #[test]
-fn a_primary_without_replicas_waits_as_well() {
+fn client_pause_defers_deadlines_without_replicas() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &["--appendonly", "yes"]);
         let mut client = server.client();
@@ -227,7 +227,7 @@ fn a_primary_without_replicas_waits_as_well() {
 
 /// The other primaries, which would have to vote, are stopped: so the primary holds its traffic back for seconds.
 #[test]
-fn what_falls_due_in_a_cluster_failover_happens_on_whoever_is_primary_after_it() {
+fn deadlines_in_a_cluster_failover_fire_on_the_later_primary() {
     on_each_server(|kind| {
         for is_voted_for in [true, false] {
             let mut cluster = Cluster::start(kind, 1, 30_000, &[]);
@@ -267,7 +267,7 @@ fn what_falls_due_in_a_cluster_failover_happens_on_whoever_is_primary_after_it()
 }
 
 #[test]
-fn a_failover_in_the_cluster_loses_nothing_and_repeats_nothing() {
+fn cluster_failovers_lose_and_repeat_no_event() {
     on_each_server(|kind| {
         for _cluster in 0..if is_long_run() { 10 } else { 1 } {
             let mut cluster = Cluster::start(kind, 1, 15_000, &[]);
@@ -314,7 +314,7 @@ fn fail_over_there_and_back(cluster: &Cluster) {
 
 /// Writing goes on while traffic is held back again and again, and at random moments.
 #[test]
-fn pauses_at_random_moments_end_nobody() {
+fn random_pauses_do_not_end_the_server() {
     on_each_server(|kind| {
         let (mut primary, replica) = pair(kind, &[]);
         let (mut client, mut pauser) = (primary.client(), primary.client());

@@ -1,5 +1,5 @@
-//! Promise: a record survives every way in which Redis keeps data, whole; its deadlines are absolute; and a server
-//! that was restarted in mid rollout goes on where it was.
+//! Persistence: records survive every persistence mode of Redis, deadlines are absolute, and a server restarted in mid
+//! rollout continues it.
 
 use serde_json::Value as Json;
 use test_support::prelude::*;
@@ -80,7 +80,7 @@ fn wait_until_no_rewrite(client: &mut Client) {
 }
 
 #[test]
-fn a_record_comes_back_whole() {
+fn records_survive_every_kind_of_restart() {
     on_each_server_and_way(|way, server| {
         let mut client = server.client();
         start_rollout(&mut client, KEY);
@@ -99,7 +99,7 @@ fn a_record_comes_back_whole() {
 }
 
 #[test]
-fn a_rewritten_append_only_file_holds_the_same() {
+fn append_only_rewrite_keeps_records() {
     on_each_server(|kind| {
         for preamble in ["yes", "no"] {
             let args = ["--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", preamble];
@@ -121,7 +121,7 @@ fn a_rewritten_append_only_file_holds_the_same() {
 }
 
 #[test]
-fn a_restarted_server_goes_on_where_it_was() {
+fn rollouts_continue_after_a_restart() {
     on_each_server_and_way(|way, server| {
         let mut client = server.client();
         client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
@@ -148,7 +148,7 @@ fn a_restarted_server_goes_on_where_it_was() {
 }
 
 #[test]
-fn what_fell_due_while_the_server_was_down_happens_after_its_start() {
+fn deadlines_passed_while_down_fire_after_the_start() {
     on_each_server_and_way(|way, server| {
         let mut client = server.client();
         let options = ["MIN_HEALTHY_MS", "0", "HEALTHY_DEADLINE_MS", "600", "PROGRESS_DEADLINE_MS", "600"];
@@ -164,7 +164,7 @@ fn what_fell_due_while_the_server_was_down_happens_after_its_start() {
 }
 
 #[test]
-fn an_event_that_a_subscriber_has_seen_is_on_disk() {
+fn published_events_are_on_disk() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &["--appendonly", "yes", "--appendfsync", "always"]);
         for round in 0..3 {
@@ -183,7 +183,7 @@ fn an_event_that_a_subscriber_has_seen_is_on_disk() {
 }
 
 #[test]
-fn a_reload_and_a_copy_by_dump_hold_the_same() {
+fn reload_and_dump_copies_are_equal() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();

@@ -1,6 +1,6 @@
-//! Promise: bytes from outside are believed in nothing. A damaged or hostile payload is refused: never a crash, never a
-//! large allocation. What a newer module wrote is kept byte for byte, read-only, where refusing it would end the server
-//! or part it from its primary, and refused where it can be (rule 6, "Persistence").
+//! RESTORE and RDB payloads are untrusted. Damaged and hostile ones are rejected, without a crash or a large
+//! allocation. Payloads of a newer module are kept byte for byte, read-only, where rejecting them would end the
+//! server or make it diverge from its primary, and rejected elsewhere (rule 6, "Persistence").
 
 use redis::Value;
 use serde_json::json;
@@ -18,7 +18,7 @@ const KEY: &str = "agent-api";
 const PLAIN: [&str; 2] = ["--rdbcompression", "no"];
 
 #[test]
-fn our_checksum_is_that_of_redis() {
+fn crc64_matches_the_server() {
     assert_eq!(crc64(b"123456789"), 0xe9c6_d914_c4b8_d9ca);
 }
 
@@ -124,7 +124,7 @@ impl Siege<'_> {
     }
 }
 
-/// What numbers become that claim too much: the encoding's marks for 64, 128 and 32 bits, full and moderate.
+/// Replacements for numbers that claim too much: the encoding's prefixes of 64, 128 and 32 bits, full and moderate.
 const BOMBS: [&[u8]; 6] = [
     b"\xfd\xff\xff\xff\xff\xff\xff\xff\xff",
     b"\xfd\x00\x00\x00\x00\x04\x00\x00\x00",
@@ -135,7 +135,7 @@ const BOMBS: [&[u8]; 6] = [
 ];
 
 #[test]
-fn damaged_and_hostile_payloads_are_refused_without_a_death_or_a_large_allocation() {
+fn damaged_and_hostile_payloads_are_rejected_without_large_allocations() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &PLAIN);
         let mut client = server.client();
@@ -231,7 +231,7 @@ fn damaged_and_hostile_payloads_are_refused_without_a_death_or_a_large_allocatio
 }
 
 #[test]
-fn claims_of_the_outer_layer_do_not_end_the_server() {
+fn forged_rdb_lengths_do_not_end_the_server() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &PLAIN);
         let mut client = server.client();
@@ -277,7 +277,7 @@ fn claims_of_the_outer_layer_do_not_end_the_server() {
 }
 
 #[test]
-fn a_replica_survives_whatever_its_primary_says() {
+fn replica_survives_arbitrary_commands_of_its_primary() {
     on_each_server(|kind| {
         let source = Server::start(kind, &PLAIN);
         let mut client = source.client();
@@ -336,7 +336,7 @@ fn a_replica_survives_whatever_its_primary_says() {
 
 // ---- newer than this module ------------------------------------------------------------------------------------------
 
-/// What is refused about a record that cannot be read: each of these is a BADSTATE that says why.
+/// Commands that are rejected with BADSTATE for a record that cannot be decoded.
 fn is_read_only(client: &mut Client, key: &str) {
     let manifest = manifest(&AGENTS, "huge");
     for words in [
@@ -380,7 +380,7 @@ fn with_a_newer_record(server: &mut Server) -> Vec<u8> {
 }
 
 #[test]
-fn a_newer_format_met_in_a_file_is_kept_and_read_only() {
+fn newer_format_in_an_rdb_file_is_kept_read_only() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &PLAIN);
         let mut client = server.client();
@@ -428,7 +428,7 @@ fn a_newer_format_met_in_a_file_is_kept_and_read_only() {
 }
 
 #[test]
-fn a_clients_restore_of_a_newer_format_is_refused() {
+fn restore_of_a_newer_format_is_rejected() {
     on_each_server(|kind| {
         let server = Server::start(kind, &PLAIN);
         let mut client = server.client();
@@ -467,7 +467,7 @@ impl EndsWith for PathBuf {
 }
 
 #[test]
-fn a_newer_format_met_in_an_append_only_file_is_kept() {
+fn newer_format_in_an_append_only_file_is_kept() {
     on_each_server(|kind| {
         for preamble in ["yes", "no"] {
             let args = ["--rdbcompression", "no", "--appendonly", "yes", "--aof-use-rdb-preamble", preamble];
@@ -512,7 +512,7 @@ fn a_newer_format_met_in_an_append_only_file_is_kept() {
 }
 
 #[test]
-fn a_newer_or_damaged_payload_from_the_primary_is_kept() {
+fn newer_or_damaged_payload_from_the_primary_is_kept() {
     on_each_server(|kind| {
         let source = Server::start(kind, &PLAIN);
         let mut client = source.client();

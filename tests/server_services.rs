@@ -1,5 +1,5 @@
-//! Promise: callers of the agents see one side of a rollout at any time, whole; a check that fails is felt at once; TTLs
-//! are the server's own, absolute and cheap to refresh; and services go wherever their record goes.
+//! Services: callers see one version of an agent at a time, a failing check takes effect at once, TTLs are absolute and
+//! cheap to refresh, and services move with their record.
 
 use redis::Value;
 use redis_deploy::engine::time::UnixMs;
@@ -194,7 +194,7 @@ fn first_version(client: &mut Client) {
 }
 
 #[test]
-fn a_canary_is_hidden_until_its_promotion_and_every_step_is_whole() {
+fn canary_services_are_hidden_until_promotion() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -223,7 +223,7 @@ fn a_canary_is_hidden_until_its_promotion_and_every_step_is_whole() {
 }
 
 #[test]
-fn a_blue_green_promotion_flips_all_in_one_step() {
+fn blue_green_promotion_switches_all_services_at_once() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -249,7 +249,7 @@ fn a_blue_green_promotion_flips_all_in_one_step() {
 }
 
 #[test]
-fn a_failed_canary_stays_hidden_and_a_rollback_brings_back_its_agent_alone() {
+fn failed_canary_stays_hidden_and_rollback_restores_its_agent() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -279,7 +279,7 @@ fn a_failed_canary_stays_hidden_and_a_rollback_brings_back_its_agent_alone() {
 }
 
 #[test]
-fn an_auto_revert_brings_the_old_version_back_as_a_whole() {
+fn auto_revert_restores_all_services() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -299,7 +299,7 @@ fn an_auto_revert_brings_the_old_version_back_as_a_whole() {
 // ---- the health check ----------------------------------------------------------------------------------------------------
 
 #[test]
-fn an_agent_is_healthy_when_its_services_are() {
+fn agent_health_follows_its_services() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -360,7 +360,7 @@ fn an_agent_is_healthy_when_its_services_are() {
 // ---- TTL -----------------------------------------------------------------------------------------------------------------
 
 #[test]
-fn what_is_not_refreshed_turns_critical_by_the_servers_own_timer() {
+fn expired_ttl_makes_services_critical() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -397,7 +397,7 @@ fn what_is_not_refreshed_turns_critical_by_the_servers_own_timer() {
 }
 
 #[test]
-fn what_is_refreshed_in_time_stays() {
+fn refreshed_services_stay_passing() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -428,7 +428,7 @@ fn what_is_refreshed_in_time_stays() {
 }
 
 #[test]
-fn services_leave_with_their_instance() {
+fn services_are_removed_with_their_instance() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -462,7 +462,7 @@ fn services_leave_with_their_instance() {
 }
 
 #[test]
-fn a_refresh_that_only_moves_the_time_is_replicated_and_costs_little() {
+fn ttl_refreshes_are_replicated_compactly() {
     const REFRESHES: u64 = 1000;
     let _alone = alone();
     on_each_server(|kind| {
@@ -554,7 +554,7 @@ fn ran_out(client: &mut Client, before: &Json, due: UnixMs, since: UnixMs) {
 }
 
 #[test]
-fn services_and_their_times_survive_a_restart() {
+fn services_and_ttls_survive_a_restart() {
     let _alone = alone();
     let ways: [(&[&str], End); 3] = [
         (&[], End::Save),
@@ -587,7 +587,7 @@ fn services_and_their_times_survive_a_restart() {
 }
 
 #[test]
-fn a_promoted_replica_lets_run_out_what_its_primary_did_not_live_to_see() {
+fn promoted_replica_expires_ttls_of_its_primary() {
     let _alone = alone();
     on_each_server(|kind| {
         let (mut primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
@@ -608,7 +608,7 @@ fn a_promoted_replica_lets_run_out_what_its_primary_did_not_live_to_see() {
 }
 
 #[test]
-fn services_move_with_their_key() {
+fn services_and_ttls_move_with_their_key() {
     let _alone = alone();
     on_each_server(|kind| {
         let (here, there) = (Server::start(kind, &[]), Server::start(kind, &[]));
@@ -632,7 +632,7 @@ fn services_move_with_their_key() {
 
 // ---- large answers -------------------------------------------------------------------------------------------------------
 
-/// How long the server itself was busy with each of some calls, in µs, ascending.
+/// Returns the server's own execution time of each call, in µs, ascending.
 fn busy_for(client: &mut Client, times: usize, mut call: impl FnMut(&mut Client, usize)) -> Vec<u64> {
     client.call(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]);
     client.call(&["CONFIG", "SET", "slowlog-max-len", "1000"]);
@@ -654,7 +654,7 @@ fn busy_for(client: &mut Client, times: usize, mut call: impl FnMut(&mut Client,
 }
 
 #[test]
-fn ten_thousand_instances_of_one_key_resolve() {
+fn resolve_handles_ten_thousand_service_instances() {
     const AGENTS: usize = 100;
     const EACH: usize = 100;
     let _alone = alone();
@@ -719,9 +719,9 @@ fn ten_thousand_instances_of_one_key_resolve() {
     });
 }
 
-/// From 500 entries on a reply is written on another thread.
+/// Checks a reply so large that the module may write it on another thread.
 #[test]
-fn a_large_reply_says_what_was_so_when_it_was_asked_for() {
+fn large_replies_are_consistent_with_their_request_time() {
     const COUNT: usize = 1_000;
     let _alone = alone();
     on_each_server(|kind| {

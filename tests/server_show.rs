@@ -1,5 +1,5 @@
-//! Promise: an operator at redis-cli sees the page of DEPLOY.SHOW as it is meant, in either protocol, on a terminal and in
-//! a pipe, and finds help (rule 3). What the page says is `tests/show.rs`.
+//! DEPLOY.SHOW and HELP in redis-cli, in either protocol, on a terminal and in a pipe (rule 3). The content of the
+//! page is tested by `view_show.rs`.
 
 use redis::Value;
 use test_support::prelude::*;
@@ -46,7 +46,7 @@ fn still(lines: &[String]) -> Vec<String> {
 }
 
 #[test]
-fn a_page_is_a_verbatim_string_in_resp3_and_a_bulk_string_in_resp2() {
+fn show_replies_a_verbatim_string_in_resp3_and_a_bulk_string_in_resp2() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = start_rollout(&server);
@@ -80,7 +80,7 @@ fn a_page_is_a_verbatim_string_in_resp3_and_a_bulk_string_in_resp2() {
 }
 
 #[test]
-fn what_cannot_be_shown_is_refused() {
+fn show_rejects_missing_and_mistyped_keys() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = start_rollout(&server);
     client.call(&["SET", "a-string", "x"]);
@@ -92,7 +92,7 @@ fn what_cannot_be_shown_is_refused() {
 }
 
 #[test]
-fn redis_cli_shows_lines_on_a_terminal_and_in_a_pipe() {
+fn redis_cli_prints_the_page_line_by_line() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = start_rollout(&server);
@@ -115,7 +115,7 @@ fn redis_cli_shows_lines_on_a_terminal_and_in_a_pipe() {
 }
 
 #[test]
-fn help_tells_of_every_command() {
+fn help_lists_every_command() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -131,7 +131,7 @@ fn help_tells_of_every_command() {
 }
 
 #[test]
-fn ten_thousand_agents_are_shown_on_a_page() {
+fn show_summarizes_ten_thousand_agents() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let nodes: Vec<String> = (1..=10_000).map(|n| format!(r#"{{"node_id":"worker-{n}"}}"#)).collect();

@@ -1,5 +1,6 @@
-//! Promise: every command works in MULTI, in scripts and in functions; what one of them changes goes out as one unit, so
-//! that a replica has all of it or nothing; and time is read once per command (rule 6, "Transactions and scripts").
+//! Transactions: every command works in MULTI, in scripts and in functions; what one of them changes goes out as one
+//! unit, so that a replica has all of it or nothing; and time is read once per command (rule 6, "Transactions and
+//! scripts").
 
 use redis::Value;
 use serde_json::{json, Value as Json};
@@ -45,7 +46,7 @@ fn all_commands() -> Vec<Vec<String>> {
     words.iter().map(|words| words.iter().map(|word| word.to_string()).collect()).collect()
 }
 
-/// What came of [`all_commands`].
+/// Outcome of [`all_commands`].
 fn has_happened(client: &mut Client, replies: &[Value], how: &str) {
     assert_eq!(replies.len(), all_commands().len(), "{how}");
     for (words, reply) in all_commands().iter().zip(replies) {
@@ -78,7 +79,7 @@ fn executed(server: &Server, commands: &[&[&[u8]]]) -> Vec<Reply> {
 }
 
 #[test]
-fn every_command_works_in_a_transaction() {
+fn commands_work_in_transactions() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -140,7 +141,7 @@ fn load_function(client: &mut Client) {
 }
 
 #[test]
-fn every_command_works_in_scripts_and_functions() {
+fn commands_work_in_scripts_and_functions() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -168,7 +169,7 @@ fn every_command_works_in_scripts_and_functions() {
 }
 
 #[test]
-fn one_unit_goes_out_as_one_unit() {
+fn transactions_and_scripts_replicate_as_one_unit() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -230,7 +231,7 @@ fn one_unit_goes_out_as_one_unit() {
 }
 
 #[test]
-fn a_timers_step_goes_out_as_one_unit() {
+fn timer_steps_replicate_as_one_unit() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -247,7 +248,7 @@ fn a_timers_step_goes_out_as_one_unit() {
 }
 
 #[test]
-fn a_replica_has_all_of_a_transaction_or_nothing() {
+fn replica_applies_transactions_atomically() {
     on_each_server(|kind| {
         let (primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
         replica.replicate_from(&primary);
@@ -296,7 +297,7 @@ fn a_replica_has_all_of_a_transaction_or_nothing() {
 }
 
 #[test]
-fn watch_sees_changes_and_nothing_else() {
+fn watch_aborts_only_on_changes() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let (mut client, mut other) = (server.client(), server.client());
@@ -369,7 +370,7 @@ fn time_is_read_once_per_command() {
 }
 
 #[test]
-fn the_internal_command_is_refused_to_every_kind_of_client() {
+fn internal_command_is_rejected_in_every_context() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();

@@ -1,8 +1,8 @@
-//! DEPLOY.SHOW for every situation that an operator meets: `tests/testdata/pages/*.txt`, each a list of scenes
-//! (`== title`) with what led there and the page that is seen then. `UPDATE_GOLDEN=1 cargo test --test view_show` writes the
-//! pages as they are now: look at them as an operator would before committing them.
+//! DEPLOY.SHOW for every situation that an operator meets: `tests/testdata/pages/*.txt`, each a list of scenes (`==
+//! title`) with what led there and the page that is seen then. `UPDATE_GOLDEN=1 cargo test --test view_show` writes
+//! the pages as they are now: look at them as an operator would before committing them.
 //!
-//! Commands and times are those of the conversations of `engine_scenarios`; only SHOW is answered.
+//! Commands and times are those of the scenarios of `engine_scenarios`; only SHOW is answered.
 
 use proptest::prelude::*;
 use redis_deploy::engine::Record;
@@ -56,7 +56,7 @@ fn played(text: &str) -> String {
 }
 
 #[test]
-fn every_page_is_as_written() {
+fn show_pages_are_unchanged() {
     let update = test_support::updates_golden();
     let mut wrong = Vec::new();
     for path in files() {
@@ -105,13 +105,13 @@ proptest! {
 
     /// Whatever is on the record, and whatever the clock says.
     #[test]
-    fn a_page_fits_a_terminal_and_only_that(record in arbitrary::records(), key in texts(), now_ms in times()) {
+    fn pages_fit_a_terminal(record in arbitrary::records(), key in texts(), now_ms in times()) {
         page(&record, &key, now_ms);
     }
 
     /// Strangers' texts in every place that has some, counted in whichever numbers.
     #[test]
-    fn hostile_texts_stay_in_their_places(
+    fn hostile_texts_stay_in_their_columns(
         record in arbitrary::records(), hostile in texts(), number in any::<u64>(), now_ms in times()
     ) {
         let record = spoilt(record, &hostile, number);
@@ -153,7 +153,7 @@ fn spoilt(mut record: Record, hostile: &str, number: u64) -> Record {
 }
 
 #[test]
-fn a_hostile_reason_does_not_touch_the_terminal() {
+fn hostile_reasons_are_escaped() {
     let mut world = World::default();
     world.run("manifest v1 = service a b");
     world.run("@0 DEPLOY v1");
@@ -167,7 +167,7 @@ fn a_hostile_reason_does_not_touch_the_terminal() {
 
 /// Within a rollout the lines that are there stay where they are: labels, agents and columns.
 #[test]
-fn lines_keep_their_places_through_a_rollout() {
+fn line_positions_are_stable_during_a_rollout() {
     let mut world = World::default();
     world.run("manifest v1 = service a b c");
     world.run("manifest v2 = service a=2 b=2 c=2");
@@ -205,7 +205,7 @@ fn lines_keep_their_places_through_a_rollout() {
 
 /// Trouble has lines of its own, but not more than there is room for.
 #[test]
-fn trouble_everywhere_fits_a_page_too() {
+fn pages_with_many_problems_fit_a_terminal() {
     let names: Vec<String> = (1..=25).map(|n| format!("worker-{n:02}")).collect();
     let mut world = World::default();
     world.run(&format!("manifest v1 = service {}", names.join(" ")));
@@ -223,7 +223,7 @@ fn trouble_everywhere_fits_a_page_too() {
 }
 
 #[test]
-fn ten_thousand_agents_have_a_page_too() {
+fn pages_with_ten_thousand_agents_fit_a_terminal() {
     let names: Vec<String> = (1..=10_000).map(|n| format!("worker-{n}")).collect();
     let mut world = World::default();
     world.run(&format!("manifest v1 = service {}", names.join(" ")));

@@ -1,6 +1,6 @@
-//! The real world behind a key: the processes that run, the coordinators that start and stop them, and the letters that
-//! they send. Coordinators are slow, they crash, their letters are lost, doubled, late and out of order; what they say
-//! was true when they wrote it.
+//! The processes behind a key, the coordinators that start and stop them, and the messages that they send.
+//! Coordinators are slow and crash; messages are lost, duplicated, delayed and reordered, and were true when they
+//! were sent.
 
 use redis_deploy::engine::command::{Check, CheckStatus, Register, Report, Reported};
 use redis_deploy::engine::deployment::TaskKind;
@@ -48,7 +48,7 @@ pub struct RealWorld {
     /// Many processes are of a bad temper.
     pub gloomy: bool,
     errands: [VecDeque<Errand>; 2],
-    /// How often each instance was started: attempts count on, whoever starts it.
+    /// Number of starts of each instance, by any coordinator.
     attempts: BTreeMap<InstanceKey, u32>,
 }
 
@@ -70,7 +70,7 @@ fn report(key: &InstanceKey, state: Reported, attempt: Option<u32>) -> Command {
     })
 }
 
-/// What a process would say of itself.
+/// The state that a process reports.
 pub fn word_of(key: &InstanceKey, process: &Process) -> Command {
     let state = match process.state {
         InstanceState::Ready => Reported::Ready,
@@ -132,8 +132,8 @@ impl RealWorld {
         beside
     }
 
-    /// Carries a task out. A runtime runs an agent once in a job: what ran before is ended first, and what is newer than
-    /// the task stays.
+    /// Carries a task out. A runtime runs an agent once in a job: what ran before is ended first, and what is newer
+    /// than the task stays.
     pub fn run(&mut self, rng: &mut Rng, errand: &Errand, record: &Record) -> Result<(), String> {
         let mut beside = Ok(());
         let place = (errand.key.agent.clone(), errand.key.job_id.clone());
@@ -356,7 +356,7 @@ impl RealWorld {
         words
     }
 
-    /// What differs between what runs and what the record says, where all is quiet.
+    /// Returns a difference between the processes and the record, once all has settled.
     pub fn differs_from(&self, record: &Record) -> Option<String> {
         for (place, process) in &self.processes {
             let key = RealWorld::key(place, process);

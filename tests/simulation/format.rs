@@ -1,4 +1,4 @@
-//! Histories in words: each input as the command that a person would type.
+//! Formatting of histories: each input as the command that one would type.
 
 use super::sut::Input;
 use super::world::DAWN;

@@ -1,7 +1,7 @@
-//! A simulated world that tries to break the engine.
+//! Simulated worlds that search for violations of the rules.
 //!
 //! ```text
-//! rng ──► world: operators, coordinators, processes, the post, the clock ──► inputs ──► sut ──► decide
+//! rng ──► world: operators, coordinators, processes, messages, the clock ──► inputs ──► sut ──► decide
 //!                                                                                      │  second engine: apply
 //!                                                                                      └► rules, at every event
 //! ```

@@ -1,5 +1,5 @@
-//! What the rules remember: a second account of each deployment, kept from the events and reports alone, in other words
-//! than the engine's, so that the two can disagree.
+//! The model: a second account of each deployment, kept from the events and reports alone, and implemented
+//! independently of the engine, so that the two can disagree.
 
 use redis_deploy::engine::command::CheckStatus;
 use redis_deploy::engine::deployment::{Cause, Mode, Status, TaskKind};
@@ -28,7 +28,7 @@ pub enum Late {
     Left(u64),
 }
 
-/// What was seen of an instance.
+/// Observed state of an instance.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub node: Arc<str>,
@@ -47,7 +47,7 @@ pub struct SeenService {
     pub owner: InstanceKey,
     pub name: Arc<str>,
     pub status: CheckStatus,
-    /// When its status last changed, or another agent got it.
+    /// Time of its last change of status or owner.
     pub since: u64,
 }
 
@@ -85,7 +85,7 @@ pub struct Rollout {
     /// One of its own instances was unhealthy at some time.
     pub was_unhealthy: bool,
     pub unsafe_reported: bool,
-    /// What failed it first, or would have, were it not paused.
+    /// The first cause of failure, also one deferred by a pause.
     pub first_cause: Option<Cause>,
 }
 
@@ -118,7 +118,7 @@ pub fn max_parallel(policy: &Policy, changed: usize) -> usize {
     amount(policy.max_parallel, changed).max(1)
 }
 
-/// How many canaries, strategy `canary` with 0 acting as 1.
+/// Returns the number of canaries, strategy `canary` with 0 acting as 1.
 pub fn canaries(policy: &Policy, changed: usize) -> usize {
     let asked = amount(policy.canary, changed);
     if asked == 0 && policy.strategy == Strategy::Canary {
@@ -150,7 +150,7 @@ impl Told {
         }
     }
 
-    /// What a runtime reads of a node: all but its cosmetics.
+    /// Returns a node without its cosmetic fields.
     pub fn content_of(&self, node: &str) -> Option<Value> {
         let mut body = self.node(node)?.clone();
         for field in ["alias", "display_name", "description", "metadata"] {
@@ -185,7 +185,7 @@ impl Model {
         self.versions.iter().rev().find(|(_, told)| told.stable).map(|(number, _)| *number)
     }
 
-    /// Whether all is well with an instance, by the words of rule 2 `health_check`.
+    /// Returns whether an instance is ready by rule 2, `health_check`.
     fn is_well(&self, key: &InstanceKey, seen: &Seen) -> bool {
         if seen.state != InstanceState::Ready {
             return false;

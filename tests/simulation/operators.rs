@@ -1,4 +1,4 @@
-//! People at their keyboards: what an operator asks next, mostly sensible, at random.
+//! Operators: random commands, most of them valid.
 
 use redis_deploy::engine::command::{Operate, Rollback, RollbackTo};
 use redis_deploy::engine::deployment::Status;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use test_support::manifests::Content;
 use test_support::rng::Rng;
 
-/// What an operator asks of a sut whose latest content is `content`.
+/// Draws an operator's command for a system whose latest content is `content`.
 pub fn ask(
     rng: &mut Rng,
     content: &mut Content,
@@ -82,7 +82,7 @@ fn deploy(
     if rng.chance(10) {
         deploy.tag = Some(tag(rng));
     }
-    // Some suts are run by scripts, which give every deploy an id.
+    // Some systems are run by scripts, which give every deploy an id.
     let scripted = content.nodes[0].config == 2;
     if rng.chance(if scripted { 70 } else { 12 }) {
         deploy.request = Some(Arc::from(format!("r{}", rng.below(if scripted { 60 } else { 5 }))));

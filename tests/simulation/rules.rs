@@ -1,5 +1,5 @@
-//! The rules, one small function each, named by what they say. Those of [`EVENT_RULES`] are asked at every event, with
-//! what was and what is; those of [`COMMAND_RULES`] after every command, of the record that it leaves.
+//! The rules, one function each. Those of [`EVENT_RULES`] are checked at every event, with the record before and
+//! after it; those of [`COMMAND_RULES`] after every command, on its record.
 
 use super::model::{canaries, key_of, max_parallel, may_fail, Late, Model, Phase, Rollout, Told, Verdict};
 use redis_deploy::engine::command::{CheckStatus, Command, Limits, Reported};
@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// One event, between two states.
 pub struct Happening<'a> {
     pub key: &'a str,
-    /// What was remembered before it.
+    /// The model before it.
     pub model: &'a Model,
     pub before: &'a Record,
     pub after: &'a Record,
@@ -182,7 +182,7 @@ fn at_most_one_deployment_is_active(h: &Happening) -> Said {
     Ok(())
 }
 
-/// What a version would change, judged in other words than the engine's (rule 2 "Changed agents", 4.1, 4.2, 4.5, 4.7).
+/// Computes what a version would change, independently of the engine (rule 2 "Changed agents", 4.1, 4.2, 4.5, 4.7).
 pub fn judge(model: &Model, record: &Record, target: &Told) -> (Mode, Vec<Arc<str>>) {
     if target.version.job_type.is_batch() {
         return (Mode::VersionOnly, Vec::new());
@@ -288,7 +288,8 @@ fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
     Ok(())
 }
 
-/// Rule 4.11: a revert follows a failure in the same step, once, to the newest stable version, and never another revert.
+/// Rule 4.11: a revert follows a failure in the same step, once, to the newest stable version, and never another
+/// revert.
 fn a_revert_answers_one_failure_once(h: &Happening) -> Said {
     let EventBody::RollbackStarted { rollback_of, cause: Some(cause), .. } = &h.event.body else { return Ok(()) };
     let Some(failed) = h.failed else { return Err("nothing failed in this step".to_string()) };
@@ -502,8 +503,8 @@ fn the_progress_deadline_never_moves_back(h: &Happening) -> Said {
     Ok(())
 }
 
-/// Rule 4.10: it starts with the deployment, and anew at the first health of an instance, at promotion, and (4.4) when a
-/// canary is lost; it does not run while awaiting promotion.
+/// Rule 4.10: it starts with the deployment, and anew at the first health of an instance, at promotion, and (4.4)
+/// when a canary is lost; it does not run while awaiting promotion.
 fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
     let Some(is) = &h.after.deployment else { return Ok(()) };
     let ms = is.policy.progress_deadline_ms;
@@ -637,7 +638,7 @@ fn nothing_that_runs_is_forgotten(h: &Happening) -> Said {
     Ok(())
 }
 
-/// What RESOLVE shows without options: the passing services of primaries.
+/// Checks RESOLVE without options: the passing services of primaries.
 fn view(record: &Record) -> BTreeMap<&Arc<str>, &InstanceKey> {
     let shown = |owner: &InstanceKey| record.instances.get(owner).is_some_and(|i| i.role == Role::Primary);
     record
@@ -648,8 +649,8 @@ fn view(record: &Record) -> BTreeMap<&Arc<str>, &InstanceKey> {
         .collect()
 }
 
-/// Rule 3 RESOLVE, 4.4, 4.5: canaries and candidates are hidden until the promotion, which flips all in one step; a task
-/// alone changes nothing for callers.
+/// Rule 3 RESOLVE, 4.4, 4.5: canaries and candidates are hidden until the promotion, which flips all in one step; a
+/// task alone changes nothing for callers.
 fn callers_see_primaries_alone(h: &Happening) -> Said {
     if h.before.services.is_empty() && h.after.services.is_empty() {
         return Ok(());
@@ -1078,7 +1079,8 @@ fn nothing_of_an_ended_deployment_waits_for_replacement(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// Rules 4.3 to 4.5: after success every agent of the version has one instance, all in one job; the rest is told to stop.
+/// Rules 4.3 to 4.5: after success every agent of the version has one instance, all in one job; the rest is told to
+/// stop.
 fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     let succeeded = o.batch.changes.iter().any(|c| {
         matches!(c, Change::Event(e) if matches!(&e.body, EventBody::DeploymentSuccessful { .. } | EventBody::DeploymentNoop(_)))
@@ -1105,9 +1107,9 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// Rule 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported. What waits
-/// without a task, since its task was withdrawn, counts for nothing (rule 4.8): beside it one that had failed may come
-/// back to life.
+/// Rule 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported. What
+/// waits without a task, since its task was withdrawn, counts for nothing (rule 4.8): beside it one that had failed
+/// may come back to life.
 fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
     let mut places: BTreeMap<(&Arc<str>, &Arc<str>), Vec<_>> = BTreeMap::new();
     let counts = |i: &&Instance| i.is_running() && !(i.state == InstanceState::Waiting && i.task.is_none());

@@ -1,5 +1,5 @@
-//! From a failing world to the shortest history that still fails: first whole steps of the world are left out, then
-//! single inputs of what remains, as long as the same rule breaks.
+//! Shrinking of a failing world to the shortest history that still fails: first whole steps of the world are left
+//! out, then single inputs of what remains, as long as the same rule breaks.
 
 use super::sut::{Broken, Input};
 use super::world::{self, Failure, STEPS};

@@ -1,4 +1,5 @@
-//! One key under test: the engine, a second one beside it that is fed only with batches, and the rules that watch both.
+//! The system under test: one key of the engine, a second record to which only batches are applied, and the rules that
+//! check both.
 
 use super::model::Model;
 use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, EVENT_RULES};
@@ -9,7 +10,7 @@ use redis_deploy::engine::{
 };
 use std::collections::BTreeMap;
 
-/// One thing that was asked of a sut, and when: what a history is made of.
+/// One command of a history, with its time and system.
 #[derive(Debug, Clone)]
 pub struct Input {
     pub at: u64,
@@ -33,19 +34,19 @@ pub struct Sut {
     pub record: Option<Record>,
     second: Option<Record>,
     pub model: Model,
-    /// Whether the next command meets a record that was saved and loaded.
+    /// The record is saved and loaded before the next command.
     pub reload: bool,
-    /// What happened, counted by type, and beginnings by mode.
+    /// Number of events by type, and of started deployments by mode.
     pub events: BTreeMap<&'static str, u64>,
 }
 
-/// A record as it comes back from storage.
+/// Returns a record after saving and loading.
 fn save_and_load(record: &Record) -> Result<Record, Broken> {
     let loaded = codec::decode_record(&codec::encode_record(record));
     loaded.map_err(|error| Broken { rule: "what_was_saved_can_be_loaded", words: error.to_string() })
 }
 
-/// A batch as a replica reads it.
+/// Returns a batch after encoding and decoding.
 fn send(batch: &Batch) -> Result<Batch, Broken> {
     let sent = codec::decode_batch(&codec::encode_batch(batch));
     sent.map_err(|error| Broken { rule: "what_was_sent_can_be_read", words: error.to_string() })
@@ -56,7 +57,7 @@ impl Sut {
         Sut { key, limits, record: None, second: None, model: Model::default(), reload: false, events: BTreeMap::new() }
     }
 
-    /// Asks the engine, lets the second one follow, and asks every rule.
+    /// Executes a command, applies its batch to the second record, and checks every rule.
     pub fn feed(&mut self, input: &Input) -> Result<Result<Reply, Rejection>, Broken> {
         let context = Context { key: &self.key, now_ms: input.at, by: input.by, limits: self.limits };
         if input.reloaded {

@@ -1,5 +1,5 @@
-//! A whole world from one seed: a clock, some suts, and everybody who acts on them. Step by step something happens
-//! somewhere; at the end operators fall silent, the weather calms, and every deployment has to come to its end.
+//! A world from one seed: a clock, some systems under test, and all that act on them. Each step is one random action;
+//! in the end operators and faults cease, and every deployment has to reach a terminal status.
 
 use super::coordinators::{self, RealWorld};
 use super::operators;
@@ -12,14 +12,14 @@ use std::sync::Arc;
 use test_support::manifests::Content;
 use test_support::rng::Rng;
 
-/// How many steps a world takes before it calms.
+/// Number of steps before faults and operator commands cease.
 pub const STEPS: u64 = 220;
-/// In how many rounds a calm world has to come to rest.
+/// Number of rounds in which a world without faults has to settle.
 const ROUNDS: usize = 400;
-/// A time like those of servers; the first of it.
+/// The first time of a world, like that of a server.
 pub const DAWN: u64 = 1_790_000_000_000;
 
-/// How the timer of a world does its work.
+/// The punctuality of a world's timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ticks {
     /// At every deadline.
@@ -32,12 +32,12 @@ pub struct World {
     seed: u64,
     now: u64,
     ticks: Ticks,
-    /// Some reports are lies: then the record is compared with nothing.
+    /// Some reports are false: then the record is not compared with the processes.
     wild: bool,
     clock_jumps: bool,
-    /// Time often passes while nobody does anything.
+    /// Time often passes without any action.
     harsh: bool,
-    /// Operators are many.
+    /// Operators act often.
     eager: bool,
     suts: Vec<App>,
     pub history: Vec<Input>,
@@ -50,14 +50,14 @@ struct App {
     past: Vec<Content>,
 }
 
-/// What went wrong, and what led there.
+/// A broken rule and the history that led to it.
 #[derive(Debug, Clone)]
 pub struct Failure {
     pub broken: Broken,
     pub history: Vec<Input>,
 }
 
-/// The suts of a seed, as they are before anything happens.
+/// Returns the systems of a seed in their initial state.
 pub fn suts(seed: u64) -> Vec<Sut> {
     let mut rng = Rng::new(seed, u64::MAX);
     let count = *rng.pick(&[1, 1, 1, 2, 2, 3]);
@@ -72,7 +72,7 @@ pub fn suts(seed: u64) -> Vec<Sut> {
     (0..count).map(|n| sut(n, &mut rng)).collect()
 }
 
-/// What happened in a world, counted.
+/// Counts of events of a world.
 #[derive(Debug, Default)]
 pub struct Lived {
     pub inputs: u64,
@@ -80,7 +80,7 @@ pub struct Lived {
     pub events: BTreeMap<&'static str, u64>,
 }
 
-/// When an instance has to be well at the latest, to be healthy at its deadline.
+/// Returns the latest time at which an instance has to be ready, to be healthy at its deadline.
 fn last_moment(record: &Record, instance: &Instance) -> Option<u64> {
     let min = record.version(instance.version)?.policy.min_healthy_ms;
     instance.deadline.at()?.checked_sub(min)
@@ -125,7 +125,7 @@ impl World {
         self.come_to_rest()
     }
 
-    /// Asks something of a sut, now.
+    /// Executes a command, now.
     fn ask(&mut self, at: usize, by: &'static str, command: Command) -> Result<Result<Reply, Rejection>, Broken> {
         let app = &mut self.suts[at];
         let reloaded = std::mem::take(&mut app.sut.reload);
@@ -330,7 +330,7 @@ impl World {
         Ok(())
     }
 
-    /// What no honest coordinator says.
+    /// Draws a false report.
     fn lie(&mut self, rng: &mut Rng, at: usize) -> Result<(), Broken> {
         let Some(record) = &self.suts[at].sut.record else { return Ok(()) };
         let keys: Vec<_> = record.instances.iter().map(|i| i.key()).collect();
@@ -421,7 +421,7 @@ impl World {
     fn rest(&mut self, at: usize, rng: &mut Rng) -> Result<(), Broken> {
         for _ in 0..ROUNDS {
             let app = &mut self.suts[at];
-            let record = app.sut.record.as_ref().expect("only suts with a record come to rest");
+            let record = app.sut.record.as_ref().expect("only systems with a record settle");
             for errand in coordinators::errands(record) {
                 let beside = app.real.run(rng, &errand, record);
                 if let (Err(words), false) = (beside, self.wild || self.clock_jumps) {

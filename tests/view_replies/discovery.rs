@@ -39,7 +39,7 @@ fn resolved(filter: ResolveFilter) -> Vec<String> {
 }
 
 #[test]
-fn resolve_gives_primary_and_passing_instances_unless_asked_for_more() {
+fn resolve_returns_primary_passing_instances_by_default() {
     let any = RoleFilter::Any;
     assert_eq!(resolved(ResolveFilter::default()), ["primary-admin", "primary-passing"]);
     assert_eq!(
@@ -87,7 +87,7 @@ fn resolve_filters_by_service_and_by_tag() {
 }
 
 #[test]
-fn a_resolved_instance_names_its_deployment() {
+fn resolved_instances_name_their_deployment() {
     let record = discovered();
     let filter = ResolveFilter { service: Some("admin".into()), ..ResolveFilter::default() };
     assert_json(
@@ -100,7 +100,7 @@ fn a_resolved_instance_names_its_deployment() {
 }
 
 #[test]
-fn a_service_whose_owner_is_gone_is_never_resolved() {
+fn services_without_owner_are_not_resolved() {
     let mut record = record();
     record.services.insert(service("orphan", "nobody", 2));
     let everything = ResolveFilter { role: RoleFilter::Any, all: true, ..ResolveFilter::default() };
@@ -108,7 +108,7 @@ fn a_service_whose_owner_is_gone_is_never_resolved() {
 }
 
 #[test]
-fn roles_are_asked_for_by_name_and_retired_is_none_of_them() {
+fn role_filter_parses_names_except_retired() {
     assert_eq!(RoleFilter::parse("Primary"), Some(RoleFilter::Is(Role::Primary)));
     assert_eq!(RoleFilter::parse("CANARY"), Some(RoleFilter::Is(Role::Canary)));
     assert_eq!(RoleFilter::parse("candidate"), Some(RoleFilter::Is(Role::Candidate)));

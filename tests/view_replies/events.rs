@@ -39,13 +39,13 @@ fn events_are_paged_by_revision() {
 }
 
 #[test]
-fn an_empty_log_starts_after_the_last_revision() {
+fn empty_log_begins_after_the_last_revision() {
     assert_json(&view::events(&record(), KEY, None, None), "[13,12,[]]");
     assert_json(&view::events(&record(), KEY, Some(12), Some(5)), "[13,12,[]]");
 }
 
 #[test]
-fn an_event_of_the_log_is_its_published_text() {
+fn logged_events_equal_the_published_text() {
     let mut record = record();
     logged(&mut record, 5..=5);
     let first = record.log.iter().next().expect("it was logged");
@@ -260,7 +260,7 @@ fn every_event() -> Vec<(EventBody, String)> {
 }
 
 #[test]
-fn every_event_says_all_that_it_carries() {
+fn events_include_all_their_fields() {
     for (body, fields) in every_event() {
         let event = event(body);
         let expected = format!(
@@ -273,7 +273,7 @@ fn every_event_says_all_that_it_carries() {
 }
 
 #[test]
-fn every_type_of_the_contract_is_among_them() {
+fn events_cover_every_documented_type() {
     let contract = "deployment_started task_issued task_done agent_state agent_healthy agent_unhealthy \
         awaiting_promotion deployment_promoted deployment_paused deployment_resumed deployment_failed \
         deployment_cancelled deployment_successful deployment_noop version_recorded fallback_blue_green \
@@ -286,14 +286,14 @@ fn every_type_of_the_contract_is_among_them() {
 }
 
 #[test]
-fn an_event_carries_no_manifest_and_stays_small() {
+fn events_omit_manifests_and_stay_small() {
     let mut large = beginning();
     large.version.content = Arc::new(Content::new(text(&format!(r#"{{"nodes":[],"x":"{}"}}"#, "y".repeat(1 << 20)))));
     assert!(view::event_json(&event(EventBody::DeploymentStarted(large)), KEY).len() < 2000);
 }
 
 #[test]
-fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
+fn paused_deadlines_give_their_remaining_time() {
     let held = Clock::Held { left_ms: 77 };
     let json = |body| value(&shown(&event(body)));
     let healthy = json(EventBody::AgentHealthy { of: subject(), progress: held });
@@ -316,7 +316,7 @@ fn a_held_clock_says_what_it_has_left_and_an_absent_one_nothing() {
 }
 
 #[test]
-fn an_outcome_that_is_no_state_is_a_state_of_the_event() {
+fn completed_and_unsafe_are_states_of_events() {
     for (report, name) in [(AgentReport::Completed, "completed"), (AgentReport::Unsafe, "unsafe")] {
         let body = EventBody::AgentState {
             of: subject(),

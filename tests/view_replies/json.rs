@@ -1,4 +1,4 @@
-//! How JSON is compared, and how it is written.
+//! JSON: its comparison in tests, and its format.
 
 use crate::record::{logged, record_where, service, text, T};
 use redis_deploy::engine::services::Service;
@@ -18,7 +18,7 @@ pub fn value(view: &View) -> Value {
     serde_json::from_str(&json(view)).expect("a view writes JSON")
 }
 
-/// What is expected, written over several lines; the order of fields counts.
+/// Returns expected JSON, written over several lines, as one line; the order of fields counts.
 pub fn compact(expected: &str) -> String {
     serde_json::from_str::<Value>(expected).expect("the expectation is JSON").to_string()
 }
@@ -50,7 +50,7 @@ pub fn assert_begins_with(actual: &Value, spec: &Value, path: &str) {
 }
 
 #[test]
-fn odd_strings_come_back_as_they_were() {
+fn unusual_strings_round_trip_through_json() {
     let mut odd: Vec<String> = (0u8..=0x7f).map(|byte| format!("a{}z", byte as char)).collect();
     odd.extend(
         [
@@ -82,7 +82,7 @@ fn odd_strings_come_back_as_they_were() {
 }
 
 #[test]
-fn an_odd_key_or_reason_breaks_no_status_and_no_event() {
+fn unusual_keys_and_reasons_give_valid_json() {
     let key = "k\"\\\u{0}\n\u{1f680}";
     let mut record = record_where(|d| d.reason = Some(text("she said \"go\"\r\n\u{1b}[31m")));
     record.services.insert(Service { tags: vec![text("\"]}")], ..service("web\"1", "agent-2", 2) });
@@ -95,7 +95,7 @@ fn an_odd_key_or_reason_breaks_no_status_and_no_event() {
 }
 
 #[test]
-fn numbers_are_integers_and_stop_at_the_largest_that_a_reply_can_carry() {
+fn numbers_are_integers_limited_to_i64() {
     assert_json(&View::from(0u64), "0");
     assert_json(&View::from(T), "1790000000000");
     assert_json(&View::from(u64::MAX), "9223372036854775807");

@@ -1,4 +1,4 @@
-//! What people and programs read: the shapes of rule 7 and the events of section 5, to the letter.
+//! Replies in full: the shapes of rule 7 and the events of rule 5.
 
 mod discovery;
 mod events;

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 #[test]
-fn a_list_entry_is_one_line_of_the_status() {
+fn list_entries_are_excerpts_of_the_status() {
     assert_json(
         &view::list_entry(&Overview::of(&record()).expect("it has a deployment"), KEY),
         r#"{"deployment_key":"agent-api","deployment_id":"dep_agent-api_2","status":"running","mode":"in_place",
@@ -25,7 +25,7 @@ fn a_list_entry_is_one_line_of_the_status() {
 }
 
 #[test]
-fn history_has_the_versions_newest_first() {
+fn history_lists_versions_newest_first() {
     let mut record = record();
     record.versions = vec![
         record.versions[0].clone(),
@@ -54,7 +54,7 @@ fn history_has_the_versions_newest_first() {
 }
 
 #[test]
-fn a_version_comes_with_its_manifest_as_given() {
+fn version_includes_the_manifest_as_given() {
     let given = "{ \"nodes\" : [ {\"node_id\":\"agent-1\"} ],\n  \"x\": \"\\u00e9\" }";
     let mut record = record();
     Arc::make_mut(&mut record.versions)[1] = Arc::new(Version {
@@ -83,7 +83,7 @@ fn a_version_comes_with_its_manifest_as_given() {
 }
 
 #[test]
-fn tasks_are_listed_as_issued_with_the_attempt_to_report() {
+fn tasks_are_in_issue_order_with_their_attempt() {
     let mut record = record();
     record.instances.insert(Instance {
         state: InstanceState::Waiting,
@@ -135,7 +135,7 @@ fn tasks_are_listed_as_issued_with_the_attempt_to_report() {
 }
 
 #[test]
-fn a_plan_names_each_agent_and_each_batch() {
+fn plan_lists_agents_and_batches() {
     let plan = plan::Plan {
         deployment_key: text(KEY),
         version: 3,
@@ -161,7 +161,7 @@ fn a_plan_names_each_agent_and_each_batch() {
 }
 
 #[test]
-fn a_receipt_has_the_seven_fields() {
+fn receipts_have_seven_fields() {
     let receipt = Receipt {
         deployment_key: text(KEY),
         deployment_id: text("dep_agent-api_3"),

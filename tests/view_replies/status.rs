@@ -11,7 +11,7 @@ use redis_deploy::view::{self, View};
 use serde_json::Value;
 
 #[test]
-fn status_has_the_fields_and_values_of_the_contracts_example() {
+fn status_matches_the_documented_example() {
     let example = r#"{"deployment_key":"agent-api","deployment_id":"dep_agent-api_2","status":"running","cause":null,"description":"1 of 3 agents healthy",
  "mode":"in_place","strategy":"rolling","requested_strategy":"rolling","rollback_of":null,"by":"default","reason":"faster model",
  "current_version":1,"stable_version":1,"source_version":1,"target_version":2,"rollback_target":1,
@@ -27,7 +27,7 @@ fn status_has_the_fields_and_values_of_the_contracts_example() {
 }
 
 #[test]
-fn status_says_everything_about_the_record() {
+fn status_covers_the_whole_record() {
     let mut record = record_where(|d| {
         d.last_action =
             Some(Action { name: text("resume"), by: text("ann"), at: T + 300, reason: Some(text("go on")) });
@@ -78,12 +78,12 @@ fn status_says_everything_about_the_record() {
 }
 
 #[test]
-fn status_does_not_depend_on_when_it_is_asked() {
+fn status_is_independent_of_the_time() {
     assert_eq!(view::status(&record(), KEY, T), view::status(&record(), KEY, T + 1_000_000));
 }
 
 #[test]
-fn status_shows_the_last_ten_events_oldest_first() {
+fn status_has_the_last_ten_events_oldest_first() {
     let mut record = record();
     logged(&mut record, 3..=40);
     let status = value(&view::status(&record, KEY, T));
@@ -93,7 +93,7 @@ fn status_shows_the_last_ten_events_oldest_first() {
 }
 
 #[test]
-fn nothing_is_shown_of_a_record_to_which_nothing_has_happened() {
+fn empty_record_has_no_status() {
     let empty = Record::empty();
     assert_eq!(view::status(&empty, KEY, T), View::Null);
     assert_eq!(Overview::of(&empty), None);
@@ -104,7 +104,7 @@ fn nothing_is_shown_of_a_record_to_which_nothing_has_happened() {
 }
 
 #[test]
-fn a_policy_is_written_as_in_a_manifest() {
+fn policies_are_formatted_as_in_a_manifest() {
     let policy = Policy {
         strategy: Strategy::BlueGreen,
         max_parallel: Amount::Percent(25),
@@ -126,7 +126,7 @@ fn a_policy_is_written_as_in_a_manifest() {
 }
 
 #[test]
-fn a_deadline_that_does_not_run_is_null() {
+fn inactive_deadlines_are_null() {
     let deadlines = |record: &Record| value(&view::status(record, KEY, T))["deadlines"].to_string();
     let mut idle = record_where(|d| d.status = Status::Successful);
     idle.instances.update_where(
@@ -150,7 +150,7 @@ fn a_deadline_that_does_not_run_is_null() {
 }
 
 #[test]
-fn what_is_due_next_has_a_name() {
+fn next_deadline_has_a_name() {
     let next = |record: &Record| value(&view::status(record, KEY, T))["deadlines"]["next"].clone();
     let mut record = record();
     assert_eq!(next(&record), "agent-1 healthy");
@@ -163,7 +163,7 @@ fn what_is_due_next_has_a_name() {
 }
 
 #[test]
-fn a_running_deployment_counts_what_its_phase_waits_for() {
+fn running_description_counts_healthy_agents_of_the_phase() {
     assert_eq!(view::description(&record()), "1 of 3 agents healthy");
     assert_eq!(view::description(&record_where(|d| d.canaries = 2)), "1 of 2 canaries healthy");
     let promoted = record_where(|d| (d.canaries, d.promoted) = (2, true));
@@ -173,7 +173,7 @@ fn a_running_deployment_counts_what_its_phase_waits_for() {
 }
 
 #[test]
-fn a_description_says_what_holds_the_rollout_up() {
+fn description_names_the_obstacle_of_a_rollout() {
     let mut record = record();
     record.instances.update_where(
         |i| &*i.agent == "agent-1",
@@ -188,7 +188,7 @@ fn a_description_says_what_holds_the_rollout_up() {
 }
 
 #[test]
-fn awaiting_and_paused_deployments_say_so() {
+fn awaiting_and_paused_deployments_are_described() {
     let awaiting = record_where(|d| (d.status, d.canaries) = (Status::AwaitingPromotion, 1));
     assert_eq!(view::description(&awaiting), "1 of 1 canaries healthy, awaiting promotion");
 
@@ -218,7 +218,7 @@ fn awaiting_and_paused_deployments_say_so() {
 }
 
 #[test]
-fn an_ended_deployment_says_how() {
+fn finished_deployments_describe_their_outcome() {
     let failed = record_where(|d| {
         d.status = Status::Failed;
         d.cause = Some(Cause::ProgressDeadline);
@@ -233,7 +233,7 @@ fn an_ended_deployment_says_how() {
 }
 
 #[test]
-fn canaries_are_counted_before_the_promotion_and_after() {
+fn description_counts_canaries_before_and_after_promotion() {
     let canaries = |record: &Record| {
         let health = value(&view::status(record, KEY, T))["health"].clone();
         (health["canaries_desired"].as_u64(), health["canaries_healthy"].as_u64())

@@ -1,5 +1,5 @@
-//! Generators of valid records and batches from a list of numbers, the tape, which proptest draws and shrinks. Past the end
-//! of the tape all numbers are 0: the first choice, the shortest list.
+//! Generators of valid records and batches from a list of numbers, the tape, which proptest draws and shrinks. Past
+//! the end of the tape all numbers are 0: the first choice, the shortest list.
 //!
 //! `engine` is at the root of the crate, and of `tests/codec_memory.rs`, which compiles this file too.
 

@@ -86,7 +86,7 @@ impl Client {
         int(&self.call(&["DEPLOY.REPORT", key, agent, state]))
     }
 
-    /// What a coordinator does for every task that is open now; how many there were.
+    /// Reports every open task as done, as a coordinator would. Returns their number.
     pub fn carry_out_tasks(&mut self, key: &str) -> usize {
         let tasks = self.tasks(key);
         for task in &tasks {
@@ -155,7 +155,7 @@ impl Client {
         line.unwrap_or_default().to_string()
     }
 
-    /// How much this primary has given to its replicas.
+    /// Returns the replication offset of this primary.
     pub fn replication_offset(&mut self) -> u64 {
         self.info("replication", "master_repl_offset").parse().expect("an offset")
     }

@@ -1,7 +1,7 @@
 //! A Redis Cluster of real servers: three primaries, and replicas for as many of them as a test needs.
 //!
-//! Made by cluster commands: epochs and slots first, then CLUSTER MEET between all nodes, then CLUSTER REPLICATE. The client
-//! of a key follows MOVED as a cluster client would.
+//! Made by cluster commands: epochs and slots first, then CLUSTER MEET between all nodes, then CLUSTER REPLICATE. The
+//! client of a key follows MOVED as a cluster client would.
 
 use crate::client::Client;
 use crate::reply::{int, items, text};
@@ -17,9 +17,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster and waits until every node knows the owner of each slot and all replicas are in sync. The timeout is
-    /// that of automatic failovers: short in a test that kills, long in all others, where a busy machine must not be
-    /// taken for a dead node.
+    /// Starts a cluster and waits until every node knows the owner of each slot and all replicas are in sync. The
+    /// timeout is that of automatic failovers: short in a test that kills, long in all others, where a busy machine
+    /// must not be taken for a dead node.
     pub fn start(kind: ServerKind, replicas: usize, node_timeout_ms: u64, extra: &[&str]) -> Cluster {
         assert!(replicas <= PRIMARIES);
         let nodes: Vec<Server> = std::thread::scope(|scope| {

@@ -157,8 +157,8 @@ fn beginning(version: Version) -> Box<Beginning> {
     })
 }
 
-/// Returns a record in which version 3 is deployed as a canary and paused, version 2 runs, and an instance of version 1 is
-/// being stopped.
+/// Returns a record in which version 3 is deployed as a canary and paused, version 2 runs, and an instance of version
+/// 1 is being stopped.
 pub fn record() -> Record {
     let first = manifest("small");
     let mut record = Record {

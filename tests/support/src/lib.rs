@@ -38,8 +38,8 @@ pub mod scenario;
 
 pub use options::{is_long_run, skip, updates_golden};
 
-/// The engine under the name that [`golden`] and [`arbitrary`] use: `tests/codec_memory.rs` compiles both with an engine
-/// of its own.
+/// The engine under the name that [`golden`] and [`arbitrary`] use: `tests/codec_memory.rs` compiles both with an
+/// engine of its own.
 #[cfg(feature = "engine")]
 pub use redis_deploy::engine;
 
@@ -57,4 +57,19 @@ pub mod prelude {
 /// The root of the repository.
 pub(crate) fn repository() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("tests/support is in it")
+}
+
+/// Returns all Rust files of a folder and the folders in it.
+pub fn rust_files(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in folder.read_dir().unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+        let path = entry.expect("a file").path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
 }

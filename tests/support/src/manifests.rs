@@ -18,7 +18,7 @@ pub struct Content {
     /// Hosts on which every node of a `system` job has an agent.
     pub hosts: Vec<u64>,
     pub policy: PolicyPatch,
-    /// Whether the policy is part of the manifest instead of the command's options.
+    /// The policy is part of the manifest instead of the command's options.
     pub policy_in_manifest: bool,
 }
 

@@ -27,8 +27,8 @@ pub fn skip_if_past(due_ms: u64) -> bool {
     is_past
 }
 
-/// Records that a test could not tell anything, for a reason that is not the module's, such as a machine too slow for its
-/// times. Appends a line to the file that `REDIS_DEPLOY_SKIPPED` names, which `scripts/test` counts.
+/// Records that a test could not tell anything, for a reason that is not the module's, such as a machine too slow for
+/// its times. Appends a line to the file that `REDIS_DEPLOY_SKIPPED` names, which `scripts/test` counts.
 pub fn skip(name: &str, reason: &str) {
     let line = format!("test-skipped: {name}: {reason}\n");
     eprint!("{line}");

@@ -37,8 +37,8 @@ fn newest_in(path: &Path) -> Option<SystemTime> {
 
 // ---------------------------------------------------------------------------------------------- hosts
 
-/// A folder with the state directories of coordinators and the run logs of their agents. All their processes are killed when
-/// this is dropped.
+/// A folder with the state directories of coordinators and the run logs of their agents. All their processes are
+/// killed when this is dropped.
 pub struct Host {
     pub folder: PathBuf,
 }

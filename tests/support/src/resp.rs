@@ -1,6 +1,6 @@
-//! A client of the protocol (RESP2) over a plain socket, for what no client library does: thousands of commands ahead of
-//! their replies, replication streams, and measurements in which a client library would be part of the result. It writes
-//! bytes that were made before, and can skip replies without storing them.
+//! A client of the protocol (RESP2) over a plain socket, for what no client library does: thousands of commands ahead
+//! of their replies, replication streams, and measurements in which a client library would be part of the result. It
+//! writes bytes that were made before, and can skip replies without storing them.
 
 use crate::wait::patience;
 use std::io::{Read, Write};
@@ -178,8 +178,8 @@ impl Conn {
         taken
     }
 
-    /// Reads the first line of a reply: its kind, and the number behind it where there is one. Panics at an error reply,
-    /// which would be measured as a fast one.
+    /// Reads the first line of a reply: its kind, and the number behind it where there is one. Panics at an error
+    /// reply, which would be measured as a fast one.
     fn head(&mut self) -> (u8, i64) {
         let line = self.line();
         let (kind, rest) = line.split_first().expect("a reply begins with its kind");
@@ -204,8 +204,8 @@ impl Conn {
         (kind, number)
     }
 
-    /// Like [`Conn::skip`], but a reply with the bytes of the one before is skipped by one comparison, so that the time to
-    /// parse large replies is not measured.
+    /// Like [`Conn::skip`], but a reply with the bytes of the one before is skipped by one comparison, so that the
+    /// time to parse large replies is not measured.
     pub fn skip_like(&mut self, last: &mut Option<Seen>) -> (u8, i64) {
         if let Some(Seen { bytes, what }) = last {
             loop {
@@ -305,7 +305,8 @@ impl Conn {
         text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(|value| value.trim().to_string()))
     }
 
-    /// Sends many commands, a batch ahead of their replies, none of which may be an error. `write` appends the nth command.
+    /// Sends many commands, a batch ahead of their replies, none of which may be an error. `write` appends the nth
+    /// command.
     pub fn many(&mut self, count: usize, mut write: impl FnMut(usize, &mut Vec<u8>)) {
         const BATCH: usize = 500;
         let (mut out, mut sent, mut in_flight) = (Vec::new(), 0, 0);

@@ -1,5 +1,5 @@
-//! A seeded pseudorandom number generator: splitmix64. Every step of a simulated world has a generator of its own, so that
-//! leaving a step out of a history does not change what the others draw.
+//! A seeded pseudorandom number generator: splitmix64. Every step of a simulated world has a generator of its own, so
+//! that leaving a step out of a history does not change what the others draw.
 
 #[derive(Debug, Clone)]
 pub struct Rng(u64);

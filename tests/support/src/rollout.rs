@@ -8,12 +8,12 @@ use crate::wait::{wait_for, wait_until};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
-/// Time in ms after which the verdict is due that [`start_rollout`] leaves pending: long enough to do something to the key
-/// before, short enough to wait for.
+/// Time in ms after which the verdict is due that [`start_rollout`] leaves pending: long enough to do something to
+/// the key before, short enough to wait for.
 pub const VERDICT_MS: u64 = 300;
 
-/// Deploys two versions: version 1 is successful, and of version 2 the canary is ready. Its verdict, which only the timer
-/// gives, is due [`VERDICT_MS`] later.
+/// Deploys two versions: version 1 is successful, and of version 2 the canary is ready. Its verdict, which only the
+/// timer gives, is due [`VERDICT_MS`] later.
 pub fn start_rollout(client: &mut Client, key: &str) {
     start_rollout_with(client, key, VERDICT_MS);
 }
@@ -80,8 +80,8 @@ pub fn scanned(client: &mut Client) -> Vec<String> {
     }
 }
 
-/// Asserts that DEPLOY.LIST and INFO agree with a full scan of the databases. It is retried, since they agree only while
-/// nothing changes.
+/// Asserts that DEPLOY.LIST and INFO agree with a full scan of the databases. It is retried, since they agree only
+/// while nothing changes.
 pub fn assert_index_matches(client: &mut Client, databases: &[u32]) {
     let mut last = String::new();
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

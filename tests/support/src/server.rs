@@ -90,7 +90,7 @@ fn newest_source(folder: &Path) -> Option<(PathBuf, SystemTime)> {
     entries.filter_map(newest_of).max_by_key(|(_, changed)| *changed)
 }
 
-/// How a server is ended.
+/// The way in which a server is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// SHUTDOWN SAVE: with an RDB file.
@@ -101,8 +101,8 @@ pub enum End {
     Kill,
 }
 
-/// Returns a free port below the range from which the system draws by itself, so that it stays free over a restart. Each
-/// process begins at another one; a port in use is passed over.
+/// Returns a free port below the range from which the system draws by itself, so that it stays free over a restart.
+/// Each process begins at another one; a port in use is passed over.
 pub fn next_port() -> u16 {
     static DRAWN: AtomicU64 = AtomicU64::new(0);
     loop {

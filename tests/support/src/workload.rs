@@ -1,5 +1,6 @@
-//! A random workload from a seed: every command of the module and the generic commands of Redis, singly, in scripts and in
-//! transactions, with policies so quick that deadlines pass between them. Most commands are valid; the others are rejected.
+//! A random workload from a seed: every command of the module and the generic commands of Redis, singly, in scripts
+//! and in transactions, with policies so quick that deadlines pass between them. Most commands are valid; the others
+//! are rejected.
 
 use crate::client::Client;
 use crate::fixtures::manifest;
@@ -66,7 +67,8 @@ impl Workload {
         }
     }
 
-    /// Returns a script of some commands that either goes on after a rejected one (`pcall`) or ends with its error (`call`).
+    /// Returns a script of some commands that either goes on after a rejected one (`pcall`) or ends with its error
+    /// (`call`).
     fn script(&mut self, commands: &[Words]) -> Words {
         let call = if self.rng.chance(70) { "pcall" } else { "call" };
         let mut arguments = Vec::new();
