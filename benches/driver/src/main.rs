@@ -5,7 +5,6 @@
 mod contest;
 mod contestants;
 mod points;
-mod resp;
 mod rollout;
 mod server;
 mod stream;
@@ -19,6 +18,7 @@ use serde_json::{json, Value as Json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use table::Results;
+use test_support::{resp, wait};
 
 const PIPELINED: Sending = Sending::Pipelined(50);
 
@@ -50,6 +50,8 @@ pub struct Bench {
 }
 
 fn main() {
+    // A server with millions of keys loads for longer than those of the tests.
+    wait::set_patience(Duration::from_secs(120));
     let mut bench = match options(std::env::args().skip(1)) {
         Ok(bench) => bench,
         Err(complaint) => {
