@@ -47,7 +47,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn rules_hold_in_simulated_worlds() {
+fn every_rule_holds_in_simulated_worlds() {
     let first = number("SIMULATE_SEED").unwrap_or(1);
     let count = number("SIMULATE_SEEDS").unwrap_or(SEEDS);
     let all = number("SIMULATE_ALL").is_some_and(|n| n > 0);
