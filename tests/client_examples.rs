@@ -1,23 +1,21 @@
-//! Promise: a coordinator is a short program in any language. Each client in `examples/` is the only coordinator of a
-//! deployment, and takes it through everything that one can be asked to do, its connections cut again and again.
+//! The short coordinators in `examples/`, in three languages: each is the only coordinator of a deployment, and
+//! completes every kind of task while its connections are cut repeatedly.
 //!
 //! They need what `scripts/test` installs: redis-py in `.clients`, node-redis in `examples/node_modules`.
 
-mod common;
-
-use common::*;
 use serde_json::{json, Value as Json};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 /// The TTL that all the clients give their services.
 const TTL_MS: u64 = 3000;
 
-/// How a client is started; whatever it misses is a failure, and says where it comes from.
+/// The command that starts a client. A missing dependency is a failure that names it.
 fn python() -> Command {
     let mut python = Command::new("python3");
     assert!(root().join(".clients/redis").is_dir(), "redis-py is missing: scripts/test installs it into .clients");
@@ -91,7 +89,7 @@ fn cut_connections(client: &mut Client) {
     client.call(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
 }
 
-/// What answers where RESOLVE says that agents are: its caller's view of it all.
+/// Returns the replies of the agents at the addresses that RESOLVE gives.
 fn answers(client: &mut Client) -> Vec<String> {
     let resolved = client.json(&["DEPLOY.RESOLVE", KEY, "SERVICE", "web", "JSON"]);
     let mut all: Vec<String> = array(&resolved).iter().filter_map(|entry| get(number(&entry["port"]) as u16)).collect();
@@ -101,7 +99,7 @@ fn answers(client: &mut Client) -> Vec<String> {
 
 fn get(port: u16) -> Option<String> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    connection.set_read_timeout(Some(PATIENCE)).ok()?;
+    connection.set_read_timeout(Some(patience())).ok()?;
     connection.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
     let mut all = String::new();
     connection.read_to_string(&mut all).ok()?;
@@ -179,23 +177,23 @@ fn goes_through_everything(coordinator: fn() -> Command) {
 }
 
 #[test]
-fn the_python_coordinator_does_all_that_is_asked() {
+fn python_coordinator_completes_every_kind_of_rollout() {
     goes_through_everything(python);
 }
 
 #[test]
-fn the_javascript_coordinator_does_all_that_is_asked() {
+fn javascript_coordinator_completes_every_kind_of_rollout() {
     goes_through_everything(node);
 }
 
 #[test]
-fn the_rust_coordinator_does_all_that_is_asked() {
+fn rust_coordinator_completes_every_kind_of_rollout() {
     goes_through_everything(rust);
 }
 
 /// While a coordinator is cut off, its task is withdrawn: it must not act on what it read before.
 #[test]
-fn a_claim_that_comes_too_late_stops_nothing() {
+fn late_claim_stops_no_process() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let first = client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
@@ -207,8 +205,8 @@ fn a_claim_that_comes_too_late_stops_nothing() {
     let late = ["DEPLOY.REPORT", KEY, "agent-1", "starting", "VERSION", "2", "JOB", string(&task["job_id"])];
     assert_eq!(int(&client.call(&[&late[..], &["ATTEMPT", "1"]].concat())), 0);
     // Who stopped the old one before asking says so, and is given it to start by the next version.
-    let of = ["VERSION", "1", "JOB", &first.text("job_id"), "ATTEMPT", "1"];
-    assert_eq!(int(&client.call(&[&["DEPLOY.REPORT", KEY, "agent-1", "stopped"], &of[..]].concat())), 1);
+    let instance = ["VERSION", "1", "JOB", &first.text("job_id"), "ATTEMPT", "1"];
+    assert_eq!(int(&client.call(&[&["DEPLOY.REPORT", KEY, "agent-1", "stopped"], &instance[..]].concat())), 1);
     let record = client.status(KEY);
     let instance = array(&record["instances"]).iter().find(|instance| instance["agent"] == "agent-1").cloned();
     assert_eq!(instance.expect("it is on the record")["state"], "stopped");

@@ -18,11 +18,7 @@ use redis_deploy::engine::{Change, ChangeSet, EventBody, Summary};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-#[path = "common/arbitrary.rs"]
-mod arbitrary;
-#[path = "common/golden.rs"]
-mod golden;
+use test_support::{arbitrary, golden, updates_golden};
 
 const HEADER_BYTES: usize = 10;
 const CHECKSUM_BYTES: usize = 4;
@@ -35,7 +31,7 @@ fn golden_file(name: &str) -> PathBuf {
 
 fn golden_bytes(name: &str, written_now: &[u8]) -> Vec<u8> {
     let file = golden_file(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if updates_golden() {
         std::fs::write(&file, written_now).expect("the golden file is writable");
     }
     std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
@@ -119,7 +115,7 @@ fn each_type_of_event_has_a_golden_file() {
             assert_eq!(event.body.name(), *name);
             types.insert(index_of_type(&event.body));
         }
-        assert!(golden_file(name).exists() || std::env::var_os("UPDATE_GOLDEN").is_some(), "{name}");
+        assert!(golden_file(name).exists() || updates_golden(), "{name}");
     }
     assert_eq!(types, (0..EVENT_TYPES).collect());
 }
@@ -135,7 +131,7 @@ fn golden_files_are_all_of_a_known_name() {
     }
 }
 
-/// What fails here is worth a test of its own, not a file of seeds.
+/// Configuration without a file of failing seeds: a failure becomes a test of its own.
 fn unsaved() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
@@ -146,7 +142,7 @@ proptest! {
     #![proptest_config(unsaved())]
 
     #[test]
-    fn a_record_survives(record in arbitrary::records()) {
+    fn records_round_trip(record in arbitrary::records()) {
         let bytes = encode_record(&record);
         prop_assert_eq!(decode_record(&bytes), Ok(record.clone()));
         prop_assert_eq!(encode_record(&decode_record(&bytes).expect("it was just read")), bytes);
@@ -154,7 +150,7 @@ proptest! {
 
     /// A replica gets every change set encoded, and at any time the record.
     #[test]
-    fn a_replica_fed_with_bytes_holds_the_same_record(history in arbitrary::histories()) {
+    fn encoded_batches_give_a_replica_the_same_record(history in arbitrary::histories()) {
         let mut replica = Record::empty();
         for decision in history {
             let batch = decode_change_set(&encode_change_set(&decision.batch)).expect("the engine made it");
@@ -347,7 +343,7 @@ fn enveloped(payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_envelope_is_as_documented() {
+fn envelope_has_the_documented_layout() {
     let bytes = encode_record(&golden::record());
     let payload = &bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES];
     assert_eq!(enveloped(payload), bytes);
@@ -373,7 +369,7 @@ fn a_truncated_payload_in_a_right_envelope_is_refused() {
 }
 
 #[test]
-fn any_flipped_bit_is_refused() {
+fn bit_flips_are_rejected() {
     let bytes = encode_record(&golden::record());
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
@@ -532,7 +528,7 @@ fn a_decoded_record_is_validated_as_a_users_input() {
 }
 
 #[test]
-fn numbers_and_times_leave_room_for_arithmetic() {
+fn decoded_numbers_and_times_cannot_overflow_arithmetic() {
     assert_eq!(refusal(|r| r.revision = MAX_NUMBER + 1), "9007199254740992 is beyond 9007199254740991");
     assert_eq!(refusal(|r| r.updated_at = MAX_TIME_MS + 1), "18014398509481985 is beyond 18014398509481984");
     let mut record = golden::record();
@@ -543,7 +539,7 @@ fn numbers_and_times_leave_room_for_arithmetic() {
 }
 
 #[test]
-fn one_agent_has_a_bounded_number_of_instances() {
+fn instances_per_agent_are_bounded() {
     let mut record = golden::record();
     record.revision = 1_000_000;
     record.log = Default::default();
@@ -561,7 +557,7 @@ fn one_agent_has_a_bounded_number_of_instances() {
 }
 
 #[test]
-fn a_text_is_bounded() {
+fn text_lengths_are_bounded() {
     let mut record = golden::record();
     deployment(&mut record).reason = Some("x".repeat(MAX_TEXT_BYTES).into());
     assert_eq!(decode_record(&encode_record(&record)), Ok(record.clone()));

@@ -1,8 +1,8 @@
-//! Decoding takes memory in proportion to what it is given, never to what is claimed: Redis aborts the whole server
-//! where an allocation fails.
+//! Memory of decoding: in proportion to the bytes given, never to lengths that they claim. Redis aborts the whole
+//! server where an allocation fails.
 //!
-//! This file counts allocations with an allocator of its own, so it compiles the two pure folders by itself: the
-//! library brings the one that the module runs with.
+//! Allocations are counted by a global allocator. The library defines one already, by its `redis_module!` macro, and a
+//! program can have only one, so this file compiles the two pure folders by itself.
 
 use engine::instance::{Health, Instance, InstanceState, Role};
 use engine::record::Record;
@@ -21,9 +21,9 @@ mod codec;
 mod engine;
 
 #[allow(dead_code)]
-#[path = "common/arbitrary.rs"]
+#[path = "support/src/arbitrary.rs"]
 mod arbitrary;
-#[path = "common/golden.rs"]
+#[path = "support/src/golden.rs"]
 mod golden;
 
 // ---- counting --------------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// What decoding takes at its peak, and its largest single allocation.
+/// Memory taken by decoding: its peak, and its largest single allocation.
 struct Taken {
     peak: usize,
     largest: usize,
@@ -88,8 +88,8 @@ fn taken<T>(work: impl FnOnce() -> T) -> (T, Taken) {
 /// Beside the multiple of its bytes, what any payload may take: errors in words, the first nodes of maps.
 const SPARE_BYTES: usize = 16 << 10;
 
-/// How many times its bytes. The densest of all are instances that have an agent each and say nothing: their indexes
-/// take some 70 times what lies in the payload. All else stays below 64.
+/// Allowed multiple of the bytes given. The densest of all are instances that have an agent each and say nothing:
+/// their indexes take some 70 times what lies in the payload. All else stays below 64.
 const TIMES: usize = 96;
 
 fn frugal(bytes: &[u8]) {
@@ -121,14 +121,14 @@ fn eight_bytes(number: u64) -> Vec<u8> {
 }
 
 #[test]
-fn counting_counts() {
+fn counting_allocator_reports_peak_and_largest() {
     let (kept, counted) = taken(|| vec![0u8; 1 << 20]);
     assert_eq!((counted.peak, counted.largest, kept.len()), (1 << 20, 1 << 20, 1 << 20));
 }
 
 /// At every place of a payload: a number that promises the world.
 #[test]
-fn a_claimed_length_takes_nothing() {
+fn claimed_lengths_allocate_nothing() {
     let bombs = [1 << 20, 1 << 27, 1 << 31, 1 << 34, 1 << 61, u64::MAX].map(eight_bytes);
     let record = codec::encode_record(&golden::record());
     let batch = codec::encode_change_set(&golden::batches()[0].1);
@@ -144,7 +144,7 @@ fn a_claimed_length_takes_nothing() {
 }
 
 #[test]
-fn a_claimed_payload_length_takes_nothing() {
+fn claimed_payload_lengths_allocate_nothing() {
     let mut bytes = codec::encode_record(&golden::record());
     for length in [1 << 20, 1 << 29, u32::MAX] {
         bytes[6..10].copy_from_slice(&length.to_le_bytes());
@@ -159,7 +159,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn scrambled_payloads_take_little(
+    fn scrambled_payloads_allocate_in_proportion(
         record in arbitrary::records(),
         batch in arbitrary::batches(),
         scrambles in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
@@ -207,7 +207,7 @@ fn instances(count: u64, of_one_agent: u64) -> Record {
 }
 
 #[test]
-fn many_instances_take_a_multiple_of_their_bytes() {
+fn many_instances_allocate_in_proportion() {
     for of_one_agent in [1, 2, 4096] {
         let record = instances(20_000, of_one_agent);
         let bytes = codec::encode_record(&record);
@@ -217,7 +217,7 @@ fn many_instances_take_a_multiple_of_their_bytes() {
 }
 
 #[test]
-fn many_events_take_a_multiple_of_their_bytes() {
+fn many_events_allocate_in_proportion() {
     let event = |revision| {
         Arc::new(Event {
             revision,
@@ -238,7 +238,7 @@ fn many_events_take_a_multiple_of_their_bytes() {
 
 /// Lists of texts without a byte, or with a few.
 #[test]
-fn many_empty_texts_take_a_multiple_of_their_bytes() {
+fn many_empty_texts_allocate_in_proportion() {
     let count = 200_000u64;
     for text in [|_| String::new(), |n| format!("{n:x}")] {
         let mut record = golden::record();

@@ -1,5 +1,5 @@
-//! Promise: what the reference coordinator reads in a manifest is what a Nomad user, and the manifests of MirrorNeuron,
-//! mean by it; restarts are counted as Nomad counts them.
+//! The reference coordinator's reading of manifests, as Nomad and MirrorNeuron define them, and its restart policy,
+//! which is Nomad's. It is no library, so the files of the example are included by their path.
 
 #[path = "../examples/coordinator/identity.rs"]
 #[allow(dead_code)]
@@ -72,7 +72,7 @@ fn coworker() -> Json {
 }
 
 #[test]
-fn the_manifests_it_is_made_for_are_understood() {
+fn reference_manifests_are_parsed() {
     let manifest = coworker();
     assert_eq!(spec_of(&manifest, "report_sink"), Ok(None), "without a command there is nothing to run");
     let spec = spec_of(&manifest, "mcp").expect("sound").expect("a command");
@@ -104,7 +104,7 @@ fn the_manifests_it_is_made_for_are_understood() {
 }
 
 #[test]
-fn a_manifest_that_cannot_be_run_says_why() {
+fn invalid_manifests_are_rejected_with_the_reason() {
     let node = |node: Json| spec_of(&json!({ "registry": { "a": node } }), "a").expect_err("it is refused");
     let service = |service: Json| node(json!({ "config": { "command": ["x"] }, "services": [service] }));
     let check = |check: Json| service(json!({ "name": "web", "checks": [check] }));
@@ -136,7 +136,7 @@ fn a_manifest_that_cannot_be_run_says_why() {
 }
 
 #[test]
-fn blanks_are_filled_from_the_agents_environment() {
+fn placeholders_are_filled_from_the_agents_environment() {
     let variables = BTreeMap::from([("PORT".to_string(), "8080".to_string())]);
     for (text, service_port, outcome) in [
         ("plain", None, Ok("plain")),
@@ -158,14 +158,14 @@ fn policy(attempts: u32, mode: Mode) -> RestartPolicy {
     RestartPolicy { attempts, interval: ms(1_000), delay: ms(10), max_delay: ms(60), growth: Growth::Constant, mode }
 }
 
-/// What follows ends at these times, unix ms.
+/// Computes the restarts of an agent that ends at these times, unix ms.
 fn verdicts(policy: &RestartPolicy, ends: &[u64]) -> Vec<Verdict> {
     let mut restarts = Restarts::default();
     ends.iter().map(|at| restarts.after_end(policy, *at)).collect()
 }
 
 #[test]
-fn restarts_are_counted_within_an_interval() {
+fn restarts_are_limited_per_interval() {
     use Verdict::{After, Exhausted};
     let twice = policy(2, Mode::Fail);
     assert_eq!(verdicts(&twice, &[5_000, 5_100, 5_200]), [After(ms(10)), After(ms(10)), Exhausted]);
@@ -183,7 +183,7 @@ fn restarts_are_counted_within_an_interval() {
 }
 
 #[test]
-fn in_mode_delay_the_next_interval_is_waited_for() {
+fn delay_mode_waits_for_the_next_interval() {
     use Verdict::After;
     let found = verdicts(&policy(1, Mode::Delay), &[5_000, 5_100, 6_050, 7_020]);
     // The second end waits until 6,000; the ones after its restart for the intervals that began there to end.
@@ -192,7 +192,7 @@ fn in_mode_delay_the_next_interval_is_waited_for() {
 }
 
 #[test]
-fn delays_grow_as_asked_up_to_their_maximum() {
+fn delays_grow_up_to_their_maximum() {
     let of = |growth| {
         let policy = RestartPolicy { growth, ..policy(9, Mode::Fail) };
         let all = verdicts(&policy, &[1, 2, 3, 4, 5, 6]);
@@ -206,7 +206,7 @@ fn delays_grow_as_asked_up_to_their_maximum() {
 // ---- names ----------------------------------------------------------------------------------------------------------
 
 #[test]
-fn names_of_files_and_services_are_safe_and_tell_all_apart() {
+fn file_and_service_names_are_safe_and_unique() {
     assert_eq!(file_name(&["app:x", "dep_app-x_1", "web/1"]), "app%3ax~dep_app-x_1~web%2f1");
     assert_ne!(file_name(&["a~b", "c"]), file_name(&["a", "b~c"]));
     let long = "x".repeat(256);

@@ -1,14 +1,10 @@
-//! Promise: the demo's story goes as it is told: canary, promotion, a broken version that reverts by itself, with real
-//! processes; no call of the callers fails meanwhile, and nothing is left over.
+//! The demo, with real processes: a canary, its promotion, and a broken version that is reverted. No call fails, and no
+//! process is left over.
 
-mod common;
-#[path = "common/site.rs"]
-mod site;
-
-use common::*;
-use site::example;
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
+use test_support::prelude::*;
+use test_support::processes::example;
 
 /// The number before a word.
 fn before(word: &str, line: &str) -> u64 {
@@ -29,7 +25,7 @@ fn example_processes(server: &Server) -> Vec<u32> {
 }
 
 #[test]
-fn no_call_fails_while_versions_come_and_go() {
+fn calls_succeed_throughout_the_demo() {
     let server = Server::start(ServerKind::Redis70, &[]);
     for name in ["coordinator", "http_agent"] {
         example(name); // the demo runs these
@@ -72,7 +68,7 @@ fn no_call_fails_while_versions_come_and_go() {
 }
 
 #[test]
-fn interrupted_it_leaves_nothing() {
+fn interrupted_demo_leaves_no_process() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let url = format!("redis://127.0.0.1:{}/", server.port);
     let folder = new_folder(); // killed, it cannot tidy up
@@ -93,7 +89,7 @@ fn interrupted_it_leaves_nothing() {
         let services = client.json(&["DEPLOY.RESOLVE", "hello", "JSON"]);
         let ports: Vec<u16> = array(&services).iter().map(|service| number(&service["port"]) as u16).collect();
         assert_eq!(ports.len(), 3);
-        site::signal(demo.id(), how);
+        test_support::processes::signal(demo.id(), how);
         wait_until("the demo to end", || demo.try_wait().expect("our own child").is_some());
         wait_until("its coordinator to end", || example_processes(&server).is_empty());
         for port in ports {

@@ -1,11 +1,9 @@
 //! Promise: the documentation is true. The README's quick start and the tour are typed into a real `redis-cli` at a real
 //! server, and the replies are those shown; the reference names every command, configuration, metric, event and error.
 
-mod common;
-
-use common::*;
 use std::io::Write;
 use std::process::{Command, Stdio};
+use test_support::prelude::*;
 
 const README: &str = include_str!("../README.md");
 const TOUR: &str = include_str!("../docs/tour.md");
@@ -38,7 +36,7 @@ fn steps(page: &'static str) -> Vec<(&'static str, Vec<&'static str>)> {
     steps
 }
 
-/// What redis-cli shows at its prompt.
+/// Returns the output of redis-cli at its prompt.
 fn typed(port: u16, command: &str) -> Vec<String> {
     let mut cli = Command::new("redis-cli");
     cli.args(["-3", "--no-raw", "-p", &port.to_string()]);
@@ -63,7 +61,7 @@ fn masked(line: &str) -> String {
     masked.trim_end().to_string()
 }
 
-/// Whether the lines are those shown, where `…` stands for any number of them.
+/// Returns whether the lines are those shown, where `…` stands for any number of them.
 fn is_as_shown(shown: &[String], lines: &[String]) -> bool {
     match (shown.split_first(), lines.split_first()) {
         (None, None) => true,
@@ -124,14 +122,14 @@ fn what_is_shown_is_compared() {
     assert_eq!(masked("3# \"version\" => (integer) 12"), "3# \"version\" => (integer) 12");
 }
 
-/// Whether the page has a word, by itself or as the end of a list such as `deploy_refused_err`, `…_limit`.
+/// Returns whether the page has a word, by itself or as the end of a list such as `deploy_refused_err`, `…_limit`.
 fn names(text: &str, word: &str, prefixes: &[&str]) -> bool {
     let short = |prefix: &&str| word.strip_prefix(*prefix).is_some_and(|rest| text.contains(&format!("`…_{rest}`")));
     text.contains(&format!("`{word}`")) || prefixes.iter().any(short)
 }
 
 #[test]
-fn the_reference_leaves_nothing_out() {
+fn readme_reference_is_complete() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
 

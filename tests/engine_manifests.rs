@@ -1,22 +1,14 @@
-//! PLAN tells the truth, and real manifests mean what they say.
+//! PLAN agrees with DEPLOY, and real manifests are read correctly.
 //!
 //! The real ones are those of the folder that `REDIS_DEPLOY_MANIFESTS` names, or of `../shared/manifests` beside the
 //! package; where there is none, a line says so.
 
-#[allow(dead_code)]
-#[path = "simulation/catalogue.rs"]
-mod catalogue;
-#[allow(dead_code)]
-#[path = "simulation/dice.rs"]
-mod dice;
-
-use catalogue::Content;
-use dice::Dice;
 use redis_deploy::engine::command::{Deploy, Operate, Register, Report, ReportedState};
 use redis_deploy::engine::deployment::{Mode, Status};
-use redis_deploy::engine::event::EventBody;
 use redis_deploy::engine::instance::{InstanceKey, Role, TaskKind};
 use redis_deploy::engine::manifest::BATCH_AGENT;
+
+use redis_deploy::engine::event::EventBody;
 use redis_deploy::engine::policy::{PolicyPatch, Strategy};
 use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::{
@@ -26,6 +18,8 @@ use serde_json::{json, Value};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use test_support::manifests::Content;
+use test_support::rng::Rng;
 
 const KEY: &str = "app";
 
@@ -33,7 +27,7 @@ const KEY: &str = "app";
 struct Bench {
     record: Option<Record>,
     now: u64,
-    /// Who was started, replaced or run: version, agent, role, when.
+    /// Agents that were started, replaced or run: version, agent, role, time.
     went: Vec<(u64, Arc<str>, Role, u64)>,
 }
 
@@ -142,62 +136,62 @@ impl Bench {
 // ---- PLAN ----------------------------------------------------------------------------------------------------------
 
 /// A key in some situation: a few deployments, each played to its end or left half-way, and something amiss.
-fn situation(dice: &mut Dice, content: &mut Content) -> Bench {
+fn situation(rng: &mut Rng, content: &mut Content) -> Bench {
     let mut bench = Bench::new();
-    for _ in 0..dice.below(4) {
+    for _ in 0..rng.below(4) {
         let asked = bench.ask(Command::Deploy(content.deploy()));
         if asked.is_err() {
             break;
         }
-        match dice.below(4) {
+        match rng.below(4) {
             0 => {
                 let tasks = bench.tasks();
-                for (task, key) in tasks.iter().filter(|_| dice.chance(60)) {
+                for (task, key) in tasks.iter().filter(|_| rng.chance(60)) {
                     match task {
                         TaskKind::Start | TaskKind::Replace => bench.get_ready(key),
                         TaskKind::Stop => bench.report(key, ReportedState::Stopped),
                         TaskKind::Run => bench.report(key, ReportedState::Starting),
                     }
                 }
-                bench.now += dice.between(0, 60);
+                bench.now += rng.between(0, 60);
             }
             _ => bench.play(),
         }
         let keys: Vec<InstanceKey> = bench.record().instances.iter().map(|i| i.key()).collect();
-        let troubles = if dice.chance(50) { dice.below(3) } else { 0 };
+        let troubles = if rng.chance(50) { rng.below(3) } else { 0 };
         for _ in 0..troubles {
-            let state = *dice.pick(&[
+            let state = *rng.pick(&[
                 ReportedState::Unready,
                 ReportedState::Failed,
                 ReportedState::Stopped,
                 ReportedState::Starting,
             ]);
             if !keys.is_empty() {
-                let key = dice.pick(&keys).clone();
+                let key = rng.pick(&keys).clone();
                 bench.report(&key, state);
             }
         }
-        let command = match dice.below(9) {
+        let command = match rng.below(9) {
             0 => Command::Pause(Operate::default()),
             1 => Command::Fail(Operate::default()),
             2 => Command::Stop(Operate::default()),
             _ => Command::Tick,
         };
         let _ = bench.ask(command);
-        bench.now += dice.between(0, 200);
-        content.change(dice);
+        bench.now += rng.between(0, 200);
+        content.change(rng);
     }
     bench
 }
 
-/// What PLAN says is what DEPLOY then does: mode, changed agents, and who goes when, at the earliest.
+/// Compares PLAN with what DEPLOY then does: mode, changed agents, and the earliest time of each.
 #[test]
-fn plan_tells_the_truth() {
+fn plan_matches_the_deployment() {
     let mut seen = BTreeSet::new();
     for seed in 1..=4_000 {
-        let mut dice = Dice::new(seed, 1);
-        let mut content = Content::first(&mut dice);
-        let mut bench = situation(&mut dice, &mut content);
+        let mut rng = Rng::new(seed, 1);
+        let mut content = Content::first(&mut rng);
+        let mut bench = situation(&mut rng, &mut content);
         let deploy = content.deploy();
         let before = bench.record.clone();
         let planned = bench.plan(&deploy);
@@ -288,7 +282,7 @@ fn deploy(manifest: &Value) -> Deploy {
     Deploy { manifest: manifest.to_string().into_bytes(), ..Deploy::default() }
 }
 
-/// The same manifest as one of a service, rolled out agent by agent.
+/// Returns the manifest as that of a service, rolled out agent by agent.
 fn as_service(manifest: &Value) -> (Value, Deploy) {
     let mut service = manifest.clone();
     service["type"] = json!("service");
@@ -322,7 +316,7 @@ fn first_of<'a>(manifest: &'a mut Value, fields: &[&str]) -> Option<&'a mut Vec<
 }
 
 #[test]
-fn real_manifests_deploy() {
+fn real_manifests_deploy_successfully() {
     let Some(manifests) = real() else { return };
     for (name, manifest) in &manifests {
         let mut bench = Bench::new();
@@ -354,7 +348,7 @@ fn real_manifests_deploy() {
 }
 
 #[test]
-fn a_changed_copy_of_a_real_manifest_plans_what_its_change_implies() {
+fn changed_real_manifests_are_planned_by_their_change() {
     let Some(manifests) = real() else { return };
     for (name, manifest) in &manifests {
         let (service, first) = as_service(manifest);

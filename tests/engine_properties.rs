@@ -1,14 +1,10 @@
-//! What must hold of every history: random commands at random times (also with the server's clock set back), from
+//! Properties of all histories: random commands at random times (also with the server's clock set back), from
 //! operators, from coordinators who report late, twice, out of order and about the wrong version or attempt, and from
 //! services. A failing history is shrunk and printed.
 //!
-//! The promises that hold of every single command (the invariants, the fold of its events, one revision for each event)
-//! are checked by `World::ask`.
+//! The properties of every single command (the invariants, the fold of its events, one revision for each event)
+//! are checked by `World::execute`.
 
-#[path = "common/engine.rs"]
-mod conversation;
-
-use conversation::{events, Outcome, World};
 use proptest::prelude::*;
 use redis_deploy::codec;
 use redis_deploy::engine::command::{Check, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo};
@@ -25,6 +21,7 @@ use redis_deploy::engine::{
 use redis_deploy::view::{self, ResolveFilter, RoleFilter};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use test_support::scenario::{events, Outcome, World};
 
 /// Manifests of one topology with changing content, of other topologies, with services, per host, and of a batch job.
 const MANIFESTS: [&str; 9] = [
@@ -56,7 +53,7 @@ const STATES: [ReportedState; 9] = [
 enum When {
     /// As long after the last command; before it where the clock was set back.
     After(i64),
-    /// When the next thing is due, or that much beside it.
+    /// The time of the next deadline, plus an offset.
     Due(i64),
 }
 
@@ -354,7 +351,7 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
     }
 }
 
-/// What a coordinator reports that has done a task.
+/// Reports of a coordinator that has completed a task.
 fn work(instance: &Instance, well: bool) -> Report {
     let kind = instance.task.as_ref().map(|task| task.kind);
     let state = match kind {
@@ -393,16 +390,16 @@ fn own(record: &Record) -> Vec<&Instance> {
     record.instances.iter().filter(|i| i.version == d.target_version && i.job_id == d.target_job_id).collect()
 }
 
-fn amount(amount: CountOrPercent, of: usize) -> usize {
+fn amount(amount: CountOrPercent, total: usize) -> usize {
     match amount {
-        CountOrPercent::Count(n) => (n as usize).min(of),
-        CountOrPercent::Percent(p) => ((of * p as usize) as f64 / 100.0).ceil().min(of as f64) as usize,
+        CountOrPercent::Count(n) => (n as usize).min(total),
+        CountOrPercent::Percent(p) => ((total * p as usize) as f64 / 100.0).ceil().min(total as f64) as usize,
     }
 }
 
-/// What must hold of one event, given the record before it and after it. `onward`: the clock was never set back.
+/// Checks one event, given the record before it and after it. `onward`: the clock was never set back.
 fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
-    let words = conversation::event_words(event);
+    let words = test_support::scenario::event_line(event);
     let same = match (deployment(before), deployment(after)) {
         (Some(was), Some(is)) if was.id == is.id => Some((was, is)),
         _ => None,
@@ -433,8 +430,8 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
             assert!(kept, "what an agent runs is not trimmed: {words}");
         }
         EventBody::RollbackStarted { rollback_of, cause, .. } => {
-            let of = before.version(*rollback_of).expect("it is in the history");
-            assert!(of.stable || of.job_type.is_batch(), "back to what was stable: {words}");
+            let source = before.version(*rollback_of).expect("it is in the history");
+            assert!(source.stable || source.job_type.is_batch(), "back to what was stable: {words}");
             if cause.is_some() {
                 let failed = deployment(before).expect("one");
                 assert_eq!(failed.status, Status::Failed, "a revert follows a failure: {words}");
@@ -527,7 +524,7 @@ fn judge(before: &Record, event: &Event, after: &Record, onward: bool) {
     }
 }
 
-/// What must hold once a command is done.
+/// Checks the record after a command.
 fn validate_rest(record: &Record) {
     let Some(d) = deployment(record) else { return };
     if d.status == Status::Running {
@@ -549,7 +546,7 @@ fn validate_rest(record: &Record) {
     }
 }
 
-/// What callers may see, told from the words of the events: who registered what, and in which role it runs.
+/// Model of what callers may see, kept from the events: registered services and the roles of their owners.
 #[derive(Default)]
 struct Callers {
     roles: BTreeMap<InstanceKey, (Role, TaskKind)>,
@@ -634,7 +631,7 @@ impl Callers {
         }
     }
 
-    /// What should have been refreshed before now is not passing.
+    /// Checks that services past their TTL are not passing.
     fn validate_times(&self, now: u64) {
         let late = self.services.iter().find(|(_, known)| known.expires_at.is_some_and(|at| at < now));
         assert!(late.is_none(), "{:?} has run out", late.map(|(id, _)| id));
@@ -645,13 +642,13 @@ impl Callers {
 fn validate_ticks(world: &World, now: u64) {
     let tick = |world: &World, now: u64| -> (World, Vec<&'static str>) {
         let mut world = world.clone();
-        match world.ask(now, &Command::Tick) {
+        match world.execute(now, &Command::Tick) {
             Outcome::Done(decision) => {
                 assert_eq!(decision.reply, DecisionReply::Nothing);
                 let kinds = events(&decision).map(|event| event.body.name()).collect();
                 (world, kinds)
             }
-            Outcome::Refused(rejection) => panic!("a tick was refused: {rejection}"),
+            Outcome::Rejected(rejection) => panic!("a tick was refused: {rejection}"),
         }
     };
     let record = world.record.as_ref().expect("a record");
@@ -682,7 +679,7 @@ fn validate_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
     }
     let context = Context { key: &world.key, now_ms: now, by: &world.by, limits: world.limits };
     match (plan(record, asked, &context), outcome) {
-        (Err(planned), Outcome::Refused(refused)) => assert_eq!(planned, *refused),
+        (Err(planned), Outcome::Rejected(refused)) => assert_eq!(planned, *refused),
         (Ok(plan), Outcome::Done(decision)) => {
             let DecisionReply::Receipt(receipt) = &decision.reply else { panic!("DEPLOY replies a receipt") };
             assert_eq!((plan.version, plan.mode), (receipt.version, receipt.mode));
@@ -703,14 +700,14 @@ fn validate_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
             let batched: usize = plan.batches.iter().map(|batch| batch.agents.len()).sum();
             assert_eq!(batched, if plan.mode == Mode::VersionOnly { 1 } else { d.changed.len() });
         }
-        (Ok(_), Outcome::Refused(refused)) => panic!("planned, but refused: {refused}"),
+        (Ok(_), Outcome::Rejected(refused)) => panic!("planned, but refused: {refused}"),
         (Err(refused), Outcome::Done(_)) => panic!("done, but not planned: {refused}"),
     }
 }
 
-/// What is asked again changes nothing, and is answered the same.
+/// Checks that a repeated command changes nothing and gets the same reply.
 fn validate_repeat(world: &World, now: u64, command: &Command, reply: &DecisionReply) {
-    let status = world.seen().deployment.as_ref().expect("one").status;
+    let status = world.expect_record().deployment.as_ref().expect("one").status;
     let repeats = match command {
         Command::Pause(_) | Command::Stop(_) => true,
         Command::Resume(_) => status.is_active(),
@@ -723,11 +720,13 @@ fn validate_repeat(world: &World, now: u64, command: &Command, reply: &DecisionR
     if !repeats {
         return;
     }
-    let Outcome::Done(again) = world.clone().ask(now, command) else { panic!("refused when repeated: {command:?}") };
+    let Outcome::Done(again) = world.clone().execute(now, command) else {
+        panic!("refused when repeated: {command:?}")
+    };
     let receipt = |reply: &DecisionReply| matches!(reply, DecisionReply::Receipt(_)).then(|| reply.clone());
     assert_eq!(receipt(&again.reply), receipt(reply), "answered the same: {command:?}");
     // A verdict that is due at this very time comes with the next command, whatever it is.
-    let due = next_deadline(world.seen()).is_some_and(|at| at <= now);
+    let due = next_deadline(world.expect_record()).is_some_and(|at| at <= now);
     assert!(due || again.batch.changes.is_empty(), "nothing changes: {command:?}\n{:#?}", again.batch);
     if matches!(again.reply, DecisionReply::Changed(_)) {
         assert_eq!(again.reply, DecisionReply::Changed(false), "known already: {command:?}");
@@ -742,7 +741,8 @@ fn small() -> World {
     world
 }
 
-/// Plays a history; every promise is checked at every step. Gives the world at its end, the time, and what was not refused.
+/// Plays a history; every promise is checked at every step. Gives the world at its end, the time, and what was not
+/// refused.
 fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Command)>) {
     let mut world = small();
     let mut now = 100_000;
@@ -757,12 +757,12 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
         for command in commands(world.record.as_ref(), asked) {
             let before = world.record.clone();
             let unasked = world.clone();
-            let outcome = world.ask(now, &command);
+            let outcome = world.execute(now, &command);
             if let Command::Deploy(deploy) = &command {
                 validate_plan(&unasked, now, deploy, &outcome);
             }
             match outcome {
-                Outcome::Refused(_) => assert_eq!(world.record, before, "a refused command changes nothing"),
+                Outcome::Rejected(_) => assert_eq!(world.record, before, "a refused command changes nothing"),
                 Outcome::Done(decision) => {
                     accepted.push((now, command.clone()));
                     let batch = &decision.batch;
@@ -802,25 +802,26 @@ proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_keeps_every_promise(history in history()) {
+    fn random_histories_keep_all_invariants(history in history()) {
         play(&history, true);
     }
 
     /// Without the refused commands the same record comes out, and the reasons why they were refused leave no trace.
     #[test]
-    fn a_refused_command_might_as_well_not_have_been_asked(history in history()) {
+    fn rejected_commands_have_no_effect(history in history()) {
         let (world, _, accepted) = play(&history, false);
         let mut without = small();
         for (now, command) in &accepted {
-            let outcome = without.ask(*now, command);
+            let outcome = without.execute(*now, command);
             prop_assert!(matches!(outcome, Outcome::Done(_)));
         }
         prop_assert_eq!(world.record, without.record);
     }
 
-    /// A coordinator that only reads TASKS, and an operator who answers what waits for one, bring every deployment to its end.
+    /// A coordinator that only reads TASKS, and an operator who answers what waits for one, bring every deployment to
+    /// its end.
     #[test]
-    fn every_deployment_ends(history in history()) {
+    fn every_deployment_reaches_a_terminal_status(history in history()) {
         let (mut world, mut now, _) = play(&history, false);
         for round in 0.. {
             let Some(record) = world.record.clone() else { return Ok(()) };
@@ -829,25 +830,25 @@ proptest! {
             if tasks.is_empty() && !d.status.is_active() {
                 break;
             }
-            prop_assert!(round < 200, "it does not end: {:#?}", world.seen().deployment);
+            prop_assert!(round < 200, "it does not end: {:#?}", world.expect_record().deployment);
             for instance in tasks {
                 // An earlier report may have brought the record up to date, and this task with it.
-                if world.seen().instances.get(&instance.key()).is_none_or(|i| i.task != instance.task) {
+                if world.expect_record().instances.get(&instance.key()).is_none_or(|i| i.task != instance.task) {
                     continue;
                 }
                 let command = Command::Report(work(instance, true));
-                let Outcome::Done(decision) = world.ask(now, &command) else { panic!("a task's report was refused") };
+                let Outcome::Done(decision) = world.execute(now, &command) else { panic!("a task's report was refused") };
                 prop_assert!(!decision.batch.changes.is_empty(), "a task that a report does not end: {:?}", command);
             }
-            match world.seen().deployment.as_ref().expect("one").status {
-                Status::Paused => { world.ask(now, &Command::Resume(Operate::default())); }
-                Status::AwaitingPromotion => { world.ask(now, &Command::Promote(Operate::default())); }
+            match world.expect_record().deployment.as_ref().expect("one").status {
+                Status::Paused => { world.execute(now, &Command::Resume(Operate::default())); }
+                Status::AwaitingPromotion => { world.execute(now, &Command::Promote(Operate::default())); }
                 _ => {}
             }
-            now = next_deadline(world.seen()).unwrap_or(now).max(now);
-            world.ask(now, &Command::Tick);
+            now = next_deadline(world.expect_record()).unwrap_or(now).max(now);
+            world.execute(now, &Command::Tick);
         }
-        invariants::check(world.seen()).expect("the record is sound");
+        invariants::check(world.expect_record()).expect("the record is sound");
     }
 }
 
@@ -876,7 +877,7 @@ fn logged(revision: u64) -> Arc<Event> {
 proptest! {
     /// A log of bytes answers as one that keeps its events as they are.
     #[test]
-    fn a_packed_log_is_the_log(steps in prop::collection::vec((1u64..20, 0usize..80), 1..20), asked in 0u64..200) {
+    fn encoded_log_equals_the_plain_log(steps in prop::collection::vec((1u64..20, 0usize..80), 1..20), asked in 0u64..200) {
         let (mut packed, mut plain) = (codec::empty_record(), Record::empty());
         let mut revision = 0;
         for (more, max) in steps {

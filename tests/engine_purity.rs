@@ -1,18 +1,18 @@
-//! The engine is known by what it lacks: no clock, dice, sockets, files, logger, threads, globals or hash order; no way
-//! to end the server. This test reads its sources and says so.
+//! Purity of the engine: no clock, random numbers, sockets, files, logger, threads, globals or hash order, and no
+//! panic. Read from its sources.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Words that have no place in the engine, each with the reason.
+/// Words that are forbidden in the engine, each with the reason.
 const FORBIDDEN: [(&str, &str); 41] = [
     ("Instant", "time is an argument"),
     ("SystemTime", "time is an argument"),
     ("std::time", "time is an argument"),
     ("chrono", "time is an argument"),
-    ("rand", "no dice"),
-    ("RandomState", "no dice"),
-    ("DefaultHasher", "no dice"),
+    ("rand", "no random numbers"),
+    ("RandomState", "no random numbers"),
+    ("DefaultHasher", "no random numbers"),
     ("HashMap", "its order differs from server to server"),
     ("HashSet", "its order differs from server to server"),
     ("std::fs", "no I/O"),
@@ -49,21 +49,10 @@ const FORBIDDEN: [(&str, &str); 41] = [
     ("f64", "floats round"),
 ];
 
-/// What may be used of other crates.
-const MAY_USE: [&str; 7] = ["std", "serde", "serde_json", "thiserror", "crate", "super", "self"];
+/// Roots of paths that may be used.
+const MAY_USE: [&str; 5] = ["std", "serde_json", "thiserror", "crate", "super"];
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("the engine's sources") {
-        let path = entry.expect("a file").path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|ext| ext == "rs") {
-            found.push(path);
-        }
-    }
-}
-
-/// A line without its comment and its string literals, which may say what they like.
+/// Returns a line without its comment and its string literals.
 fn code(line: &str) -> String {
     let mut out = String::new();
     let mut quoted = false;
@@ -82,7 +71,7 @@ fn code(line: &str) -> String {
     out
 }
 
-/// Whether a word stands in the code as a word of its own (`print!` is not in `fingerprint`).
+/// Returns whether the code has a whole word (`print!` is not in `fingerprint`).
 fn has_word(code: &str, word: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     code.match_indices(word).any(|(at, _)| {
@@ -93,7 +82,7 @@ fn has_word(code: &str, word: &str) -> bool {
     })
 }
 
-/// The faults of one source.
+/// Returns the faults of one source.
 fn faults(name: &str, text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -131,10 +120,9 @@ fn faults(name: &str, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_engine_is_pure() {
+fn engine_sources_are_pure() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/engine");
-    let mut found = Vec::new();
-    sources(&folder, &mut found);
+    let found = test_support::rust_files(&folder);
     assert!(found.len() > 15, "these are not the engine's sources");
     let mut all = Vec::new();
     for path in found {
@@ -144,9 +132,8 @@ fn the_engine_is_pure() {
     assert!(all.is_empty(), "the engine is not pure:\n{}", all.join("\n"));
 }
 
-/// The oracle itself has been seen to fail.
 #[test]
-fn what_is_not_pure_is_found() {
+fn impure_lines_are_found() {
     for line in [
         "let now = std::time::Instant::now();",
         "use std::collections::HashMap;",

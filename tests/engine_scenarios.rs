@@ -1,17 +1,14 @@
-//! The engine's rules as conversations: `tests/testdata/scenarios/*.txt`, at least one file for each rule of the
+//! The engine's rules as scenarios: `tests/testdata/scenarios/*.txt`, at least one file for each rule of the
 //! rollout. A file is a list of scenarios (`== title`), each on an empty key; a scenario is a list of commands with
-//! their times, `----`, and the answers up to the next blank line. `UPDATE_SCENARIOS=1 cargo test --test
+//! their times, `----`, and the answers up to the next blank line. `UPDATE_GOLDEN=1 cargo test --test
 //! engine_scenarios` writes what the engine answers now: read the difference against the rule before committing it.
 //!
 //! Between the commands of a scenario the clock only stands where the commands say so: time passes without a TICK, and
 //! the engine does not notice before it is asked again.
 
-#[path = "common/engine.rs"]
-mod conversation;
-
-use conversation::World;
 use std::fs;
 use std::path::{Path, PathBuf};
+use test_support::scenario::World;
 
 fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/scenarios");
@@ -49,7 +46,7 @@ fn played(text: &str) -> String {
             for command in std::mem::take(&mut commands) {
                 let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                     let mut next = world.clone();
-                    let answer = next.say(command);
+                    let answer = next.run(command);
                     (next, answer)
                 }));
                 let Ok((next, answer)) = said else { panic!("at: {command}\nafter:\n{out}") };
@@ -59,7 +56,7 @@ fn played(text: &str) -> String {
         } else if line.starts_with('@') {
             commands.push(line);
         } else {
-            world.say(line);
+            world.run(line);
         }
     }
     assert!(commands.is_empty(), "commands without `----` at the end");
@@ -67,8 +64,8 @@ fn played(text: &str) -> String {
 }
 
 #[test]
-fn every_conversation_goes_as_written() {
-    let update = std::env::var_os("UPDATE_SCENARIOS").is_some();
+fn scenarios_are_unchanged() {
+    let update = test_support::updates_golden();
     let mut wrong = Vec::new();
     let files = files();
     assert!(!files.is_empty());
@@ -99,7 +96,7 @@ fn every_conversation_goes_as_written() {
 
 /// Each numbered rule has its file, with something that must happen and something that must not.
 #[test]
-fn every_rule_has_its_conversations() {
+fn every_rule_has_scenarios() {
     let files = files();
     for rule in 1..=14 {
         let prefix = format!("4.{rule:02}_");

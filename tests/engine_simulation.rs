@@ -1,20 +1,19 @@
-//! A seeded world with operators, coordinators, agents and a clock, each at its worst, against the engine; after every
-//! event the rules of rule 4, as sentences (`simulation/rules.rs`). `scripts/simulate N [SEED]` runs as many seeds as
-//! wanted.
+//! Simulation of the engine: seeded worlds of operators, coordinators, agents and clocks, all with faults. The rules
+//! (`simulation/rules.rs`) are checked after every event. `scripts/simulate N [SEED]` runs N seeds.
 
 mod simulation;
 
-use simulation::{shrink, words, world};
+use simulation::{format, shrink, world};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
 
-/// How many seeds a plain `cargo test` lives through.
+/// Number of seeds that a plain `cargo test` simulates.
 const SEEDS: u64 = 20_000;
-/// How many failures are told of; the rest is counted.
+/// Number of failures that are printed; the others are counted.
 const TOLD: usize = 1;
 
-/// What has to happen in a thousand worlds.
+/// Events that must occur in a thousand worlds.
 const HAPPENS: [&str; 25] = [
     "initial",
     "in_place",
@@ -48,7 +47,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn every_rule_holds_in_every_world() {
+fn every_rule_holds_in_simulated_worlds() {
     let first = number("SIMULATE_SEED").unwrap_or(1);
     let count = number("SIMULATE_SEEDS").unwrap_or(SEEDS);
     let all = number("SIMULATE_ALL").is_some_and(|n| n > 0);
@@ -113,7 +112,7 @@ fn every_rule_holds_in_every_world() {
             println!("(the world around these inputs matters: what its processes do is part of the seed)");
         }
         for input in &shortest.failure.history {
-            println!("  {}", words::line(input));
+            println!("  {}", format::line(input));
         }
         println!("run it again: scripts/simulate 1 {seed}");
     }

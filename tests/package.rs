@@ -1,12 +1,10 @@
-//! Promise: what `scripts/package` packs is enough: unpacked, the sample configuration starts a server with the module
+//! The package of `scripts/package` is complete: unpacked, the sample configuration starts a server with the module
 //! and its users, with nothing else of this repository.
 
-mod common;
-
-use common::*;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use test_support::prelude::*;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -58,7 +56,7 @@ fn log_in(port: u16, name: &str) -> Client {
 }
 
 #[test]
-fn the_tarball_starts_a_server_and_its_users_do_their_work() {
+fn tarball_starts_a_server_with_working_users() {
     let folder = new_folder();
     let tarball = package(&folder);
     let name = tarball.file_name().expect("a file").to_string_lossy().into_owned();
@@ -121,7 +119,7 @@ fn the_tarball_starts_a_server_and_its_users_do_their_work() {
 
 /// The packed clients, as the user that the sample has for them.
 #[test]
-fn the_sample_coordinators_are_content_with_the_samples_rights() {
+fn sample_coordinators_work_with_the_sample_acl() {
     let folder = new_folder();
     let unpacked = unpack(&package(&folder), &folder);
     let (server, port) = start(ServerKind::Redis70, &unpacked);

@@ -1,13 +1,11 @@
-//! Promise: who may do what is the server's ACL, as for its own commands: by command, by category where there is one, by
-//! key, for reading alone. Who may not is refused before anything has happened.
+//! Access control: the server's ACL applies to the commands by name, by category where there is one, and by key, also
+//! for reading alone. A rejected user changes nothing.
 //!
 //! The users are those of the sample configuration (`packaging/redis-deploy.conf`), and some that show single rights.
 
-mod common;
-
-use common::*;
 use serde_json::Value as Json;
 use std::collections::BTreeSet;
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 const SAMPLE: &str = include_str!("../packaging/redis-deploy.conf");
@@ -76,7 +74,7 @@ fn calls() -> Vec<(&'static str, Vec<String>)> {
 const READS: &str = "PLAN LIST HELP SHOW STATUS HISTORY VERSION WAIT EVENTS TASKS RESOLVE";
 const OPERATES: &str = "DEPLOY PROMOTE ROLLBACK PAUSE RESUME FAIL STOP TAG UNTAG";
 
-/// What each user may do, and nobody anything else.
+/// The commands of each user.
 fn allowed(user: &str) -> String {
     match user {
         "operator" => format!("{READS} {OPERATES}"),
@@ -106,7 +104,7 @@ fn prepare(client: &mut Client) {
 }
 
 #[test]
-fn every_user_may_do_what_he_may_and_nothing_else() {
+fn acl_users_have_exactly_their_rights() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut root = server.client();
@@ -151,7 +149,7 @@ fn every_user_may_do_what_he_may_and_nothing_else() {
 
 /// A command that is new is to be given to somebody in the sample, or to be left out knowingly, here.
 #[test]
-fn the_sample_gives_every_command_to_somebody() {
+fn sample_acl_covers_every_command() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let commands = client.call(&["COMMAND", "LIST", "FILTERBY", "MODULE", "deploy"]);
@@ -167,7 +165,7 @@ fn the_sample_gives_every_command_to_somebody() {
 }
 
 #[test]
-fn a_list_leaves_out_what_its_caller_may_not_read() {
+fn list_omits_keys_without_read_permission() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut root = server.client();
@@ -201,7 +199,7 @@ fn a_list_leaves_out_what_its_caller_may_not_read() {
 /// `@deploy` where a module may add a category (Redis 7.4, Valkey 8.1), `@read` and `@write` since 7.2; Redis 7.0 has
 /// neither for modules, and gives their commands by name alone.
 #[test]
-fn the_categories_are_there_where_the_server_has_them() {
+fn acl_categories_exist_where_supported() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut root = server.client();
@@ -247,7 +245,7 @@ fn the_categories_are_there_where_the_server_has_them() {
 
 /// The internal command may be denied to everybody: neither the timer nor a replica comes as a user.
 #[test]
-fn the_internal_command_can_be_denied_to_all() {
+fn internal_command_can_be_denied_to_all_users() {
     on_each_server(|kind| {
         let (server, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
         replica.replicate_from(&server);
@@ -261,9 +259,9 @@ fn the_internal_command_can_be_denied_to_all() {
     });
 }
 
-/// Who (the ACL user), when and why: on the record, in the history, and in the event.
+/// Checks the ACL user, time and reason of an action: on the record, in the history, and in the event.
 #[test]
-fn every_operators_action_says_who_when_and_why() {
+fn operator_actions_record_user_time_and_reason() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut root = server.client();

@@ -1,17 +1,11 @@
-//! Promise: no arguments whatever end the server or leave it without an answer (rule 3, "Errors"). A parser that reads the
-//! server's own strings can be fuzzed inside a server only: this sends it commands that are nearly right, a seed's worth,
-//! and asks afterwards whether all is as it was.
+//! Fuzzing of the argument parser: no arguments end the server or leave it without a reply (rule 3, "Errors"). The
+//! parser reads the server's own strings and runs only inside one, which gets random commands that are nearly valid.
 
-mod common;
-#[path = "common/rollout.rs"]
-mod rollout;
-#[path = "common/wire.rs"]
-mod wire;
-
-use common::*;
-use rollout::*;
 use std::collections::BTreeMap;
-use wire::*;
+use test_support::prelude::*;
+use test_support::resp::*;
+use test_support::rng::Rng;
+use test_support::rollout::*;
 
 const COMMANDS: [&str; 24] = [
     "DEPLOY",
@@ -147,33 +141,33 @@ const OPTIONS: [&str; 20] = [
     "ATTEMPT 2",
 ];
 
-fn word(dice: &mut Dice, manifests: &[String]) -> Vec<u8> {
-    let mut word = match dice.below(12) {
-        0 => manifests[dice.below(manifests.len() as u64) as usize].clone().into_bytes(),
-        1 => KEYS[dice.below(KEYS.len() as u64) as usize].as_bytes().to_vec(),
-        2 => dice.next().to_string().into_bytes(),
-        _ => WORDS[dice.below(WORDS.len() as u64) as usize].as_bytes().to_vec(),
+fn word(rng: &mut Rng, manifests: &[String]) -> Vec<u8> {
+    let mut word = match rng.below(12) {
+        0 => manifests[rng.below(manifests.len())].clone().into_bytes(),
+        1 => KEYS[rng.below(KEYS.len())].as_bytes().to_vec(),
+        2 => rng.next_u64().to_string().into_bytes(),
+        _ => WORDS[rng.below(WORDS.len())].as_bytes().to_vec(),
     };
-    match dice.below(24) {
+    match rng.below(24) {
         0 if !word.is_empty() => {
-            let at = dice.below(word.len() as u64) as usize;
-            word[at] = dice.next() as u8;
+            let at = rng.below(word.len());
+            word[at] = rng.next_u64() as u8;
         }
-        1 => word.truncate(dice.below(word.len() as u64 + 1) as usize),
+        1 => word.truncate(rng.below(word.len() + 1)),
         2 => word.make_ascii_lowercase(),
-        3 => word = word.repeat(1 + dice.below(300) as usize),
-        4 => word.insert(dice.below(word.len() as u64 + 1) as usize, b'\0'),
+        3 => word = word.repeat(1 + rng.below(300)),
+        4 => word.insert(rng.below(word.len() + 1), b'\0'),
         _ => {}
     }
     word
 }
 
 /// A command that is nearly right: one of ours, a key that is mostly there, and what its options take, more or less.
-fn nearly_right(dice: &mut Dice, manifests: &[String]) -> Vec<Vec<u8>> {
-    let name = COMMANDS[dice.below(COMMANDS.len() as u64) as usize];
+fn nearly_right(rng: &mut Rng, manifests: &[String]) -> Vec<Vec<u8>> {
+    let name = COMMANDS[rng.below(COMMANDS.len())];
     let mut words = vec![format!("DEPLOY.{name}").into_bytes()];
-    if dice.below(20) != 0 {
-        let key = if dice.below(3) != 0 { KEYS[0] } else { KEYS[dice.below(KEYS.len() as u64) as usize] };
+    if rng.below(20) != 0 {
+        let key = if rng.below(3) != 0 { KEYS[0] } else { KEYS[rng.below(KEYS.len())] };
         words.push(key.as_bytes().to_vec());
     }
     let required: &[&str] = match name {
@@ -187,28 +181,28 @@ fn nearly_right(dice: &mut Dice, manifests: &[String]) -> Vec<Vec<u8>> {
         "DEREGISTER" => &["i-1"],
         _ => &[],
     };
-    if dice.below(8) != 0 {
+    if rng.below(8) != 0 {
         for part in required {
             words.push(part.as_bytes().to_vec());
             if *part == "MANIFEST" {
-                words.push(manifests[dice.below(manifests.len() as u64) as usize].clone().into_bytes());
+                words.push(manifests[rng.below(manifests.len())].clone().into_bytes());
             }
         }
     }
-    for _ in 0..dice.below(4) {
-        let option = OPTIONS[dice.below(OPTIONS.len() as u64) as usize];
+    for _ in 0..rng.below(4) {
+        let option = OPTIONS[rng.below(OPTIONS.len())];
         words.extend(option.split(' ').map(|part| part.as_bytes().to_vec()));
     }
-    if dice.below(2) == 0 {
-        for _ in 0..dice.below(4) {
-            words.push(word(dice, manifests));
+    if rng.below(2) == 0 {
+        for _ in 0..rng.below(4) {
+            words.push(word(rng, manifests));
         }
     }
     words
 }
 
 #[test]
-fn no_arguments_whatever_end_the_server() {
+fn arbitrary_arguments_do_not_end_the_server() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -221,13 +215,13 @@ fn no_arguments_whatever_end_the_server() {
             r#"{"nodes":[{"node_id":"a"}],"policies":{"update":{"canary":"50%","max_parallel":-1}}}"#.to_string(),
         ];
         let seed = unix_ms();
-        let mut dice = Dice(seed);
-        let mut wire = Wire::to(&server);
+        let mut rng = Rng::seeded(seed);
+        let mut wire = server.conn();
         let (mut sent, mut codes) = (0, BTreeMap::<String, u64>::new());
         let began = unix_ms();
-        for _ in 0..if long_run() { 10_000 } else { 1_000 } {
+        for _ in 0..if is_long_run() { 10_000 } else { 1_000 } {
             // In a transaction, where nothing blocks. What is wrong at sight ends it, so each is one of its own.
-            let batch: Vec<Vec<Vec<u8>>> = (0..50).map(|_| nearly_right(&mut dice, &manifests)).collect();
+            let batch: Vec<Vec<Vec<u8>>> = (0..50).map(|_| nearly_right(&mut rng, &manifests)).collect();
             let commands: Vec<Vec<u8>> =
                 batch.iter().flat_map(|words| [command(&["MULTI"]), command(words), command(&["EXEC"])]).collect();
             let replies = wire.pipeline(&commands);
@@ -258,7 +252,7 @@ fn no_arguments_whatever_end_the_server() {
         assert_eq!(client.info("deploy", "deploy_panics_caught"), "0", "{}", server.log());
         // What was taken is a good record: it can be saved and read back, on a replica too.
         client.call(&["DEPLOY.STOP", KEYS[0]]);
-        index_is_true(&mut client, &[0]);
+        assert_index_matches(&mut client, &[0]);
         let replica = Server::start(kind, &[]);
         replica.replicate_from(&server);
         let before = dump(&mut client, KEYS[0]);

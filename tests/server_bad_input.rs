@@ -1,13 +1,11 @@
-//! Promise: a refused command gets its code and a text that names what is wrong, and changes nothing, publishes
-//! nothing, replicates nothing; and no input ends the server (rule 3, "Errors").
+//! Rejected commands: each gets its code and a text that names the fault, and changes, publishes and replicates
+//! nothing. No input ends the server (rule 3, "Errors").
 //!
 //! Each case is one command in one table. Before and after every one, the record's bytes, its STATUS and its event
 //! revision, all other keys, and the replication offset are compared; at the end, the replica and the channels.
 
-mod common;
-
-use common::*;
 use serde_json::Value as Json;
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 const CHANNEL: &str = "deploy:events:agent-api";
@@ -131,7 +129,7 @@ fn about<'a>(row: &[&'a str], key: &'a [u8], name: &'a mut String) -> Vec<&'a [u
 }
 
 #[test]
-fn keys_that_are_not_there_or_of_another_type() {
+fn missing_and_mistyped_keys_are_rejected() {
     let mut cases = Vec::new();
     for row in KEYED {
         let mut name = String::new();
@@ -146,14 +144,14 @@ fn keys_that_are_not_there_or_of_another_type() {
 }
 
 #[test]
-fn keys_that_cannot_name_a_deployment() {
+fn invalid_deployment_keys_are_rejected() {
     let good = manifest(&AGENTS, "huge");
     let of_key = |key: &[u8]| case(&[b"DEPLOY.DEPLOY", key, b"MANIFEST", good.as_bytes()], "ERR", "key");
     judge(vec![of_key(b"\xff\xfe"), of_key(b"\xc3\x28"), of_key(b"")]);
 }
 
 #[test]
-fn wrong_numbers_of_arguments() {
+fn wrong_arities_are_rejected() {
     let mut cases = Vec::new();
     for row in KEYED {
         cases.push(case(&[format!("DEPLOY.{}", row[0])], "ERR", "wrong number of arguments"));
@@ -192,7 +190,7 @@ fn wrong_numbers_of_arguments() {
 }
 
 #[test]
-fn unknown_and_repeated_options() {
+fn unknown_and_repeated_options_are_rejected() {
     let mut cases = vec![
         deploy(&["BOGUS", "1"], "ERR", "BOGUS"),
         deploy(&["REASON", "a", "reason", "b"], "ERR", "REASON"),
@@ -223,7 +221,7 @@ fn unknown_and_repeated_options() {
 }
 
 #[test]
-fn numbers_out_of_range_and_values_that_are_none() {
+fn invalid_numbers_and_values_are_rejected() {
     let mut cases = Vec::new();
     let no_numbers = ["-1", "99999999999999999999999999", "1.5", "", "x", "0x10", "1e3", " 1", "١"];
     for option in
@@ -264,7 +262,7 @@ fn numbers_out_of_range_and_values_that_are_none() {
 }
 
 #[test]
-fn things_that_the_record_does_not_have() {
+fn unknown_versions_tags_agents_and_services_are_rejected() {
     let cases = vec![
         case(&["DEPLOY.VERSION", KEY, "99"], "NOTFOUND", "99"),
         case(&["DEPLOY.ROLLBACK", KEY, "VERSION", "99"], "NOTFOUND", "99"),
@@ -284,7 +282,7 @@ fn things_that_the_record_does_not_have() {
 }
 
 #[test]
-fn manifests_and_policies_that_are_none() {
+fn invalid_manifests_and_policies_are_rejected() {
     let in_policy =
         |text: &str| format!(r#"{{"type":"service","nodes":[{{"node_id":"a"}}],"policies":{{"update":{text}}}}}"#);
     let field = |name: &str, value: &str| in_policy(&format!(r#"{{"{name}":{value}}}"#));
@@ -374,7 +372,7 @@ fn manifests_and_policies_that_are_none() {
 
 /// Not errors, but what a parser might trip over: they are taken as they are, and the server goes on.
 #[test]
-fn odd_but_good_input_is_taken() {
+fn unusual_valid_input_is_accepted() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let text = manifest(&AGENTS, "small");

@@ -1,11 +1,8 @@
-//! Promise: every command replies what rule 3 and 7 say, in RESP2, RESP3 and JSON, and a rollout can be led from its
-//! beginning to its end by any client.
+//! Commands: replies as in rules 3 and 7, in RESP2, RESP3 and JSON, through whole rollouts.
 
-mod common;
-
-use common::*;
 use redis::Value;
 use serde_json::{json, Value as Json};
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 
@@ -58,7 +55,7 @@ fn assert_begins_with(names: &[&str], contract: &[&str]) {
 // ---------------------------------------------------------------------------------------------- whole rollouts
 
 #[test]
-fn a_rollout_from_the_first_deploy_over_a_canary_to_a_rollback() {
+fn rollout_with_canary_and_rollback_completes() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -121,7 +118,7 @@ fn a_rollout_from_the_first_deploy_over_a_canary_to_a_rollback() {
 }
 
 #[test]
-fn a_rolling_update_replaces_as_many_at_a_time_as_it_may() {
+fn rolling_update_respects_max_parallel() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let agents = ["a", "b", "c", "d", "e"];
@@ -143,7 +140,7 @@ fn a_rolling_update_replaces_as_many_at_a_time_as_it_may() {
 }
 
 #[test]
-fn manifests_of_all_shapes_give_their_nodes() {
+fn nodes_are_read_from_all_manifest_shapes() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let at_the_top = json!({"type": "service", "nodes": [{"node_id": "one"}, {"node_id": "two"}]});
@@ -166,7 +163,7 @@ fn manifests_of_all_shapes_give_their_nodes() {
 }
 
 #[test]
-fn an_option_is_stronger_than_the_manifest_and_that_than_the_default() {
+fn options_override_the_manifest_and_defaults() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let manifest = json!({
@@ -186,7 +183,7 @@ fn an_option_is_stronger_than_the_manifest_and_that_than_the_default() {
 
 /// A record in mid rollout that stands still, so that it can be read three times: version 1 successful, of version 2
 /// the first agent ready and waited for.
-fn in_mid_rollout(server: &Server) -> Client {
+fn start_rollout(server: &Server) -> Client {
     let mut client = server.client();
     client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
     client.carry_out_until(KEY, "successful");
@@ -198,10 +195,10 @@ fn in_mid_rollout(server: &Server) -> Client {
 }
 
 #[test]
-fn reading_commands_say_the_same_in_resp2_resp3_and_json() {
+fn reading_commands_agree_in_resp2_resp3_and_json() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
-        let mut resp2 = in_mid_rollout(&server);
+        let mut resp2 = start_rollout(&server);
         let mut resp3 = server.client_resp3();
         resp2.deploy("other", &manifest(&["x"], "small"), &SLOW);
         let commands: [&[&str]; 6] = [
@@ -237,9 +234,9 @@ fn as_text(value: &mut Json) {
 }
 
 #[test]
-fn status_has_the_contracts_fields_in_the_contracts_order() {
+fn status_has_the_documented_fields_in_order() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
     let record = client.status(KEY);
     assert_begins_with(&names_of(&record), &STATUS);
     assert_begins_with(&names_of(&record["policy"]), &POLICY);
@@ -292,9 +289,9 @@ fn status_has_the_contracts_fields_in_the_contracts_order() {
 }
 
 #[test]
-fn history_version_tasks_list_and_receipts_have_the_contracts_fields() {
+fn history_version_tasks_list_and_receipts_have_the_documented_fields() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
 
     let versions = client.json(&["DEPLOY.HISTORY", KEY, "JSON"]);
     for version in array(&versions) {
@@ -379,9 +376,9 @@ fn list_pages_filters_and_matches() {
 // ---------------------------------------------------------------------------------------------- effects and states
 
 #[test]
-fn repeating_a_command_that_has_had_its_effect_changes_nothing() {
+fn repeated_commands_change_nothing() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
     for command in ["DEPLOY.PAUSE", "DEPLOY.RESUME"] {
         let first = client.call(&[command, KEY]);
         assert_eq!(client.call(&[command, KEY]), first);
@@ -395,7 +392,7 @@ fn repeating_a_command_that_has_had_its_effect_changes_nothing() {
 }
 
 #[test]
-fn a_request_id_makes_a_retry_safe() {
+fn request_id_makes_retries_idempotent() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let options = [&SLOW[..], &["REQUEST", "r-1"]].concat();
@@ -407,9 +404,9 @@ fn a_request_id_makes_a_retry_safe() {
 }
 
 #[test]
-fn guards_and_states_are_refused_with_their_codes() {
+fn failed_guards_and_wrong_states_are_rejected_with_their_codes() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
     for command in ["PROMOTE", "PAUSE", "RESUME", "FAIL", "ROLLBACK"] {
         let words = [&format!("DEPLOY.{command}"), KEY, "ID", "dep_agent-api_1"];
         let line = client.refused(&words);
@@ -438,7 +435,7 @@ fn guards_and_states_are_refused_with_their_codes() {
 }
 
 #[test]
-fn a_pause_gives_no_tasks_and_a_resume_goes_on_at_once() {
+fn pause_issues_no_tasks_and_resume_continues_at_once() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
@@ -458,9 +455,9 @@ fn a_pause_gives_no_tasks_and_a_resume_goes_on_at_once() {
 }
 
 #[test]
-fn a_failed_report_fails_the_deployment_and_says_why() {
+fn failed_report_fails_the_deployment_with_the_reason() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
     client.call(&["DEPLOY.REPORT", KEY, "agent-1", "failed", "REASON", "exit status 3"]);
     let record = client.status(KEY);
     assert_eq!((&record["status"], &record["cause"]), (&json!("failed"), &json!("agent_failed")));
@@ -474,7 +471,7 @@ fn a_failed_report_fails_the_deployment_and_says_why() {
 }
 
 #[test]
-fn every_command_is_one_that_the_server_knows() {
+fn server_knows_every_command() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let commands = [

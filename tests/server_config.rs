@@ -1,18 +1,16 @@
-//! Promise: the configuration is the server's own way of configuring. Every value has a range and an effect; a bad one
-//! is refused, and stops a start with a line that says why; CONFIG REWRITE keeps what was set.
+//! Configuration by the server's own means: every value has a range and an effect, an invalid one is rejected and
+//! stops a start with the reason, and CONFIG REWRITE keeps changes.
 
-mod common;
-
-use common::*;
 use redis::Value;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 
-/// rule 6 "Configuration", and one more: name, default, least and most.
+/// Rule 6 "Configuration", and one more: name, default, least and most.
 const NUMBERS: [(&str, i64, i64, i64); 6] = [
     ("deploy.history-max", 50, 1, 10_000),
     ("deploy.events-max", 100, 1, 100_000),
@@ -35,7 +33,7 @@ fn get(client: &mut Client, name: &str) -> String {
 }
 
 #[test]
-fn every_name_has_its_default_and_its_range() {
+fn configurations_have_defaults_and_ranges() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -76,7 +74,7 @@ fn every_name_has_its_default_and_its_range() {
 }
 
 #[test]
-fn every_value_has_its_effect_at_once() {
+fn configuration_changes_take_effect_at_once() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let set = |name: &str, value: &str| drop(server.client().call(&["CONFIG", "SET", name, value]));
@@ -169,25 +167,25 @@ impl Drop for FromFile {
 }
 
 #[test]
-fn what_was_set_is_kept_by_a_rewrite() {
+fn config_rewrite_keeps_changed_values() {
     on_each_server(|kind| {
         let arguments = "loadmodule MODULE history-max 7 deploy.EVENTS-MAX 70 manifest-max-bytes 2mb publish Sharded";
         let mut server = FromFile::launch(kind, &format!("{arguments}\ndeploy.events-max 30\ndeploy.agents-max 5"));
         let mut client = server.client();
-        let of = |client: &mut Client| {
+        let values = |client: &mut Client| {
             let all = all(client);
-            let of = |name: &str| all[&format!("deploy.{name}")].clone();
+            let value = |name: &str| all[&format!("deploy.{name}")].clone();
             [
-                of("history-max"),
-                of("events-max"),
-                of("manifest-max-bytes"),
-                of("agents-max"),
-                of("publish"),
-                of("channel-prefix"),
+                value("history-max"),
+                value("events-max"),
+                value("manifest-max-bytes"),
+                value("agents-max"),
+                value("publish"),
+                value("channel-prefix"),
             ]
         };
         // An argument sets what the file does not.
-        assert_eq!(of(&mut client), ["7", "30", "2097152", "5", "sharded", "deploy:events:"]);
+        assert_eq!(values(&mut client), ["7", "30", "2097152", "5", "sharded", "deploy:events:"]);
         let loaded = "version 0.1.0: history-max 7, events-max 30, manifest-max-bytes 2097152, agents-max 5";
         assert!(server.log().contains(loaded), "{}", server.log());
 
@@ -199,12 +197,12 @@ fn what_was_set_is_kept_by_a_rewrite() {
         ] {
             client.call(&["CONFIG", "SET", name, value]);
         }
-        let set = of(&mut client);
+        let set = values(&mut client);
         assert_eq!(set, ["50", "30", "3145728", "5", "classic", "told \"here\":"]);
         client.call(&["CONFIG", "REWRITE"]);
         server.restart();
         assert_eq!(
-            of(&mut server.client()),
+            values(&mut server.client()),
             set,
             "{}",
             std::fs::read_to_string(server.folder.join("redis.conf")).expect("it")
@@ -212,12 +210,12 @@ fn what_was_set_is_kept_by_a_rewrite() {
         // And once more, from the file that the server has written.
         server.client().call(&["CONFIG", "REWRITE"]);
         server.restart();
-        assert_eq!(of(&mut server.client()), set);
+        assert_eq!(values(&mut server.client()), set);
     });
 }
 
 #[test]
-fn a_bad_value_stops_the_start_with_a_line_that_says_why() {
+fn invalid_configuration_stops_the_start_with_the_reason() {
     on_each_server(|kind| {
         for (lines, says) in [
             ("loadmodule MODULE\ndeploy.history-max 0", "deploy.history-max"),
@@ -246,7 +244,7 @@ fn a_bad_value_stops_the_start_with_a_line_that_says_why() {
 }
 
 #[test]
-fn configuration_takes_part_in_nothing_else() {
+fn replication_is_independent_of_the_replicas_configuration() {
     // What is decided is replicated as what happened: a replica with other limits holds the same.
     let primary = Server::start(ServerKind::Redis70, &[]);
     let replica = Server::start(ServerKind::Redis70, &[]);

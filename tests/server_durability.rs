@@ -1,20 +1,18 @@
-//! Promise: what was acknowledged is kept. A server that writes its append-only file at each command may be killed at any
-//! moment, in mid rollout, in mid rewrite, and every command that was answered is there when it starts again, whole.
+//! Durability: acknowledged commands are kept. A server that writes its append-only file at each command may be
+//! killed at any moment, in mid rollout, in mid rewrite, and every command that was answered is there when it starts
+//! again, whole.
 //!
 //! `REDIS_DEPLOY_LONG=1` kills a hundred times instead of ten.
 
-mod common;
-#[path = "common/rollout.rs"]
-mod rollout;
-
-use common::*;
-use rollout::*;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
+use test_support::prelude::*;
+use test_support::rng::Rng;
+use test_support::rollout::*;
 
-/// What one writer was told: of each key, the reasons of the commands that were answered, in order.
+/// Acknowledgements of one writer: for each key, the reasons of the answered commands, in order.
 #[derive(Default)]
 struct Acknowledged {
     reasons: BTreeMap<String, Vec<String>>,
@@ -31,17 +29,17 @@ fn deploy<'w>(key: &'w str, manifest: &'w str, reason: &'w str) -> Vec<&'w str> 
 
 /// Deploys, reports, pauses, resumes and fails, with a reason of its own for each, until the server is gone.
 fn write_until_the_end(mut client: Client, writer: u64, round: u64, over: &AtomicBool) -> Acknowledged {
-    let mut dice = Dice(round * 1000 + writer);
+    let mut rng = Rng::seeded(round * 1000 + writer);
     let mut told = Acknowledged::default();
     let (mut paused, mut failed) = (false, false);
     for n in 0u64.. {
         // A key's log keeps 100 events, so a key is left before it is full.
         let key = format!("svc-{round}-{writer}-{}", n / PER_KEY);
         let reason = format!("r-{round}-{writer}-{n}");
-        let agent = AGENTS[dice.below(3) as usize];
+        let agent = AGENTS[rng.below(3)];
         let manifest = manifest(&AGENTS, &format!("model-{n}"));
         // Nothing that would only repeat what is so already: that is answered, and leaves no trace.
-        let words: Vec<&str> = match dice.below(6) {
+        let words: Vec<&str> = match rng.below(6) {
             _ if n % PER_KEY == 0 => deploy(&key, &manifest, &reason),
             0 => deploy(&key, &manifest, &reason),
             1 if paused => vec!["DEPLOY.RESUME", &key, "REASON", &reason],
@@ -77,11 +75,11 @@ fn write_until_the_end(mut client: Client, writer: u64, round: u64, over: &Atomi
 }
 
 #[test]
-fn every_acknowledged_command_survives_a_kill() {
-    let rounds = if long_run() { 100 } else { 10 };
+fn acknowledged_commands_survive_a_kill() {
+    let rounds = if is_long_run() { 100 } else { 10 };
     on_each_server(|kind| {
         let seed = unix_ms();
-        let mut dice = Dice(seed);
+        let mut rng = Rng::seeded(seed);
         let (mut commands, mut unanswered, mut kept) = (0, 0, 0);
         let mut server = None;
         for round in 0..rounds {
@@ -100,11 +98,11 @@ fn every_acknowledged_command_survives_a_kill() {
                 })
                 .collect();
             // The moment is drawn; in some rounds it falls into a rewrite of the file.
-            let rewrites = dice.below(2) == 0;
-            std::thread::sleep(Duration::from_millis(20 + dice.below(200)));
+            let rewrites = rng.below(2) == 0;
+            std::thread::sleep(Duration::from_millis(rng.between(20, 219)));
             if rewrites {
                 server.client().call(&["BGREWRITEAOF"]);
-                std::thread::sleep(Duration::from_micros(dice.below(30_000)));
+                std::thread::sleep(Duration::from_micros(rng.between(0, 29_999)));
             }
             server.kill();
             over.store(true, Ordering::Relaxed);
@@ -129,7 +127,7 @@ fn every_acknowledged_command_survives_a_kill() {
                 commands += acknowledged.reasons.values().map(Vec::len).sum::<usize>();
                 unanswered += usize::from(acknowledged.in_flight.is_some());
             }
-            index_is_true(&mut client, &[0]);
+            assert_index_matches(&mut client, &[0]);
         }
         eprintln!("   {rounds} kills: {commands} answered commands, {kept} kept, {unanswered} in flight");
         assert!(commands > 0);

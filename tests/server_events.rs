@@ -1,10 +1,8 @@
-//! Promise: what is published is what is logged, complete and in order; and whoever missed messages can catch up.
+//! Events: the published ones equal the log, complete and in order, and a client that missed messages can catch up.
 
-mod common;
-
-use common::*;
 use redis::Value;
 use serde_json::Value as Json;
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 const CHANNEL: &str = "deploy:events:agent-api";
@@ -24,7 +22,7 @@ fn tell(client: &mut Client) {
 }
 
 #[test]
-fn published_is_what_is_logged() {
+fn published_events_equal_the_log() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let published = Subscriber::start(&server, CHANNEL);
@@ -58,32 +56,32 @@ fn published_is_what_is_logged() {
         ] {
             assert!(types.contains(&expected), "{expected} in {types:?}");
         }
-        let of = |kind: &str| logged.iter().find(|event| event["type"] == kind).expect("seen above");
+        let event = |kind: &str| logged.iter().find(|event| event["type"] == kind).expect("seen above");
         assert_eq!(
-            (&of("deployment_started")["by"], &of("deployment_started")["reason"]),
+            (&event("deployment_started")["by"], &event("deployment_started")["reason"]),
             (&"default".into(), &"first".into())
         );
         assert_eq!(
-            (&of("deployment_started")["mode"], &of("deployment_started")["strategy"]),
+            (&event("deployment_started")["mode"], &event("deployment_started")["strategy"]),
             (&"initial".into(), &"rolling".into())
         );
         assert_eq!(
-            (&of("deployment_promoted")["by"], &of("deployment_promoted")["reason"]),
+            (&event("deployment_promoted")["by"], &event("deployment_promoted")["reason"]),
             (&"default".into(), &"good".into())
         );
-        assert_eq!(of("deployment_paused")["reason"], "lunch");
-        assert_eq!(of("deployment_failed")["reason"], "enough");
-        let task = of("task_issued");
+        assert_eq!(event("deployment_paused")["reason"], "lunch");
+        assert_eq!(event("deployment_failed")["reason"], "enough");
+        let task = event("task_issued");
         assert_eq!(
             (&task["task"], &task["agent"], &task["role"]),
             (&"start".into(), &"agent-1".into(), &"primary".into())
         );
-        assert_eq!(of("agent_state")["state"], "starting");
+        assert_eq!(event("agent_state")["state"], "starting");
     });
 }
 
 #[test]
-fn status_shows_the_last_ten() {
+fn status_has_the_last_ten_events() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     tell(&mut client);
@@ -93,7 +91,7 @@ fn status_shows_the_last_ten() {
 }
 
 #[test]
-fn who_missed_some_reads_on_after_what_it_had() {
+fn events_after_a_revision_can_be_read() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     tell(&mut client);
@@ -122,7 +120,7 @@ fn who_missed_some_reads_on_after_what_it_had() {
 }
 
 #[test]
-fn the_log_keeps_the_last_hundred_and_says_where_it_begins() {
+fn log_keeps_the_last_hundred_events_and_its_first_revision() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     client.deploy(KEY, &manifest(&AGENTS, "small"), &SLOW);
@@ -138,7 +136,7 @@ fn the_log_keeps_the_last_hundred_and_says_where_it_begins() {
 }
 
 #[test]
-fn each_key_has_a_channel_of_its_own() {
+fn events_are_published_to_a_channel_per_key() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let (ours, all) = (Subscriber::start(&server, CHANNEL), Subscriber::start(&server, "deploy:events:*"));
     let mut client = server.client();
@@ -151,7 +149,7 @@ fn each_key_has_a_channel_of_its_own() {
 }
 
 #[test]
-fn two_coordinators_that_both_report_change_it_once() {
+fn duplicate_reports_change_the_record_once() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let (mut one, mut two) = (server.client(), server.client());
     one.deploy(KEY, &manifest(&AGENTS, "small"), &SLOW);
@@ -168,7 +166,7 @@ fn two_coordinators_that_both_report_change_it_once() {
 }
 
 #[test]
-fn a_waiting_client_is_answered_where_its_time_is_up_in_the_moment_of_the_change() {
+fn waiting_client_is_answered_when_timeout_and_change_coincide() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -196,7 +194,7 @@ fn a_waiting_client_is_answered_where_its_time_is_up_in_the_moment_of_the_change
 }
 
 #[test]
-fn every_waiting_client_has_a_time_of_its_own() {
+fn waiting_clients_have_individual_timeouts() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();

@@ -1,19 +1,13 @@
-//! Promise: what the server's own commands do to a key, they do to a deployment: the record goes where the key goes, its
-//! rollout goes on there and only there, and the listing, the numbers of INFO and the timers know it (rule 6,
-//! "Persistence").
+//! Generic key commands: the record moves with its key, its rollout continues there and only there, and the listing,
+//! INFO and the timers follow (rule 6, "Persistence").
 //!
-//! Each case does one thing to a record in mid rollout whose next step is due shortly and can only come from the timer;
-//! nobody reports anything until it has come. What was done to the key is right when that step happens under the new
-//! name, and a full scan finds what the listing lists.
+//! Each case does one thing to a record in mid rollout whose next step is due shortly and can only come from the
+//! timer. It passes when that step happens under the new name, and a full scan agrees with the listing.
 
-mod common;
-#[path = "common/rollout.rs"]
-mod rollout;
-
-use common::*;
 use redis::Value;
-use rollout::*;
 use serde_json::json;
+use test_support::prelude::*;
+use test_support::rollout::*;
 
 const KEY: &str = "agent-api";
 const CHANNELS: &str = "deploy:events:*";
@@ -36,63 +30,63 @@ fn channels_since(published: &Subscriber, client: &mut Client, already: usize) -
 }
 
 #[test]
-fn rename_takes_the_rollout_along() {
+fn rename_moves_the_rollout() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let published = Subscriber::start(&server, CHANNELS);
         let mut client = server.client();
 
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         let before = dump(&mut client, KEY);
         ok(&mut client, &["RENAME", KEY, "renamed"]);
         let already = published.events_until_now(&mut client, "deploy:events:mark").len();
-        is_gone(&mut client, KEY);
+        assert_gone(&mut client, KEY);
         assert_eq!(client.status("renamed")["deployment_id"], "dep_agent-api_2", "ids never change");
         if client.status("renamed")["status"] == "running" {
             assert_eq!(dump(&mut client, "renamed"), before);
         }
-        goes_on(&mut client, "renamed");
+        assert_completes(&mut client, "renamed");
         assert_eq!(channels_since(&published, &mut client, already), ["renamed"]);
-        is_gone(&mut client, KEY);
-        index_is_true(&mut client, &[0]);
+        assert_gone(&mut client, KEY);
+        assert_index_matches(&mut client, &[0]);
         // Later ids carry the new key and go on counting.
         let next = client.deploy("renamed", &manifest(&AGENTS, "huge"), &QUICK);
         assert_eq!((next.text("deployment_id"), next.int("version")), ("dep_renamed_3".into(), 3));
 
         // Over another record in mid rollout, which is gone with its timer; over a string; and to itself.
-        in_mid_rollout(&mut client, "other");
-        in_mid_rollout(&mut client, "moved");
+        start_rollout(&mut client, "other");
+        start_rollout(&mut client, "moved");
         ok(&mut client, &["RENAME", "other", "moved"]);
         client.call(&["SET", "a-string", "x"]);
         ok(&mut client, &["RENAME", "moved", "a-string"]);
         ok(&mut client, &["RENAME", "a-string", "a-string"]);
-        is_gone(&mut client, "other");
-        is_gone(&mut client, "moved");
+        assert_gone(&mut client, "other");
+        assert_gone(&mut client, "moved");
         assert_eq!(client.status("a-string")["deployment_id"], "dep_other_2");
-        goes_on(&mut client, "a-string");
-        index_is_true(&mut client, &[0]);
+        assert_completes(&mut client, "a-string");
+        assert_index_matches(&mut client, &[0]);
 
         // RENAMENX, refused and done.
-        in_mid_rollout(&mut client, "nx");
+        start_rollout(&mut client, "nx");
         assert_eq!(client.call(&["RENAMENX", "nx", "a-string"]), Value::Int(0));
         one(&mut client, &["RENAMENX", "nx", "nx-renamed"]);
-        is_gone(&mut client, "nx");
-        goes_on(&mut client, "nx-renamed");
+        assert_gone(&mut client, "nx");
+        assert_completes(&mut client, "nx-renamed");
         // And a string over a record: it is a string from then on.
-        in_mid_rollout(&mut client, "lost");
+        start_rollout(&mut client, "lost");
         client.call(&["SET", "s", "x"]);
         ok(&mut client, &["RENAME", "s", "lost"]);
         assert!(client.refused(&["DEPLOY.STATUS", "lost"]).starts_with("WRONGTYPE "));
-        index_is_true(&mut client, &[0]);
+        assert_index_matches(&mut client, &[0]);
     });
 }
 
 #[test]
-fn copies_go_on_each_by_itself() {
+fn copies_continue_independently() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         let before = dump(&mut client, KEY);
         client.deploy("taken", &manifest(&AGENTS, "small"), &SLOW);
         let taken = client.status("taken");
@@ -108,74 +102,74 @@ fn copies_go_on_each_by_itself() {
         client.call(&["DEPLOY.STOP", "copied"]);
         assert_eq!(client.status("copied")["status"], "cancelled");
         for key in [KEY, "taken", "a-string"] {
-            goes_on(&mut client, key);
+            assert_completes(&mut client, key);
         }
         client.call(&["SELECT", "5"]);
-        goes_on(&mut client, KEY);
+        assert_completes(&mut client, KEY);
         let history = client.json(&["DEPLOY.VERSION", KEY, "1", "JSON"]);
         assert_eq!(history["tag"], "one");
         assert_eq!(array(&client.json(&["DEPLOY.RESOLVE", KEY, "ROLE", "any", "ALL", "JSON"])).len(), 1);
-        index_is_true(&mut client, &[0, 5]);
+        assert_index_matches(&mut client, &[0, 5]);
     });
 }
 
 #[test]
-fn move_takes_the_rollout_to_another_database() {
+fn move_moves_the_rollout_to_another_database() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         one(&mut client, &["MOVE", KEY, "3"]);
-        is_gone(&mut client, KEY);
-        in_mid_rollout(&mut client, KEY);
+        assert_gone(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         assert_eq!(client.call(&["MOVE", KEY, "3"]), Value::Int(0), "it is taken there");
-        goes_on(&mut client, KEY);
+        assert_completes(&mut client, KEY);
         client.call(&["SELECT", "3"]);
-        goes_on(&mut client, KEY);
-        index_is_true(&mut client, &[0, 3]);
+        assert_completes(&mut client, KEY);
+        assert_index_matches(&mut client, &[0, 3]);
     });
 }
 
 #[test]
-fn swapped_databases_swap_their_rollouts() {
+fn swapdb_swaps_rollouts() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
         // The same key in both, in different states; one key in each alone; and a third database that is not meant.
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         client.deploy("zero", &manifest(&AGENTS, "small"), &SLOW);
         client.call(&["SELECT", "1"]);
         client.deploy(KEY, &manifest(&["x"], "small"), &SLOW);
-        in_mid_rollout(&mut client, "one");
+        start_rollout(&mut client, "one");
         client.call(&["SELECT", "2"]);
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         ok(&mut client, &["SWAPDB", "0", "1"]);
-        index_is_true(&mut client, &[0, 1, 2]);
+        assert_index_matches(&mut client, &[0, 1, 2]);
         client.call(&["SELECT", "0"]);
         assert_eq!(client.status(KEY)["target_version"], 1);
-        is_gone(&mut client, "zero");
-        goes_on(&mut client, "one");
+        assert_gone(&mut client, "zero");
+        assert_completes(&mut client, "one");
         client.call(&["SELECT", "1"]);
-        is_gone(&mut client, "one");
+        assert_gone(&mut client, "one");
         assert_eq!(client.status("zero")["status"], "running");
-        goes_on(&mut client, KEY);
+        assert_completes(&mut client, KEY);
         client.call(&["SELECT", "2"]);
-        goes_on(&mut client, KEY);
+        assert_completes(&mut client, KEY);
         ok(&mut client, &["SWAPDB", "9", "1"]);
         ok(&mut client, &["SWAPDB", "0", "0"]);
-        index_is_true(&mut client, &[0, 1, 2, 9]);
+        assert_index_matches(&mut client, &[0, 1, 2, 9]);
     });
 }
 
 #[test]
-fn a_restored_dump_goes_on() {
+fn restored_dump_continues() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         let before = (everything(&mut client, KEY), dump(&mut client, KEY));
         client.call(&["SET", "a-string", "x"]);
-        in_mid_rollout(&mut client, "taken");
+        start_rollout(&mut client, "taken");
         assert!(restore(&mut client, KEY, &before.1, &[]).expect_err("it is there").starts_with("BUSYKEY "));
         client.call(&["DEL", KEY]);
         restore(&mut client, KEY, &before.1, &[]).expect("restored");
@@ -188,37 +182,37 @@ fn a_restored_dump_goes_on() {
             assert_eq!(everything(&mut client, KEY), before.0);
         }
         for key in [KEY, "restored", "a-string", "taken", "mortal"] {
-            goes_on(&mut client, key);
+            assert_completes(&mut client, key);
         }
         assert!(int(&client.call(&["PTTL", "mortal"])) > 3_500_000, "a change leaves the TTL as it is");
         // One that lies long in a drawer: what fell due meanwhile happens as it is put back.
         restore(&mut client, "late", &before.1, &[]).expect("restored");
-        goes_on(&mut client, "late");
-        index_is_true(&mut client, &[0]);
+        assert_completes(&mut client, "late");
+        assert_index_matches(&mut client, &[0]);
     });
 }
 
 #[test]
-fn a_migrated_record_goes_on_there() {
+fn migrated_record_continues_on_the_target() {
     on_each_server(|kind| {
         let (here, there) = (Server::start(kind, &[]), Server::start(kind, &[]));
         let (mut ours, mut theirs) = (here.client(), there.client());
-        in_mid_rollout(&mut ours, KEY);
+        start_rollout(&mut ours, KEY);
         theirs.deploy("copied", &manifest(&["x"], "small"), &QUICK);
         let before = everything(&mut ours, KEY);
         let port = there.port.to_string();
         ok(&mut ours, &["MIGRATE", "127.0.0.1", &port, KEY, "0", "5000"]);
-        is_gone(&mut ours, KEY);
+        assert_gone(&mut ours, KEY);
         if theirs.status(KEY)["status"] == "running" {
             assert_eq!(everything(&mut theirs, KEY), before);
         }
-        goes_on(&mut theirs, KEY);
-        in_mid_rollout(&mut ours, "copied");
+        assert_completes(&mut theirs, KEY);
+        start_rollout(&mut ours, "copied");
         ok(&mut ours, &["MIGRATE", "127.0.0.1", &port, "copied", "0", "5000", "COPY", "REPLACE"]);
-        goes_on(&mut theirs, "copied");
-        goes_on(&mut ours, "copied");
-        index_is_true(&mut ours, &[0]);
-        index_is_true(&mut theirs, &[0]);
+        assert_completes(&mut theirs, "copied");
+        assert_completes(&mut ours, "copied");
+        assert_index_matches(&mut ours, &[0]);
+        assert_index_matches(&mut theirs, &[0]);
     });
 }
 
@@ -234,12 +228,12 @@ const ENDS: [&[&str]; 7] = [
 ];
 
 #[test]
-fn what_is_deleted_does_nothing_any_more() {
+fn deleted_records_have_no_effects() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
         for end in ENDS {
-            in_mid_rollout(&mut client, KEY);
+            start_rollout(&mut client, KEY);
             let due = number(&client.status(KEY)["deadlines"]["next_at"]);
             let published = Subscriber::start(&server, CHANNELS);
             client.call(end);
@@ -247,9 +241,9 @@ fn what_is_deleted_does_nothing_any_more() {
                 assert!(client.refused(&["DEPLOY.STATUS", KEY]).starts_with("WRONGTYPE "), "{end:?}");
             } else {
                 wait_until("the key to be gone", || client.call(&["EXISTS", KEY]) == Value::Int(0));
-                is_gone(&mut client, KEY);
+                assert_gone(&mut client, KEY);
             }
-            index_is_true(&mut client, &[0]);
+            assert_index_matches(&mut client, &[0]);
             let value = client.try_call(&["GET", KEY]);
             wait_until("the verdict's time to pass", || unix_ms() > due + 120);
             assert_eq!(client.try_call(&["GET", KEY]), value, "{end:?}");
@@ -261,18 +255,18 @@ fn what_is_deleted_does_nothing_any_more() {
             assert_eq!(client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK).int("version"), 1, "{end:?}");
             client.call(&["DEL", KEY]);
         }
-        index_is_true(&mut client, &[0]);
+        assert_index_matches(&mut client, &[0]);
     });
 }
 
 #[test]
-fn expiry_ends_a_record_at_its_time_and_not_before() {
+fn expiry_removes_a_record_at_its_time() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         one(&mut client, &["EXPIRE", KEY, "1000"]);
-        goes_on(&mut client, KEY);
+        assert_completes(&mut client, KEY);
         let left = int(&client.call(&["TTL", KEY]));
         assert!(left > 900, "changes leave the TTL as it is, it is {left} s");
         one(&mut client, &["PERSIST", KEY]);
@@ -280,31 +274,31 @@ fn expiry_ends_a_record_at_its_time_and_not_before() {
 
         // Where the server does not look for what has expired, an expired record is still none, and its timer is idle.
         client.call(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]);
-        in_mid_rollout(&mut client, "mortal");
+        start_rollout(&mut client, "mortal");
         let due = number(&client.status("mortal")["deadlines"]["next_at"]);
         let published = Subscriber::start(&server, CHANNELS);
         one(&mut client, &["PEXPIRE", "mortal", "20"]);
         wait_until("the verdict's time to pass", || unix_ms() > due + 120);
         let events = published.events_until_now(&mut client, "deploy:events:mark");
         assert!(events.is_empty(), "{events:?}");
-        is_gone(&mut client, "mortal");
-        index_is_true(&mut client, &[0]);
+        assert_gone(&mut client, "mortal");
+        assert_index_matches(&mut client, &[0]);
         client.call(&["DEBUG", "SET-ACTIVE-EXPIRE", "1"]);
 
         // A replica is told of an expiry as of any other.
         let replica = Server::start(kind, &[]);
         replica.replicate_from(&server);
-        in_mid_rollout(&mut client, "mortal");
+        start_rollout(&mut client, "mortal");
         one(&mut client, &["PEXPIRE", "mortal", "50"]);
         wait_until("the key to be gone", || client.call(&["EXISTS", "mortal"]) == Value::Int(0));
         replica.catch_up_with(&server);
-        is_gone(&mut replica.client(), "mortal");
-        index_is_true(&mut replica.client(), &[0]);
+        assert_gone(&mut replica.client(), "mortal");
+        assert_index_matches(&mut replica.client(), &[0]);
     });
 }
 
 #[test]
-fn a_flush_ends_what_it_flushes_and_nothing_else() {
+fn flush_removes_only_the_flushed_databases() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let replica = Server::start(kind, &[]);
@@ -313,44 +307,44 @@ fn a_flush_ends_what_it_flushes_and_nothing_else() {
         for how in [&["SYNC"][..], &["ASYNC"], &[]] {
             for db in ["0", "4"] {
                 client.call(&["SELECT", db]);
-                in_mid_rollout(&mut client, KEY);
+                start_rollout(&mut client, KEY);
                 client.deploy("second", &manifest(&AGENTS, "small"), &SLOW);
             }
             ok(&mut client, &[&["FLUSHDB"], how].concat());
-            is_gone(&mut client, KEY);
-            index_is_true(&mut client, &[0, 4]);
+            assert_gone(&mut client, KEY);
+            assert_index_matches(&mut client, &[0, 4]);
             client.call(&["SELECT", "0"]);
-            goes_on(&mut client, KEY);
-            in_mid_rollout(&mut client, "third");
+            assert_completes(&mut client, KEY);
+            start_rollout(&mut client, "third");
             ok(&mut client, &[&["FLUSHALL"], how].concat());
-            is_gone(&mut client, KEY);
-            is_gone(&mut client, "third");
-            index_is_true(&mut client, &[0, 4]);
+            assert_gone(&mut client, KEY);
+            assert_gone(&mut client, "third");
+            assert_index_matches(&mut client, &[0, 4]);
             assert_eq!(client.info("deploy", "deploy_timers_armed"), "0");
             replica.catch_up_with(&server);
-            index_is_true(&mut replica.client(), &[0, 4]);
+            assert_index_matches(&mut replica.client(), &[0, 4]);
         }
         // In the unit that flushed, too, a key begins anew.
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         client.call(&["MULTI"]);
         client.call(&["FLUSHALL", "ASYNC"]);
         client.call(&["DEPLOY.DEPLOY", KEY, "MANIFEST", &manifest(&AGENTS, "small"), "MIN_HEALTHY_MS", "0"]);
         client.call(&["EXEC"]);
         client.carry_out_until(KEY, "successful");
-        index_is_true(&mut client, &[0, 4]);
+        assert_index_matches(&mut client, &[0, 4]);
     });
 }
 
 #[test]
-fn a_reload_leaves_all_databases_in_mid_rollout() {
+fn reload_keeps_rollouts_in_all_databases() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
         client.call(&["DEBUG", "RELOAD"]);
         client.call(&["SELECT", "7"]);
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         client.call(&["SELECT", "0"]);
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         client.deploy("mortal", &manifest(&AGENTS, "small"), &SLOW);
         client.call(&["PEXPIRE", "mortal", "1000000"]);
         let before = everything(&mut client, KEY);
@@ -359,20 +353,20 @@ fn a_reload_leaves_all_databases_in_mid_rollout() {
             assert_eq!(everything(&mut client, KEY), before);
         }
         assert!(int(&client.call(&["PTTL", "mortal"])) > 900_000);
-        index_is_true(&mut client, &[0, 7]);
-        goes_on(&mut client, KEY);
+        assert_index_matches(&mut client, &[0, 7]);
+        assert_completes(&mut client, KEY);
         client.call(&["SELECT", "7"]);
-        goes_on(&mut client, KEY);
+        assert_completes(&mut client, KEY);
         // Without a save before, what is in memory is dropped for what the file has, which is nothing of these two.
-        in_mid_rollout(&mut client, "not-saved");
+        start_rollout(&mut client, "not-saved");
         client.call(&["DEBUG", "RELOAD", "NOSAVE"]);
-        is_gone(&mut client, "not-saved");
-        index_is_true(&mut client, &[0, 7]);
+        assert_gone(&mut client, "not-saved");
+        assert_index_matches(&mut client, &[0, 7]);
     });
 }
 
 #[test]
-fn evicted_records_leave_the_listing_and_their_timers() {
+fn evicted_records_leave_index_and_timers() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &["--maxmemory-policy", "allkeys-lru"]);
         let mut client = server.client();
@@ -402,7 +396,7 @@ fn evicted_records_leave_the_listing_and_their_timers() {
                 record["status"] == "successful" || record["instances"][0]["state"] == "waiting"
             })
         });
-        index_is_true(&mut client, &[0]);
+        assert_index_matches(&mut client, &[0]);
         let keys = int(&client.call(&["DBSIZE"]));
         assert!(keys > 0 && listed(&mut client).len() as i64 == keys);
         assert!(server.is_alive());
@@ -415,11 +409,11 @@ fn client_status(server: &Server, key: &str) -> serde_json::Value {
 }
 
 #[test]
-fn digests_tell_equal_records_from_others() {
+fn debug_digest_distinguishes_records() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
-        in_mid_rollout_with(&mut client, KEY, 200_000);
+        start_rollout_with(&mut client, KEY, 200_000);
         let digest = |client: &mut Client, key: &str| text(&items(&client.call(&["DEBUG", "DIGEST-VALUE", key]))[0]);
         let first = digest(&mut client, KEY);
         assert_ne!(first, "0".repeat(40));
@@ -455,11 +449,11 @@ fn digests_tell_equal_records_from_others() {
 }
 
 #[test]
-fn the_servers_own_questions_get_answers() {
+fn object_and_debug_commands_work_on_records() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
-        in_mid_rollout_with(&mut client, KEY, 200_000);
+        start_rollout_with(&mut client, KEY, 200_000);
         client.call(&["SET", "a-string", "x"]);
         client.call(&["RPUSH", "a-list", "x"]);
         assert_eq!(text(&client.call(&["TYPE", KEY])), "deploymnt");
@@ -496,7 +490,7 @@ fn restore_idle(client: &mut Client, seconds: u64) {
 }
 
 #[test]
-fn active_defragmentation_does_no_harm() {
+fn active_defragmentation_keeps_records_intact() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -536,9 +530,9 @@ fn active_defragmentation_does_no_harm() {
         eprintln!("   {}: {} hits and misses", kind.name(), work(&mut client) - began);
         let after: Vec<_> = kept.iter().map(|key| dump(&mut client, key)).collect();
         assert!(before == after);
-        in_mid_rollout(&mut client, "svc-0");
-        goes_on(&mut client, "svc-0");
-        index_is_true(&mut client, &[0]);
+        start_rollout(&mut client, "svc-0");
+        assert_completes(&mut client, "svc-0");
+        assert_index_matches(&mut client, &[0]);
         assert!(server.is_alive());
     });
 }

@@ -1,10 +1,8 @@
-//! Promise: a record survives every way in which Redis keeps data, whole; its deadlines are absolute; and a server
-//! that was restarted in mid rollout goes on where it was.
+//! Persistence: records survive every persistence mode of Redis, deadlines are absolute, and a server restarted in mid
+//! rollout continues it.
 
-mod common;
-
-use common::*;
 use serde_json::Value as Json;
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 
@@ -46,7 +44,7 @@ fn on_each_server_and_way(test: impl Fn(Way, &mut Server)) {
 }
 
 /// Versions, a tag, a reason, a half-done canary rollout with one agent ready: a record with something of everything.
-fn in_mid_rollout(client: &mut Client, key: &str) {
+fn start_rollout(client: &mut Client, key: &str) {
     client.deploy(key, &manifest(&AGENTS, "small"), &[&QUICK[..], &["TAG", "one", "REASON", "first é"]].concat());
     client.carry_out_until(key, "successful");
     client.deploy(key, &manifest(&AGENTS, "large"), &[&SLOW[..], &["CANARY", "2", "BUNDLE", "s3://b/v2"]].concat());
@@ -82,10 +80,10 @@ fn wait_until_no_rewrite(client: &mut Client) {
 }
 
 #[test]
-fn a_record_comes_back_whole() {
+fn records_survive_every_kind_of_restart() {
     on_each_server_and_way(|way, server| {
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         client.deploy("second", &manifest(&AGENTS, "small"), &SLOW);
         client.deploy("second", &manifest(&AGENTS, "large"), &SLOW);
         client.call(&["DEPLOY.PAUSE", KEY]);
@@ -101,13 +99,13 @@ fn a_record_comes_back_whole() {
 }
 
 #[test]
-fn a_rewritten_append_only_file_holds_the_same() {
+fn append_only_rewrite_keeps_records() {
     on_each_server(|kind| {
         for preamble in ["yes", "no"] {
             let args = ["--appendonly", "yes", "--appendfsync", "always", "--aof-use-rdb-preamble", preamble];
             let mut server = Server::start(kind, &args);
             let mut client = server.client();
-            in_mid_rollout(&mut client, KEY);
+            start_rollout(&mut client, KEY);
             rewrite_aof(&mut client);
             let rewritten = everything(&mut client, KEY);
             server.restart(End::Kill);
@@ -123,7 +121,7 @@ fn a_rewritten_append_only_file_holds_the_same() {
 }
 
 #[test]
-fn a_restarted_server_goes_on_where_it_was() {
+fn rollouts_continue_after_a_restart() {
     on_each_server_and_way(|way, server| {
         let mut client = server.client();
         client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
@@ -150,7 +148,7 @@ fn a_restarted_server_goes_on_where_it_was() {
 }
 
 #[test]
-fn what_fell_due_while_the_server_was_down_happens_after_its_start() {
+fn deadlines_passed_while_down_fire_after_the_start() {
     on_each_server_and_way(|way, server| {
         let mut client = server.client();
         let options = ["MIN_HEALTHY_MS", "0", "HEALTHY_DEADLINE_MS", "600", "PROGRESS_DEADLINE_MS", "600"];
@@ -166,7 +164,7 @@ fn what_fell_due_while_the_server_was_down_happens_after_its_start() {
 }
 
 #[test]
-fn an_event_that_a_subscriber_has_seen_is_on_disk() {
+fn published_events_are_on_disk() {
     on_each_server(|kind| {
         let mut server = Server::start(kind, &["--appendonly", "yes", "--appendfsync", "always"]);
         for round in 0..3 {
@@ -185,11 +183,11 @@ fn an_event_that_a_subscriber_has_seen_is_on_disk() {
 }
 
 #[test]
-fn a_reload_and_a_copy_by_dump_hold_the_same() {
+fn reload_and_dump_copies_are_equal() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         let before = everything(&mut client, KEY);
         client.call(&["DEBUG", "RELOAD"]);
         assert_eq!(everything(&mut client, KEY), before, "DEBUG RELOAD");

@@ -1,18 +1,14 @@
-//! Promise: an operator at redis-cli sees the page of DEPLOY.SHOW as it is meant, in either protocol, on a terminal and in
-//! a pipe, and finds help (rule 3). What the page says is `tests/show.rs`.
+//! DEPLOY.SHOW and HELP in redis-cli, in either protocol, on a terminal and in a pipe (rule 3). The content of the
+//! page is tested by `view_show.rs`.
 
-mod common;
-#[path = "common/terminal.rs"]
-mod terminal;
-
-use common::*;
 use redis::Value;
-use terminal::*;
+use test_support::prelude::*;
+use test_support::terminal::*;
 
 const KEY: &str = "agent-api";
 
 /// One agent is healthy, one has its verdict far ahead.
-fn in_mid_rollout(server: &Server) -> Client {
+fn start_rollout(server: &Server) -> Client {
     let mut client = server.client();
     client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
     client.carry_out_until(KEY, "successful");
@@ -50,10 +46,10 @@ fn still(lines: &[String]) -> Vec<String> {
 }
 
 #[test]
-fn a_page_is_a_verbatim_string_in_resp3_and_a_bulk_string_in_resp2() {
+fn show_replies_a_verbatim_string_in_resp3_and_a_bulk_string_in_resp2() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
-        let mut client = in_mid_rollout(&server);
+        let mut client = start_rollout(&server);
         let page = page_of(&client.call(&["DEPLOY.SHOW", KEY]));
         assert!(page[0].starts_with("agent-api ") && page[0].ends_with(" UTC"), "{page:#?}");
         assert!(page.iter().any(|line| line.starts_with("status      RUNNING: 0 of 3 agents healthy")), "{page:#?}");
@@ -84,9 +80,9 @@ fn a_page_is_a_verbatim_string_in_resp3_and_a_bulk_string_in_resp2() {
 }
 
 #[test]
-fn what_cannot_be_shown_is_refused() {
+fn show_rejects_missing_and_mistyped_keys() {
     let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = in_mid_rollout(&server);
+    let mut client = start_rollout(&server);
     client.call(&["SET", "a-string", "x"]);
     assert!(client.refused(&["DEPLOY.SHOW", "nothing"]).starts_with("NOTFOUND "));
     assert!(client.refused(&["DEPLOY.SHOW", "a-string"]).starts_with("WRONGTYPE "));
@@ -96,10 +92,10 @@ fn what_cannot_be_shown_is_refused() {
 }
 
 #[test]
-fn redis_cli_shows_lines_on_a_terminal_and_in_a_pipe() {
+fn redis_cli_prints_the_page_line_by_line() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
-        let mut client = in_mid_rollout(&server);
+        let mut client = start_rollout(&server);
         let page = still(&page_of(&client.call(&["DEPLOY.SHOW", KEY])));
         let piped = redis_cli(&server, &["DEPLOY.SHOW", KEY]);
         assert_eq!(still(&piped), page, "in a pipe");
@@ -119,7 +115,7 @@ fn redis_cli_shows_lines_on_a_terminal_and_in_a_pipe() {
 }
 
 #[test]
-fn help_tells_of_every_command() {
+fn help_lists_every_command() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -135,7 +131,7 @@ fn help_tells_of_every_command() {
 }
 
 #[test]
-fn ten_thousand_agents_are_shown_on_a_page() {
+fn show_summarizes_ten_thousand_agents() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
     let nodes: Vec<String> = (1..=10_000).map(|n| format!(r#"{{"node_id":"worker-{n}"}}"#)).collect();

@@ -1,11 +1,9 @@
-//! Promise: what time brings about happens on the server, without any client, not before its time and on an idle
-//! server at most 10 ms after it; and where replica traffic is held back it waits, and never ends the server.
+//! Timers: deadlines fire on the server, without any client, not early, and on an idle server at most 10 ms late. Where
+//! writes are paused they wait.
 
-mod common;
-
-use common::*;
 use serde_json::{json, Value as Json};
 use std::sync::{Mutex, MutexGuard};
+use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 
@@ -19,14 +17,14 @@ fn event_of(client: &mut Client, key: &str, is: impl Fn(&Json) -> bool) -> Json 
     client.events_after(key, 0).into_iter().find(is).unwrap_or_else(|| panic!("no such event of {key}"))
 }
 
-/// How late something was; never early.
+/// Returns how late an event was. Panics where it was early.
 fn lateness(event: &Json, due: u64) -> u64 {
     let at = number(&event["at"]);
     assert!(at >= due, "{} ms early: {event}", due - at);
     at - due
 }
 
-/// On a busy machine single ones may be late; half of them may not.
+/// Asserts that the median is within 10 ms: single deadlines may be late on a busy machine.
 fn assert_punctual(mut lateness: Vec<u64>) {
     lateness.sort_unstable();
     let median = lateness[lateness.len() / 2];
@@ -34,7 +32,7 @@ fn assert_punctual(mut lateness: Vec<u64>) {
 }
 
 #[test]
-fn a_healthy_verdict_comes_after_min_healthy_ms_without_any_client() {
+fn agents_become_healthy_after_min_healthy_ms_without_clients() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -56,7 +54,7 @@ fn a_healthy_verdict_comes_after_min_healthy_ms_without_any_client() {
 }
 
 #[test]
-fn an_unhealthy_verdict_comes_at_the_healthy_deadline_and_fails_it_where_there_is_no_progress_deadline() {
+fn healthy_deadline_fails_a_deployment_without_progress_deadline() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -80,7 +78,7 @@ fn an_unhealthy_verdict_comes_at_the_healthy_deadline_and_fails_it_where_there_i
 }
 
 #[test]
-fn the_progress_deadline_fails_a_rollout_that_stands_still() {
+fn progress_deadline_fails_a_stalled_rollout() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -106,7 +104,7 @@ fn the_progress_deadline_fails_a_rollout_that_stands_still() {
 }
 
 #[test]
-fn a_break_begins_the_wait_anew() {
+fn unready_report_restarts_the_healthy_wait() {
     let _alone = alone();
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
@@ -127,7 +125,7 @@ fn a_break_begins_the_wait_anew() {
 }
 
 #[test]
-fn many_that_fall_due_at_once_each_get_their_verdict_once_and_in_order() {
+fn simultaneous_deadlines_fire_once_and_in_order() {
     let _alone = alone();
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
@@ -158,7 +156,7 @@ fn many_that_fall_due_at_once_each_get_their_verdict_once_and_in_order() {
 }
 
 #[test]
-fn where_writes_are_paused_verdicts_wait_and_the_server_lives() {
+fn paused_writes_defer_verdicts() {
     let _alone = alone();
     on_each_server(|kind| {
         // Alone and with a replica: the server would end itself in both.
@@ -189,7 +187,7 @@ fn where_writes_are_paused_verdicts_wait_and_the_server_lives() {
 }
 
 #[test]
-fn a_shutdown_that_waits_for_a_slow_replica_ends_well() {
+fn shutdown_waiting_for_a_replica_completes() {
     let _alone = alone();
     on_each_server(|kind| {
         let mut primary = Server::start(kind, &["--shutdown-timeout", "2"]);
@@ -209,7 +207,7 @@ fn a_shutdown_that_waits_for_a_slow_replica_ends_well() {
 }
 
 #[test]
-fn an_idle_deployment_costs_nothing() {
+fn idle_deployments_use_no_cpu() {
     let _alone = alone();
     let server = Server::start(ServerKind::Redis70, &[]);
     let replica = Server::start(ServerKind::Redis70, &[]);
@@ -228,7 +226,7 @@ fn an_idle_deployment_costs_nothing() {
 }
 
 #[test]
-fn a_busy_client_does_not_keep_the_timer_from_its_turn() {
+fn busy_client_does_not_starve_the_timer() {
     const COUNT: usize = 3_000;
     let _alone = alone();
     on_each_server(|kind| {

@@ -1,17 +1,13 @@
-//! Promise: every command works in MULTI, in scripts and in functions; what one of them changes goes out as one unit, so
-//! that a replica has all of it or nothing; and time is read once per command (rule 6, "Transactions and scripts").
+//! Transactions: every command works in MULTI, in scripts and in functions; what one of them changes goes out as one
+//! unit, so that a replica has all of it or nothing; and time is read once per command (rule 6, "Transactions and
+//! scripts").
 
-mod common;
-#[path = "common/rollout.rs"]
-mod rollout;
-#[path = "common/wire.rs"]
-mod wire;
-
-use common::*;
 use redis::Value;
-use rollout::*;
 use serde_json::{json, Value as Json};
-use wire::*;
+use test_support::prelude::*;
+use test_support::replication::*;
+use test_support::resp::*;
+use test_support::rollout::*;
 
 const KEY: &str = "agent-api";
 
@@ -50,7 +46,7 @@ fn all_commands() -> Vec<Vec<String>> {
     words.iter().map(|words| words.iter().map(|word| word.to_string()).collect()).collect()
 }
 
-/// What came of [`all_commands`].
+/// Outcome of [`all_commands`].
 fn has_happened(client: &mut Client, replies: &[Value], how: &str) {
     assert_eq!(replies.len(), all_commands().len(), "{how}");
     for (words, reply) in all_commands().iter().zip(replies) {
@@ -72,7 +68,7 @@ fn has_happened(client: &mut Client, replies: &[Value], how: &str) {
 
 /// A transaction's replies, refusals among them, which a client library would turn into one error.
 fn executed(server: &Server, commands: &[&[&[u8]]]) -> Vec<Reply> {
-    let mut wire = Wire::to(server);
+    let mut wire = server.conn();
     let (multi, exec) = (command(&["MULTI"]), command(&["EXEC"]));
     let commands: Vec<Vec<u8>> = commands.iter().map(|words| command(words)).collect();
     let replies = wire.pipeline(&[vec![multi], commands, vec![exec]].concat());
@@ -83,7 +79,7 @@ fn executed(server: &Server, commands: &[&[&[u8]]]) -> Vec<Reply> {
 }
 
 #[test]
-fn every_command_works_in_a_transaction() {
+fn commands_work_in_transactions() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -145,7 +141,7 @@ fn load_function(client: &mut Client) {
 }
 
 #[test]
-fn every_command_works_in_scripts_and_functions() {
+fn commands_work_in_scripts_and_functions() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -158,7 +154,7 @@ fn every_command_works_in_scripts_and_functions() {
             client.call(&["DEL", KEY]);
         }
         // A script that may only read, reads.
-        in_mid_rollout_with(&mut client, KEY, 200_000);
+        start_rollout_with(&mut client, KEY, 200_000);
         let read = "return redis.call('DEPLOY.STATUS', KEYS[1], 'JSON')";
         assert_eq!(client.json(&["EVAL_RO", read, "1", KEY]), client.status(KEY));
         let write = "return redis.call('DEPLOY.PAUSE', KEYS[1])";
@@ -173,7 +169,7 @@ fn every_command_works_in_scripts_and_functions() {
 }
 
 #[test]
-fn one_unit_goes_out_as_one_unit() {
+fn transactions_and_scripts_replicate_as_one_unit() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
@@ -201,7 +197,7 @@ fn one_unit_goes_out_as_one_unit() {
                 }
             }
             client.call(&["DEL", "a", "b"]);
-            let sent = stream.until_now(&mut client);
+            let sent = stream.commands_until_now(&mut client);
             let names: Vec<String> =
                 sent.iter().map(|words| String::from_utf8_lossy(&words[0]).to_uppercase()).collect();
             let shape = names.join(" ");
@@ -220,9 +216,9 @@ fn one_unit_goes_out_as_one_unit() {
             assert_eq!(others.count(), 0, "{how}: {shape}");
         }
         // A reading command, a refused one and one without effect send nothing at all.
-        in_mid_rollout_with(&mut client, "c", 200_000);
+        start_rollout_with(&mut client, "c", 200_000);
         client.call(&["DEPLOY.PAUSE", "c"]);
-        stream.until_now(&mut client);
+        stream.commands_until_now(&mut client);
         let words: [&[&[u8]]; 4] = [
             &[b"DEPLOY.STATUS", b"c"],
             &[b"DEPLOY.PAUSE", b"c"],
@@ -230,19 +226,19 @@ fn one_unit_goes_out_as_one_unit() {
             &[b"DEPLOY.REPORT", b"c", b"agent-1", b"ready"],
         ];
         executed(&server, &words);
-        assert_eq!(stream.until_now(&mut client), Vec::<Vec<Vec<u8>>>::new());
+        assert_eq!(stream.commands_until_now(&mut client), Vec::<Vec<Vec<u8>>>::new());
     });
 }
 
 #[test]
-fn a_timers_step_goes_out_as_one_unit() {
+fn timer_steps_replicate_as_one_unit() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
-        in_mid_rollout(&mut client, KEY);
+        start_rollout(&mut client, KEY);
         let mut stream = ReplicationStream::of(&server);
         client.wait_for_status(KEY, "awaiting_promotion");
-        let sent = stream.until_now(&mut client);
+        let sent = stream.commands_until_now(&mut client);
         let names: Vec<String> = sent.iter().map(|words| String::from_utf8_lossy(&words[0]).to_uppercase()).collect();
         // The change that makes two events; or nothing, where the verdict came before the stream.
         if !names.is_empty() {
@@ -252,13 +248,13 @@ fn a_timers_step_goes_out_as_one_unit() {
 }
 
 #[test]
-fn a_replica_has_all_of_a_transaction_or_nothing() {
+fn replica_applies_transactions_atomically() {
     on_each_server(|kind| {
         let (primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
         replica.replicate_from(&primary);
         let mut client = primary.client();
         for key in ["a", "b"] {
-            in_mid_rollout_with(&mut client, key, 200_000);
+            start_rollout_with(&mut client, key, 200_000);
         }
         replica.catch_up_with(&primary);
         let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -301,11 +297,11 @@ fn a_replica_has_all_of_a_transaction_or_nothing() {
 }
 
 #[test]
-fn watch_sees_changes_and_nothing_else() {
+fn watch_aborts_only_on_changes() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let (mut client, mut other) = (server.client(), server.client());
-        in_mid_rollout_with(&mut client, KEY, 200_000);
+        start_rollout_with(&mut client, KEY, 200_000);
         let mut is_seen = |words: &[&str], seen: bool| {
             client.call(&["WATCH", KEY]);
             let _ = other.try_call(words);
@@ -322,7 +318,7 @@ fn watch_sees_changes_and_nothing_else() {
         is_seen(&["DEPLOY.PAUSE", KEY], false); // paused already
         is_seen(&["DEPLOY.STOP", KEY], true);
         // What the timer does is a change like any other.
-        in_mid_rollout(&mut client, "timed");
+        start_rollout(&mut client, "timed");
         client.call(&["WATCH", "timed"]);
         let mut third = server.client();
         third.wait_for_status("timed", "awaiting_promotion");
@@ -350,7 +346,7 @@ fn time_is_read_once_per_command() {
         assert!(of_deploy.iter().all(|at| *at == of_deploy[0]));
 
         // In a script that takes its time the clock never goes back; where the server has a frozen one, it stands.
-        in_mid_rollout_with(&mut client, KEY, 200_000);
+        start_rollout_with(&mut client, KEY, 200_000);
         let already = number(&client.status(KEY)["revision"]);
         let script = "for i = 1, 4 do
                 redis.call('DEPLOY.REPORT', KEYS[1], 'agent-1', i % 2 == 1 and 'unready' or 'ready')
@@ -374,13 +370,13 @@ fn time_is_read_once_per_command() {
 }
 
 #[test]
-fn the_internal_command_is_refused_to_every_kind_of_client() {
+fn internal_command_is_rejected_in_every_context() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);
         let mut client = server.client();
         let mut stream = ReplicationStream::of(&server);
-        in_mid_rollout_with(&mut client, KEY, 200_000);
-        let sent = stream.until_now(&mut client);
+        start_rollout_with(&mut client, KEY, 200_000);
+        let sent = stream.commands_until_now(&mut client);
         let payload =
             sent.iter().rfind(|words| words[0].eq_ignore_ascii_case(b"DEPLOY.APPLY")).expect("changes")[2].clone();
         let before = dump(&mut client, KEY);
@@ -425,8 +421,8 @@ fn the_internal_command_is_refused_to_every_kind_of_client() {
         client.call(&["ACL", "SETUSER", "default", "-deploy.apply"]);
         let replica = Server::start(kind, &[]);
         replica.replicate_from(&server);
-        in_mid_rollout(&mut client, "other");
-        goes_on(&mut client, "other");
+        start_rollout(&mut client, "other");
+        assert_completes(&mut client, "other");
         replica.catch_up_with(&server);
         assert_eq!(replica.client().status("other"), client.status("other"));
 

@@ -1,15 +1,17 @@
-//! The real world behind a key: the processes that run, the coordinators that start and stop them, and the letters that
-//! they send. Coordinators are slow, they crash, their letters are lost, doubled, late and out of order; what they say
-//! was true when they wrote it.
+//! The processes behind a key, the coordinators that start and stop them, and the messages that they send.
+//! Coordinators are slow and crash; messages are lost, duplicated, delayed and reordered, and were true when they
+//! were sent.
 
-use super::dice::Dice;
 use redis_deploy::engine::command::{Check, Register, Report, ReportedState};
 use redis_deploy::engine::instance::{InstanceKey, InstanceState, TaskKind};
 use redis_deploy::engine::manifest::BATCH_AGENT;
-use redis_deploy::engine::services::{CheckStatus, Service};
+
+use redis_deploy::engine::services::CheckStatus;
+use redis_deploy::engine::services::Service;
 use redis_deploy::engine::{Command, Record};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use test_support::rng::Rng;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Temper {
@@ -46,7 +48,7 @@ pub struct RealWorld {
     /// Many processes are of a bad temper.
     pub gloomy: bool,
     errands: [VecDeque<Errand>; 2],
-    /// How often each instance was started: attempts count on, whoever starts it.
+    /// Number of starts of each instance, by any coordinator.
     attempts: BTreeMap<InstanceKey, u32>,
 }
 
@@ -68,7 +70,7 @@ fn report(key: &InstanceKey, state: ReportedState, attempt: Option<u32>) -> Comm
     })
 }
 
-/// What a process would say of itself.
+/// The state that a process reports.
 pub fn word_of(key: &InstanceKey, process: &Process) -> Command {
     let state = match process.state {
         InstanceState::Ready => ReportedState::Ready,
@@ -104,25 +106,25 @@ impl RealWorld {
     }
 
     /// One turn of one of the two coordinators.
-    pub fn coordinator_turn(&mut self, dice: &mut Dice, record: &Record) -> Result<(), String> {
-        let which = dice.below(2);
+    pub fn coordinator_turn(&mut self, rng: &mut Rng, record: &Record) -> Result<(), String> {
+        let which = rng.below(2);
         let mut beside = Ok(());
-        let kind = dice.weighted(&[20, 40, 40, 3]);
+        let kind = rng.weighted(&[20, 40, 40, 3]);
         if kind == 0 || kind == 2 {
             self.errands[which] = errands(record).into();
         }
         match kind {
             0 => {}
             1 | 2 => {
-                for _ in 0..dice.between(1, 6) {
+                for _ in 0..rng.between(1, 6) {
                     let Some(errand) = self.errands[which].pop_front() else { break };
-                    beside = beside.and(self.run(dice, &errand, record));
+                    beside = beside.and(self.run(rng, &errand, record));
                 }
             }
             _ => {
                 // A crash: what it meant to do and what it had not yet sent is lost.
                 self.errands[which].clear();
-                if dice.chance(50) {
+                if rng.chance(50) {
                     self.letters.clear();
                 }
             }
@@ -130,9 +132,9 @@ impl RealWorld {
         beside
     }
 
-    /// Carries a task out. A runtime runs an agent once in a job: what ran before is ended first, and what is newer than
-    /// the task stays.
-    pub fn run(&mut self, dice: &mut Dice, errand: &Errand, record: &Record) -> Result<(), String> {
+    /// Carries a task out. A runtime runs an agent once in a job: what ran before is ended first, and what is newer
+    /// than the task stays.
+    pub fn run(&mut self, rng: &mut Rng, errand: &Errand, record: &Record) -> Result<(), String> {
         let mut beside = Ok(());
         let place = (errand.key.agent.clone(), errand.key.job_id.clone());
         if errand.kind == TaskKind::Stop {
@@ -165,17 +167,17 @@ impl RealWorld {
                         Err(format!("{} is started in {} where version {} of it runs", place.0, place.1, old.version));
                 }
             }
-            if errand.kind == TaskKind::Replace && dice.chance(4) {
+            if errand.kind == TaskKind::Replace && rng.chance(4) {
                 self.letters.push(report(&errand.key, ReportedState::Unsafe, None));
                 return Ok(());
             }
             let attempt = running.attempt;
             self.processes.remove(&place);
-            if dice.chance(30) {
+            if rng.chance(30) {
                 self.letters.push(report(&old, ReportedState::Stopped, Some(attempt)));
             }
         }
-        let temper = match dice.weighted(if self.gloomy { &[74, 12, 7, 7] } else { &[95, 3, 1, 1] }) {
+        let temper = match rng.weighted(if self.gloomy { &[74, 12, 7, 7] } else { &[95, 3, 1, 1] }) {
             0 => Temper::Good,
             1 => Temper::Flaps,
             2 => Temper::Stuck,
@@ -190,18 +192,18 @@ impl RealWorld {
     }
 
     /// One of the processes does something: gets ready, flaps, restarts, fails, ends; or its services do.
-    pub fn process_turn(&mut self, dice: &mut Dice, record: &Record) {
+    pub fn process_turn(&mut self, rng: &mut Rng, record: &Record) {
         let places: Vec<_> = self.processes.keys().cloned().collect();
         if places.is_empty() {
             return;
         }
-        let place = dice.pick(&places).clone();
+        let place = rng.pick(&places).clone();
         let Some(process) = self.processes.get_mut(&place) else { return };
         let key = RealWorld::key(&place, process);
         if &*key.agent == BATCH_AGENT {
-            if dice.chance(40) {
+            if rng.chance(40) {
                 self.processes.remove(&place);
-                let outcome = if dice.chance(75) { ReportedState::Completed } else { ReportedState::Failed };
+                let outcome = if rng.chance(75) { ReportedState::Completed } else { ReportedState::Failed };
                 self.letters.push(report(&key, outcome, None));
             }
             return;
@@ -212,60 +214,60 @@ impl RealWorld {
             Temper::Stuck => [0, 0, 20, 2],
             Temper::Doomed => [30, 10, 20, 30],
         };
-        if dice.chance(end) {
+        if rng.chance(end) {
             let attempt = process.attempt;
             self.processes.remove(&place);
-            let state = if dice.chance(70) { ReportedState::Failed } else { ReportedState::Stopped };
+            let state = if rng.chance(70) { ReportedState::Failed } else { ReportedState::Stopped };
             self.letters.push(report(&key, state, Some(attempt)));
-        } else if dice.chance(restart) {
+        } else if rng.chance(restart) {
             process.attempt += 1;
             self.attempts.insert(key.clone(), process.attempt);
             process.state = InstanceState::Starting;
             let word = word_of(&key, process);
             self.letters.push(word);
         } else if process.state == InstanceState::Ready {
-            if dice.chance(down) {
+            if rng.chance(down) {
                 process.state = InstanceState::Unready;
                 let word = word_of(&key, process);
                 self.letters.push(word);
             } else {
-                self.service_turn(dice, &key, record);
+                self.service_turn(rng, &key, record);
             }
-        } else if dice.chance(up) {
+        } else if rng.chance(up) {
             process.state = InstanceState::Ready;
             let word = word_of(&key, process);
             self.letters.push(word);
-            self.service_turn(dice, &key, record);
+            self.service_turn(rng, &key, record);
         }
     }
 
-    fn service_turn(&mut self, dice: &mut Dice, key: &InstanceKey, record: &Record) {
+    fn service_turn(&mut self, rng: &mut Rng, key: &InstanceKey, record: &Record) {
         let Some(i) = record.instances.get(key) else { return };
         let Some(version) = record.version(key.version) else { return };
         let mut names: Vec<Arc<str>> = version.content.services_of(&i.node).to_vec();
-        if dice.chance(10) {
+        if rng.chance(10) {
             names.push(Arc::from("extra"));
         }
         for name in names {
             let id = service_id(key, &name);
-            let bad = if dice.chance(50) { CheckStatus::Critical } else { CheckStatus::Warning };
-            let status = if dice.chance(8) { bad } else { CheckStatus::Passing };
-            let ttl = *dice.pick(&[None, None, Some(40), Some(200)]);
+            let bad = if rng.chance(50) { CheckStatus::Critical } else { CheckStatus::Warning };
+            let status = if rng.chance(8) { bad } else { CheckStatus::Passing };
+            let ttl = *rng.pick(&[None, None, Some(40), Some(200)]);
             self.letters.push(match record.services.get(&id) {
-                Some(_) if dice.chance(4) => Command::Deregister { instance: id },
-                Some(_) if dice.chance(80) => Command::Check(Check { instance: id, status, reason: None }),
+                Some(_) if rng.chance(4) => Command::Deregister { instance: id },
+                Some(_) if rng.chance(80) => Command::Check(Check { instance: id, status, reason: None }),
                 _ => register(key, &name, &id, ttl, status),
             });
         }
     }
 
     /// The next letter to arrive; some are lost, some come again, few wait their turn.
-    pub fn post(&mut self, dice: &mut Dice) -> Option<Command> {
+    pub fn post(&mut self, rng: &mut Rng) -> Option<Command> {
         if self.letters.is_empty() {
             return None;
         }
-        let at = if dice.chance(75) { 0 } else { dice.below(self.letters.len()) };
-        match dice.weighted(&[86, 8, 6]) {
+        let at = if rng.chance(75) { 0 } else { rng.below(self.letters.len()) };
+        match rng.weighted(&[86, 8, 6]) {
             0 => Some(self.letters.remove(at)),
             1 => Some(self.letters[at].clone()),
             _ => {
@@ -354,7 +356,7 @@ impl RealWorld {
         words
     }
 
-    /// What differs between what runs and what the record says, where all is quiet.
+    /// Returns a difference between the processes and the record, once all has settled.
     pub fn differs_from(&self, record: &Record) -> Option<String> {
         for (place, process) in &self.processes {
             let key = RealWorld::key(place, process);

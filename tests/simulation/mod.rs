@@ -1,20 +1,18 @@
-//! A simulated world that tries to break the engine.
+//! Simulated worlds that search for violations of the rules.
 //!
 //! ```text
-//! dice ──► world: operators, coordinators, processes, the post, the clock ──► inputs ──► site ──► decide
+//! rng ──► world: operators, coordinators, processes, messages, the clock ──► inputs ──► sut ──► decide
 //!                                                                                      │  second engine: apply
 //!                                                                                      └► rules, at every event
 //! ```
 //!
 //! A failure is a seed, a rule, and the shortest history that still breaks it.
 
-pub mod catalogue;
 pub mod coordinators;
-pub mod dice;
-pub mod memory;
+pub mod format;
+pub mod model;
 pub mod operators;
 pub mod rules;
 pub mod shrink;
-pub mod site;
-pub mod words;
+pub mod sut;
 pub mod world;

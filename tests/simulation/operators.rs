@@ -1,16 +1,16 @@
-//! People at their keyboards: what an operator asks next, mostly sensible, at random.
+//! Operators: random commands, most of them valid.
 
-use super::catalogue::Content;
-use super::dice::Dice;
 use redis_deploy::engine::command::{Operate, Rollback, RollbackTo};
 use redis_deploy::engine::deployment::Status;
 use redis_deploy::engine::policy::{CountOrPercent, PolicyPatch};
 use redis_deploy::engine::{Command, Record};
 use std::sync::Arc;
+use test_support::manifests::Content;
+use test_support::rng::Rng;
 
-/// What an operator asks of a site whose latest content is `content`.
+/// Draws an operator's command for a system whose latest content is `content`.
 pub fn ask(
-    dice: &mut Dice,
+    rng: &mut Rng,
     content: &mut Content,
     past: &mut Vec<Content>,
     record: Option<&Record>,
@@ -23,91 +23,91 @@ pub fn ask(
         Some(Status::Paused) => [15, 8, 4, 4, 55, 6, 3, 4, 2],
         Some(_) => [60, 14, 3, 2, 2, 2, 6, 8, 3],
     };
-    match dice.weighted(&weights) {
-        0 => deploy(dice, content, past, record, wild),
-        1 => rollback(dice, record),
-        2 => Command::Promote(operate(dice, record)),
-        3 => Command::Pause(operate(dice, record)),
-        4 => Command::Resume(operate(dice, record)),
-        5 => Command::Fail(operate(dice, record)),
-        6 => Command::Stop(operate(dice, record)),
+    match rng.weighted(&weights) {
+        0 => deploy(rng, content, past, record, wild),
+        1 => rollback(rng, record),
+        2 => Command::Promote(operate(rng, record)),
+        3 => Command::Pause(operate(rng, record)),
+        4 => Command::Resume(operate(rng, record)),
+        5 => Command::Fail(operate(rng, record)),
+        6 => Command::Stop(operate(rng, record)),
         7 => {
             let newest = record.map_or(1, |r| r.last_version);
-            Command::Tag { version: dice.between(newest.saturating_sub(3).max(1), newest + 1), tag: tag(dice) }
+            Command::Tag { version: rng.between(newest.saturating_sub(3).max(1), newest + 1), tag: tag(rng) }
         }
-        _ => Command::Untag { tag: tag(dice) },
+        _ => Command::Untag { tag: tag(rng) },
     }
 }
 
-fn tag(dice: &mut Dice) -> Arc<str> {
-    Arc::from(*dice.pick(&["good", "live", "old"]))
+fn tag(rng: &mut Rng) -> Arc<str> {
+    Arc::from(*rng.pick(&["good", "live", "old"]))
 }
 
-fn operate(dice: &mut Dice, record: Option<&Record>) -> Operate {
+fn operate(rng: &mut Rng, record: Option<&Record>) -> Operate {
     let current = || record.and_then(|r| r.deployment.as_ref()).map(|d| d.id.clone());
-    let id = match dice.below(8) {
+    let id = match rng.below(8) {
         0 => current(),
-        1 if dice.chance(30) => Some(Arc::from("dep_other_1")),
+        1 if rng.chance(30) => Some(Arc::from("dep_other_1")),
         _ => None,
     };
-    Operate { id, reason: dice.chance(30).then(|| Arc::from("because")) }
+    Operate { id, reason: rng.chance(30).then(|| Arc::from("because")) }
 }
 
 fn deploy(
-    dice: &mut Dice,
+    rng: &mut Rng,
     content: &mut Content,
     past: &mut Vec<Content>,
     record: Option<&Record>,
     wild: bool,
 ) -> Command {
-    match dice.weighted(&[70, 12, 12, 6]) {
+    match rng.weighted(&[70, 12, 12, 6]) {
         _ if record.is_none() => {}
-        0 => content.change(dice),
+        0 => content.change(rng),
         1 => {} // the same again
-        2 if !past.is_empty() => *content = dice.pick(past).clone(),
+        2 if !past.is_empty() => *content = rng.pick(past).clone(),
         _ => {
-            content.change(dice);
-            content.change(dice);
+            content.change(rng);
+            content.change(rng);
         }
     }
-    if wild && dice.chance(4) {
-        content.job_type = *dice.pick(&["service", "batch"]);
+    if wild && rng.chance(4) {
+        content.job_type = *rng.pick(&["service", "batch"]);
     }
     past.push(content.clone());
     let mut deploy = content.deploy();
     let newest = record.map_or(0, |r| r.last_version);
-    if dice.chance(8) {
+    if rng.chance(8) {
         deploy.if_version = Some(newest);
     }
-    if dice.chance(10) {
-        deploy.tag = Some(tag(dice));
+    if rng.chance(10) {
+        deploy.tag = Some(tag(rng));
     }
-    // Some sites are run by scripts, which give every deploy an id.
+    // Some systems are run by scripts, which give every deploy an id.
     let scripted = content.nodes[0].config == 2;
-    if dice.chance(if scripted { 70 } else { 12 }) {
-        deploy.request = Some(Arc::from(format!("r{}", dice.below(if scripted { 60 } else { 5 }))));
+    if rng.chance(if scripted { 70 } else { 12 }) {
+        deploy.request = Some(Arc::from(format!("r{}", rng.below(if scripted { 60 } else { 5 }))));
     }
-    if !content.is_batch() && dice.chance(12) {
-        deploy.job = Some(Arc::from(format!("job-{}", dice.below(3))));
+    if !content.is_batch() && rng.chance(12) {
+        deploy.job = Some(Arc::from(format!("job-{}", rng.below(3))));
     }
     Command::Deploy(deploy)
 }
 
-fn rollback(dice: &mut Dice, record: Option<&Record>) -> Command {
+fn rollback(rng: &mut Rng, record: Option<&Record>) -> Command {
     let newest = record.map_or(1, |r| r.last_version);
-    let to = match dice.below(5) {
-        0 => RollbackTo::Version(dice.between(1, newest)),
-        1 => RollbackTo::Tag(tag(dice)),
+    let to = match rng.below(5) {
+        0 => RollbackTo::Version(rng.between(1, newest)),
+        1 => RollbackTo::Tag(tag(rng)),
         _ => RollbackTo::NewestStable,
     };
     let mut policy = PolicyPatch::default();
-    if dice.chance(15) {
+    if rng.chance(15) {
         policy.canary = Some(CountOrPercent::Count(1));
     }
-    if dice.chance(15) {
+    if rng.chance(15) {
         policy.max_parallel = Some(CountOrPercent::Percent(100));
     }
-    let request = dice.chance(10).then(|| Arc::from(format!("r{}", dice.below(5))));
-    let Operate { id, reason } = operate(dice, record);
+    let request = rng.chance(10).then(|| Arc::from(format!("r{}", rng.below(5))));
+    let Operate { id, reason } = operate(rng, record);
     Command::Rollback(Rollback { to, id, reason, request, policy })
 }

@@ -1,7 +1,7 @@
-//! The rules, one small function each, named by what they say. Those of [`EVENT_RULES`] are asked at every event, with
-//! what was and what is; those of [`COMMAND_RULES`] after every command, of the record that it leaves.
+//! The rules, one function each. Those of [`EVENT_RULES`] are checked at every event, with the record before and
+//! after it; those of [`COMMAND_RULES`] after every command, on its record.
 
-use super::memory::{canaries, key_of, max_parallel, may_fail, Late, Memory, Phase, Rollout, Told, Verdict};
+use super::model::{canaries, key_of, max_parallel, may_fail, Late, Model, Phase, Rollout, Told, Verdict};
 use redis_deploy::engine::command::{Command, Limits, ReportedState};
 use redis_deploy::engine::deployment::{Cause, Mode, Status};
 use redis_deploy::engine::event::{AgentReport, Event, EventBody, NewDeployment};
@@ -17,8 +17,8 @@ use std::sync::Arc;
 /// One event, between two states.
 pub struct Happening<'a> {
     pub key: &'a str,
-    /// What was remembered before it.
-    pub memory: &'a Memory,
+    /// The model before it.
+    pub model: &'a Model,
     pub before: &'a Record,
     pub after: &'a Record,
     pub event: &'a Event,
@@ -44,7 +44,7 @@ pub struct Failed {
 
 /// One command that was taken, with what it led to.
 pub struct Outcome<'a> {
-    pub memory: &'a Memory,
+    pub model: &'a Model,
     pub before: Option<&'a Record>,
     pub after: &'a Record,
     pub second: &'a Record,
@@ -56,7 +56,7 @@ pub struct Outcome<'a> {
 }
 
 impl Outcome<'_> {
-    /// Answered from the memory of REQUEST ids, before anything was looked at.
+    /// Answered from the model of REQUEST ids, before anything was looked at.
     fn is_remembered(&self) -> bool {
         let request = match self.command {
             Command::Deploy(deploy) => deploy.request.is_some(),
@@ -134,20 +134,20 @@ pub const COMMAND_RULES: &[(&str, fn(&Outcome) -> Said)] = rules![
     a_ttl_that_ran_out_is_critical,
 ];
 
-fn beginning(event: &Event) -> Option<&NewDeployment> {
+fn new_deployment(event: &Event) -> Option<&NewDeployment> {
     match &event.body {
         EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => Some(b),
         _ => None,
     }
 }
 
-fn rollout<'a>(memory: &'a Memory) -> Result<&'a Rollout, String> {
-    memory.rollout.as_ref().ok_or_else(|| "there is a deployment".to_string())
+fn rollout<'a>(model: &'a Model) -> Result<&'a Rollout, String> {
+    model.rollout.as_ref().ok_or_else(|| "there is a deployment".to_string())
 }
 
 // ---- at every event ------------------------------------------------------------------------------------------------
 
-/// rule 1: the revision goes up by one for each event.
+/// Rule 1: the revision goes up by one for each event.
 fn revisions_count_by_one(h: &Happening) -> Said {
     must!(
         h.event.revision == h.before.revision + 1 && h.after.revision == h.event.revision,
@@ -158,31 +158,31 @@ fn revisions_count_by_one(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 1: versions are 1, 2, 3 …; a deployment's id is `dep_<key>_<n>`, never used twice.
+/// Rule 1: versions are 1, 2, 3 …; a deployment's id is `dep_<key>_<n>`, never used twice.
 fn versions_count_up_without_gap_or_reuse(h: &Happening) -> Said {
-    let Some(b) = beginning(h.event) else { return Ok(()) };
-    let n = h.memory.last_version + 1;
+    let Some(b) = new_deployment(h.event) else { return Ok(()) };
+    let n = h.model.last_version + 1;
     must!(b.version.number == n && h.event.version == n, "version {} comes after {}", b.version.number, n - 1);
     must!(*b.version.deployment_id == format!("dep_{}_{n}", h.key), "deployment id {}", b.version.deployment_id);
-    must!(!h.memory.ids.contains(&b.version.deployment_id), "id {} is used twice", b.version.deployment_id);
+    must!(!h.model.ids.contains(&b.version.deployment_id), "id {} is used twice", b.version.deployment_id);
     must!(!b.version.stable, "version {n} is stable before it is successful");
     Ok(())
 }
 
-/// rule 4, 4.8: a new deployment begins only when the one before it has ended.
+/// Rules 4, 4.8: a new deployment begins only when the one before it has ended.
 fn at_most_one_deployment_is_active(h: &Happening) -> Said {
-    if beginning(h.event).is_none() {
+    if new_deployment(h.event).is_none() {
         return Ok(());
     }
-    match &h.memory.rollout {
+    match &h.model.rollout {
         Some(r) => must!(matches!(r.phase, Phase::Ended(_)), "{} is still {:?}", r.id, r.phase),
-        None => must!(h.memory.last_version == 0, "the first deployment is the first"),
+        None => must!(h.model.last_version == 0, "the first deployment is the first"),
     }
     Ok(())
 }
 
-/// What a version would change, judged in other words than the engine's (rule 2 "Changed agents", 4.1, 4.2, 4.5, 4.7).
-pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<str>>) {
+/// Computes what a version would change, independently of the engine (rule 2 "Changed agents", 4.1, 4.2, 4.5, 4.7).
+pub fn judge(model: &Model, record: &Record, target: &Told) -> (Mode, Vec<Arc<str>>) {
     if target.version.job_type.is_batch() {
         return (Mode::VersionOnly, Vec::new());
     }
@@ -199,8 +199,7 @@ pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<
     else {
         return (Mode::Initial, agents_with_nodes);
     };
-    let topology_differs =
-        memory.versions.get(&source.version).is_some_and(|told| told.topology() != target.topology());
+    let topology_differs = model.versions.get(&source.version).is_some_and(|told| told.topology() != target.topology());
     if topology_differs {
         return (Mode::BlueGreen, agents_with_nodes);
     }
@@ -210,7 +209,7 @@ pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<
             mine().filter(|i| matches!(&i.task, Some(t) if t.kind == TaskKind::Start)).max_by_key(|i| i.created)
         });
         let Some(now) = now else { return true };
-        let Some(old) = memory.versions.get(&now.version) else { return true };
+        let Some(old) = model.versions.get(&now.version) else { return true };
         let node = agent.split('@').next().unwrap_or(agent);
         dead(now.state)
             || now.health != Health::Healthy
@@ -227,12 +226,12 @@ pub fn judge(memory: &Memory, record: &Record, target: &Told) -> (Mode, Vec<Arc<
     }
 }
 
-/// rule 2, 4.1, 4.2, 4.5, 4.6: the mode and the changed agents are what the difference to what now runs asks for.
+/// Rules 2, 4.1, 4.2, 4.5, 4.6: the mode and the changed agents are what the difference to what now runs asks for.
 fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
-    let Some(b) = beginning(h.event) else { return Ok(()) };
+    let Some(b) = new_deployment(h.event) else { return Ok(()) };
     let manifest = Arc::new(serde_json::from_str(b.version.content.text()).unwrap_or_default());
     let told = Told { version: b.version.clone(), stable: false, manifest };
-    let (mode, changed) = judge(h.memory, h.before, &told);
+    let (mode, changed) = judge(h.model, h.before, &told);
     must!(b.mode == mode, "mode is {}, and {} is due", b.mode.name(), mode.name());
     must!(*b.changed == *changed, "changed agents are {:?}, and {changed:?} differ", b.changed);
     let n = canaries(&b.version.policy, changed.len());
@@ -267,18 +266,16 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.12: the old one's manifest, bundle and policy less its canary; stable before; no tag.
+/// Rule 4.12: the old one's manifest, bundle and policy less its canary; stable before; no tag.
 fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
-    let Some(b) = beginning(h.event) else { return Ok(()) };
-    let Some(old_version) = b.version.rollback_of else { return Ok(()) };
-    let Some(old) = h.memory.versions.get(&old_version) else {
-        return Err(format!("version {old_version} was recorded"));
-    };
-    must!(old.stable || old.version.job_type.is_batch(), "version {old_version} was stable");
-    must!(old.version.content.text() == b.version.content.text(), "the manifest is that of version {old_version}");
+    let Some(b) = new_deployment(h.event) else { return Ok(()) };
+    let Some(source) = b.version.rollback_of else { return Ok(()) };
+    let Some(old) = h.model.versions.get(&source) else { return Err(format!("version {source} was recorded")) };
+    must!(old.stable || old.version.job_type.is_batch(), "version {source} was stable");
+    must!(old.version.content.text() == b.version.content.text(), "the manifest is that of version {source}");
     must!(
         old.version.bundle == b.version.bundle && old.version.agents == b.version.agents,
-        "bundle and agents are those of {old_version}"
+        "bundle and agents are those of {source}"
     );
     must!(b.version.tag.is_none(), "a rollback takes no tag along");
     if !matches!(h.command, Command::Rollback(_)) {
@@ -290,7 +287,8 @@ fn a_rollback_brings_a_stable_version_back_as_it_was(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.11: a revert follows a failure in the same step, once, to the newest stable version, and never another revert.
+/// Rule 4.11: a revert follows a failure in the same step, once, to the newest stable version, and never another
+/// revert.
 fn a_revert_answers_one_failure_once(h: &Happening) -> Said {
     let EventBody::RollbackStarted { rollback_of, cause: Some(cause), .. } = &h.event.body else { return Ok(()) };
     let Some(failed) = h.failed else { return Err("nothing failed in this step".to_string()) };
@@ -305,30 +303,30 @@ fn a_revert_answers_one_failure_once(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.3: fewer than `max_parallel` replaced instances are without a healthy verdict, and none is unhealthy.
+/// Rule 4.3: fewer than `max_parallel` replaced instances are without a healthy verdict, and none is unhealthy.
 fn no_more_than_max_parallel_without_a_verdict(h: &Happening) -> Said {
     let EventBody::TaskIssued { task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else { return Ok(()) };
-    let r = rollout(h.memory)?;
+    let r = rollout(h.model)?;
     if r.mode != Mode::InPlace || (r.canaries > 0 && !r.promoted) {
         return Ok(());
     }
-    let without = h.memory.own().filter(|(_, seen)| seen.verdict != Verdict::Healthy).count();
-    let unhealthy = h.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
+    let without = h.model.own().filter(|(_, seen)| seen.verdict != Verdict::Healthy).count();
+    let unhealthy = h.model.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
     let most = max_parallel(&r.policy, r.changed.len());
     must!(unhealthy == 0, "{unhealthy} unhealthy, and another one goes");
     must!(without < most, "{without} without a verdict of {most} allowed, and another one goes");
     Ok(())
 }
 
-/// rule 4.4, 4.5: in place, the first `canary` changed agents go, as canaries, and nothing else before the promotion;
+/// Rules 4.4, 4.5: in place, the first `canary` changed agents go, as canaries, and nothing else before the promotion;
 /// in blue-green all are candidates; everything else is primary.
 fn canaries_go_first_and_alone(h: &Happening) -> Said {
     let EventBody::TaskIssued { instance, task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else {
         return Ok(());
     };
-    let r = rollout(h.memory)?;
+    let r = rollout(h.model)?;
     must!(h.event.version == r.target && instance.job_id == r.job, "a task is for the target, in its job");
-    let place = h.memory.own().count();
+    let place = h.model.own().count();
     must!(r.changed.get(place) == Some(&instance.agent), "{} goes at place {place} of {:?}", instance.agent, r.changed);
     let role = match r.mode {
         Mode::BlueGreen => Role::Candidate,
@@ -340,7 +338,7 @@ fn canaries_go_first_and_alone(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 2, 4.3: what runs in a job is replaced there; only what does not is started, or what has its stop first.
+/// Rules 2, 4.3: what runs in a job is replaced there; only what does not is started, or what has its stop first.
 fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { instance, task, from_version, .. } = &h.event.body else { return Ok(()) };
     let waits = |i: &redis_deploy::engine::instance::Instance| i.state == InstanceState::Waiting;
@@ -378,10 +376,10 @@ fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.13: no new tasks while paused; and none to start or replace unless a deployment runs.
+/// Rule 4.13: no new tasks while paused; and none to start or replace unless a deployment runs.
 fn tasks_are_given_only_while_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { task, .. } = &h.event.body else { return Ok(()) };
-    let r = rollout(h.memory)?;
+    let r = rollout(h.model)?;
     must!(!matches!(r.phase, Phase::Paused { .. }), "a task in a pause");
     if matches!(task, TaskKind::Start | TaskKind::Replace) {
         must!(r.phase == Phase::Running, "a {} task while {:?}", task.name(), r.phase);
@@ -389,16 +387,16 @@ fn tasks_are_given_only_while_running(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 5, 8 "Tasks": a task ends with its `task_done`, also where it is withdrawn; no instance gets or takes along a
+/// Rules 5, 8 "Tasks": a task ends with its `task_done`, also where it is withdrawn; no instance gets or takes along a
 /// second one before.
 fn every_task_ends_with_an_event(h: &Happening) -> Said {
     if let EventBody::TaskIssued { instance, .. } = &h.event.body {
-        let open = h.memory.tasks.get(&key_of(instance, h.event.version));
+        let open = h.model.tasks.get(&key_of(instance, h.event.version));
         must!(open.is_none(), "{} has a {:?} task already", instance.agent, open);
-        let state = h.memory.instances.get(&key_of(instance, h.event.version)).map(|seen| seen.state);
+        let state = h.model.instances.get(&key_of(instance, h.event.version)).map(|seen| seen.state);
         must!(state != Some(InstanceState::Stopped), "{} has stopped, and gets a task", instance.agent);
     }
-    for (key, task) in &h.memory.tasks {
+    for (key, task) in &h.model.tasks {
         let done =
             matches!(&h.event.body, EventBody::TaskDone { instance, .. } if key_of(instance, h.event.version) == *key);
         must!(done || h.after.instances.get(key).is_some(), "{} leaves with an open {} task", key.agent, task.name());
@@ -406,17 +404,17 @@ fn every_task_ends_with_an_event(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.4, 4.5: promoted, or waiting for it, only with every canary healthy.
+/// Rules 4.4, 4.5: promoted, or waiting for it, only with every canary healthy.
 fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
     let awaits = matches!(&h.event.body, EventBody::AwaitingPromotion { .. });
     if !awaits && !matches!(&h.event.body, EventBody::DeploymentPromoted { .. }) {
         return Ok(());
     }
-    let r = rollout(h.memory)?;
+    let r = rollout(h.model)?;
     must!(!r.promoted, "it is promoted already");
     let desired = if r.mode == Mode::BlueGreen { r.changed.len() } else { r.canaries };
-    let healthy = h.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
-    must!(healthy == desired && h.memory.own().count() == desired, "{healthy} of {desired} are healthy");
+    let healthy = h.model.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
+    must!(healthy == desired && h.model.own().count() == desired, "{healthy} of {desired} are healthy");
     let waits = r.canaries > 0 && !r.policy.auto_promote;
     if awaits {
         must!(r.phase == Phase::Running && waits, "nothing to wait for while {:?}", r.phase);
@@ -428,14 +426,14 @@ fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.4, 4.5: candidates and canaries become primary, and in blue-green the old side is retired, in one step.
+/// Rules 4.4, 4.5: candidates and canaries become primary, and in blue-green the old side is retired, in one step.
 fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
     if !matches!(&h.event.body, EventBody::DeploymentPromoted { .. }) {
         return Ok(());
     }
-    let r = rollout(h.memory)?;
+    let r = rollout(h.model)?;
     for i in h.after.instances.iter() {
-        let own = h.memory.is_own(&i.key());
+        let own = h.model.is_own(&i.key());
         if own {
             must!(i.role == Role::Primary, "{} is {} after the promotion", i.agent, i.role.name());
         } else if r.mode == Mode::BlueGreen {
@@ -445,27 +443,27 @@ fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.3: successful is a deployment whose changed agents are all healthy.
+/// Rule 4.3: successful is a deployment whose changed agents are all healthy.
 fn success_means_that_every_changed_agent_is_healthy(h: &Happening) -> Said {
     if !matches!(&h.event.body, EventBody::DeploymentSuccessful { .. }) {
         return Ok(());
     }
-    let r = rollout(h.memory)?;
+    let r = rollout(h.model)?;
     must!(r.phase == Phase::Running, "successful while {:?}", r.phase);
     must!(r.mode != Mode::BlueGreen || r.promoted, "blue-green is successful by a promotion");
     must!(r.mode != Mode::InPlace || r.canaries == 0 || r.promoted, "canaries are promoted before success");
     for agent in &r.changed {
         let key = InstanceKey { agent: agent.clone(), version: r.target, job_id: r.job.clone() };
-        let verdict = h.memory.instances.get(&key).map(|seen| seen.verdict);
+        let verdict = h.model.instances.get(&key).map(|seen| seen.verdict);
         must!(verdict == Some(Verdict::Healthy), "{agent} is {verdict:?}");
     }
     Ok(())
 }
 
-/// rule 4.10, 4.13: the cause on the record is the true one; nothing fails a paused deployment but an operator.
+/// Rules 4.10, 4.13: the cause on the record is the true one; nothing fails a paused deployment but an operator.
 fn a_failure_has_a_true_cause_and_never_comes_in_a_pause(h: &Happening) -> Said {
     let EventBody::DeploymentFailed { cause, .. } = &h.event.body else { return Ok(()) };
-    let r = rollout(h.memory)?;
+    let r = rollout(h.model)?;
     let progress = h.before.deployment.as_ref().and_then(|d| d.progress.at());
     let passed = progress.is_some_and(|at| at <= h.event.at);
     let by_command = matches!(h.command, Command::Fail(_));
@@ -474,10 +472,10 @@ fn a_failure_has_a_true_cause_and_never_comes_in_a_pause(h: &Happening) -> Said 
     Ok(())
 }
 
-/// rule 4.14: later reports change neither status nor cause, nor how and when it ended.
+/// Rule 4.14: later reports change neither status nor cause, nor how and when it ended.
 fn a_closed_deployment_stays_as_it_ended(h: &Happening) -> Said {
     let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
-    if was.status.is_active() || beginning(h.event).is_some() {
+    if was.status.is_active() || new_deployment(h.event).is_some() {
         return Ok(());
     }
     let ended = |d: &redis_deploy::engine::deployment::Deployment| {
@@ -497,7 +495,7 @@ fn a_closed_deployment_stays_as_it_ended(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.10: it never moves back, whatever the server's clock does.
+/// Rule 4.10: it never moves back, whatever the server's clock does.
 fn the_progress_deadline_never_moves_back(h: &Happening) -> Said {
     let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
     if was.id != is.id {
@@ -512,22 +510,22 @@ fn the_progress_deadline_never_moves_back(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.10: it starts with the deployment, and anew at the first health of an instance, at promotion, and (4.4) when a
-/// canary is lost; it does not run while awaiting promotion.
+/// Rule 4.10: it starts with the deployment, and anew at the first health of an instance, at promotion, and (4.4)
+/// when a canary is lost; it does not run while awaiting promotion.
 fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
     let Some(is) = &h.after.deployment else { return Ok(()) };
     let ms = is.policy.progress_deadline_ms;
     let full = if ms == 0 { None } else { Some(h.event.at + ms) };
     let first_health =
-        |key: &InstanceKey| h.memory.is_own(key) && h.memory.instances.get(key).is_some_and(|seen| !seen.ever_healthy);
+        |key: &InstanceKey| h.model.is_own(key) && h.model.instances.get(key).is_some_and(|seen| !seen.ever_healthy);
     match &h.event.body {
         EventBody::DeploymentStarted(_) => must!(is.progress.at() == full, "{:?} at the start", is.progress),
         EventBody::AgentHealthy { instance, .. } => {
-            let runs = matches!(&h.memory.rollout, Some(r) if r.phase == Phase::Running);
+            let runs = matches!(&h.model.rollout, Some(r) if r.phase == Phase::Running);
             if runs && first_health(&key_of(instance, h.event.version)) {
                 must!(is.progress.at() >= full, "{:?} after a first health", is.progress);
             } else if let Some(was) = &h.before.deployment {
-                let held = matches!(&h.memory.rollout, Some(r) if matches!(r.phase, Phase::Paused { .. }));
+                let held = matches!(&h.model.rollout, Some(r) if matches!(r.phase, Phase::Paused { .. }));
                 must!(
                     held || is.progress == was.progress,
                     "{:?} becomes {:?} without progress",
@@ -542,7 +540,7 @@ fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
         EventBody::AwaitingPromotion { .. } => must!(is.progress == Deadline::Off, "{:?} while awaiting", is.progress),
         EventBody::AgentUnhealthy { .. } => {
             let reopened =
-                matches!(&h.memory.rollout, Some(r) if r.phase == Phase::Awaiting) && is.status == Status::Running;
+                matches!(&h.model.rollout, Some(r) if r.phase == Phase::Awaiting) && is.status == Status::Running;
             must!(!reopened || is.progress.at() == full, "{:?} after a canary was lost", is.progress);
         }
         _ => {}
@@ -550,7 +548,7 @@ fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.13: at resume each deadline has what it had left.
+/// Rule 4.13: at resume each deadline has what it had left.
 fn a_pause_keeps_what_the_deadlines_had_left(h: &Happening) -> Said {
     let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
     match &h.event.body {
@@ -576,12 +574,12 @@ fn a_pause_keeps_what_the_deadlines_had_left(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.9: not before `min_healthy_ms` of unbroken check_health.
+/// Rule 4.9: not before `min_healthy_ms` of unbroken check_health.
 fn healthy_is_never_said_too_early(h: &Happening) -> Said {
     let EventBody::AgentHealthy { instance, .. } = &h.event.body else { return Ok(()) };
     let key = key_of(instance, h.event.version);
-    let Some(seen) = h.memory.instances.get(&key) else { return Err(format!("{} is on the record", instance.agent)) };
-    let min = h.memory.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
+    let Some(seen) = h.model.instances.get(&key) else { return Err(format!("{} is on the record", instance.agent)) };
+    let min = h.model.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
     must!(seen.verdict != Verdict::Healthy, "{} is healthy already", instance.agent);
     must!(!seen.told_to_stop, "{} is told to stop", instance.agent);
     let Some(since) = seen.well_since else { return Err(format!("not all is well with {}", instance.agent)) };
@@ -597,12 +595,12 @@ fn healthy_is_never_said_too_early(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.9: unhealthy is what was late, or healthy and is not well any more, or has ended.
+/// Rule 4.9: unhealthy is what was late, or healthy and is not well any more, or has ended.
 fn unhealthy_has_a_ground(h: &Happening) -> Said {
     let EventBody::AgentUnhealthy { instance, .. } = &h.event.body else { return Ok(()) };
     let key = key_of(instance, h.event.version);
-    let Some(seen) = h.memory.instances.get(&key) else { return Err(format!("{} is on the record", instance.agent)) };
-    let min = h.memory.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
+    let Some(seen) = h.model.instances.get(&key) else { return Err(format!("{} is on the record", instance.agent)) };
+    let min = h.model.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
     // Well for long enough at its deadline is healthy, however late the tick.
     let met = |deadline: u64| seen.well_since.is_some_and(|since| since + min <= deadline);
     let late = matches!(seen.late, Late::At(at) if at <= h.event.at && !met(at));
@@ -619,7 +617,7 @@ fn unhealthy_has_a_ground(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.3: an instance leaves when it has stopped, when its successor first reports, or when nobody took it up.
+/// Rule 4.3: an instance leaves when it has stopped, when its successor first reports, or when nobody took it up.
 fn nothing_that_runs_is_forgotten(h: &Happening) -> Said {
     if h.before.instances.len() == h.after.instances.len() && !matches!(&h.event.body, EventBody::TaskIssued { .. }) {
         return Ok(());
@@ -642,7 +640,7 @@ fn nothing_that_runs_is_forgotten(h: &Happening) -> Said {
             if key_of(instance, h.event.version) == gone.key());
         let has_stopped = gone.state == InstanceState::Stopped && matches!(&h.event.body, EventBody::TaskDone { .. });
         let never_ran = gone.state == InstanceState::Waiting
-            && (beginning(h.event).is_some() && gone.task.is_none()
+            && (new_deployment(h.event).is_some() && gone.task.is_none()
                 || matches!(&h.event.body, EventBody::TaskDone { withdrawn: true, .. }));
         let batch = &*gone.agent == BATCH_AGENT && matches!(&h.event.body, EventBody::TaskDone { .. });
         must!(
@@ -657,7 +655,7 @@ fn nothing_that_runs_is_forgotten(h: &Happening) -> Said {
     Ok(())
 }
 
-/// What RESOLVE shows without options: the passing services of primaries.
+/// Checks RESOLVE without options: the passing services of primaries.
 fn view(record: &Record) -> BTreeMap<&Arc<str>, &InstanceKey> {
     let shown = |owner: &InstanceKey| record.instances.get(owner).is_some_and(|i| i.role == Role::Primary);
     record
@@ -668,48 +666,48 @@ fn view(record: &Record) -> BTreeMap<&Arc<str>, &InstanceKey> {
         .collect()
 }
 
-/// rule 3 RESOLVE, 4.4, 4.5: canaries and candidates are hidden until the promotion, which flips all in one step; a task
-/// alone changes nothing for callers.
+/// Rule 3 RESOLVE, 4.4, 4.5: canaries and candidates are hidden until the promotion, which flips all in one step; a
+/// task alone changes nothing for callers.
 fn callers_see_primaries_alone(h: &Happening) -> Said {
     if h.before.services.is_empty() && h.after.services.is_empty() {
         return Ok(());
     }
     let (was, is) = (view(h.before), view(h.after));
-    let Some(r) = &h.memory.rollout else { return Ok(()) };
+    let Some(r) = &h.model.rollout else { return Ok(()) };
     match &h.event.body {
         EventBody::DeploymentPromoted { .. } => {
-            let old = is.values().find(|owner| r.mode == Mode::BlueGreen && !h.memory.is_own(owner));
+            let old = is.values().find(|owner| r.mode == Mode::BlueGreen && !h.model.is_own(owner));
             must!(old.is_none(), "{old:?} is shown after the promotion");
         }
         EventBody::TaskIssued { task: TaskKind::Start | TaskKind::Replace, .. } => {
             must!(was == is, "a task alone changes what callers see");
         }
         EventBody::FallbackBlueGreen { .. } => must!(was == is, "a fallback changes what callers see"),
-        _ if beginning(h.event).is_some() => {}
+        _ if new_deployment(h.event).is_some() => {}
         _ => {
             let hidden = r.mode == Mode::BlueGreen || (r.mode == Mode::InPlace && r.canaries > 0);
-            let early = is.values().find(|owner| hidden && !r.promoted && h.memory.is_own(owner));
+            let early = is.values().find(|owner| hidden && !r.promoted && h.model.is_own(owner));
             must!(early.is_none(), "{early:?} is shown before the promotion");
         }
     }
     Ok(())
 }
 
-/// rule 8 "Tags": never trimmed are tagged, current, newest stable and target versions, and what agents run.
+/// Rule 8 "Tags": never trimmed are tagged, current, newest stable and target versions, and what agents run.
 fn the_history_keeps_what_is_needed(h: &Happening) -> Said {
-    let Some(b) = beginning(h.event) else { return Ok(()) };
+    let Some(b) = new_deployment(h.event) else { return Ok(()) };
     let target = b.version.number;
-    let stable = h.memory.newest_stable();
+    let stable = h.model.newest_stable();
     for number in &b.trimmed {
         must!(h.before.version(*number).is_some(), "version {number} is trimmed twice");
-        must!(!h.memory.tags.values().any(|tagged| tagged == number), "tagged version {number} is trimmed");
+        must!(!h.model.tags.values().any(|tagged| tagged == number), "tagged version {number} is trimmed");
         must!(Some(*number) != stable, "stable version {number} is trimmed");
         must!(Some(*number) != h.before.current_version, "current version {number} is trimmed");
         must!(!h.before.instances.iter().any(|i| i.version == *number), "version {number} is trimmed while it runs");
     }
     must!(!b.trimmed.contains(&target), "the target is trimmed");
     let needed = |number: u64| {
-        h.memory.tags.values().any(|tagged| *tagged == number)
+        h.model.tags.values().any(|tagged| *tagged == number)
             || Some(number) == stable
             || Some(number) == h.before.current_version
             || h.before.instances.iter().any(|i| i.version == number)
@@ -724,37 +722,37 @@ fn the_history_keeps_what_is_needed(h: &Happening) -> Said {
     Ok(())
 }
 
-/// rule 4.6: what was already replaced counts to the old side; the whole target starts in a second job.
+/// Rule 4.6: what was already replaced counts to the old side; the whole target starts in a second job.
 fn a_fallback_keeps_what_was_replaced_on_the_old_side(h: &Happening) -> Said {
     let EventBody::FallbackBlueGreen { job_id, changed, .. } = &h.event.body else { return Ok(()) };
-    let r = rollout(h.memory)?;
+    let r = rollout(h.model)?;
     must!(r.mode == Mode::InPlace && r.phase == Phase::Running && r.unsafe_reported, "nobody reported unsafe");
     must!(!h.before.instances.iter().any(|i| i.job_id == *job_id), "job {job_id} has instances already");
-    let agents_with_nodes = h.memory.versions.get(&r.target).map(|told| told.agents_with_nodes()).unwrap_or_default();
+    let agents_with_nodes = h.model.versions.get(&r.target).map(|told| told.agents_with_nodes()).unwrap_or_default();
     must!(**changed == *agents_with_nodes, "{changed:?} start, of {agents_with_nodes:?}");
     Ok(())
 }
 
-/// rule 8 "Attempts": `unsafe` about anything but an unhealthy or pending in-place instance of an active deployment: 0.
+/// Rule 8 "Attempts": `unsafe` about anything but an unhealthy or pending in-place instance of an active deployment: 0.
 fn unsafe_counts_only_of_what_is_being_replaced(h: &Happening) -> Said {
     let EventBody::AgentState { instance, state: AgentReport::Unsafe, .. } = &h.event.body else { return Ok(()) };
-    let r = rollout(h.memory)?;
+    let r = rollout(h.model)?;
     let key = key_of(instance, h.event.version);
-    let verdict = h.memory.instances.get(&key).map(|seen| seen.verdict);
+    let verdict = h.model.instances.get(&key).map(|seen| seen.verdict);
     must!(r.mode == Mode::InPlace && !matches!(r.phase, Phase::Ended(_)), "nothing is being replaced");
-    must!(h.memory.is_own(&key) && verdict != Some(Verdict::Healthy), "{} is {verdict:?}", instance.agent);
+    must!(h.model.is_own(&key) && verdict != Some(Verdict::Healthy), "{} is {verdict:?}", instance.agent);
     Ok(())
 }
 
 // ---- after every command -------------------------------------------------------------------------------------------
 
-/// rule 5: the events leave nothing out.
+/// Rule 5: the events leave nothing out.
 fn the_second_engine_is_equal(o: &Outcome) -> Said {
     must!(o.second == o.after, "the engine that was fed with events differs");
     Ok(())
 }
 
-/// rule 4.2: manifest, bundle, agents and policy equal those of the current deployment, and that one is active or
+/// Rule 4.2: manifest, bundle, agents and policy equal those of the current deployment, and that one is active or
 /// successful, and something runs: nothing is recorded. Where something differs, a version is.
 fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     let (Command::Deploy(asked), Some(before)) = (o.command, o.before) else { return Ok(()) };
@@ -765,7 +763,7 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     let manifest: serde_json::Value = serde_json::from_slice(&asked.manifest).unwrap_or_default();
     let agents = |list: Option<&[Arc<str>]>| list.map(|list| list.iter().cloned().collect::<BTreeSet<_>>());
     let same_but_policy = |number: u64| {
-        o.memory.versions.get(&number).is_some_and(|told| {
+        o.model.versions.get(&number).is_some_and(|told| {
             *told.manifest == manifest
                 && told.version.bundle == asked.bundle
                 && agents(told.version.agents.as_deref()) == agents(asked.agents.as_deref())
@@ -806,7 +804,7 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 3 STOP: ends an active deployment, and gives every instance a `stop` task.
+/// Rule 3 STOP: ends an active deployment, and gives every instance a `stop` task.
 fn stop_tells_everything_to_stop(o: &Outcome) -> Said {
     if matches!(o.command, Command::Stop(_)) {
         must!(!o.after.is_active(), "it is active after STOP");
@@ -818,7 +816,7 @@ fn stop_tells_everything_to_stop(o: &Outcome) -> Said {
 
 /// Status, verdicts and services as told by the events alone are those of the record.
 fn the_account_of_the_rules_agrees(o: &Outcome) -> Said {
-    let (r, Some(d)) = (rollout(o.memory)?, &o.after.deployment) else { return Ok(()) };
+    let (r, Some(d)) = (rollout(o.model)?, &o.after.deployment) else { return Ok(()) };
     let status = match r.phase {
         Phase::Running => Status::Running,
         Phase::Awaiting => Status::AwaitingPromotion,
@@ -827,9 +825,9 @@ fn the_account_of_the_rules_agrees(o: &Outcome) -> Said {
     };
     must!(d.status == status, "status is {}, and {} was said", d.status.name(), status.name());
     must!(d.id == r.id && d.target_version == r.target && d.target_job_id == r.job, "it is about another deployment");
-    must!(o.after.last_version == o.memory.last_version, "the last version is {}", o.after.last_version);
+    must!(o.after.last_version == o.model.last_version, "the last version is {}", o.after.last_version);
     for i in o.after.instances.iter() {
-        let Some(seen) = o.memory.instances.get(&i.key()) else {
+        let Some(seen) = o.model.instances.get(&i.key()) else {
             return Err(format!("{} was never said to be there", i.agent));
         };
         let verdict = match i.health {
@@ -843,8 +841,8 @@ fn the_account_of_the_rules_agrees(o: &Outcome) -> Said {
     }
     let open: BTreeMap<InstanceKey, TaskKind> =
         o.after.instances.tasks().filter_map(|i| Some((i.key(), i.task.as_ref()?.kind))).collect();
-    must!(open == o.memory.tasks, "open tasks are {open:?}, and {:?} were given", o.memory.tasks);
-    let told = o.memory.services.iter().map(|(id, seen)| (id, seen.status, seen.since, &seen.owner));
+    must!(open == o.model.tasks, "open tasks are {open:?}, and {:?} were given", o.model.tasks);
+    let told = o.model.services.iter().map(|(id, seen)| (id, seen.status, seen.since, &seen.owner));
     must!(
         o.after.services.iter().map(|s| (&s.instance, s.status, s.since, &s.owner)).eq(told),
         "services left, came or changed without an event"
@@ -854,17 +852,17 @@ fn the_account_of_the_rules_agrees(o: &Outcome) -> Said {
 
 /// The rule: every active, unpaused, not awaiting deployment has a deadline, so it always ends.
 fn every_running_deployment_has_a_deadline(o: &Outcome) -> Said {
-    let r = rollout(o.memory)?;
+    let r = rollout(o.model)?;
     must!(r.phase != Phase::Running || next_deadline(o.after).is_some(), "{} runs without a deadline", r.id);
     Ok(())
 }
 
-/// rule 4.3 to 4.5, 4.13: as soon as something may go on, it does.
+/// Rules 4.3 to 4.5, 4.13: as soon as something may go on, it does.
 fn what_may_go_on_goes_on(o: &Outcome) -> Said {
-    let r = rollout(o.memory)?;
-    let placed = o.memory.own().count();
-    let healthy = o.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
-    let unhealthy = o.memory.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
+    let r = rollout(o.model)?;
+    let placed = o.model.own().count();
+    let healthy = o.model.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
+    let unhealthy = o.model.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
     let all = r.changed.len();
     let canary_phase = r.mode == Mode::InPlace && r.canaries > 0 && !r.promoted;
     match r.phase {
@@ -895,13 +893,13 @@ fn what_may_go_on_goes_on(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 4.9: healthy at most one timer tick after `min_healthy_ms` of check_health.
+/// Rule 4.9: healthy at most one timer tick after `min_healthy_ms` of check_health.
 fn healthy_is_said_in_time(o: &Outcome) -> Said {
     if o.is_remembered() {
         return Ok(());
     }
-    for (key, seen) in &o.memory.instances {
-        let min = o.memory.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
+    for (key, seen) in &o.model.instances {
+        let min = o.model.policy_of(key.version).map_or(0, |p| p.min_healthy_ms);
         let Some(since) = seen.well_since else { continue };
         let due = since + min;
         let passed = if matches!(o.command, Command::Tick) { due <= o.now } else { due < o.now };
@@ -916,9 +914,9 @@ fn healthy_is_said_in_time(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 4.9: healthy, then not ready or not passing: unhealthy at once.
+/// Rule 4.9: healthy, then not ready or not passing: unhealthy at once.
 fn what_breaks_is_unhealthy_at_once(o: &Outcome) -> Said {
-    for (key, seen) in &o.memory.instances {
+    for (key, seen) in &o.model.instances {
         let broke = seen.verdict == Verdict::Healthy && seen.well_since.is_none() && !seen.told_to_stop;
         must!(!broke, "{} is healthy, and not all is well with it", key.agent);
         let ended = matches!(seen.state, InstanceState::Failed | InstanceState::Stopped);
@@ -928,12 +926,12 @@ fn what_breaks_is_unhealthy_at_once(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 4.9: not healthy within `healthy_deadline_ms` of its task: unhealthy. The deadline does not run in a pause.
+/// Rule 4.9: not healthy within `healthy_deadline_ms` of its task: unhealthy. The deadline does not run in a pause.
 fn what_is_late_is_unhealthy(o: &Outcome) -> Said {
     if o.is_remembered() {
         return Ok(());
     }
-    for (key, seen) in &o.memory.instances {
+    for (key, seen) in &o.model.instances {
         let Late::At(at) = seen.late else { continue };
         let passed = if matches!(o.command, Command::Tick) { at <= o.now } else { at < o.now };
         must!(!passed, "{} is {} ms late, and {:?}", key.agent, o.now - at, seen.verdict);
@@ -941,9 +939,9 @@ fn what_is_late_is_unhealthy(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 4.10: a report `failed`, an unhealthy instance without a progress deadline, a passed deadline: failed.
+/// Rule 4.10: a report `failed`, an unhealthy instance without a progress deadline, a passed deadline: failed.
 fn what_must_fail_has_failed(o: &Outcome) -> Said {
-    let r = rollout(o.memory)?;
+    let r = rollout(o.model)?;
     if !matches!(r.phase, Phase::Running | Phase::Awaiting) || o.is_remembered() {
         return Ok(());
     }
@@ -957,10 +955,10 @@ fn what_must_fail_has_failed(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 1: a version is never changed, except its `stable` flag and its tag (and what became of it).
+/// Rule 1: a version is never changed, except its `stable` flag and its tag (and what became of it).
 fn versions_never_change(o: &Outcome) -> Said {
     for v in o.after.versions.iter() {
-        let Some(told) = o.memory.versions.get(&v.number) else {
+        let Some(told) = o.model.versions.get(&v.number) else {
             return Err(format!("version {} came without an event", v.number));
         };
         let was = &told.version;
@@ -975,13 +973,13 @@ fn versions_never_change(o: &Outcome) -> Said {
             && was.reason == v.reason;
         must!(same, "version {} changed", v.number);
         must!(v.stable == told.stable, "version {} is stable: {}, and it was {}", v.number, v.stable, told.stable);
-        let tag = o.memory.tags.iter().find(|(_, n)| **n == v.number).map(|(tag, _)| tag);
+        let tag = o.model.tags.iter().find(|(_, n)| **n == v.number).map(|(tag, _)| tag);
         must!(v.tag.as_ref() == tag, "version {} has tag {:?}, and {tag:?} was given", v.number, v.tag);
     }
     Ok(())
 }
 
-/// rule 4.9: a tick does all that is due.
+/// Rule 4.9: a tick does all that is due.
 fn a_tick_leaves_nothing_due(o: &Outcome) -> Said {
     if matches!(o.command, Command::Tick) {
         let next = next_deadline(o.after);
@@ -1000,7 +998,7 @@ fn an_early_tick_changes_nothing(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 3 REPORT, 8 "Attempts": 1 where it changed something, 0 where it was known already or stale.
+/// Rule 3 REPORT, 8 "Attempts": 1 where it changed something, 0 where it was known already or stale.
 fn reports_count_once(o: &Outcome) -> Said {
     let (Command::Report(report), DecisionReply::Changed(changed), Some(before)) = (o.command, o.reply, o.before)
     else {
@@ -1021,7 +1019,7 @@ fn reports_count_once(o: &Outcome) -> Said {
     let (Some(version), Some(job)) = (report.version, &report.job) else { return Ok(()) };
     let key = InstanceKey { agent: report.agent.clone(), version, job_id: job.clone() };
     let came = |e: &Arc<Event>| matches!(&e.body, EventBody::TaskIssued { instance, .. } if key_of(instance, e.version) == key);
-    if events().any(|e| beginning(e).is_some() || came(e)) {
+    if events().any(|e| new_deployment(e).is_some() || came(e)) {
         return Ok(()); // time that had passed made another record of it
     }
     let Some(i) = before.instances.get(&key) else {
@@ -1056,7 +1054,7 @@ fn reports_count_once(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 4.11: with `auto_revert` the newest stable version comes back, unless nothing would change.
+/// Rule 4.11: with `auto_revert` the newest stable version comes back, unless nothing would change.
 fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     let Some(failed) = o.failed else { return Ok(()) };
     if !failed.auto_revert {
@@ -1069,12 +1067,12 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     );
     let stopped_since = matches!(o.command, Command::Stop(_));
     let Some(stable) = failed.newest_stable.filter(|_| !failed.is_rollback && !stopped_since) else { return Ok(()) };
-    let Some(told) = o.memory.versions.get(&stable) else { return Ok(()) };
+    let Some(told) = o.model.versions.get(&stable) else { return Ok(()) };
     let mut told = (**told).clone();
     if told.version.policy.strategy == Strategy::Canary {
         told.version.policy.strategy = Strategy::Rolling;
     }
-    let (mode, changed) = judge(o.memory, &failed.left, &told);
+    let (mode, changed) = judge(o.model, &failed.left, &told);
     let agents_with_nodes = told.agents_with_nodes();
     let gone = failed.left.instances.iter().any(|i| {
         !i.is_stopping()
@@ -1085,34 +1083,35 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 4.8, 4.11: replacements that nobody took up are withdrawn with the end of their deployment.
+/// Rules 4.8, 4.11: replacements that nobody took up are withdrawn with the end of their deployment.
 fn nothing_of_an_ended_deployment_waits_for_replacement(o: &Outcome) -> Said {
-    let r = rollout(o.memory)?;
+    let r = rollout(o.model)?;
     for i in o.after.instances.tasks() {
         let is_replace = matches!(&i.task, Some(t) if t.kind == TaskKind::Replace);
-        let live = o.memory.is_own(&i.key()) && !matches!(r.phase, Phase::Ended(_));
+        let live = o.model.is_own(&i.key()) && !matches!(r.phase, Phase::Ended(_));
         must!(!is_replace || live, "{} of version {} still waits to be replaced", i.agent, i.version);
         must!(!is_replace || i.job_id == r.job, "{} is replaced in another job", i.agent);
     }
     for i in o.after.instances.iter().filter(|i| i.role == Role::Candidate) {
-        let live = o.memory.is_own(&i.key()) && !matches!(r.phase, Phase::Ended(_));
+        let live = o.model.is_own(&i.key()) && !matches!(r.phase, Phase::Ended(_));
         must!(live || i.is_stopping(), "candidate {} of an ended deployment has no stop", i.agent);
     }
     Ok(())
 }
 
-/// rule 4.3 to 4.5: after success every agent of the version has one instance, all in one job; the rest is told to stop.
+/// Rules 4.3 to 4.5: after success every agent of the version has one instance, all in one job; the rest is told to
+/// stop.
 fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     let succeeded = o.batch.changes.iter().any(|c| {
         matches!(c, Change::Event(e) if matches!(&e.body, EventBody::DeploymentSuccessful { .. } | EventBody::DeploymentNoop(_)))
     });
-    let r = rollout(o.memory)?;
+    let r = rollout(o.model)?;
     let stopped_since = matches!(o.command, Command::Stop(_));
     if !succeeded || stopped_since || r.phase != Phase::Ended(Status::Successful) {
         return Ok(());
     }
     let agents_with_nodes: BTreeSet<Arc<str>> =
-        o.memory.versions.get(&r.target).map(|t| t.agents_with_nodes()).unwrap_or_default().into_iter().collect();
+        o.model.versions.get(&r.target).map(|t| t.agents_with_nodes()).unwrap_or_default().into_iter().collect();
     let mut seen = BTreeSet::new();
     for i in o.after.instances.iter().filter(|i| !i.is_stopping()) {
         must!(i.job_id == r.job, "{} of version {} runs on in job {}", i.agent, i.version, i.job_id);
@@ -1128,9 +1127,9 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported. What waits
-/// without a task, since its task was withdrawn, counts for nothing (rule 4.8): beside it one that had failed may come
-/// back to life.
+/// Rule 1: while it is being replaced, an agent has two instances in its job; the newer one has not reported. What
+/// waits without a task, since its task was withdrawn, counts for nothing (rule 4.8): beside it one that had failed
+/// may come back to life.
 fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
     let mut places: BTreeMap<(&Arc<str>, &Arc<str>), Vec<_>> = BTreeMap::new();
     let counts = |i: &&Instance| i.is_running() && !(i.state == InstanceState::Waiting && i.task.is_none());
@@ -1146,19 +1145,19 @@ fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 7: `rollback_target` is the version that ROLLBACK without an argument would take.
+/// Rule 7: `rollback_target` is the version that ROLLBACK without an argument would take.
 fn rollback_target_is_one_that_rollback_takes(o: &Outcome) -> Said {
-    let last = rollout(o.memory)?.target;
+    let last = rollout(o.model)?.target;
     let after_batch = o.after.version(last).is_some_and(|v| v.job_type.is_batch());
     let others =
-        o.memory.versions.iter().rev().filter(|(number, _)| **number != last && o.after.version(**number).is_some());
+        o.model.versions.iter().rev().filter(|(number, _)| **number != last && o.after.version(**number).is_some());
     let mut takes = others.filter(|(_, told)| told.stable || (after_batch && told.version.job_type.is_batch()));
     let expected = takes.next().map(|(number, _)| *number);
     must!(o.after.rollback_target() == expected, "{:?} is offered, and {expected:?} is due", o.after.rollback_target());
     Ok(())
 }
 
-/// rule 3 REGISTER, CHECK: each gives the TTL its full length again.
+/// Rule 3 REGISTER, CHECK: each gives the TTL its full length again.
 fn a_refresh_moves_the_ttl(o: &Outcome) -> Said {
     let id = match (o.command, o.reply) {
         (Command::Check(check), _) => &check.instance,
@@ -1171,7 +1170,7 @@ fn a_refresh_moves_the_ttl(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// rule 3 REGISTER: with TTL it becomes critical unless refreshed in time.
+/// Rule 3 REGISTER: with TTL it becomes critical unless refreshed in time.
 fn a_ttl_that_ran_out_is_critical(o: &Outcome) -> Said {
     if o.is_remembered() {
         return Ok(());

@@ -1,7 +1,7 @@
-//! From a failing world to the shortest history that still fails: first whole steps of the world are left out, then
-//! single inputs of what remains, as long as the same rule breaks.
+//! Shrinking of a failing world to the shortest history that still fails: first whole steps of the world are left
+//! out, then single inputs of what remains, as long as the same rule breaks.
 
-use super::site::{Broken, Input};
+use super::sut::{Broken, Input};
 use super::world::{self, Failure, STEPS};
 use std::collections::BTreeSet;
 
@@ -32,8 +32,8 @@ pub fn shorten(seed: u64, failure: Failure) -> Shortest {
         }
         size /= 2;
     }
-    let last = shortest.history.last().map(|input| input.site);
-    let mut history: Vec<Input> = shortest.history.iter().filter(|i| Some(i.site) == last).cloned().collect();
+    let last = shortest.history.last().map(|input| input.sut);
+    let mut history: Vec<Input> = shortest.history.iter().filter(|i| Some(i.sut) == last).cloned().collect();
     if !matches!(replay(seed, &history), Some(broken) if broken.rule == rule) {
         return Shortest { failure: shortest, alone: false };
     }
@@ -55,8 +55,8 @@ pub fn shorten(seed: u64, failure: Failure) -> Shortest {
     Shortest { failure: Failure { broken, history }, alone: true }
 }
 
-/// Plays inputs against fresh sites; the first rule that breaks.
+/// Plays inputs against fresh suts; the first rule that breaks.
 pub fn replay(seed: u64, history: &[Input]) -> Option<Broken> {
-    let mut sites = world::sites(seed);
-    history.iter().find_map(|input| sites[input.site].feed(input).err())
+    let mut suts = world::suts(seed);
+    history.iter().find_map(|input| suts[input.sut].feed(input).err())
 }

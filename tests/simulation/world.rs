@@ -1,11 +1,9 @@
-//! A whole world from one seed: a clock, some sites, and everybody who acts on them. Step by step something happens
-//! somewhere; at the end operators fall silent, the weather calms, and every deployment has to come to its end.
+//! A world from one seed: a clock, some systems under test, and all that act on them. Each step is one random action;
+//! in the end operators and faults cease, and every deployment has to reach a terminal status.
 
-use super::catalogue::Content;
 use super::coordinators::{self, RealWorld};
-use super::dice::Dice;
 use super::operators;
-use super::site::{Broken, Input, Site};
+use super::sut::{Broken, Input, Sut};
 use redis_deploy::engine::command::{Check, Report, ReportedState};
 use redis_deploy::engine::deployment::Status;
 use redis_deploy::engine::instance::Instance;
@@ -13,15 +11,17 @@ use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::{next_deadline, Command, DecisionReply, Limits, Record, Rejection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use test_support::manifests::Content;
+use test_support::rng::Rng;
 
-/// How many steps a world takes before it calms.
+/// Number of steps before faults and operator commands cease.
 pub const STEPS: u64 = 220;
-/// In how many rounds a calm world has to come to rest.
+/// Number of rounds in which a world without faults has to settle.
 const ROUNDS: usize = 400;
-/// A time like those of servers; the first of it.
+/// The first time of a world, like that of a server.
 pub const DAWN: u64 = 1_790_000_000_000;
 
-/// How the timer of a world does its work.
+/// The punctuality of a world's timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ticks {
     /// At every deadline.
@@ -34,47 +34,47 @@ pub struct World {
     seed: u64,
     now: u64,
     ticks: Ticks,
-    /// Some reports are lies: then the record is compared with nothing.
+    /// Some reports are false: then the record is not compared with the processes.
     wild: bool,
     clock_jumps: bool,
-    /// Time often passes while nobody does anything.
+    /// Time often passes without any action.
     harsh: bool,
-    /// Operators are many.
+    /// Operators act often.
     eager: bool,
-    sites: Vec<Place>,
+    suts: Vec<App>,
     pub history: Vec<Input>,
 }
 
-struct Place {
-    site: Site,
+struct App {
+    sut: Sut,
     real: RealWorld,
     content: Content,
     past: Vec<Content>,
 }
 
-/// What went wrong, and what led there.
+/// A broken rule and the history that led to it.
 #[derive(Debug, Clone)]
 pub struct Failure {
     pub broken: Broken,
     pub history: Vec<Input>,
 }
 
-/// The sites of a seed, as they are before anything happens.
-pub fn sites(seed: u64) -> Vec<Site> {
-    let mut dice = Dice::new(seed, u64::MAX);
-    let count = *dice.pick(&[1, 1, 1, 2, 2, 3]);
-    let site = |n: u64, dice: &mut Dice| {
+/// Returns the systems of a seed in their initial state.
+pub fn suts(seed: u64) -> Vec<Sut> {
+    let mut rng = Rng::new(seed, u64::MAX);
+    let count = *rng.pick(&[1, 1, 1, 2, 2, 3]);
+    let sut = |n: u64, rng: &mut Rng| {
         let limits = Limits {
-            history_max: *dice.pick(&[50, 50, 4, 2, 1]),
-            events_max: *dice.pick(&[100, 100, 5, 0]),
+            history_max: *rng.pick(&[50, 50, 4, 2, 1]),
+            events_max: *rng.pick(&[100, 100, 5, 0]),
             ..Limits::default()
         };
-        Site::new(["api", "shop:eu", "x"][n as usize].to_string().replace(':', "-"), limits)
+        Sut::new(["api", "shop:eu", "x"][n as usize].to_string().replace(':', "-"), limits)
     };
-    (0..count).map(|n| site(n, &mut dice)).collect()
+    (0..count).map(|n| sut(n, &mut rng)).collect()
 }
 
-/// What happened in a world, counted.
+/// Counts of events of a world.
 #[derive(Debug, Default)]
 pub struct Lived {
     pub inputs: u64,
@@ -82,7 +82,7 @@ pub struct Lived {
     pub events: BTreeMap<&'static str, u64>,
 }
 
-/// When an instance has to be well at the latest, to be healthy at its deadline.
+/// Returns the latest time at which an instance has to be ready, to be healthy at its deadline.
 fn last_moment(record: &Record, instance: &Instance) -> Option<u64> {
     let min = record.version(instance.version)?.policy.min_healthy_ms;
     instance.deadline.at()?.checked_sub(min)
@@ -92,11 +92,11 @@ fn last_moment(record: &Record, instance: &Instance) -> Option<u64> {
 pub fn live(seed: u64, skip: &BTreeSet<u64>) -> Result<Lived, Box<Failure>> {
     let mut world = World::new(seed);
     let outcome = world.all(skip);
-    let World { history, sites, .. } = world;
+    let World { history, suts, .. } = world;
     match outcome {
         Ok(()) => {
             let mut lived = Lived { inputs: history.len() as u64, ..Lived::default() };
-            for (name, n) in sites.iter().flat_map(|place| &place.site.events) {
+            for (name, n) in suts.iter().flat_map(|app| &app.sut.events) {
                 *lived.events.entry(name).or_default() += n;
             }
             Ok(lived)
@@ -107,43 +107,43 @@ pub fn live(seed: u64, skip: &BTreeSet<u64>) -> Result<Lived, Box<Failure>> {
 
 impl World {
     fn new(seed: u64) -> World {
-        let mut dice = Dice::new(seed, u64::MAX - 1);
-        let ticks = if dice.chance(65) { Ticks::Punctual } else { Ticks::Late };
-        let (wild, clock_jumps, harsh) = (dice.chance(20), dice.chance(25), dice.chance(35));
-        let place = |site| {
-            let content = Content::first(&mut dice);
+        let mut rng = Rng::new(seed, u64::MAX - 1);
+        let ticks = if rng.chance(65) { Ticks::Punctual } else { Ticks::Late };
+        let (wild, clock_jumps, harsh) = (rng.chance(20), rng.chance(25), rng.chance(35));
+        let app = |sut| {
+            let content = Content::first(&mut rng);
             let mut real = RealWorld::default();
-            real.gloomy = dice.chance(50);
-            Place { site, real, content, past: Vec::new() }
+            real.gloomy = rng.chance(50);
+            App { sut, real, content, past: Vec::new() }
         };
-        let sites = sites(seed).into_iter().map(place).collect();
-        World { seed, now: DAWN, ticks, wild, clock_jumps, harsh, eager: dice.chance(12), sites, history: Vec::new() }
+        let suts = suts(seed).into_iter().map(app).collect();
+        World { seed, now: DAWN, ticks, wild, clock_jumps, harsh, eager: rng.chance(12), suts, history: Vec::new() }
     }
 
     fn all(&mut self, skip: &BTreeSet<u64>) -> Result<(), Broken> {
         for step in (0..STEPS).filter(|step| !skip.contains(step)) {
-            self.step(&mut Dice::new(self.seed, step))?;
+            self.step(&mut Rng::new(self.seed, step))?;
         }
         self.come_to_rest()
     }
 
-    /// Asks something of a site, now.
+    /// Executes a command, now.
     fn ask(
         &mut self,
         at: usize,
         by: &'static str,
         command: Command,
     ) -> Result<Result<DecisionReply, Rejection>, Broken> {
-        let place = &mut self.sites[at];
-        let reloaded = std::mem::take(&mut place.site.reload);
-        let input = Input { at: self.now, site: at, by, command, reloaded };
+        let app = &mut self.suts[at];
+        let reloaded = std::mem::take(&mut app.sut.reload);
+        let input = Input { at: self.now, sut: at, by, command, reloaded };
         self.history.push(input);
         let input = &self.history[self.history.len() - 1];
-        place.site.feed(input)
+        app.sut.feed(input)
     }
 
     fn tick(&mut self, at: usize) -> Result<(), Broken> {
-        if self.sites[at].site.record.is_some() {
+        if self.suts[at].sut.record.is_some() {
             self.ask(at, "auto", Command::Tick)?
                 .map_err(|r| Broken { rule: "a_tick_is_never_refused", words: r.to_string() })?;
         }
@@ -152,48 +152,48 @@ impl World {
 
     // ---- restless ------------------------------------------------------------------------------------------------
 
-    fn step(&mut self, dice: &mut Dice) -> Result<(), Broken> {
-        let at = dice.below(self.sites.len());
-        self.time_passes(dice, at)?;
+    fn step(&mut self, rng: &mut Rng) -> Result<(), Broken> {
+        let at = rng.below(self.suts.len());
+        self.time_passes(rng, at)?;
         let operators = if self.eager { 60 } else { 9 };
-        match dice.weighted(&[operators, 30, 26, 34, 7, 3, 3, if self.wild { 12 } else { 0 }]) {
-            0 => self.operator(dice, at),
-            1 => self.coordinator(dice, at),
-            2 => self.process(dice, at),
+        match rng.weighted(&[operators, 30, 26, 34, 7, 3, 3, if self.wild { 12 } else { 0 }]) {
+            0 => self.operator(rng, at),
+            1 => self.coordinator(rng, at),
+            2 => self.process(rng, at),
             3 => {
-                for _ in 0..dice.between(1, 6) {
-                    if let Some(letter) = self.sites[at].real.post(dice) {
+                for _ in 0..rng.between(1, 6) {
+                    if let Some(letter) = self.suts[at].real.post(rng) {
                         self.deliver(at, letter)?;
                     }
                 }
                 Ok(())
             }
             4 => {
-                for _ in 0..dice.between(1, 3) {
+                for _ in 0..rng.between(1, 3) {
                     self.tick(at)?;
                 }
                 Ok(())
             }
             5 => {
-                let place = &mut self.sites[at];
-                if let Some(record) = &place.site.record {
-                    place.real.reconcile(record);
+                let app = &mut self.suts[at];
+                if let Some(record) = &app.sut.record {
+                    app.real.reconcile(record);
                 }
                 Ok(())
             }
             6 => {
-                self.sites[at].site.reload = true;
+                self.suts[at].sut.reload = true;
                 Ok(())
             }
-            _ => self.lie(dice, at),
+            _ => self.lie(rng, at),
         }
     }
 
-    fn time_passes(&mut self, dice: &mut Dice, at: usize) -> Result<(), Broken> {
-        let due = self.sites[at].site.record.as_ref().and_then(next_deadline).unwrap_or(self.now).max(self.now);
-        if dice.chance(6) {
+    fn time_passes(&mut self, rng: &mut Rng, at: usize) -> Result<(), Broken> {
+        let due = self.suts[at].sut.record.as_ref().and_then(next_deadline).unwrap_or(self.now).max(self.now);
+        if rng.chance(6) {
             // The last moment at which an instance may get ready in time.
-            let last = self.sites[at].site.record.as_ref().and_then(|record| {
+            let last = self.suts[at].sut.record.as_ref().and_then(|record| {
                 let waiting: Vec<u64> = record
                     .instances
                     .iter()
@@ -207,19 +207,19 @@ impl World {
             }
         }
         // Few wait for a deadline with their hands in their pockets.
-        let due = if due - self.now > 250 && !dice.chance(if self.harsh { 50 } else { 6 }) { self.now } else { due };
+        let due = if due - self.now > 250 && !rng.chance(if self.harsh { 50 } else { 6 }) { self.now } else { due };
         let [long, very_long] = if self.harsh { [4, 2] } else { [1, 0] };
-        let then = match dice.weighted(&[30, 20, 20, 9, 4, 7, long, very_long, if self.clock_jumps { 2 } else { 0 }]) {
+        let then = match rng.weighted(&[30, 20, 20, 9, 4, 7, long, very_long, if self.clock_jumps { 2 } else { 0 }]) {
             0 => self.now,
-            1 => self.now + dice.between(1, 6),
-            2 => self.now + dice.between(5, 50),
+            1 => self.now + rng.between(1, 6),
+            2 => self.now + rng.between(5, 50),
             3 => due,
             4 => due.saturating_sub(1).max(self.now),
-            5 => due + dice.between(1, 10),
-            6 => self.now + dice.between(100, 900),
+            5 => due + rng.between(1, 10),
+            6 => self.now + rng.between(100, 900),
             7 => self.now + 10_000,
-            _ if dice.chance(20) => self.now + 100_000,
-            _ => self.now.saturating_sub(*dice.pick(&[1, 40, 500, 20_000])),
+            _ if rng.chance(20) => self.now + 100_000,
+            _ => self.now.saturating_sub(*rng.pick(&[1, 40, 500, 20_000])),
         };
         self.time_comes(then)
     }
@@ -228,8 +228,8 @@ impl World {
     fn time_comes(&mut self, then: u64) -> Result<(), Broken> {
         if self.ticks == Ticks::Punctual {
             for _ in 0..200 {
-                let next = (0..self.sites.len())
-                    .filter_map(|at| Some((self.sites[at].site.record.as_ref().and_then(next_deadline)?, at)))
+                let next = (0..self.suts.len())
+                    .filter_map(|at| Some((self.suts[at].sut.record.as_ref().and_then(next_deadline)?, at)))
                     .filter(|(due, _)| *due <= then)
                     .min();
                 let Some((due, at)) = next else { break };
@@ -241,14 +241,14 @@ impl World {
         Ok(())
     }
 
-    fn operator(&mut self, dice: &mut Dice, at: usize) -> Result<(), Broken> {
-        let place = &mut self.sites[at];
-        let record = place.site.record.as_ref();
-        let mut command = operators::ask(dice, &mut place.content, &mut place.past, record, self.wild);
-        match dice.below(14) {
+    fn operator(&mut self, rng: &mut Rng, at: usize) -> Result<(), Broken> {
+        let app = &mut self.suts[at];
+        let record = app.sut.record.as_ref();
+        let mut command = operators::ask(rng, &mut app.content, &mut app.past, record, self.wild);
+        match rng.below(14) {
             0 => return self.two_operators(at, command),
             1 => {
-                if let (Command::Deploy(deploy), true) = (&mut command, dice.chance(50)) {
+                if let (Command::Deploy(deploy), true) = (&mut command, rng.chance(50)) {
                     deploy.if_version = None;
                     deploy.request = Some(Arc::from(format!("again-{}", self.history.len())));
                 }
@@ -269,13 +269,13 @@ impl World {
             return Ok(());
         };
         self.tick(at)?;
-        let newest = self.sites[at].site.record.as_ref().map_or(0, |r| r.last_version);
+        let newest = self.suts[at].sut.record.as_ref().map_or(0, |r| r.last_version);
         first.if_version = Some(newest);
         first.request = None;
         let mut second = first.clone();
         second.bundle = Some(Arc::from(format!("s3://other/{}", self.history.len())));
         let first = self.ask(at, "ops", Command::Deploy(first))?;
-        let recorded = self.sites[at].site.record.as_ref().map_or(0, |r| r.last_version) > newest;
+        let recorded = self.suts[at].sut.record.as_ref().map_or(0, |r| r.last_version) > newest;
         let second = self.ask(at, "rival", Command::Deploy(second))?;
         if recorded && !matches!(second, Err(Rejection::OtherVersion { .. })) {
             return Err(Broken { rule: "two_operators_have_one_winner", words: format!("{first:?} and {second:?}") });
@@ -297,9 +297,9 @@ impl World {
         }
         // Without `min_healthy_ms` something may be due already that was not due a moment ago.
         let second = self.ask(at, "ops", command.clone())?;
-        let settled = self.sites[at].site.record.clone();
+        let settled = self.suts[at].sut.record.clone();
         let third = self.ask(at, "ops", command)?;
-        let after = &self.sites[at].site.record;
+        let after = &self.suts[at].sut.record;
         let same_reply = (second == third || second.is_err()) && (!remembered || first.is_err() || first == second);
         if !same_reply || (settled != *after && third.is_ok()) {
             return Err(Broken {
@@ -310,65 +310,65 @@ impl World {
         Ok(())
     }
 
-    fn coordinator(&mut self, dice: &mut Dice, at: usize) -> Result<(), Broken> {
-        let place = &mut self.sites[at];
-        let Some(record) = &place.site.record else { return Ok(()) };
-        let beside = place.real.coordinator_turn(dice, record);
+    fn coordinator(&mut self, rng: &mut Rng, at: usize) -> Result<(), Broken> {
+        let app = &mut self.suts[at];
+        let Some(record) = &app.sut.record else { return Ok(()) };
+        let beside = app.real.coordinator_turn(rng, record);
         if let (Err(words), false) = (beside, self.wild || self.clock_jumps) {
             return Err(Broken { rule: "no_agent_runs_twice_in_one_job", words });
         }
         Ok(())
     }
 
-    fn process(&mut self, dice: &mut Dice, at: usize) -> Result<(), Broken> {
-        let place = &mut self.sites[at];
-        if let Some(record) = &place.site.record {
-            for _ in 0..dice.between(1, 6) {
-                place.real.process_turn(dice, record);
+    fn process(&mut self, rng: &mut Rng, at: usize) -> Result<(), Broken> {
+        let app = &mut self.suts[at];
+        if let Some(record) = &app.sut.record {
+            for _ in 0..rng.between(1, 6) {
+                app.real.process_turn(rng, record);
             }
         }
         Ok(())
     }
 
     fn deliver(&mut self, at: usize, letter: Command) -> Result<(), Broken> {
-        if self.sites[at].site.record.is_some() {
+        if self.suts[at].sut.record.is_some() {
             self.ask(at, "coordinator", letter)?.ok();
         }
         Ok(())
     }
 
-    /// What no honest coordinator says.
-    fn lie(&mut self, dice: &mut Dice, at: usize) -> Result<(), Broken> {
-        let Some(record) = &self.sites[at].site.record else { return Ok(()) };
+    /// Draws a false report.
+    fn lie(&mut self, rng: &mut Rng, at: usize) -> Result<(), Broken> {
+        let Some(record) = &self.suts[at].sut.record else { return Ok(()) };
         let keys: Vec<_> = record.instances.iter().map(|i| i.key()).collect();
         if keys.is_empty() {
             return Ok(());
         }
-        let key = dice.pick(&keys).clone();
+        let key = rng.pick(&keys).clone();
         let services: Vec<_> = record.services.iter().map(|s| s.instance.clone()).collect();
         let newest = record.last_version;
-        let status = *dice.pick(&[CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]);
-        let command = match dice.below(8) {
+        let status = *rng.pick(&[CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]);
+        let command = match rng.below(8) {
             0 if !services.is_empty() => {
-                Command::Check(Check { instance: dice.pick(&services).clone(), status, reason: None })
+                Command::Check(Check { instance: rng.pick(&services).clone(), status, reason: None })
             }
             1 => {
-                let id: Arc<str> = Arc::from(format!("svc-{}", dice.below(4)));
-                coordinators::register(&key, ["http", "grpc", "other"][dice.below(3)], &id, Some(30), status)
+                let id: Arc<str> = Arc::from(format!("svc-{}", rng.below(4)));
+                coordinators::register(&key, ["http", "grpc", "other"][rng.below(3)], &id, Some(30), status)
             }
             _ => {
-                let version = match dice.below(4) {
+                let version = match rng.below(4) {
                     0 => None,
-                    1 => Some(dice.between(1, newest + 1)),
+                    1 => Some(rng.between(1, newest + 1)),
                     _ => Some(key.version),
                 };
                 Command::Report(Report {
                     agent: key.agent.clone(),
-                    state: *dice.pick(&ReportedState::ALL),
+                    state: *rng.pick(&ReportedState::ALL),
                     version,
-                    job: dice.chance(50).then(|| key.job_id.clone()),
-                    attempt: dice.chance(40).then(|| dice.between(0, 4) as u32),
-                    reason: dice.chance(20).then(|| Arc::from("who knows")),
+                    job: rng.chance(50).then(|| key.job_id.clone()),
+                    attempt: rng.chance(40).then(|| rng.between(0, 4) as u32),
+                    reason: rng.chance(20).then(|| Arc::from("who knows")),
                 })
             }
         };
@@ -379,24 +379,24 @@ impl World {
 
     /// Operators are silent, coordinators read TASKS and nothing else: every deployment ends (or waits for a person).
     fn come_to_rest(&mut self) -> Result<(), Broken> {
-        for at in 0..self.sites.len() {
-            let mut dice = Dice::new(self.seed, u64::MAX - 2);
-            let place = &mut self.sites[at];
-            if place.site.record.is_none() {
+        for at in 0..self.suts.len() {
+            let mut rng = Rng::new(self.seed, u64::MAX - 2);
+            let app = &mut self.suts[at];
+            if app.sut.record.is_none() {
                 continue;
             }
             if self.wild {
-                place.real.believe(place.site.record.as_ref().expect("asked above"));
-            } else if dice.chance(50) {
+                app.real.believe(app.sut.record.as_ref().expect("asked above"));
+            } else if rng.chance(50) {
                 // What is in the post arrives, in any order; or it never does.
-                dice.shuffle(&mut place.real.letters);
-                for letter in std::mem::take(&mut place.real.letters) {
+                rng.shuffle(&mut app.real.letters);
+                for letter in std::mem::take(&mut app.real.letters) {
                     self.deliver(at, letter)?;
                 }
             }
-            self.sites[at].real.forget();
-            self.rest(at, &mut dice)?;
-            let record = self.sites[at].site.record.as_ref().expect("asked above");
+            self.suts[at].real.forget();
+            self.rest(at, &mut rng)?;
+            let record = self.suts[at].sut.record.as_ref().expect("asked above");
             let ended = record.deployment.as_ref().is_some_and(|d| d.status != Status::Running);
             if !ended {
                 return Err(Broken {
@@ -408,16 +408,16 @@ impl World {
                 let words = format!("{:?} of {} is still to be done", task.task.as_ref().map(|t| t.kind), task.agent);
                 return Err(Broken { rule: "no_task_for_work_already_done", words });
             }
-            let place = &mut self.sites[at];
-            if let Some(record) = &place.site.record {
-                place.real.reconcile(record);
+            let app = &mut self.suts[at];
+            if let Some(record) = &app.sut.record {
+                app.real.reconcile(record);
             }
-            for letter in std::mem::take(&mut self.sites[at].real.letters) {
+            for letter in std::mem::take(&mut self.suts[at].real.letters) {
                 self.deliver(at, letter)?;
             }
-            self.rest(at, &mut dice)?;
-            let place = &self.sites[at];
-            if let Some(words) = place.site.record.as_ref().and_then(|record| place.real.differs_from(record)) {
+            self.rest(at, &mut rng)?;
+            let app = &self.suts[at];
+            if let Some(words) = app.sut.record.as_ref().and_then(|record| app.real.differs_from(record)) {
                 return Err(Broken { rule: "in_the_end_what_runs_is_what_is_said", words });
             }
         }
@@ -425,23 +425,23 @@ impl World {
     }
 
     /// Rounds of TASKS, reports and time, until nothing is left to do.
-    fn rest(&mut self, at: usize, dice: &mut Dice) -> Result<(), Broken> {
+    fn rest(&mut self, at: usize, rng: &mut Rng) -> Result<(), Broken> {
         for _ in 0..ROUNDS {
-            let place = &mut self.sites[at];
-            let record = place.site.record.as_ref().expect("only sites with a record come to rest");
+            let app = &mut self.suts[at];
+            let record = app.sut.record.as_ref().expect("only systems with a record settle");
             for errand in coordinators::errands(record) {
-                let beside = place.real.run(dice, &errand, record);
+                let beside = app.real.run(rng, &errand, record);
                 if let (Err(words), false) = (beside, self.wild || self.clock_jumps) {
                     return Err(Broken { rule: "no_agent_runs_twice_in_one_job", words });
                 }
             }
-            let mut said = std::mem::take(&mut place.real.letters);
-            said.extend(place.real.calm_turn(record));
+            let mut said = std::mem::take(&mut app.real.letters);
+            said.extend(app.real.calm_turn(record));
             let quiet = said.is_empty();
             for word in said {
                 self.deliver(at, word)?;
             }
-            match self.sites[at].site.record.as_ref().and_then(next_deadline) {
+            match self.suts[at].sut.record.as_ref().and_then(next_deadline) {
                 None if quiet => return Ok(()),
                 None => {}
                 Some(due) => {

@@ -3,7 +3,6 @@
 //! Every figure is a ratio to a variant that ran within the same minute on the same machine, or is printed beside one.
 
 mod compare;
-mod resp;
 mod rollout;
 mod scenarios;
 mod server;
@@ -19,6 +18,7 @@ use serde_json::{json, Value as Json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use table::Results;
+use test_support::{resp, wait};
 
 const PIPELINED: Load = Load::Pipelined(50);
 
@@ -50,6 +50,8 @@ pub struct Bench {
 }
 
 fn main() {
+    // A server with millions of keys loads for longer than those of the tests.
+    wait::set_patience(Duration::from_secs(120));
     let mut bench = match options(std::env::args().skip(1)) {
         Ok(bench) => bench,
         Err(error) => {

@@ -1,0 +1,143 @@
+//! Chaos test: after random kills of coordinators, agents and Redis, and new versions in between, the processes match
+//! the record, none is left over, and no agent ever ran twice at once.
+//!
+//! Seeded: `REDIS_DEPLOY_SEED=n` repeats a run, as far as real processes let themselves be repeated.
+
+use std::thread;
+use std::time::Duration;
+use test_support::prelude::*;
+use test_support::processes::*;
+use test_support::rng::Rng;
+
+const KEY: &str = "agent-api";
+const AGENTS: [&str; 3] = ["web-1", "web-2", "db"];
+/// The steps at which a coordinator can be told to die.
+const STEPS: [&str; 9] = [
+    "task-seen",
+    "taken-up",
+    "old-told-to-stop",
+    "old-gone",
+    "note-written",
+    "started",
+    "start-noted",
+    "before-ready",
+    "before-stopped",
+];
+
+struct Storm {
+    server: Server,
+    host: Host,
+    coordinators: [Option<Coordinator>; 2],
+    rng: Rng,
+    versions: u64,
+}
+
+impl Storm {
+    fn begin(seed: u64) -> Storm {
+        let server = Server::start(ServerKind::Redis70, &["--appendonly", "yes", "--appendfsync", "always"]);
+        let mut storm =
+            Storm { server, host: Host::new(), coordinators: [None, None], rng: Rng::seeded(seed), versions: 0 };
+        storm.deploy();
+        storm
+    }
+
+    fn arguments(which: usize) -> (&'static str, [&'static str; 3]) {
+        [("one", [KEY, "--agents", "web-*"]), ("two", [KEY, "--agents", "db"])][which]
+    }
+
+    fn deploy(&mut self) {
+        self.versions += 1;
+        let behaviours = ["good", "good", "deaf", "parent", "exits", "dies-once 300", "hangs"];
+        let behaviour = behaviours[self.rng.below(behaviours.len())];
+        let manifest = App::new(&self.host, &AGENTS, behaviour).manifest(&format!("storm {}", self.versions));
+        let options: [&[&str]; 4] =
+            [&[], &["CANARY", "1"], &["STRATEGY", "blue-green"], &["MAX_PARALLEL", "3", "AUTO_REVERT", "true"]];
+        let limits = ["MIN_HEALTHY_MS", "100", "HEALTHY_DEADLINE_MS", "2000", "PROGRESS_DEADLINE_MS", "3000"];
+        let options = [&limits[..], options[self.rng.below(4)]].concat();
+        self.server.client().deploy(KEY, &manifest, &options);
+    }
+
+    fn start(&mut self, which: usize, dying: bool) {
+        let (name, arguments) = Storm::arguments(which);
+        let urls = [url(&self.server)];
+        self.coordinators[which] = None; // killed, where it is there still
+        self.coordinators[which] = Some(match dying {
+            true => {
+                let step = STEPS[self.rng.below(STEPS.len())];
+                Coordinator::start_failing_at(&self.host, name, &urls, &arguments, step)
+            }
+            false => Coordinator::start(&self.host, name, &urls, &arguments),
+        });
+    }
+
+    fn blow(&mut self) {
+        match self.rng.below(12) {
+            0 | 1 => self.deploy(),
+            2..=5 => {
+                let (which, dying) = (self.rng.below(2), self.rng.below(2) == 0);
+                self.start(which, dying);
+            }
+            6 | 7 => {
+                let agents: Vec<Process> = self.host.agents().into_values().flatten().collect();
+                if !agents.is_empty() {
+                    agents[self.rng.below(agents.len())].signal("KILL");
+                }
+            }
+            8 => self.server.restart(End::Kill),
+            9 => {
+                let mut client = self.server.client();
+                for kind in ["normal", "pubsub"] {
+                    client.call(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
+                }
+            }
+            10 => {
+                let _ = self.server.client().try_call(&["DEPLOY.ROLLBACK", KEY]);
+                // where there is nothing to go back to
+            }
+            _ => {
+                let _ = self.server.client().try_call(&["DEPLOY.PROMOTE", KEY]);
+                // where nothing waits for it
+            }
+        }
+        thread::sleep(Duration::from_millis(self.rng.between(0, 199)));
+    }
+
+    /// The weather clears: a good version is deployed, and two coordinators that nobody kills look after it.
+    fn end(mut self) {
+        self.start(0, false);
+        self.start(1, false);
+        let mut client = self.server.client();
+        let manifest = App { attempts: 9, ..App::new(&self.host, &AGENTS, "good") }.manifest("the last");
+        client.deploy(KEY, &manifest, &BRISK);
+        let record = wait_for("the last version to run", || {
+            let record = client.status(KEY);
+            let well = record["status"] == "successful" && client.tasks(KEY).is_empty();
+            well.then_some(record)
+        });
+        self.host.assert_runs(&record);
+        let labels = self.host.agents().into_values().flatten().map(|agent| agent.variable("LABEL"));
+        assert!(labels.into_iter().all(|label| label.as_deref() == Some("the last")));
+        self.host.stop(&mut client, KEY);
+    }
+}
+
+#[test]
+fn processes_match_the_record_after_random_faults() {
+    let asked = std::env::var("REDIS_DEPLOY_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
+    let (seeds, blows) = if is_long_run() { (1..=40, 120) } else { (1..=2, 40) };
+    let seeds: Vec<u64> = asked.map_or(seeds.collect(), |seed| vec![seed]);
+    for pair in seeds.chunks(2) {
+        thread::scope(|scope| {
+            for seed in pair {
+                scope.spawn(move || {
+                    eprintln!("REDIS_DEPLOY_SEED={seed}");
+                    let mut storm = Storm::begin(*seed);
+                    for _ in 0..blows {
+                        storm.blow();
+                    }
+                    storm.end();
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,465 @@
+//! The model: a second account of each deployment, kept from the events and reports alone, and implemented
+//! independently of the engine, so that the two can disagree.
+
+use redis_deploy::engine::deployment::{Cause, Mode, Status};
+use redis_deploy::engine::event::{AgentReport, Event, EventBody, InstanceRef, NewDeployment};
+use redis_deploy::engine::instance::{InstanceKey, InstanceState, TaskKind};
+use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
+use redis_deploy::engine::services::CheckStatus;
+use redis_deploy::engine::version::Version;
+use redis_deploy::engine::Record;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Pending,
+    Healthy,
+    Unhealthy,
+}
+
+/// The healthy deadline of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Late {
+    Never,
+    At(u64),
+    Left(u64),
+}
+
+/// Observed state of an instance.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub node: Arc<str>,
+    pub state: InstanceState,
+    pub attempt: u32,
+    pub verdict: Verdict,
+    /// Since when all is well with it, without a break.
+    pub well_since: Option<u64>,
+    pub late: Late,
+    pub told_to_stop: bool,
+    pub ever_healthy: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct SeenService {
+    pub owner: InstanceKey,
+    pub name: Arc<str>,
+    pub status: CheckStatus,
+    /// Time of its last change of status or owner.
+    pub since: u64,
+}
+
+/// A version as it came.
+#[derive(Debug, Clone)]
+pub struct Told {
+    pub version: Version,
+    pub stable: bool,
+    pub manifest: Arc<Value>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Running,
+    Awaiting,
+    Paused { awaiting: bool },
+    Ended(Status),
+}
+
+/// The deployment at hand.
+#[derive(Debug, Clone)]
+pub struct Rollout {
+    pub id: Arc<str>,
+    pub target: u64,
+    pub job: Arc<str>,
+    pub mode: Mode,
+    pub changed: Vec<Arc<str>>,
+    pub canaries: usize,
+    pub promoted: bool,
+    pub phase: Phase,
+    pub policy: Policy,
+    pub is_rollback: bool,
+    /// A report `failed` about an instance of its own was taken.
+    pub agent_failed: bool,
+    /// One of its own instances was unhealthy at some time.
+    pub was_unhealthy: bool,
+    pub unsafe_reported: bool,
+    /// The first cause of failure, also one deferred by a pause.
+    pub first_cause: Option<Cause>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Model {
+    pub last_version: u64,
+    pub versions: BTreeMap<u64, Arc<Told>>,
+    pub rollout: Option<Rollout>,
+    pub ids: BTreeSet<Arc<str>>,
+    pub instances: BTreeMap<InstanceKey, Seen>,
+    pub services: BTreeMap<Arc<str>, SeenService>,
+    pub tags: BTreeMap<Arc<str>, u64>,
+    /// Tasks that were issued and are not done.
+    pub tasks: BTreeMap<InstanceKey, TaskKind>,
+}
+
+pub fn key_of(instance: &InstanceRef, version: u64) -> InstanceKey {
+    InstanceKey { agent: instance.agent.clone(), version, job_id: instance.job_id.clone() }
+}
+
+/// `n` agents, or `p` percent of them, rounded up (rule 2), counted in its own way.
+pub fn amount(amount: CountOrPercent, total: usize) -> usize {
+    match amount {
+        CountOrPercent::Count(n) => total.min(n as usize),
+        CountOrPercent::Percent(p) => total.min((total as f64 * f64::from(p) / 100.0).ceil() as usize),
+    }
+}
+
+pub fn max_parallel(policy: &Policy, changed: usize) -> usize {
+    amount(policy.max_parallel, changed).max(1)
+}
+
+/// Returns the number of canaries, strategy `canary` with 0 acting as 1.
+pub fn canaries(policy: &Policy, changed: usize) -> usize {
+    let asked = amount(policy.canary, changed);
+    if asked == 0 && policy.strategy == Strategy::Canary {
+        1.min(changed)
+    } else {
+        asked
+    }
+}
+
+impl Told {
+    pub fn node(&self, id: &str) -> Option<&Value> {
+        self.manifest["nodes"].as_array()?.iter().find(|node| node["node_id"] == id)
+    }
+
+    pub fn agents_with_nodes(&self) -> Vec<Arc<str>> {
+        let ids = || self.manifest["nodes"].as_array().into_iter().flatten().filter_map(|n| n["node_id"].as_str());
+        match &self.version.agents {
+            Some(agents) => {
+                let mut ordered: Vec<(usize, Arc<str>)> = agents
+                    .iter()
+                    .map(|a| {
+                        (ids().position(|id| id == a.split('@').next().unwrap_or(a)).unwrap_or(usize::MAX), a.clone())
+                    })
+                    .collect();
+                ordered.sort_by_key(|(place, _)| *place);
+                ordered.into_iter().map(|(_, agent)| agent).collect()
+            }
+            None => ids().map(Arc::from).collect(),
+        }
+    }
+
+    /// Returns a node without its cosmetic fields.
+    pub fn content_of(&self, node: &str) -> Option<Value> {
+        let mut body = self.node(node)?.clone();
+        for field in ["alias", "display_name", "description", "metadata"] {
+            body.as_object_mut()?.remove(field);
+        }
+        Some(body)
+    }
+
+    pub fn topology(&self) -> (BTreeSet<String>, BTreeSet<String>, BTreeSet<String>) {
+        let texts = |field: &str| -> BTreeSet<String> {
+            self.manifest[field].as_array().into_iter().flatten().map(Value::to_string).collect()
+        };
+        let nodes = self.manifest["nodes"].as_array().into_iter().flatten().map(|n| n["node_id"].to_string()).collect();
+        (nodes, texts("edges"), texts("entrypoints"))
+    }
+}
+
+impl Model {
+    pub fn is_own(&self, key: &InstanceKey) -> bool {
+        self.rollout.as_ref().is_some_and(|r| r.target == key.version && r.job == key.job_id)
+    }
+
+    pub fn own(&self) -> impl Iterator<Item = (&InstanceKey, &Seen)> {
+        self.instances.iter().filter(|(key, _)| self.is_own(key))
+    }
+
+    pub fn policy_of(&self, version: u64) -> Option<&Policy> {
+        self.versions.get(&version).map(|told| &told.version.policy)
+    }
+
+    pub fn newest_stable(&self) -> Option<u64> {
+        self.versions.iter().rev().find(|(_, told)| told.stable).map(|(number, _)| *number)
+    }
+
+    /// Returns whether an instance is ready by rule 2, `health_check`.
+    fn is_well(&self, key: &InstanceKey, seen: &Seen) -> bool {
+        if seen.state != InstanceState::Ready {
+            return false;
+        }
+        let Some(told) = self.versions.get(&key.version) else { return true };
+        if told.version.policy.health_check == HealthCheck::AgentStates {
+            return true;
+        }
+        let of_it: Vec<&SeenService> = self.services.values().filter(|s| s.owner == *key).collect();
+        let declared = told.node(&seen.node).map(|node| node["services"].clone()).unwrap_or_default();
+        let passing = |name: &Value| of_it.iter().any(|s| *s.name == *name && s.status == CheckStatus::Passing);
+        of_it.iter().all(|s| s.status == CheckStatus::Passing)
+            && declared.as_array().into_iter().flatten().all(|service| passing(&service["name"]))
+    }
+
+    fn look_again(&mut self, at: u64, anew: Option<&InstanceKey>) {
+        let well: Vec<(InstanceKey, bool)> =
+            self.instances.iter().map(|(key, seen)| (key.clone(), self.is_well(key, seen))).collect();
+        for (key, is_well) in well {
+            if let Some(seen) = self.instances.get_mut(&key) {
+                seen.well_since = match seen.well_since {
+                    _ if !is_well => None,
+                    Some(since) if anew != Some(&key) => Some(since),
+                    _ => Some(at),
+                };
+            }
+        }
+    }
+
+    fn end(&mut self, at: u64, status: Status) {
+        self.release_late(at);
+        if let Some(rollout) = &mut self.rollout {
+            rollout.phase = Phase::Ended(status);
+        }
+    }
+
+    fn release_late(&mut self, at: u64) {
+        for seen in self.instances.values_mut() {
+            if let Late::Left(left) = seen.late {
+                seen.late = Late::At(at + left);
+            }
+        }
+    }
+
+    fn begin(&mut self, beginning: &NewDeployment) {
+        let version = &beginning.version;
+        self.last_version = version.number;
+        self.ids.insert(version.deployment_id.clone());
+        let manifest = Arc::new(serde_json::from_str(version.content.text()).unwrap_or_default());
+        let told = Told { version: version.clone(), stable: false, manifest };
+        self.versions.insert(version.number, Arc::new(told));
+        if let Some(tag) = &version.tag {
+            self.tags.insert(tag.clone(), version.number);
+        }
+        self.rollout = Some(Rollout {
+            id: version.deployment_id.clone(),
+            target: version.number,
+            job: version.job_id.clone(),
+            mode: beginning.mode,
+            changed: beginning.changed.to_vec(),
+            canaries: canaries(&version.policy, beginning.changed.len()),
+            promoted: false,
+            phase: Phase::Running,
+            policy: version.policy.clone(),
+            is_rollback: version.rollback_of.is_some(),
+            agent_failed: false,
+            was_unhealthy: false,
+            unsafe_reported: false,
+            first_cause: None,
+        });
+    }
+
+    /// Takes an event in; `after` only says which instances are still there, which a rule of its own judges.
+    pub fn take_in(&mut self, event: &Event, after: &Record) {
+        let at = event.at;
+        let mut anew = None;
+        match &event.body {
+            EventBody::TaskIssued { instance, task, .. } => {
+                self.tasks.insert(key_of(instance, event.version), *task);
+            }
+            EventBody::TaskDone { instance, .. } => {
+                self.tasks.remove(&key_of(instance, event.version));
+            }
+            _ => {}
+        }
+        match &event.body {
+            EventBody::DeploymentStarted(beginning) => self.begin(beginning),
+            EventBody::DeploymentNoop(beginning) => {
+                self.begin(beginning);
+                self.end(at, Status::Successful);
+                self.earn_stable();
+            }
+            EventBody::VersionRecorded(beginning) => {
+                self.begin(beginning);
+                self.end(at, Status::VersionRecorded);
+            }
+            EventBody::TaskIssued { instance, task: TaskKind::Stop, .. } => {
+                if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
+                    seen.told_to_stop = true;
+                    seen.late = Late::Never;
+                }
+            }
+            EventBody::TaskIssued { instance, task, .. } => {
+                let late = match (task, self.policy_of(event.version)) {
+                    (TaskKind::Run, _) | (_, None) => Late::Never,
+                    (_, Some(policy)) => Late::At(at + policy.healthy_deadline_ms),
+                };
+                let seen = Seen {
+                    node: instance.node.clone(),
+                    state: InstanceState::Waiting,
+                    attempt: 0,
+                    verdict: Verdict::Pending,
+                    well_since: None,
+                    late,
+                    told_to_stop: false,
+                    ever_healthy: false,
+                };
+                self.instances.insert(key_of(instance, event.version), seen);
+            }
+            EventBody::TaskDone { instance, withdrawn: true, .. } => {
+                if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
+                    seen.late = Late::Never;
+                }
+            }
+            EventBody::AgentState { instance, state, attempt, .. } => {
+                let key = key_of(instance, event.version);
+                match state {
+                    AgentReport::State(state) => {
+                        if let Some(seen) = self.instances.get_mut(&key) {
+                            if seen.attempt != *attempt {
+                                anew = Some(key.clone());
+                            }
+                            seen.state = *state;
+                            seen.attempt = *attempt;
+                        }
+                        let own = self.is_own(&key);
+                        if let Some(rollout) = self.rollout.as_mut().filter(|_| own) {
+                            if *state == InstanceState::Failed {
+                                rollout.agent_failed = true;
+                                rollout.first_cause.get_or_insert(Cause::AgentFailed);
+                            }
+                        }
+                    }
+                    AgentReport::Unsafe => {
+                        if let Some(rollout) = &mut self.rollout {
+                            rollout.unsafe_reported = true;
+                        }
+                    }
+                    AgentReport::Completed => {}
+                }
+            }
+            EventBody::AgentHealthy { instance, .. } => {
+                if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
+                    seen.verdict = Verdict::Healthy;
+                    seen.ever_healthy = true;
+                    seen.late = Late::Never;
+                }
+            }
+            EventBody::AgentUnhealthy { instance, .. } => {
+                let key = key_of(instance, event.version);
+                let own = self.is_own(&key);
+                if let Some(seen) = self.instances.get_mut(&key) {
+                    seen.verdict = Verdict::Unhealthy;
+                    seen.late = Late::Never;
+                }
+                if let Some(rollout) = self.rollout.as_mut().filter(|_| own) {
+                    rollout.was_unhealthy = true;
+                    if rollout.policy.progress_deadline_ms == 0 {
+                        rollout.first_cause.get_or_insert(Cause::UnhealthyAgent);
+                    }
+                    rollout.phase = match rollout.phase {
+                        Phase::Awaiting => Phase::Running,
+                        Phase::Paused { .. } => Phase::Paused { awaiting: false },
+                        other => other,
+                    };
+                }
+            }
+            EventBody::AwaitingPromotion { .. } => self.set_phase(Phase::Awaiting),
+            EventBody::DeploymentPromoted { .. } => {
+                self.set_phase(Phase::Running);
+                if let Some(rollout) = &mut self.rollout {
+                    rollout.promoted = true;
+                }
+            }
+            EventBody::DeploymentPaused { .. } => {
+                if let Some(rollout) = &mut self.rollout {
+                    rollout.phase = Phase::Paused { awaiting: rollout.phase == Phase::Awaiting };
+                    let (target, job) = (rollout.target, rollout.job.clone());
+                    for (key, seen) in &mut self.instances {
+                        if let (Late::At(late), true) = (seen.late, key.version == target && key.job_id == job) {
+                            seen.late = Late::Left(late.saturating_sub(at));
+                        }
+                    }
+                }
+            }
+            EventBody::DeploymentResumed { .. } => {
+                let awaiting = matches!(&self.rollout, Some(r) if r.phase == Phase::Paused { awaiting: true });
+                self.set_phase(if awaiting { Phase::Awaiting } else { Phase::Running });
+                self.release_late(at);
+            }
+            EventBody::DeploymentFailed { .. } => self.end(at, Status::Failed),
+            EventBody::DeploymentCancelled { .. } => self.end(at, Status::Cancelled),
+            EventBody::DeploymentSuccessful { .. } => {
+                self.end(at, Status::Successful);
+                self.earn_stable();
+            }
+            EventBody::FallbackBlueGreen { job_id, changed, .. } => {
+                if let Some(rollout) = &mut self.rollout {
+                    rollout.mode = Mode::BlueGreen;
+                    rollout.job = job_id.clone();
+                    rollout.changed = changed.to_vec();
+                    rollout.canaries = canaries(&rollout.policy, changed.len());
+                    rollout.promoted = false;
+                    rollout.unsafe_reported = false;
+                }
+            }
+            EventBody::VersionTagged { tag, replaced, .. } => {
+                if let Some(old) = replaced {
+                    self.tags.remove(old);
+                }
+                self.tags.insert(tag.clone(), event.version);
+            }
+            EventBody::VersionUntagged { tag, .. } => {
+                self.tags.remove(tag);
+            }
+            EventBody::ServiceRegistered { service, .. } => {
+                let known = self.services.get(&service.instance);
+                let same = known.filter(|seen| seen.status == service.status && seen.owner == service.owner);
+                let seen = SeenService {
+                    owner: service.owner.clone(),
+                    name: service.service.clone(),
+                    status: service.status,
+                    since: same.map_or(at, |seen| seen.since),
+                };
+                self.services.insert(service.instance.clone(), seen);
+            }
+            EventBody::ServiceStatus { instance, status, .. } => {
+                if let Some(seen) = self.services.get_mut(instance).filter(|seen| seen.status != *status) {
+                    seen.status = *status;
+                    seen.since = at;
+                }
+            }
+            EventBody::ServiceDeregistered { instance, .. } => {
+                self.services.remove(instance);
+            }
+            EventBody::RollbackStarted { .. } | EventBody::TaskDone { .. } => {}
+        }
+        self.tasks.retain(|key, _| after.instances.get(key).is_some());
+        self.instances.retain(|key, _| after.instances.get(key).is_some());
+        self.look_again(at, anew.as_ref());
+    }
+
+    fn set_phase(&mut self, phase: Phase) {
+        if let Some(rollout) = &mut self.rollout {
+            rollout.phase = phase;
+        }
+    }
+
+    fn earn_stable(&mut self) {
+        let target = self.rollout.as_ref().map_or(0, |r| r.target);
+        if let Some(told) = self.versions.get_mut(&target) {
+            Arc::make_mut(told).stable = true;
+        }
+    }
+}
+
+/// The cause that a failure may truly have (rule 4.10).
+pub fn may_fail(rollout: &Rollout, cause: Cause, progress_passed: bool, by_command: bool) -> bool {
+    match cause {
+        Cause::Operator => by_command,
+        _ if matches!(rollout.phase, Phase::Paused { .. } | Phase::Ended(_)) => false,
+        _ if rollout.first_cause.is_some_and(|first| first != cause) => false,
+        Cause::ProgressDeadline => progress_passed && rollout.phase == Phase::Running,
+        Cause::AgentFailed => rollout.agent_failed,
+        Cause::UnhealthyAgent => rollout.policy.progress_deadline_ms == 0 && rollout.was_unhealthy,
+        Cause::NewerVersion | Cause::Stopped => false,
+    }
+}

@@ -1,0 +1,184 @@
+//! The system under test: one key of the engine, a second record to which only batches are applied, and the rules that
+//! check both.
+
+use super::model::Model;
+use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, EVENT_RULES};
+use redis_deploy::codec;
+use redis_deploy::engine::event::EventBody;
+use redis_deploy::engine::{
+    apply, decide, decide_in_place, Change, ChangeSet, Command, Context, DecisionReply, Limits, Record, Rejection,
+};
+use std::collections::BTreeMap;
+
+/// One command of a history, with its time and system.
+#[derive(Debug, Clone)]
+pub struct Input {
+    pub at: u64,
+    pub sut: usize,
+    pub by: &'static str,
+    pub command: Command,
+    /// The record was saved and loaded before it.
+    pub reloaded: bool,
+}
+
+/// A rule that does not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    pub rule: &'static str,
+    pub words: String,
+}
+
+pub struct Sut {
+    pub key: String,
+    pub limits: Limits,
+    pub record: Option<Record>,
+    second: Option<Record>,
+    pub model: Model,
+    /// The record is saved and loaded before the next command.
+    pub reload: bool,
+    /// Number of events by type, and of started deployments by mode.
+    pub events: BTreeMap<&'static str, u64>,
+}
+
+/// Returns a record after saving and loading.
+fn save_and_load(record: &Record) -> Result<Record, Broken> {
+    let loaded = codec::decode_record(&codec::encode_record(record));
+    loaded.map_err(|error| Broken { rule: "what_was_saved_can_be_loaded", words: error.to_string() })
+}
+
+/// Returns a batch after encoding and decoding.
+fn send(batch: &ChangeSet) -> Result<ChangeSet, Broken> {
+    let sent = codec::decode_change_set(&codec::encode_change_set(batch));
+    sent.map_err(|error| Broken { rule: "what_was_sent_can_be_read", words: error.to_string() })
+}
+
+impl Sut {
+    pub fn new(key: String, limits: Limits) -> Sut {
+        Sut { key, limits, record: None, second: None, model: Model::default(), reload: false, events: BTreeMap::new() }
+    }
+
+    /// Executes a command, applies its batch to the second record, and checks every rule.
+    pub fn feed(&mut self, input: &Input) -> Result<Result<DecisionReply, Rejection>, Broken> {
+        let context = Context { key: &self.key, now_ms: input.at, by: input.by, limits: self.limits };
+        if input.reloaded {
+            if let Some(record) = &self.record {
+                let loaded = save_and_load(record)?;
+                if loaded != *record {
+                    return Err(Broken { rule: "a_loaded_record_is_the_saved_one", words: "it differs".to_string() });
+                }
+                self.second = self.second.as_ref().map(save_and_load).transpose()?;
+                self.record = Some(loaded);
+            }
+        }
+        if input.at % 8 == 0 {
+            leaves_no_trace(self.record.as_ref(), input, &context)?;
+        }
+        let decision = match decide(self.record.as_ref(), &input.command, &context) {
+            Ok(decision) => decision,
+            Err(rejection) => return Ok(Err(rejection)),
+        };
+        let mut failed: Option<Failed> = None;
+        let empty = Record::empty();
+        // Event by event, for the rules about each.
+        let mut before = self.record.clone().unwrap_or_default();
+        for change in &decision.batch.changes {
+            let mut after = before.clone();
+            apply(&mut after, &ChangeSet { changes: vec![change.clone()], log_max: usize::MAX });
+            if let Change::Event(event) = change {
+                let happening = Happening {
+                    key: &self.key,
+                    model: &self.model,
+                    before: &before,
+                    after: &after,
+                    event,
+                    command: &input.command,
+                    limits: self.limits,
+                    failed: &failed,
+                };
+                for (rule, holds) in EVENT_RULES {
+                    holds(&happening)
+                        .map_err(|words| Broken { rule, words: format!("{words} (at {})", event.body.name()) })?;
+                }
+                match &event.body {
+                    EventBody::DeploymentFailed { cause, description, .. } => {
+                        failed = self.model.rollout.as_ref().map(|r| Failed {
+                            cause: *cause,
+                            auto_revert: r.policy.auto_revert,
+                            is_rollback: r.is_rollback,
+                            newest_stable: self.model.newest_stable(),
+                            description: description.clone(),
+                            left: after.clone(),
+                            over: false,
+                        })
+                    }
+                    // What had stopped already leaves at once, its services before it.
+                    EventBody::TaskDone { .. }
+                    | EventBody::TaskIssued { .. }
+                    | EventBody::AgentState { removes_instance: true, .. }
+                    | EventBody::ServiceDeregistered { .. } => {
+                        if let Some(failed) = failed.as_mut().filter(|f| !f.over) {
+                            failed.left = after.clone();
+                        }
+                    }
+                    EventBody::RollbackStarted { cause: Some(_), .. } => failed = None,
+                    _ => {
+                        if let Some(failed) = &mut failed {
+                            failed.over = true;
+                        }
+                    }
+                }
+                *self.events.entry(event.body.name()).or_default() += 1;
+                if let EventBody::DeploymentStarted(b) = &event.body {
+                    *self.events.entry(b.mode.name()).or_default() += 1;
+                }
+                if let EventBody::DeploymentFailed { cause, .. } = &event.body {
+                    *self.events.entry(cause.name()).or_default() += 1;
+                }
+                self.model.take_in(event, &after);
+            }
+            before = after;
+        }
+        // The second engine gets the batch whole, as a replica would.
+        let second = self.second.get_or_insert_with(Record::empty);
+        if !decision.batch.changes.is_empty() {
+            apply(second, &send(&decision.batch)?);
+        }
+        if self.model.rollout.is_some() {
+            let outcome = Outcome {
+                model: &self.model,
+                before: self.record.as_ref(),
+                after: &decision.record,
+                second,
+                batch: &decision.batch,
+                reply: &decision.reply,
+                command: &input.command,
+                now: input.at,
+                failed: &failed,
+            };
+            for (rule, holds) in COMMAND_RULES {
+                holds(&outcome).map_err(|words| Broken { rule, words })?;
+            }
+            if !decision.batch.changes.is_empty() {
+                invariants_hold(&decision.record).map_err(|words| Broken { rule: "invariants_hold", words })?;
+            }
+        } else if decision.record != empty {
+            return Err(Broken {
+                rule: "nothing_comes_from_nothing",
+                words: "a record without a deployment".to_string(),
+            });
+        }
+        self.record = Some(decision.record);
+        Ok(Ok(decision.reply))
+    }
+}
+
+/// A command that is refused, or whose changes are not committed, leaves the record as it was, its indexes as well.
+fn leaves_no_trace(record: Option<&Record>, input: &Input, context: &Context) -> Result<(), Broken> {
+    let before = record.cloned().unwrap_or_default();
+    let mut after = before.clone();
+    drop(decide_in_place(&mut after, &input.command, context));
+    if after == before {
+        return Ok(());
+    }
+    Err(Broken { rule: "what_is_not_committed_leaves_no_trace", words: "it differs".to_string() })
+}
