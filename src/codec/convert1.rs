@@ -3,11 +3,11 @@
 //! The shapes are in [`format1`](super::format1), apart from the engine's types on purpose: those may change, and the
 //! compiler then says here what no longer fits.
 
+use super::error::{DecodeError, MAX_INSTANCES_PER_AGENT};
 use super::format1::*;
 use super::shape::{convert_enum, convert_struct, shared_text, Number, Shape, Texts};
 use super::wire::{write, write_length_prefixed, Reader};
-use super::{DecodeError, MAX_INSTANCES_PER_AGENT};
-use crate::engine::event_log::Log as EventLog;
+use crate::engine::event_log::{EventCodec, Log as EventLog};
 use crate::engine::manifest::ManifestText;
 use crate::engine::{deployment, event, instance, manifest, policy, record, services, summary, time, version};
 use std::collections::{BTreeMap, HashMap};
@@ -114,8 +114,34 @@ pub(super) fn read_record(payload: &[u8]) -> Result<(record::Record, Option<summ
     let Log { count, events } = from.read()?;
     from.finish()?;
     let count = count.into_value(&mut texts)?;
-    record.log = EventLog::from_encoded(super::event_codec(), count, events.to_vec()).ok_or(DecodeError::Malformed)?;
+    record.log = EventLog::from_encoded(event_codec(), count, events.to_vec()).ok_or(DecodeError::Malformed)?;
     Ok((record, summary))
+}
+
+/// Encodes the events of a log in the present format.
+struct LogCodec;
+
+impl EventCodec for LogCodec {
+    fn encode(&self, event: &event::Event, bytes: &mut Vec<u8>) {
+        write_event(event, bytes);
+    }
+
+    fn split_first<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
+        split_first_event(bytes)
+    }
+
+    fn revision(&self, event: &[u8]) -> Option<u64> {
+        revision_of_event(event)
+    }
+
+    fn decode(&self, event: &[u8]) -> Option<event::Event> {
+        read_event(event).ok()
+    }
+}
+
+/// Returns the codec by which a log keeps its events encoded.
+pub fn event_codec() -> &'static dyn EventCodec {
+    &LogCodec
 }
 
 fn read_header<'a>(header: RecordHeader<'a>, texts: &mut Texts<'a>) -> Result<record::Record, DecodeError> {

@@ -16,14 +16,15 @@
 //! if a user had sent it.
 
 mod convert1;
+mod error;
 mod format1;
 mod shape;
 mod validation;
 mod wire;
 
-use crate::engine::event_log::{EventCodec, Log};
-use crate::engine::{ChangeSet, Event, Record, Summary, Uncommitted};
-use thiserror::Error;
+use crate::engine::event_log::Log;
+use crate::engine::{ChangeSet, Record, Summary, Uncommitted};
+pub use error::{DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_PAYLOAD_BYTES, MAX_TEXT_BYTES, MAX_TIME_MS};
 
 /// The first two bytes of every envelope.
 const MAGIC: [u8; 2] = *b"dp";
@@ -35,44 +36,6 @@ const FORMAT: u16 = 1;
 const HEADER_BYTES: usize = 10;
 const CHECKSUM_BYTES: usize = 4;
 
-/// The largest payload, in bytes: the limit of a bulk string in Redis.
-pub const MAX_PAYLOAD_BYTES: usize = 512 << 20;
-
-/// The longest single text, in bytes. A manifest is the longest that there is, so `deploy.manifest-max-bytes` must not
-/// allow more. It is parsed when it comes from an untrusted source, and a tree of JSON values is many times its text.
-pub const MAX_TEXT_BYTES: usize = 4 << 20;
-
-/// The largest count or sequence number (2^53 - 1: exact in every JSON reader, and far from overflow).
-pub const MAX_NUMBER: u64 = (1 << 53) - 1;
-
-/// The latest time and the longest duration, in ms: room for a present time plus the longest duration of a policy.
-pub const MAX_TIME_MS: u64 = 1 << 54;
-
-/// The most instances of one agent. Two are usual, and each deployment that no coordinator carries out may leave one more.
-/// They are searched one by one, so a payload with a million of them would block the server.
-pub const MAX_INSTANCES_PER_AGENT: usize = 4096;
-
-/// Reason for which bytes are refused.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum DecodeError {
-    #[error("not a payload of this module")]
-    NotOurs,
-    #[error("the payload is cut short")]
-    Truncated,
-    #[error("the payload's checksum does not match")]
-    Checksum,
-    #[error("the payload, or a text in it, is larger than allowed")]
-    TooLarge,
-    /// The envelope is intact, so the payload can be kept as it is until the module is upgraded.
-    #[error("the payload has format {format}, which a newer version of the module wrote")]
-    NewerFormat { format: u16 },
-    #[error("the payload is malformed")]
-    Malformed,
-    /// Decodable, and yet no value that this module would have written.
-    #[error("the payload is invalid: {0}")]
-    Invalid(String),
-}
-
 /// Kind of a payload, in the envelope: a record is never read as a change set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -80,34 +43,9 @@ enum Kind {
     ChangeSet = 2,
 }
 
-/// Encodes the events of a log in the present format.
-struct LogCodec;
-
-impl EventCodec for LogCodec {
-    fn encode(&self, event: &Event, bytes: &mut Vec<u8>) {
-        convert1::write_event(event, bytes);
-    }
-
-    fn split_first<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
-        convert1::split_first_event(bytes)
-    }
-
-    fn revision(&self, event: &[u8]) -> Option<u64> {
-        convert1::revision_of_event(event)
-    }
-
-    fn decode(&self, event: &[u8]) -> Option<Event> {
-        convert1::read_event(event).ok()
-    }
-}
-
-fn event_codec() -> &'static dyn EventCodec {
-    &LogCodec
-}
-
 /// Returns a record before its first event, with a log that keeps encoded events.
 pub fn empty_record() -> Record {
-    Record { log: Log::with_codec(event_codec()), ..Record::empty() }
+    Record { log: Log::with_codec(convert1::event_codec()), ..Record::empty() }
 }
 
 /// Encodes a record, with its summary in front.

@@ -1,6 +1,6 @@
 //! Parts that the shapes of every format are made of, and the conversion between a shape and a value of the engine.
 
-use super::{DecodeError, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS};
+use super::error::{DecodeError, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS};
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;

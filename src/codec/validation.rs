@@ -6,7 +6,7 @@
 //!
 //! [`Manifest::parse`]: crate::engine::manifest::Manifest::parse
 
-use super::DecodeError;
+use super::error::DecodeError;
 use crate::engine::deployment::{Mode, MAX_REQUEST_IDS};
 use crate::engine::event::{Event, NewDeployment};
 use crate::engine::invariants;

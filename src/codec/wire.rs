@@ -5,7 +5,7 @@
 //! its fields in the order of their declaration: the encoding names nothing, so the order of fields and of variants is
 //! part of a format.
 
-use super::{DecodeError, MAX_PAYLOAD_BYTES};
+use super::error::{DecodeError, MAX_PAYLOAD_BYTES};
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::error::DecodeError as BincodeError;
 use serde::{Deserialize, Serialize};

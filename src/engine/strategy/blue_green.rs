@@ -1,6 +1,6 @@
 //! Blue-green (rule 4.5): a second job with every agent of the target; once all are healthy, one step makes it primary.
 
-use super::{Step, StrategyInput};
+use super::step::{Step, StrategyInput};
 use crate::engine::instance::Role;
 
 pub(super) fn next(input: &StrategyInput) -> Step {

@@ -1,7 +1,7 @@
 //! Canary (rule 4.4): the first `canary` changed agents are released at once; once all are healthy, a promotion releases the
 //! rest.
 
-use super::{Step, StrategyInput};
+use super::step::{Step, StrategyInput};
 use crate::engine::instance::Role;
 
 pub(super) fn next(input: &StrategyInput) -> Step {

@@ -1,6 +1,6 @@
 //! First deployment (rule 4.1): every agent is released at once, as primary.
 
-use super::{Step, StrategyInput};
+use super::step::{Step, StrategyInput};
 use crate::engine::instance::Role;
 
 pub(super) fn next(input: &StrategyInput) -> Step {

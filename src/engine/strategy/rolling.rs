@@ -1,7 +1,7 @@
 //! Rolling (rule 4.3): agents are released while fewer than `max_parallel` of the released ones are without a healthy
 //! verdict, and none is unhealthy.
 
-use super::{Step, StrategyInput};
+use super::step::{Step, StrategyInput};
 use crate::engine::instance::Role;
 
 pub(super) fn next(input: &StrategyInput) -> Step {

@@ -1,8 +1,8 @@
 //! The table of agents: version, role, state, health and its duration, one line for each. Where there are too many, those
 //! of the highest priority have a line.
 
+use super::page::{count, Page, NAME, REASON, WIDTH};
 use super::text::{format_duration, pad, remaining, truncate, truncate_escaped, until, wrap};
-use super::{count, Page, NAME, REASON, WIDTH};
 use crate::engine::deployment::Deployment;
 use crate::engine::instance::{Health, Instance, InstanceState, Role};
 use crate::engine::manifest::BATCH_AGENT;

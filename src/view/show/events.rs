@@ -1,7 +1,7 @@
 //! The table of the last events: time, revision, type, and a description with author and reason.
 
+use super::page::{by, count, Page, NAME, REASON};
 use super::text::{pad, time_of_day, truncate_escaped};
-use super::{by, count, Page, NAME, REASON};
 use crate::engine::event::{Event, EventBody, InstanceRef, NewDeployment};
 use crate::engine::record::Record;
 use crate::engine::time::UnixMs;

@@ -1,7 +1,7 @@
 //! The header: status, progress, author, mode, versions, tasks and services of the deployment.
 
+use super::page::{by, count, Page, LABEL, NAME, REASON, WIDTH};
 use super::text::{ago, format_duration, time_of_day, truncate_escaped};
-use super::{by, count, Page, LABEL, NAME, REASON, WIDTH};
 use crate::engine::deployment::{Deployment, Mode, Outcome};
 use crate::engine::instance::TaskKind;
 use crate::engine::record::Record;

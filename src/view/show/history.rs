@@ -1,7 +1,7 @@
 //! The table of versions, newest first.
 
+use super::page::{Page, NAME, REASON};
 use super::text::{format_duration, pad, truncate_escaped};
-use super::{Page, NAME, REASON};
 use crate::engine::deployment::{Deployment, Outcome};
 use crate::engine::record::Record;
 use crate::engine::time::UnixMs;

@@ -20,21 +20,18 @@ mod events;
 mod header;
 mod history;
 mod next_steps;
+mod page;
 mod text;
 
 use crate::engine::record::Record;
 use crate::engine::time::UnixMs;
-use text::{moment, pad, truncate, truncate_escaped, wrap};
-
-/// A terminal's 100 columns, less the line numbers that redis-cli puts before the lines of an array.
-pub const WIDTH: usize = 95;
-
-/// The column in which a label's text begins.
-const LABEL: usize = 12;
+use page::Page;
+pub use page::WIDTH;
+use text::{moment, pad, truncate_escaped};
 
 /// Returns the lines of the page: printable ASCII, at most [`WIDTH`] columns.
 pub fn show(record: &Record, key: &str, now_ms: UnixMs) -> Vec<String> {
-    let mut page = Page { lines: Vec::new() };
+    let mut page = Page::default();
     let moment = format!("{} UTC", moment(now_ms));
     let name = WIDTH - moment.len() - 2;
     page.line(format!("{}  {moment}", pad(&truncate_escaped(key, name), name)));
@@ -53,47 +50,3 @@ pub fn show(record: &Record, key: &str, now_ms: UnixMs) -> Vec<String> {
     events::write(&mut page, record, now_ms);
     page.lines
 }
-
-struct Page {
-    lines: Vec<String>,
-}
-
-impl Page {
-    /// Adds one line, truncated to [`WIDTH`] and to printable ASCII.
-    fn line(&mut self, text: String) {
-        self.lines.push(truncate(&text, WIDTH));
-    }
-
-    /// Adds a label and its text in one line.
-    fn entry(&mut self, label: &str, words: &str) {
-        self.line(format!("{label:<LABEL$}{words}"));
-    }
-
-    /// Adds a label and its text in as many lines as it needs, at most `most`.
-    fn paragraph(&mut self, label: &str, words: &str, most: usize) {
-        for (place, line) in wrap(words, WIDTH - LABEL, most).iter().enumerate() {
-            self.entry(if place == 0 { label } else { "" }, line);
-        }
-    }
-}
-
-/// `1 agent`, `2 agents`.
-fn count(number: usize, one: &str) -> String {
-    match number {
-        1 => format!("1 {one}"),
-        _ => format!("{number} {one}s"),
-    }
-}
-
-/// Returns author and reason: `by ann: faster model`.
-fn by(who: &str, reason: Option<&str>) -> String {
-    match reason.filter(|reason| !reason.is_empty()) {
-        Some(reason) => format!("by {}: {}", truncate_escaped(who, NAME), truncate_escaped(reason, REASON)),
-        None => format!("by {}", truncate_escaped(who, NAME)),
-    }
-}
-
-/// The maximum width of a name within a sentence.
-const NAME: usize = 32;
-/// The maximum width of a reason; every line is narrower.
-const REASON: usize = 3 * WIDTH;

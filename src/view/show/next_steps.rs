@@ -2,8 +2,8 @@
 
 use super::agents::{AgentTable, Priority, Row};
 use super::header::open_tasks;
+use super::page::{count, Page, NAME, REASON};
 use super::text::{remaining, time_of_day, truncate_escaped, until};
-use super::{count, Page, NAME, REASON};
 use crate::engine::deployment::{Deployment, Mode, Status};
 use crate::engine::instance::{InstanceState, TaskKind};
 use crate::engine::record::Record;
