@@ -149,30 +149,7 @@ fn readme_reference_is_complete() {
         let prefixes = prefixes.map(|prefix| format!("{prefix}_"));
         assert!(names(numbers, field, &prefixes.each_ref().map(String::as_str)), "{field} in {numbers}");
     }
-    for event in [
-        "deployment_started",
-        "task_issued",
-        "task_done",
-        "agent_state",
-        "agent_healthy",
-        "agent_unhealthy",
-        "awaiting_promotion",
-        "deployment_promoted",
-        "deployment_paused",
-        "deployment_resumed",
-        "deployment_failed",
-        "deployment_cancelled",
-        "deployment_successful",
-        "deployment_noop",
-        "version_recorded",
-        "fallback_blue_green",
-        "rollback_started",
-        "version_tagged",
-        "version_untagged",
-        "service_registered",
-        "service_status",
-        "service_deregistered",
-    ] {
+    for event in redis_deploy::engine::event::EVENT_NAMES {
         assert!(names(section(EVENTS, "## Types"), event, &[]), "{event}");
     }
     for code in ["ERR", "WRONGTYPE", "NOTFOUND", "INVALID", "BADSTATE", "UNHEALTHY", "CONFLICT", "LIMIT"] {

@@ -866,7 +866,7 @@ fn logged(revision: u64) -> Arc<Event> {
         1 => EventBody::TaskDone {
             instance,
             task: TaskKind::Start,
-            withdrawn: revision % 2 == 0,
+            withdrawn: revision.is_multiple_of(2),
             removes_instance: false,
         },
         _ => EventBody::AgentHealthy { instance, progress: Deadline::Running { at: revision } },

@@ -201,9 +201,9 @@ impl EventBody {
     /// Returns the recorded version and its plan, for events that record one.
     pub fn new_deployment(&self) -> Option<&NewDeployment> {
         match self {
-            EventBody::DeploymentStarted(beginning)
-            | EventBody::DeploymentNoop(beginning)
-            | EventBody::VersionRecorded(beginning) => Some(beginning),
+            EventBody::DeploymentStarted(new) | EventBody::DeploymentNoop(new) | EventBody::VersionRecorded(new) => {
+                Some(new)
+            }
             _ => None,
         }
     }
@@ -212,34 +212,48 @@ impl EventBody {
     pub fn has_manifest(&self) -> bool {
         self.new_deployment().is_some()
     }
+}
 
-    /// Returns the event's type, as published.
-    pub fn name(&self) -> &'static str {
-        match self {
-            EventBody::DeploymentStarted(_) => "deployment_started",
-            EventBody::DeploymentNoop(_) => "deployment_noop",
-            EventBody::VersionRecorded(_) => "version_recorded",
-            EventBody::RollbackStarted { .. } => "rollback_started",
-            EventBody::TaskIssued { .. } => "task_issued",
-            EventBody::TaskDone { .. } => "task_done",
-            EventBody::AgentState { .. } => "agent_state",
-            EventBody::AgentHealthy { .. } => "agent_healthy",
-            EventBody::AgentUnhealthy { .. } => "agent_unhealthy",
-            EventBody::AwaitingPromotion { .. } => "awaiting_promotion",
-            EventBody::DeploymentPromoted { .. } => "deployment_promoted",
-            EventBody::DeploymentPaused { .. } => "deployment_paused",
-            EventBody::DeploymentResumed { .. } => "deployment_resumed",
-            EventBody::DeploymentFailed { .. } => "deployment_failed",
-            EventBody::DeploymentCancelled { .. } => "deployment_cancelled",
-            EventBody::DeploymentSuccessful { .. } => "deployment_successful",
-            EventBody::FallbackBlueGreen { .. } => "fallback_blue_green",
-            EventBody::VersionTagged { .. } => "version_tagged",
-            EventBody::VersionUntagged { .. } => "version_untagged",
-            EventBody::ServiceRegistered { .. } => "service_registered",
-            EventBody::ServiceStatus { .. } => "service_status",
-            EventBody::ServiceDeregistered { .. } => "service_deregistered",
+/// Declares the types of events once: the list of their names, and the name of each body.
+macro_rules! event_names {
+    ($($variant:ident = $name:literal,)*) => {
+        /// The types of events, as published, in the order of [`EventBody`].
+        pub const EVENT_NAMES: &[&str] = &[$($name),*];
+
+        impl EventBody {
+            /// Returns the event's type, as published.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(EventBody::$variant { .. } => $name,)*
+                }
+            }
         }
-    }
+    };
+}
+
+event_names! {
+    DeploymentStarted = "deployment_started",
+    DeploymentNoop = "deployment_noop",
+    VersionRecorded = "version_recorded",
+    RollbackStarted = "rollback_started",
+    TaskIssued = "task_issued",
+    TaskDone = "task_done",
+    AgentState = "agent_state",
+    AgentHealthy = "agent_healthy",
+    AgentUnhealthy = "agent_unhealthy",
+    AwaitingPromotion = "awaiting_promotion",
+    DeploymentPromoted = "deployment_promoted",
+    DeploymentPaused = "deployment_paused",
+    DeploymentResumed = "deployment_resumed",
+    DeploymentFailed = "deployment_failed",
+    DeploymentCancelled = "deployment_cancelled",
+    DeploymentSuccessful = "deployment_successful",
+    FallbackBlueGreen = "fallback_blue_green",
+    VersionTagged = "version_tagged",
+    VersionUntagged = "version_untagged",
+    ServiceRegistered = "service_registered",
+    ServiceStatus = "service_status",
+    ServiceDeregistered = "service_deregistered",
 }
 
 /// A change that is replicated but is no event: it has no revision and is not published.

@@ -337,7 +337,7 @@ pub static COMMANDS: &[Command] = &[
 ];
 
 impl Command {
-    /// The commands that users may call: all but the internal ones.
+    /// Returns whether only the module itself, a primary or the AOF issues the command.
     pub fn is_internal(&self) -> bool {
         self.name == replication::APPLY || self.name == replication::TICK
     }

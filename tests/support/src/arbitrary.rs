@@ -39,7 +39,7 @@ fn tapes() -> impl Strategy<Value = Vec<u32>> {
     proptest::collection::vec(any::<u32>(), 0..800)
 }
 
-pub const EVENT_KINDS: u32 = 22;
+pub const EVENT_KINDS: u32 = crate::engine::event::EVENT_NAMES.len() as u32;
 
 const NOW_MS: u64 = 1_790_000_000_000;
 

@@ -458,7 +458,7 @@ fn new_deployment(b: &NewDeployment) -> String {
         write!(text, " changed {};", list(&b.changed)).expect("a string");
     }
     if !b.removed_agents.is_empty() {
-        write!(text, " gone {};", list(&b.removed_agents)).expect("a string");
+        write!(text, " removed {};", list(&b.removed_agents)).expect("a string");
     }
     if b.canaries > 0 {
         write!(text, " canaries {};", b.canaries).expect("a string");
@@ -522,7 +522,7 @@ pub fn event_line(event: &Event) -> String {
                 write!(text, " healthy @{at}").expect("a string");
             }
             text.push_str(if *removes_instance { " leaves" } else { "" });
-            text.push_str(if *fails_at_resume { " fails_at_resume" } else { "" });
+            text.push_str(if *fails_at_resume { " fails at resume" } else { "" });
             text + &because(reason)
         }
         EventBody::AgentHealthy { instance, progress } => {
@@ -533,7 +533,7 @@ pub fn event_line(event: &Event) -> String {
             if let Some(progress) = resumes_with {
                 write!(text, "; runs again, progress {}", clock(progress)).expect("a string");
             }
-            text.push_str(if *fails_at_resume { "; fails_at_resume" } else { "" });
+            text.push_str(if *fails_at_resume { "; fails at resume" } else { "" });
             text
         }
         EventBody::AwaitingPromotion { healthy } => format!("{name} v{v} {healthy} healthy"),
