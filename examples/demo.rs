@@ -190,7 +190,7 @@ fn example(name: &str) -> DemoResult<PathBuf> {
     }
 }
 
-// ---- coordinator ---------------------------------------------------------------------------------------------------
+// ---- coordinator ----------------------------------------------------------------------------------------------------
 
 /// Process of the coordinator, which stops its agents when it or this process ends.
 struct Coordinator {
@@ -237,7 +237,7 @@ fn log_path(dir: &Path) -> PathBuf {
     dir.join("coordinator.log")
 }
 
-// ---- operator ------------------------------------------------------------------------------------------------------
+// ---- operator -------------------------------------------------------------------------------------------------------
 
 /// Client that deploys and watches.
 struct Operator {
@@ -384,7 +384,7 @@ impl Operator {
     }
 }
 
-// ---- callers -------------------------------------------------------------------------------------------------------
+// ---- callers --------------------------------------------------------------------------------------------------------
 
 /// Number of calls by outcome.
 #[derive(Debug, Clone, Default)]
@@ -497,7 +497,7 @@ fn call(address: &str) -> DemoResult<String> {
     Ok(answer.body_mut().read_to_string()?)
 }
 
-// ---- output --------------------------------------------------------------------------------------------------------
+// ---- output ---------------------------------------------------------------------------------------------------------
 
 /// Prints the events of the deployment from a thread of its own.
 fn print_events(client: &Client) -> DemoResult<()> {

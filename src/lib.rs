@@ -1,7 +1,8 @@
 //! `redis-deploy`: deployments of long-running agent workloads as a Redis data type.
 //!
-//! Registers the module: its name, version, data type and allocator. The decisions are in [`engine`], the shapes of replies
-//! in [`view`], the payloads in [`codec`], and everything that knows Redis, the command table among it, in [`redis`].
+//! Registers the module: its name, version, data type and allocator. The decisions are in [`engine`], the shapes of
+//! replies in [`view`], the payloads in [`codec`], and everything that knows Redis, the command table among it, in
+//! [`redis`].
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -38,7 +39,8 @@ fn init(context: &Context, arguments: &[RedisString]) -> Status {
     }
 }
 
-// The commands are registered from `redis::command_table`: the crate's own registration retains each argument of each call.
+// The commands are registered from `redis::command_table`: the crate's own registration retains each argument of each
+// call.
 redis_module! {
     name: "deploy",
     version: VERSION,

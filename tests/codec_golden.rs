@@ -1,7 +1,7 @@
 //! Payloads: golden files of the frozen format, round trips, damaged and untrusted bytes.
 //!
-//! The golden files are written anew only by `UPDATE_GOLDEN=1 cargo test --test codec_golden`, and only for a format that
-//! no release has written yet.
+//! The golden files are written anew only by `UPDATE_GOLDEN=1 cargo test --test codec_golden`, and only for a format
+//! that no release has written yet.
 
 use proptest::prelude::*;
 use redis_deploy::codec;
@@ -24,7 +24,7 @@ use test_support::{arbitrary, golden, updates_golden};
 const HEADER_BYTES: usize = 10;
 const CHECKSUM_BYTES: usize = 4;
 
-// ---- golden files ----------------------------------------------------------------------------------------------------
+// ---- golden files ---------------------------------------------------------------------------------------------------
 
 fn golden_file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/codec").join(format!("v1-{name}.bin"))
@@ -107,7 +107,7 @@ fn unsaved() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }
 }
 
-// ---- there and back --------------------------------------------------------------------------------------------------
+// ---- there and back -------------------------------------------------------------------------------------------------
 
 proptest! {
     #![proptest_config(unsaved())]
@@ -211,7 +211,7 @@ fn equal_manifests_are_encoded_once_though_they_are_two_in_memory() {
     assert_eq!(encode_record(&record), encode_record(&golden::record()));
 }
 
-// ---- encoded before the commit ------------------------------------------------------------------------------------------
+// ---- encoded before the commit --------------------------------------------------------------------------------------
 
 /// The log has the bytes of each event already, and those are sent.
 #[test]
@@ -296,7 +296,7 @@ fn a_trusted_record_is_decoded_with_its_log_unread() {
     assert!(unread > 0, "some of the log was not validated");
 }
 
-// ---- damaged, foreign and newer bytes --------------------------------------------------------------------------------
+// ---- damaged, foreign and newer bytes -------------------------------------------------------------------------------
 
 /// Puts a right checksum under changed bytes.
 fn with_right_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -428,7 +428,7 @@ fn foreign_bytes_and_other_kinds_are_refused() {
     assert_eq!(decode_record(&huge), Err(DecodeError::TooLarge));
 }
 
-// ---- valid bytes, invalid values -------------------------------------------------------------------------------------
+// ---- valid bytes, invalid values ------------------------------------------------------------------------------------
 
 fn refusal(change: impl FnOnce(&mut Record)) -> String {
     let mut record = golden::record();

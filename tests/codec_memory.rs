@@ -26,7 +26,7 @@ mod arbitrary;
 #[path = "support/src/golden.rs"]
 mod golden;
 
-// ---- counting --------------------------------------------------------------------------------------------------------
+// ---- counting -------------------------------------------------------------------------------------------------------
 
 struct Counting;
 
@@ -83,7 +83,7 @@ fn taken<T>(work: impl FnOnce() -> T) -> (T, Taken) {
     (result, Taken { peak: PEAK.get() - before, largest: LARGEST.get() })
 }
 
-// ---- what may be taken -----------------------------------------------------------------------------------------------
+// ---- what may be taken ----------------------------------------------------------------------------------------------
 
 /// Beside the multiple of its bytes, what any payload may take: errors in words, the first nodes of maps.
 const SPARE_BYTES: usize = 16 << 10;
@@ -175,7 +175,7 @@ proptest! {
     }
 }
 
-// ---- the densest payloads --------------------------------------------------------------------------------------------
+// ---- the densest payloads -------------------------------------------------------------------------------------------
 
 /// As many instances as fit, each in as few bytes as it takes, with all that is indexed about it.
 fn instances(count: u64, of_one_agent: u64) -> Record {

@@ -1,5 +1,5 @@
-//! HealthViolation injection: after a fault of the reference coordinator, its agents or Redis during a rollout, the rollout
-//! ends in the status that the rules require, no process is left over, and no agent runs twice at once.
+//! HealthViolation injection: after a fault of the reference coordinator, its agents or Redis during a rollout, the
+//! rollout ends in the status that the rules require, no process is left over, and no agent runs twice at once.
 
 use std::os::unix::process::ExitStatusExt;
 use test_support::prelude::*;

@@ -1,5 +1,5 @@
-//! Promise: links lead somewhere, in the repository and in the tarball of `scripts/package`: to files, and to headings within
-//! them. Paths that pages name are there, and so is every rule that code and tests cite.
+//! Promise: links lead somewhere, in the repository and in the tarball of `scripts/package`: to files, and to headings
+//! within them. Paths that pages name are there, and so is every rule that code and tests cite.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};

@@ -1,5 +1,6 @@
-//! Promise: the documentation is true. The README's quick start and the tour are typed into a real `redis-cli` at a real
-//! server, and the replies are those shown; the reference names every command, configuration, metric, event and error.
+//! Promise: the documentation is true. The README's quick start and the tour are typed into a real `redis-cli` at a
+//! real server, and the replies are those shown; the reference names every command, configuration, metric, event and
+//! error.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -133,7 +133,7 @@ impl Bench {
     }
 }
 
-// ---- PLAN ----------------------------------------------------------------------------------------------------------
+// ---- PLAN -----------------------------------------------------------------------------------------------------------
 
 /// A key in some situation: a few deployments, each played to its end or left half-way, and something amiss.
 fn situation(rng: &mut Rng, content: &mut Content) -> Bench {
@@ -246,7 +246,7 @@ fn plan_matches_the_deployment() {
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), all, "every mode was planned");
 }
 
-// ---- real manifests ------------------------------------------------------------------------------------------------
+// ---- real manifests -------------------------------------------------------------------------------------------------
 
 fn folder() -> Option<PathBuf> {
     let named = std::env::var_os("REDIS_DEPLOY_MANIFESTS").map(PathBuf::from);

@@ -378,7 +378,7 @@ fn at(now: u64, when: &When, record: Option<&Record>) -> u64 {
     }
 }
 
-// ---- the rules, told again from the record -------------------------------------------------------------------------
+// ---- the rules, told again from the record --------------------------------------------------------------------------
 
 fn deployment(record: &Record) -> Option<&Deployment> {
     record.deployment.as_deref()
@@ -852,7 +852,7 @@ proptest! {
     }
 }
 
-// ---- the log ---------------------------------------------------------------------------------------------------------
+// ---- the log --------------------------------------------------------------------------------------------------------
 
 fn logged(revision: u64) -> Arc<Event> {
     let instance = InstanceRef {

@@ -95,7 +95,7 @@ fn assert_no_faults(faults: &[String]) {
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
-// ---- checks ----------------------------------------------------------------------------------------------------------
+// ---- checks ---------------------------------------------------------------------------------------------------------
 
 /// Returns the imports from a higher floor, the files on no floor, and the names on a floor that no file has.
 fn upward_imports(layers: &Layers, sources: &Sources) -> Vec<String> {
@@ -157,7 +157,7 @@ fn import_cycles(folder: &str, sources: &Sources) -> Vec<String> {
     faults
 }
 
-// ---- sources ---------------------------------------------------------------------------------------------------------
+// ---- sources --------------------------------------------------------------------------------------------------------
 
 /// One import between two files.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -306,7 +306,7 @@ fn module_of(file: &str) -> Module {
     module
 }
 
-// ---- the parser ------------------------------------------------------------------------------------------------------
+// ---- the parser -----------------------------------------------------------------------------------------------------
 
 /// A path that a file mentions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -537,7 +537,7 @@ fn string_end(chars: &[char], at: usize) -> Option<usize> {
     Some(chars.len())
 }
 
-// ---- tests of the checks ---------------------------------------------------------------------------------------------
+// ---- tests of the checks --------------------------------------------------------------------------------------------
 
 fn paths(text: &str) -> Vec<String> {
     parse(text).mentions.iter().map(|mention| mention.path.join("::")).collect()

@@ -52,7 +52,7 @@ fn assert_begins_with(names: &[&str], contract: &[&str]) {
     assert!(names.starts_with(contract), "\n   fields {names:?}\nexpected {contract:?}");
 }
 
-// ---------------------------------------------------------------------------------------------- whole rollouts
+// ---- whole rollouts -------------------------------------------------------------------------------------------------
 
 #[test]
 fn rollout_with_canary_and_rollback_completes() {
@@ -179,7 +179,7 @@ fn options_override_the_manifest_and_defaults() {
     assert_eq!(policy["auto_promote"], false);
 }
 
-// ---------------------------------------------------------------------------------------------- shapes
+// ---- shapes ---------------------------------------------------------------------------------------------------------
 
 /// A record in mid rollout that stands still, so that it can be read three times: version 1 successful, of version 2
 /// the first agent ready and waited for.
@@ -373,7 +373,7 @@ fn list_pages_filters_and_matches() {
     assert_eq!(items(&items(&rest)[1]).len(), 24, "a deleted one is gone");
 }
 
-// ---------------------------------------------------------------------------------------------- effects and states
+// ---- effects and states ---------------------------------------------------------------------------------------------
 
 #[test]
 fn repeated_commands_change_nothing() {

@@ -212,7 +212,7 @@ fn loaded_records_stay_encoded_and_keep_their_deadlines() {
     });
 }
 
-/// Nobody asks for it: its time comes, and wakes it.
+/// The timer decodes an idle record when it becomes due.
 #[test]
 fn deadlines_decode_loaded_records() {
     on_each_server(|kind| {

@@ -36,7 +36,7 @@ fn megabytes(client: &mut Client, field: &str) -> f64 {
     client.info("memory", field).parse::<f64>().expect("a number") / f64::from(1 << 20)
 }
 
-// ---- damaged and hostile ---------------------------------------------------------------------------------------------
+// ---- damaged and hostile --------------------------------------------------------------------------------------------
 
 /// RESTOREs each payload, a few at a time, and does with each that was taken what a client may do.
 struct Siege<'s> {
@@ -334,7 +334,7 @@ fn replica_survives_arbitrary_commands_of_its_primary() {
     });
 }
 
-// ---- newer than this module ------------------------------------------------------------------------------------------
+// ---- newer than this module -----------------------------------------------------------------------------------------
 
 /// Commands that are rejected with BADSTATE for a record that cannot be decoded.
 fn is_read_only(client: &mut Client, key: &str) {

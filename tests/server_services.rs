@@ -89,7 +89,7 @@ fn carry_out_until(client: &mut Client, status: &str, mut after_each: impl FnMut
     })
 }
 
-// ---- concurrent readers ------------------------------------------------------------------------------------------------
+// ---- concurrent readers ---------------------------------------------------------------------------------------------
 
 /// Clients that do nothing but RESOLVE, in every form, and write down what they see whenever it is something else.
 struct Readers {
@@ -296,7 +296,7 @@ fn auto_revert_restores_all_services() {
     });
 }
 
-// ---- the health check ----------------------------------------------------------------------------------------------------
+// ---- the health check -----------------------------------------------------------------------------------------------
 
 #[test]
 fn agent_health_follows_its_services() {
@@ -357,7 +357,7 @@ fn agent_health_follows_its_services() {
     });
 }
 
-// ---- TTL -----------------------------------------------------------------------------------------------------------------
+// ---- TTL ------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn expired_ttl_makes_services_critical() {
@@ -523,7 +523,7 @@ fn ttl_refreshes_are_replicated_compactly() {
     });
 }
 
-// ---- wherever the record goes --------------------------------------------------------------------------------------------
+// ---- wherever the record goes ---------------------------------------------------------------------------------------
 
 /// One service that runs out soon, one that does not, one that cannot. When the first runs out.
 fn three_services(client: &mut Client, soon: &str) -> UnixMs {
@@ -630,7 +630,7 @@ fn services_and_ttls_move_with_their_key() {
     });
 }
 
-// ---- large answers -------------------------------------------------------------------------------------------------------
+// ---- large answers --------------------------------------------------------------------------------------------------
 
 /// Returns the server's own execution time of each call, in µs, ascending.
 fn busy_for(client: &mut Client, times: usize, mut call: impl FnMut(&mut Client, usize)) -> Vec<u64> {

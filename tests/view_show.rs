@@ -75,7 +75,7 @@ fn show_pages_are_unchanged() {
     assert!(wrong.is_empty(), "pages look differently:\n\n{}\n", wrong.join("\n\n"));
 }
 
-// ---- what holds of any page ------------------------------------------------------------------------------------------
+// ---- what holds of any page -----------------------------------------------------------------------------------------
 
 /// The most lines that a page has, whatever is on the record.
 const LINES: usize = 80;

@@ -271,7 +271,7 @@ fn restart_policy(value: &Json) -> Result<RestartPolicy, String> {
     })
 }
 
-// ---- variables and fields ------------------------------------------------------------------------------------------
+// ---- variables and fields -------------------------------------------------------------------------------------------
 
 /// Returns the environment variable of a port: `DEPLOY_PORT_` and the label in capitals.
 pub fn port_variable(label: &str) -> String {

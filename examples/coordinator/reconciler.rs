@@ -246,7 +246,7 @@ impl Reconciler {
         }
     }
 
-    // ---- desired state -------------------------------------------------------------------------------------------
+    // ---- desired state ----------------------------------------------------------------------------------------------
 
     /// Assigns the instances of a record to their slots.
     fn apply_snapshot(&mut self, key: &str, snapshot: Snapshot, now: Instant) {
@@ -401,7 +401,7 @@ impl Reconciler {
         self.slots.entry(slot_id.clone()).or_default().supervisor = Some(supervisor);
     }
 
-    // ---- reconciliation ------------------------------------------------------------------------------------------
+    // ---- reconciliation ---------------------------------------------------------------------------------------------
 
     /// Acts on all differences between the actual and the desired state. Returns the time of the next pass.
     fn reconcile(&mut self, now: Instant) -> Instant {
@@ -617,7 +617,7 @@ impl Reconciler {
         }
     }
 
-    // ---- updates -------------------------------------------------------------------------------------------------
+    // ---- updates ----------------------------------------------------------------------------------------------------
 
     /// Sends the updates that a record needs, unless they were sent a moment ago.
     fn send_updates(&mut self, key: &str, now: Instant) {

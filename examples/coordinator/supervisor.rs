@@ -138,7 +138,7 @@ impl Supervisor {
         }
     }
 
-    // ---- start and exit ------------------------------------------------------------------------------------------
+    // ---- start and exit ---------------------------------------------------------------------------------------------
 
     /// Returns the attempt of the next process: the one on the record if it was never started here, else a new one, so
     /// that it is not taken for an earlier process.
@@ -263,7 +263,7 @@ impl Supervisor {
         self.last_exit = Some(exit);
     }
 
-    // ---- checks --------------------------------------------------------------------------------------------------
+    // ---- checks -----------------------------------------------------------------------------------------------------
 
     /// Handles the outcome of a check. Returns whether the state of the check has changed.
     pub fn on_check(&mut self, index: usize, outcome: Outcome) -> bool {
@@ -327,7 +327,7 @@ impl Supervisor {
         ("passing", None)
     }
 
-    // ---- updates -------------------------------------------------------------------------------------------------
+    // ---- updates ----------------------------------------------------------------------------------------------------
 
     /// Returns the updates that bring its record up to date. Those of services come first, so that the reason for an
     /// unhealthy agent names the failed check.

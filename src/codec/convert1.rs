@@ -13,7 +13,7 @@ use crate::engine::{deployment, event, instance, manifest, policy, record, servi
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-// ---- the record ------------------------------------------------------------------------------------------------------
+// ---- the record -----------------------------------------------------------------------------------------------------
 
 /// Appends the payload of a record.
 pub(super) fn write_record(record: &record::Record, payload: &mut Vec<u8>) {
@@ -179,7 +179,7 @@ pub(super) fn read_summary(payload: &[u8]) -> Result<Option<summary::Summary>, D
     Reader::of(payload).read::<Option<Summary>>()?.into_value(&mut Texts::copied())
 }
 
-// ---- change sets -----------------------------------------------------------------------------------------------------
+// ---- change sets ----------------------------------------------------------------------------------------------------
 
 /// Appends the payload of a change set. `known_events` are the bytes of its events as the log has them, or nothing.
 pub(super) fn write_change_set(change_set: &event::ChangeSet, known_events: &[u8], payload: &mut Vec<u8>) {
@@ -225,7 +225,7 @@ pub(super) fn read_change_set(payload: &[u8]) -> Result<event::ChangeSet, Decode
     Ok(event::ChangeSet { changes, log_max })
 }
 
-// ---- events, as a log has them ---------------------------------------------------------------------------------------
+// ---- events, as a log has them --------------------------------------------------------------------------------------
 
 /// Appends an event behind its length.
 pub(super) fn write_event(event: &event::Event, bytes: &mut Vec<u8>) {
@@ -256,7 +256,7 @@ fn event_of<'a>(bytes: &'a [u8], texts: &mut Texts<'a>) -> Result<event::Event, 
     event.into_value(texts)
 }
 
-// ---- what differs in more than its texts -----------------------------------------------------------------------------
+// ---- what differs in more than its texts ----------------------------------------------------------------------------
 
 impl<'a> Version<'a> {
     #[inline(always)]
@@ -537,7 +537,7 @@ impl<'a> Shape<'a, instance::Instance> for Instance<'a> {
     }
 }
 
-// ---- field by field --------------------------------------------------------------------------------------------------
+// ---- field by field -------------------------------------------------------------------------------------------------
 
 convert_struct! { Summary<'a> = summary::Summary {
     due, tasks, deployment_id, status, mode, strategy, current_version, stable_version, target_version, healthy, desired,

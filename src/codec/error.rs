@@ -15,8 +15,8 @@ pub const MAX_NUMBER: u64 = (1 << 53) - 1;
 /// The latest time and the longest duration, in ms: room for a present time plus the longest duration of a policy.
 pub const MAX_TIME_MS: u64 = 1 << 54;
 
-/// The most instances of one agent. Two are usual, and each deployment that no coordinator carries out may leave one more.
-/// They are searched one by one, so a payload with a million of them would block the server.
+/// The most instances of one agent. Two are usual, and each deployment that no coordinator carries out may leave one
+/// more. They are searched one by one, so a payload with a million of them would block the server.
 pub const MAX_INSTANCES_PER_AGENT: usize = 4096;
 
 /// Reason for which bytes are refused.

@@ -10,14 +10,14 @@
 //! without the rest. The parts of a payload are read one at a time, so that a record's instances are not held twice.
 //!
 //! The encoding is positional. **Never reorder, remove, insert or append a field or a variant here** once a release has
-//! written it. A later format states its differences only: `format2.rs` begins with `use super::format1::*`, declares the
-//! shapes that changed and those that contain them, and `convert2.rs` converts these; this file and its conversions stay
-//! as they are and go on reading.
+//! written it. A later format states its differences only: `format2.rs` begins with `use super::format1::*`, declares
+//! the shapes that changed and those that contain them, and `convert2.rs` converts these; this file and its conversions
+//! stay as they are and go on reading.
 
 use super::shape::{List, Millis, Number};
 use serde::{Deserialize, Serialize};
 
-// ---- the record ------------------------------------------------------------------------------------------------------
+// ---- the record -----------------------------------------------------------------------------------------------------
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct Summary<'a> {
@@ -218,7 +218,7 @@ pub(super) struct Log<'a> {
     pub events: &'a [u8],
 }
 
-// ---- changes and events ----------------------------------------------------------------------------------------------
+// ---- changes and events ---------------------------------------------------------------------------------------------
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum Change<'a> {
@@ -393,7 +393,7 @@ pub(super) struct InstanceRef<'a> {
     pub role: Role,
 }
 
-// ---- enums -----------------------------------------------------------------------------------------------------------
+// ---- enums ----------------------------------------------------------------------------------------------------------
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum AgentReport {

@@ -7,13 +7,13 @@
 //! Integers of the envelope are little-endian. The envelope is the same for every format, so that an older module can
 //! tell a newer one's payload ([`DecodeError::NewerFormat`]) from a damaged one, and keep it as it is.
 //!
-//! The shapes of a format's payloads are in one file, [`format1`], frozen once released, and their conversion from and to
-//! the engine's types in another, [`convert1`]. A new shape is a new format: `format2.rs` states its differences only, and
-//! every older format goes on being read.
+//! The shapes of a format's payloads are in one file, [`format1`], frozen once released, and their conversion from and
+//! to the engine's types in another, [`convert1`]. A new shape is a new format: `format2.rs` states its differences
+//! only, and every older format goes on being read.
 //!
-//! Bytes are untrusted: length and checksum are checked before the payload is decoded, decoding takes memory in proportion
-//! to the bytes that are there and not to the lengths that they claim, and a decoded value is [validated](validation) as
-//! if a user had sent it.
+//! Bytes are untrusted: length and checksum are checked before the payload is decoded, decoding takes memory in
+//! proportion to the bytes that are there and not to the lengths that they claim, and a decoded value is
+//! [validated](validation) as if a user had sent it.
 
 mod convert1;
 mod error;
@@ -66,8 +66,8 @@ pub fn summary_of(bytes: &[u8]) -> Result<Summary, DecodeError> {
 ///
 /// # Errors
 ///
-/// [`DecodeError`] where the bytes are not a whole record of this format, or hold a value that the engine would not have
-/// made.
+/// [`DecodeError`] where the bytes are not a whole record of this format, or hold a value that the engine would not
+/// have made.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
     let (record, summary) = convert1::read_record(unwrap_envelope(Kind::Record, bytes)?)?;
     validation::validate_record(&record)?;
@@ -77,9 +77,9 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
     }
 }
 
-/// Decodes a record that this server, or one like it, has encoded. The log, and manifests of versions that nobody runs, are
-/// not validated: that would cost many times the rest, and they are only read out. An event that turns out to be damaged
-/// is left out when the log is read.
+/// Decodes a record that this server, or one like it, has encoded. The log, and manifests of versions that nobody runs,
+/// are not validated: that would cost many times the rest, and they are only read out. An event that turns out to be
+/// damaged is left out when the log is read.
 ///
 /// # Errors
 ///
@@ -95,8 +95,8 @@ pub fn encode_change_set(change_set: &ChangeSet) -> Vec<u8> {
     wrap(Kind::ChangeSet, |payload| convert1::write_change_set(change_set, &[], payload))
 }
 
-/// Encodes the changes of a command that is not committed yet. Its events are encoded already, in the log, and their bytes
-/// are copied: the result is that of [`encode_change_set`].
+/// Encodes the changes of a command that is not committed yet. Its events are encoded already, in the log, and their
+/// bytes are copied: the result is that of [`encode_change_set`].
 pub fn encode_uncommitted(uncommitted: &Uncommitted) -> Vec<u8> {
     wrap(Kind::ChangeSet, |payload| {
         convert1::write_change_set(&uncommitted.batch, uncommitted.encoded_events(), payload);

@@ -8,7 +8,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-// ---- bounded parts ---------------------------------------------------------------------------------------------------
+// ---- bounded parts --------------------------------------------------------------------------------------------------
 
 /// A count or a sequence number, at most [`MAX_NUMBER`].
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -55,8 +55,8 @@ impl fmt::Display for OutOfBounds {
     }
 }
 
-/// A list. Decoding it takes memory as its elements come: a `Vec` of serde reserves up to 1 MiB for a length that is only
-/// claimed.
+/// A list. Decoding it takes memory as its elements come: a `Vec` of serde reserves up to 1 MiB for a length that is
+/// only claimed.
 #[derive(Serialize)]
 #[serde(transparent)]
 pub(super) struct List<T>(pub(super) Vec<T>);
@@ -85,14 +85,15 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
     }
 }
 
-// ---- conversion ------------------------------------------------------------------------------------------------------
+// ---- conversion -----------------------------------------------------------------------------------------------------
 
 /// A shape of an engine's `Value`. It borrows its texts: from the value when it is encoded, from the payload when it is
 /// decoded.
 pub(super) trait Shape<'a, Value>: Sized {
     fn of(value: &'a Value) -> Self;
 
-    /// Returns the value. Its bounds are checked; whether it makes sense is for [`validation`](super::validation) to say.
+    /// Returns the value. Its bounds are checked; whether it makes sense is for [`validation`](super::validation) to
+    /// say.
     fn into_value(self, texts: &mut Texts<'a>) -> Result<Value, DecodeError>;
 }
 

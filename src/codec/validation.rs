@@ -1,8 +1,8 @@
 //! Validation of decoded values, whatever their format: the checks that a user's input would have passed, and the
 //! assumptions of the engine's indexes and arithmetic. The engine adds its own: [`invariants::check`].
 //!
-//! No check may refuse what the engine makes: a record that was saved and is then refused is lost. [`Manifest::parse`] may
-//! therefore be tightened for commands only if stored manifests go on passing.
+//! No check may refuse what the engine makes: a record that was saved and is then refused is lost. [`Manifest::parse`]
+//! may therefore be tightened for commands only if stored manifests go on passing.
 //!
 //! [`Manifest::parse`]: crate::engine::manifest::Manifest::parse
 
@@ -118,7 +118,8 @@ struct Manifests {
 }
 
 impl Manifests {
-    /// Validates a version's manifest, and its agents by it. `is_run` caches the outline, which the engine will ask for.
+    /// Validates a version's manifest, and its agents by it. `is_run` caches the outline, which the engine will ask
+    /// for.
     fn validate(&mut self, version: &Version, is_run: bool) -> Validated {
         let node_ids = match self.node_ids.entry(Arc::as_ptr(&version.content)) {
             Entry::Occupied(known) => known.into_mut(),

@@ -1,9 +1,9 @@
 //! Derived shapes to bytes and back, by bincode: the only file that names it.
 //!
-//! Numbers above 250 take a byte for their size and then 2, 4 or 8 bytes, little-endian; smaller ones take one byte. A text, a
-//! byte string and a list begin with their length, an option with 0 or 1, an enum with the index of its variant. A struct is
-//! its fields in the order of their declaration: the encoding names nothing, so the order of fields and of variants is
-//! part of a format.
+//! Numbers above 250 take a byte for their size and then 2, 4 or 8 bytes, little-endian; smaller ones take one byte. A
+//! text, a byte string and a list begin with their length, an option with 0 or 1, an enum with the index of its
+//! variant. A struct is its fields in the order of their declaration: the encoding names nothing, so the order of
+//! fields and of variants is part of a format.
 
 use super::error::{DecodeError, MAX_PAYLOAD_BYTES};
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};

@@ -1,4 +1,5 @@
-//! Commands: the input of the engine, in the imperative. Syntax is validated already: options are typed, texts are UTF-8.
+//! Commands: the input of the engine, in the imperative. Syntax is validated already: options are typed, texts are
+//! UTF-8.
 
 use super::names::named_enum;
 use super::policy::PolicyPatch;

@@ -8,8 +8,8 @@ use super::record::Record;
 use super::time::UnixMs;
 use std::sync::Arc;
 
-/// A due item. At equal times the order is this one: a check that expires is no longer passing, so it comes before the verdict
-/// that it prevents; a healthy verdict comes before the deadlines that it meets.
+/// A due item. At equal times the order is this one: a check that expires is no longer passing, so it comes before the
+/// verdict that it prevents; a healthy verdict comes before the deadlines that it meets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Due {
     /// A service instance's TTL expires.

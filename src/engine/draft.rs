@@ -1,5 +1,5 @@
-//! A decision in progress: the record as it would be, and the changes that lead there. It is the unit of work that every
-//! command shares. The rules that act on it are in files of their own, each using those before it:
+//! A decision in progress: the record as it would be, and the changes that lead there. It is the unit of work that
+//! every command shares. The rules that act on it are in files of their own, each using those before it:
 //! `health_rules` ← `tasks` ← `planner` ← `rollout` ← `decide`.
 
 use super::command::Context;

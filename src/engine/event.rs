@@ -1,5 +1,5 @@
-//! Events: what happened, in the past tense. The one vocabulary that is applied, replicated, logged, published and tested
-//! (rule 5). An event carries everything that `evolve` needs, so that nothing has to be decided again.
+//! Events: what happened, in the past tense. The one vocabulary that is applied, replicated, logged, published and
+//! tested (rule 5). An event carries everything that `evolve` needs, so that nothing has to be decided again.
 use super::deployment::{Cause, Mode, Receipt, Status};
 use super::instance::{InstanceState, Role, TaskKind};
 

@@ -1,8 +1,8 @@
 //! The newest events of a record (rule 5), oldest first.
 //!
-//! A full log is the largest part of a record, and no decision reads it. A server therefore keeps it encoded: each event
-//! is encoded once, and the log, the RDB and replication carry the same bytes. The engine knows no encoding; the codec
-//! provides it as an [`EventCodec`]. A log without one keeps its events as they are.
+//! A full log is the largest part of a record, and no decision reads it. A server therefore keeps it encoded: each
+//! event is encoded once, and the log, the RDB and replication carry the same bytes. The engine knows no encoding; the
+//! codec provides it as an [`EventCodec`]. A log without one keeps its events as they are.
 
 use super::event::Event;
 use std::collections::VecDeque;
@@ -13,8 +13,8 @@ use std::sync::Arc;
 pub trait EventCodec: Sync {
     /// Appends an event, so that [`EventCodec::split_first`] finds its end.
     fn encode(&self, event: &Event, bytes: &mut Vec<u8>);
-    /// Splits the first event off, without its framing and unread, and returns it with the rest. None at the end, or where
-    /// the bytes are not of this codec.
+    /// Splits the first event off, without its framing and unread, and returns it with the rest. None at the end, or
+    /// where the bytes are not of this codec.
     fn split_first<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])>;
     /// Reads the revision of an event that was split off. None where it is damaged.
     fn revision(&self, event: &[u8]) -> Option<u64>;
@@ -62,8 +62,8 @@ impl Log {
         Log { events: Events::Encoded(EncodedEvents { bytes: Vec::new(), start: 0, count: 0, codec }) }
     }
 
-    /// Returns a log of events that were encoded before. None where the bytes are not `count` events. The events are not
-    /// decoded: one that is damaged is left out when the log is read.
+    /// Returns a log of events that were encoded before. None where the bytes are not `count` events. The events are
+    /// not decoded: one that is damaged is left out when the log is read.
     pub fn from_encoded(codec: &'static dyn EventCodec, count: usize, bytes: Vec<u8>) -> Option<Log> {
         let encoded = EncodedEvents { bytes, start: 0, count, codec };
         let (mut rest, mut found) = (encoded.bytes(), 0);
@@ -234,8 +234,8 @@ impl EncodedEvents {
     }
 
     fn push(&mut self, event: &Event) {
-        /// Bytes reserved for an event of the usual size. A log grows by an eighth: doubling would waste up to half of what
-        /// is the largest part of a record.
+        /// Bytes reserved for an event of the usual size. A log grows by an eighth: doubling would waste up to half of
+        /// what is the largest part of a record.
         const MIN_RESERVE: usize = 128;
         if self.bytes.capacity() - self.bytes.len() < MIN_RESERVE {
             self.bytes.reserve_exact(MIN_RESERVE.max(self.bytes.len() / 8));

@@ -1,5 +1,5 @@
-//! The state transition: one total match over events, one function for each. It rejects nothing, decides nothing and reads no
-//! clock, so that a replica, an AOF and a test that apply the same changes hold the same record.
+//! The state transition: one total match over events, one function for each. It rejects nothing, decides nothing and
+//! reads no clock, so that a replica, an AOF and a test that apply the same changes hold the same record.
 
 use super::deployment::{
     Action, Cause, DeferredFailure, Deployment, IdempotencyEntry, Mode, Outcome, Status, UnsafeReport, MAX_REQUEST_IDS,
@@ -107,7 +107,7 @@ impl Event {
     }
 }
 
-// ---- versions and deployments ----------------------------------------------------------------------------------------
+// ---- versions and deployments ---------------------------------------------------------------------------------------
 
 fn deployment_noop(record: &mut Record, event: &Event, new: &NewDeployment) {
     start(record, event, new, Status::Running);
@@ -211,7 +211,7 @@ fn fallback(
     });
 }
 
-// ---- tasks and instances ---------------------------------------------------------------------------------------------
+// ---- tasks and instances --------------------------------------------------------------------------------------------
 
 fn stop_requested(record: &mut Record, event: &Event, instance: &InstanceRef) {
     let task = Task { kind: TaskKind::Stop, revision: event.revision, since: event.at };
@@ -341,7 +341,7 @@ fn agent_unhealthy(
     }
 }
 
-// ---- services --------------------------------------------------------------------------------------------------------
+// ---- services -------------------------------------------------------------------------------------------------------
 
 fn service_registered(record: &mut Record, service: &Service, healthy_at: Option<UnixMs>) {
     record.services.insert(service.clone());
@@ -361,9 +361,10 @@ fn service_deregistered(record: &mut Record, id: &str, healthy_at: Option<UnixMs
     }
 }
 
-// ---- the parts of several transitions --------------------------------------------------------------------------------
+// ---- the parts of several transitions -------------------------------------------------------------------------------
 
-/// Returns an event as the log keeps it: without a manifest, which DEPLOY.VERSION replies as long as the version is kept.
+/// Returns an event as the log keeps it: without a manifest, which DEPLOY.VERSION replies as long as the version is
+/// kept.
 fn for_the_log(event: &Arc<Event>) -> Arc<Event> {
     if !event.body.has_manifest() {
         return event.clone();
@@ -550,8 +551,8 @@ fn agent_state(record: &mut Record, key: &InstanceKey, state: InstanceState, new
     }
 }
 
-/// Returns the instances that are removed when this one first reports (rule 4.3): the agent's older ones in its job and,
-/// unless it is a candidate, those of other jobs that do not run any more.
+/// Returns the instances that are removed when this one first reports (rule 4.3): the agent's older ones in its job
+/// and, unless it is a candidate, those of other jobs that do not run any more.
 pub(super) fn predecessors(record: &Record, new: &Instance) -> Vec<InstanceKey> {
     if &*new.agent == BATCH_AGENT {
         return Vec::new();

@@ -10,7 +10,7 @@ use super::time::{Deadline, UnixMs};
 use std::sync::Arc;
 
 impl Draft<'_, '_> {
-    // ---- verdicts ------------------------------------------------------------------------------------------------
+    // ---- verdicts ---------------------------------------------------------------------------------------------------
 
     /// Marks an instance healthy, at its healthy time.
     pub fn mark_healthy(&mut self, key: &InstanceKey) {
@@ -20,8 +20,8 @@ impl Draft<'_, '_> {
         self.emit(key.version, event);
     }
 
-    /// Returns the progress deadline after an instance became healthy: extended if that is its first time in the deployment, and
-    /// never moved back (rule 4.10).
+    /// Returns the progress deadline after an instance became healthy: extended if that is its first time in the
+    /// deployment, and never moved back (rule 4.10).
     fn progress_after_first_health(&self, instance: &Instance) -> Deadline {
         let Some(d) = self.deployment() else { return Deadline::Off };
         if instance.was_healthy || !self.record.is_own(instance) {
@@ -58,8 +58,8 @@ impl Draft<'_, '_> {
             }
             _ => None,
         };
-        // Without a progress deadline the first unhealthy instance fails the deployment (rule 4.10). A report `failed` is a
-        // cause of its own.
+        // Without a progress deadline the first unhealthy instance fails the deployment (rule 4.10). A report `failed`
+        // is a cause of its own.
         let fails_at_resume = own && d.status.is_active() && ms == 0 && instance.state != InstanceState::Failed;
         let event = EventBody::AgentUnhealthy {
             instance: instance_ref(instance),
@@ -81,8 +81,8 @@ impl Draft<'_, '_> {
         }
     }
 
-    /// Returns the time at which an instance becomes healthy if it keeps this state and these service instances; None where it
-    /// has violations, or is judged already. `restart` restarts the `min_healthy_ms` window.
+    /// Returns the time at which an instance becomes healthy if it keeps this state and these service instances; None
+    /// where it has violations, or is judged already. `restart` restarts the `min_healthy_ms` window.
     pub fn healthy_at_if<'s>(
         &'s self,
         instance: &Instance,
@@ -129,14 +129,15 @@ impl Draft<'_, '_> {
         words.join(", ")
     }
 
-    // ---- services ------------------------------------------------------------------------------------------------
+    // ---- services ---------------------------------------------------------------------------------------------------
 
     /// Marks a service instance critical whose TTL has passed (rule 4.9).
     pub fn expire(&mut self, id: &Arc<str>) {
         self.service_status(id, CheckStatus::Critical, Some(Arc::from("TTL expired")), None);
     }
 
-    /// Returns the time at which an owner becomes healthy with one of its service instances changed, added or (None) removed.
+    /// Returns the time at which an owner becomes healthy with one of its service instances changed, added or (None)
+    /// removed.
     pub fn healthy_at_with_service(&self, owner: &InstanceKey, id: &str, new: Option<Service>) -> Option<UnixMs> {
         let instance = self.record.instances.get(owner)?;
         let others = self.record.services.of_owner(owner).filter(|s| &*s.instance != id).cloned();

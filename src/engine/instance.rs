@@ -67,7 +67,8 @@ pub struct Instance {
     /// The version that its task replaces; the replaced instance is removed at the first report.
     pub from_version: Option<u64>,
     pub task: Option<Task>,
-    /// The time at which it becomes healthy, unless something changes before. None where it has violations, or is healthy.
+    /// The time at which it becomes healthy, unless something changes before. None where it has violations, or is
+    /// healthy.
     pub healthy_at: Option<UnixMs>,
     /// `healthy_deadline_ms` from its task; off once it has a verdict (rule 8 "Unhealthy").
     pub deadline: Deadline,

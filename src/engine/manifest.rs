@@ -153,7 +153,7 @@ pub struct Manifest {
     pub nodes: Vec<Node>,
     pub edges: BTreeSet<Edge>,
     pub entrypoints: BTreeSet<String>,
-    /// What is unusual but allowed: PLAN warns of it.
+    /// Warnings of PLAN: unusual, but allowed.
     pub warnings: Vec<String>,
     /// `deployment.key`; the command's key wins.
     pub key: Option<String>,
@@ -166,7 +166,7 @@ pub struct PartialManifest {
     pub violations: Vec<String>,
     /// True if its nodes have no violation, so that `AGENTS` can be validated against them.
     pub nodes_are_valid: bool,
-    /// Whether its policy fields are without fault, so that clashes between them can be validated.
+    /// True if no policy field is violated, so that conflicts between them can be validated.
     pub policy_is_valid: bool,
 }
 
@@ -240,8 +240,8 @@ impl Manifest {
     }
 }
 
-/// Returns the agents of a version with their nodes, in manifest order: the node ids themselves, or `AGENTS`, each joined to
-/// its node (the whole id, or the part before `@`). Without any node in the manifest the agents imply theirs.
+/// Returns the agents of a version with their nodes, in manifest order: the node ids themselves, or `AGENTS`, each
+/// joined to its node (the whole id, or the part before `@`). Without any node in the manifest the agents imply theirs.
 pub fn agents_with_nodes(node_ids: &[Arc<str>], agents: Option<&[Arc<str>]>) -> Vec<(Arc<str>, Arc<str>)> {
     let Some(agents) = agents else {
         return node_ids.iter().map(|id| (id.clone(), id.clone())).collect();

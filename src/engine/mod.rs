@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! decide_in_place(record, command, context) ──► Err(Rejection):  the record is unchanged
-//!                                           └─► Ok(Uncommitted): the record changed in place, the change set, the reply;
-//!                                                                commit it, or drop it to restore the record
+//!                                           └─► Ok(Uncommitted): the record changed in place, the change set, the
+//!                                                                reply; commit it, or drop it to restore the record
 //! decide(record, command, context)          ──► the same on a copy of the record
 //! apply(record, changes)                    ──► the same record, on a replica or from the AOF
 //! ```
 //!
-//! The contract: `decide_in_place` may reject and gets the time as an argument; `apply` may not reject and reads no clock.
-//! Applying the change sets of all decisions gives the record. The engine knows no server, socket, clock, random number or
-//! global; [`invariants::check`] has the invariants of a record.
+//! The contract: `decide_in_place` may reject and gets the time as an argument; `apply` may not reject and reads no
+//! clock. Applying the change sets of all decisions gives the record. The engine knows no server, socket, clock, random
+//! number or global; [`invariants::check`] has the invariants of a record.
 //!
 //! Reading order: [`command`], [`event`], [`record`], [`decide`], [`evolve`], then the rules (`health_rules`, `tasks`,
 //! `planner`, `rollout`, [`strategy`]).

@@ -16,8 +16,8 @@ use std::sync::Arc;
 pub struct PlanStep {
     pub agents: Vec<Arc<str>>,
     pub role: Role,
-    /// The earliest time at which the step can start, in ms from the deploy: if every agent is ready and every promotion is
-    /// given at once.
+    /// The earliest time at which the step can start, in ms from the deploy: if every agent is ready and every
+    /// promotion is given at once.
     pub earliest_ms: u64,
 }
 

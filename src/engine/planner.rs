@@ -1,4 +1,5 @@
-//! The planner: the mode of a new version, and the agents it changes with the reasons. DEPLOY, ROLLBACK, reverts and PLAN use it.
+//! The planner: the mode of a new version, and the agents it changes with the reasons. DEPLOY, ROLLBACK, reverts and
+//! PLAN use it.
 
 use super::deployment::{Cause, Mode};
 
@@ -85,7 +86,7 @@ pub(super) fn plan_version(record: &Record, new: &VersionSpec) -> VersionPlan {
     }
     let node_ids = new.manifest.node_ids();
     let agents_with_nodes = manifest::agents_with_nodes(&node_ids, new.agents.as_deref());
-    plan.removed_agents = gone(record, &agents_with_nodes);
+    plan.removed_agents = removed_agents(record, &agents_with_nodes);
 
     let Some(primary) = primaries(record).max_by_key(|i| i.version) else {
         let why = if record.last_version == 0 { "first version" } else { "no running instance" };
@@ -195,7 +196,7 @@ fn changed_agents(
 }
 
 /// Returns the agents of the record that the new version does not have.
-fn gone(record: &Record, agents_with_nodes: &[(Arc<str>, Arc<str>)]) -> Vec<Arc<str>> {
+fn removed_agents(record: &Record, agents_with_nodes: &[(Arc<str>, Arc<str>)]) -> Vec<Arc<str>> {
     let kept: BTreeSet<&Arc<str>> = agents_with_nodes.iter().map(|(agent, _)| agent).collect();
     let left: BTreeSet<Arc<str>> = record
         .instances
@@ -244,7 +245,7 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
         false => Deadline::Off,
     };
     let bundle = version.bundle.clone();
-    let beginning = Box::new(NewDeployment {
+    let started = Box::new(NewDeployment {
         version,
         mode: plan.mode,
         strategy: plan.strategy,
@@ -261,9 +262,9 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
         trimmed: versions_to_trim(&draft.record, draft.context.limits.history_max),
     });
     let body = match plan.mode {
-        Mode::Noop => EventBody::DeploymentNoop(beginning),
-        Mode::VersionOnly => EventBody::VersionRecorded(beginning),
-        _ => EventBody::DeploymentStarted(beginning),
+        Mode::Noop => EventBody::DeploymentNoop(started),
+        Mode::VersionOnly => EventBody::VersionRecorded(started),
+        _ => EventBody::DeploymentStarted(started),
     };
     draft.emit_for(new.deployment_id.clone(), number, body);
     match plan.mode {
@@ -273,7 +274,8 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
     }
 }
 
-/// Deregisters the services of withdrawn instances, each with its event, before the instances are removed (rule 8 "Services").
+/// Deregisters the services of withdrawn instances, each with its event, before the instances are removed (rule 8
+/// "Services").
 fn deregister_withdrawn(draft: &mut Draft) {
     let leftovers: Vec<_> = draft.record.instances.iter().filter(|i| is_withdrawn(i)).map(Instance::key).collect();
     for key in leftovers {
@@ -281,8 +283,8 @@ fn deregister_withdrawn(draft: &mut Draft) {
     }
 }
 
-/// Returns the versions to trim when one more is recorded: the oldest, except those that are tagged, current, the newest
-/// stable one, or run by an agent (rule 8 "Tags").
+/// Returns the versions to trim when one more is recorded: the oldest, except those that are tagged, current, the
+/// newest stable one, or run by an agent (rule 8 "Tags").
 fn versions_to_trim(record: &Record, history_max: usize) -> Vec<u64> {
     let excess = (record.versions.len() + 1).saturating_sub(history_max.max(1));
     if excess == 0 {

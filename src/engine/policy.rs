@@ -69,14 +69,14 @@ fn digits(text: &str) -> Option<u64> {
 pub struct PolicyField {
     /// The name in a manifest. In upper case it is the option's.
     pub name: &'static str,
-    /// What a value must be, for errors: `must be a boolean`.
+    /// The requirement on a value, for errors: `must be a boolean`.
     pub expected: &'static str,
     /// The value in the syntax of the command table.
     pub syntax: &'static str,
 }
 
-/// Defines the policy from its table: the complete policy, the patch, defaults, precedence, parsing, bounds and names. Each
-/// line is `name: type = default, check of the range, expected value, syntax`.
+/// Defines the policy from its table: the complete policy, the patch, defaults, precedence, parsing, bounds and names.
+/// Each line is `name: type = default, check of the range, expected value, syntax`.
 macro_rules! policy_table {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr, $in_range:expr, $expected:literal, $syntax:literal;)*) => {
         /// A complete policy, as a deployment carries it. All `_ms` are milliseconds, 0 to 2^53 - 1.
@@ -103,7 +103,8 @@ macro_rules! policy_table {
                 Policy { $($name: patch.$name.clone().unwrap_or_else(|| self.$name.clone())),* }
             }
 
-            /// Returns the violations of ranges, each with its path. A decoded policy may have some, a parsed one has none.
+            /// Returns the violations of ranges, each with its path. A decoded policy may have some, a parsed one has
+            /// none.
             fn out_of_range(&self) -> Vec<String> {
                 let mut violations = Vec::new();
                 $(if !in_range(&self.$name, $in_range) {
@@ -231,7 +232,8 @@ impl FieldType for bool {
 }
 
 impl Policy {
-    /// Returns the number of replaced instances that may be without a healthy verdict at once, of `changed` agents; at least
+    /// Returns the number of replaced instances that may be without a healthy verdict at once, of `changed` agents; at
+    /// least
     /// 1.
     pub fn parallel(&self, changed: usize) -> usize {
         self.max_parallel.of(changed).max(1)

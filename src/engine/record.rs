@@ -1,5 +1,5 @@
-//! The record: everything that one key holds. Plain data with questions that it can answer about itself; `decide` decides
-//! its changes, `evolve` applies them.
+//! The record: everything that one key holds. Plain data with questions that it can answer about itself; `decide`
+//! decides its changes, `evolve` applies them.
 
 use super::deployment::{Deployment, IdempotencyEntry};
 use super::event_log::Log;
@@ -105,8 +105,9 @@ impl Record {
         !self.instances.of_agent(agent).is_empty() || self.versions.iter().any(|v| v.has_agent(agent))
     }
 
-    /// Returns the instance that an agent now runs (rule 8 "What an agent now runs"): the old one until the first report about
-    /// the new one. Candidates and instances that are stopping do not count, nor does a replacement nobody has taken up.
+    /// Returns the instance that an agent now runs (rule 8 "What an agent now runs"): the old one until the first
+    /// report about the new one. Candidates and instances that are stopping do not count, nor does a replacement nobody
+    /// has taken up.
     pub fn running_instance(&self, agent: &str) -> Option<&Instance> {
         self.running_instance_where(agent, |_| true)
     }

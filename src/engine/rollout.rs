@@ -11,8 +11,9 @@ use super::time::Deadline;
 use std::sync::Arc;
 
 impl Draft<'_, '_> {
-    /// Processes everything that is due, in the order of the due times, so that a late tick decides what a punctual one would
-    /// have. At most `max` items: a tick leaves the rest to the next one, so that no command blocks the server for long.
+    /// Processes everything that is due, in the order of the due times, so that a late tick decides what a punctual one
+    /// would have. At most `max` items: a tick leaves the rest to the next one, so that no command blocks the server
+    /// for long.
     pub fn process_due(&mut self, max: usize) {
         for _ in 0..max {
             if next_deadline(&self.record).is_none_or(|at| at > self.now()) {
@@ -95,8 +96,8 @@ impl Draft<'_, '_> {
         self.emit(self.target(), EventBody::DeploymentSuccessful { description: Arc::from(description) });
     }
 
-    /// Ends the active deployment because a newer one starts: replacements that nobody has taken up are withdrawn; the stop of
-    /// unpromoted candidates is requested (rule 4.8).
+    /// Ends the active deployment because a newer one starts: replacements that nobody has taken up are withdrawn; the
+    /// stop of unpromoted candidates is requested (rule 4.8).
     pub fn supersede(&mut self, by: &Actor, newer: &str) {
         let Some(d) = self.deployment().filter(|d| d.status.is_active()) else { return };
         let (mode, promoted, target) = (d.mode, d.promoted, d.target_version);
@@ -118,8 +119,8 @@ impl Draft<'_, '_> {
         }
     }
 
-    /// Falls back to blue-green, since an agent cannot be replaced in place: a second job starts, and replaced instances count
-    /// for the old side (rule 4.6).
+    /// Falls back to blue-green, since an agent cannot be replaced in place: a second job starts, and replaced
+    /// instances count for the old side (rule 4.6).
     fn fall_back(&mut self, report: UnsafeReport) {
         let Some(d) = self.deployment() else { return };
         let (target, requested, id, policy) =
@@ -138,7 +139,8 @@ impl Draft<'_, '_> {
         );
     }
 
-    /// Ends the deployment as failed; with `auto_revert` a rollback to the newest stable version starts in the same step (rule
+    /// Ends the deployment as failed; with `auto_revert` a rollback to the newest stable version starts in the same
+    /// step (rule
     /// 4.11).
     pub fn fail(&mut self, cause: Cause, description: &str, by: Actor) {
         let Some(d) = self.record.deployment.clone() else { return };
@@ -163,8 +165,8 @@ impl Draft<'_, '_> {
         }
     }
 
-    /// Cleans up after a failure: in place, instances stay as they are and no further one is released; the stop of blue-green
-    /// candidates is requested.
+    /// Cleans up after a failure: in place, instances stay as they are and no further one is released; the stop of
+    /// blue-green candidates is requested.
     fn clear_after_failure(&mut self) {
         match self.deployment().map(|d| (d.mode, d.promoted)) {
             Some((Mode::BlueGreen, false)) => self.stop_candidates(),

@@ -133,8 +133,9 @@ impl Draft<'_, '_> {
         self.emit(key.version, body);
     }
 
-    /// Requests the stop of what a successful version does not have: removed agents, and every instance of another job. Those
-    /// are the old side of a blue-green update, or instances that restarted in a job that had ended before this one started.
+    /// Requests the stop of what a successful version does not have: removed agents, and every instance of another job.
+    /// Those are the old side of a blue-green update, or instances that restarted in a job that had ended before this
+    /// one started.
     pub fn stop_removed(&mut self, removed: &[Arc<str>]) {
         let Some(job_id) = self.deployment().map(|d| d.target_job_id.clone()) else { return };
         let removed: BTreeSet<&Arc<str>> = removed.iter().collect();

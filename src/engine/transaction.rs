@@ -1,8 +1,8 @@
 //! The unit of work: one command's changes to a record, whole or not at all.
 //!
-//! Changes are made in place, since a record of ten thousand agents must not be copied for one report. The previous state is
-//! kept beside, and restored unless the changes are committed: where a command is rejected, where the server does not take
-//! a change, and where a panic interrupts one.
+//! Changes are made in place, since a record of ten thousand agents must not be copied for one report. The previous
+//! state is kept beside, and restored unless the changes are committed: where a command is rejected, where the server
+//! does not take a change, and where a panic interrupts one.
 
 use super::deployment::{Deployment, IdempotencyEntry};
 
@@ -22,7 +22,8 @@ pub struct Transaction<'r> {
     before: Option<Savepoint>,
 }
 
-/// The fields of a record without an undo log of their own. Large ones are shared with the record until it changes them.
+/// The fields of a record without an undo log of their own. Large ones are shared with the record until it changes
+/// them.
 #[derive(Debug)]
 struct Savepoint {
     revision: u64,
@@ -71,7 +72,7 @@ impl<'r> Transaction<'r> {
         Transaction { record, before: Some(before) }
     }
 
-    /// The encoded events since the beginning, where the log keeps them encoded.
+    /// The encoded events since the start, where the log keeps them encoded.
     pub fn encoded_events(&self) -> &[u8] {
         self.before.as_ref().and_then(|before| self.record.log.encoded_since(before.log)).unwrap_or_default()
     }

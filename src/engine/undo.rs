@@ -1,7 +1,7 @@
 //! The undo log of a collection: what was there before each change of an open transaction, restored newest first.
 
-/// Entries of an open transaction; closed, it records nothing. The first entry needs no allocation, as most commands change
-/// one item.
+/// Entries of an open transaction; closed, it records nothing. The first entry needs no allocation, as most commands
+/// change one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UndoLog<T> {
     is_open: bool,

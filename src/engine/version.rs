@@ -6,8 +6,8 @@ use super::policy::{Policy, Strategy};
 use super::time::UnixMs;
 use std::sync::Arc;
 
-/// One version. It never changes, except its `stable` flag, its `tag`, and its result (`outcome`; `job_id` and `strategy`
-/// after a fallback to blue-green).
+/// One version. It never changes, except its `stable` flag, its `tag`, and its result (`outcome`; `job_id` and
+/// `strategy` after a fallback to blue-green).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
     pub number: u64,

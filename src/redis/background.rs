@@ -1,6 +1,6 @@
-//! The background thread: it writes large replies and frees large structures, as the server's lazyfree and bio threads do.
-//! Ten thousand service instances are some hundred and seventy thousand values, and every other client would wait for
-//! them.
+//! The background thread: it writes large replies and frees large structures, as the server's lazyfree and bio threads
+//! do. Ten thousand service instances are some hundred and seventy thousand values, and every other client would wait
+//! for them.
 
 use std::sync::mpsc::{channel, Sender};
 use std::sync::{Mutex, PoisonError};

@@ -1,15 +1,15 @@
 //! Blocked clients: DEPLOY.WAIT for a status, DEPLOY.EVENTS … BLOCK for events.
 //!
-//! A registry of its own rather than the server's blocking on keys, for two reasons: the server would visit every client
-//! of a key at every change, and before 7.2 it does not unblock one whose key is deleted. Here a change visits the clients
-//! that it unblocks, and no others: clients that wait for the same are grouped, and statuses are compared only where one
-//! changed. The answer shows the record at that change, whatever has happened since.
+//! A registry of its own rather than the server's blocking on keys, for two reasons: the server would visit every
+//! client of a key at every change, and before 7.2 it does not unblock one whose key is deleted. Here a change visits
+//! the clients that it unblocks, and no others: clients that wait for the same are grouped, and statuses are compared
+//! only where one changed. The answer shows the record at that change, whatever has happened since.
 //!
 //! Timeouts are measured here too, by one timer for the earliest: with a timeout of the server's own, Redis 7.0 never
 //! answers a client whose timeout passes in the turn of the event loop in which it is unblocked.
 //!
-//! A key that disappears, or is replaced, is only known to have changed ([`invalidate`]): its value is rechecked in the next
-//! turn of the event loop, when the command that did it has ended.
+//! A key that disappears, or is replaced, is only known to have changed ([`invalidate`]): its value is rechecked in the
+//! next turn of the event loop, when the command that did it has ended.
 
 use super::call::Call;
 use super::error::CommandError;
@@ -237,8 +237,8 @@ pub fn is_satisfied(record: &Record, id: &str, until: Statuses) -> Result<bool, 
     }
 }
 
-/// Blocks the caller until the condition is met, for at most `timeout_ms` (0: without a timeout). A caller that cannot be
-/// blocked is answered at once, as at the timeout.
+/// Blocks the caller until the condition is met, for at most `timeout_ms` (0: without a timeout). A caller that cannot
+/// be blocked is answered at once, as at the timeout.
 pub fn block(
     call: &Call,
     key: &str,
@@ -262,7 +262,7 @@ pub fn block(
     Ok(call.reply_by(|_| {}))
 }
 
-// ---- changes ---------------------------------------------------------------------------------------------------------
+// ---- changes --------------------------------------------------------------------------------------------------------
 
 /// Unblocks the clients whose condition a stored value meets.
 pub fn on_change(db: i32, key: &str, stored: &Stored) {
@@ -336,7 +336,7 @@ fn recheck(ctx: Ctx) {
     }
 }
 
-// ---- timeouts and replies --------------------------------------------------------------------------------------------
+// ---- timeouts and replies -------------------------------------------------------------------------------------------
 
 /// Arms the timer for the earliest timeout.
 fn arm(ctx: Ctx) {

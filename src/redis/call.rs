@@ -27,7 +27,7 @@ impl Call {
         self.ctx
     }
 
-    /// Returns true once a reply was begun.
+    /// Returns true once a reply was started.
     pub fn has_replied(&self) -> bool {
         self.replied.get()
     }

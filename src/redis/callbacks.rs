@@ -1,5 +1,5 @@
-//! The second door to C: what the server calls by name of the data type, an event, a configuration or INFO. Each entry
-//! unpacks its pointers, passes values to a function that knows none, and is behind the panic boundary, since a panic that
+//! Callbacks from the server, the upper half of the C boundary: those of the data type, of events, configurations and
+//! INFO. Each entry unpacks its pointers, passes values to a function that knows none, and catches panics: one that
 //! leaves an extern "C" function aborts the server.
 
 #![allow(unsafe_code)]
@@ -16,14 +16,15 @@ use std::ffi::{c_char, c_int, c_longlong, c_void, CStr, CString};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-// ---- the data type ---------------------------------------------------------------------------------------------------
+// ---- the data type --------------------------------------------------------------------------------------------------
 
 /// The data type, registered by the crate before OnLoad continues.
 pub static DEPLOYMENT: RedisType = RedisType::new("deploymnt", stored::ENCVER, METHODS);
 
 /// Passes the registered type on to the keys. Called once, in OnLoad.
 pub fn set_record_type() {
-    // SAFETY: `rdb_load` and `copy` return boxed cells, and so does `Key::replace`: there is no other value of this type.
+    // SAFETY: `rdb_load` and `copy` return boxed cells, and so does `Key::replace`: there is no other value of this
+    // type.
     unsafe { RECORD_TYPE.set(*DEPLOYMENT.raw_type.borrow()) };
 }
 
@@ -126,8 +127,8 @@ unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
     });
     if written.is_err() {
         fail_in_child();
-        // In the server itself something must be written, or the whole file could not be read. An empty payload is loaded
-        // as a damaged record.
+        // In the server itself something must be written, or the whole file could not be read. An empty payload is
+        // loaded as a damaged record.
         catch_panic_or("rdb_save", (), || save(io, &[]));
     }
 }
@@ -139,8 +140,8 @@ fn save(io: *mut raw::RedisModuleIO, bytes: &[u8]) {
     }
 }
 
-/// Aborts a forked child that could not write a record: the server reports the failed save, retries it, and still has all
-/// data, whereas a file without the record would replace a good one.
+/// Aborts a forked child that could not write a record: the server reports the failed save, retries it, and still has
+/// all data, whereas a file without the record would replace a good one.
 fn fail_in_child() {
     if Flags::without_context().is_child() {
         std::process::abort();
@@ -177,8 +178,8 @@ unsafe extern "C" fn digest(md: *mut raw::RedisModuleDigest, value: *mut c_void)
     });
 }
 
-/// Releases memory and does nothing else: it may run on another thread, though not while data is loaded. The index follows
-/// `unlink` and FLUSHDB.
+/// Releases memory and does nothing else: it may run on another thread, though not while data is loaded. The index
+/// follows `unlink` and FLUSHDB.
 unsafe extern "C" fn free(value: *mut c_void) {
     // Not `or_else`: it logs, and a Drop of plain data cannot panic anyhow.
     let _ = std::panic::catch_unwind(|| {
@@ -223,7 +224,7 @@ unsafe extern "C" fn copy(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_voi
     })
 }
 
-// ---- keys and databases ------------------------------------------------------------------------------
+// ---- keys and databases ---------------------------------------------------------------------------------------------
 
 unsafe extern "C" fn keyspace_event(
     ctx: *mut raw::RedisModuleCtx,
@@ -293,7 +294,8 @@ unsafe extern "C" fn server_event(
     });
 }
 
-/// Sees each command before it runs; registered on servers with the fault that `valkey_4024` works around, and on no other.
+/// Sees each command before it runs; registered on servers with the fault that `valkey_4024` works around, and on no
+/// other.
 unsafe extern "C" fn command_filter(command: *mut raw::RedisModuleCommandFilterCtx) {
     catch_panic_or("command filter", (), || {
         let (Some(count), Some(get), Some(client)) = (
@@ -344,10 +346,10 @@ pub fn subscribe(ctx: Ctx) -> Result<(), Unavailable> {
     Ok(())
 }
 
-// ---- configuration ---------------------------------------------------------------------------------------------------
+// ---- configuration --------------------------------------------------------------------------------------------------
 
-/// Registers every configuration, with the module's arguments as initial values, and applies the configuration file. The
-/// error is a text for the log.
+/// Registers every configuration, with the module's arguments as initial values, and applies the configuration file.
+/// The error is a text for the log.
 pub fn register_configs(ctx: Ctx, arguments: &ModuleArguments) -> Result<(), String> {
     for config in CONFIGS {
         let initial = arguments.get(config.name);
@@ -446,7 +448,7 @@ unsafe extern "C" fn set_text(
     })
 }
 
-// ---- INFO ------------------------------------------------------------------------------------------------------------
+// ---- INFO -----------------------------------------------------------------------------------------------------------
 
 /// Registers the INFO section.
 pub fn register_info(ctx: Ctx) {

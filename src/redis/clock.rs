@@ -4,8 +4,9 @@ use super::ffi::{self, Ctx};
 use crate::engine::time::UnixMs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The time for a decision. Inside a script or a transaction it is the time at which that began, as for the server's own
-/// commands, where the server can tell (Redis 7.2 and later). A timer runs in neither, so its decisions are on time.
+/// The time for a decision. Inside a script or a transaction it is the time at which that began, as for the server's
+/// own commands, where the server can tell (Redis 7.2 and later). A timer runs in neither, so its decisions are on
+/// time.
 pub fn now(ctx: Ctx) -> UnixMs {
     match ffi::cached_microseconds() {
         Some(micros) if ctx.flags().is_in_script_or_multi() => micros / 1000,

@@ -1,5 +1,5 @@
-//! The command table: one row per command. The server is told everything from it: the entry point, COMMAND INFO and DOCS,
-//! the keys, the ACL categories. HELP, `docs/commands.json` and the lists of commands in tests come from it too.
+//! The command table: one row per command. The server is told everything from it: the entry point, COMMAND INFO and
+//! DOCS, the keys, the ACL categories. HELP, `docs/commands.json` and the lists of commands in tests come from it too.
 
 use super::args::Args;
 use super::call::Call;
@@ -23,13 +23,13 @@ pub struct Command {
     pub name: &'static CStr,
     entry: EntryPoint,
     /// The flags of RM_CreateCommand. `deny-oom` is on the commands that start something, and so need memory: with
-    /// `maxmemory` reached, a rollout can still be followed, paused and ended, as DEL still deletes. Reports are small, and
-    /// let a rollout come to its end.
+    /// `maxmemory` reached, a rollout can still be followed, paused and ended, as DEL still deletes. Reports are small,
+    /// and let a rollout come to its end.
     pub flags: &'static CStr,
     /// The access to the key, the first argument: what key patterns of ACLs are checked against.
     pub access: KeyAccess,
-    /// As Redis counts: with the command's name, negative for "at least". Keywords are not counted, not even required ones:
-    /// the error about a missing one can then name it.
+    /// As Redis counts: with the command's name, negative for "at least". Keywords are not counted, not even required
+    /// ones: the error about a missing one can then name it.
     pub arity: i32,
     pub summary: &'static str,
     pub complexity: &'static str,

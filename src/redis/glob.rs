@@ -1,7 +1,7 @@
 //! Glob patterns as `KEYS` and `SCAN … MATCH` have them: `*`, `?`, `[a-z]`, `[^a]`, and `\` to escape.
 
-/// Returns true if the whole of `text` matches. Time is at worst the product of both lengths, without recursion: matching
-/// backtracks only to the last `*`.
+/// Returns true if the whole of `text` matches. Time is at worst the product of both lengths, without recursion:
+/// matching backtracks only to the last `*`.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     // Where to go on after the last `*`: behind it in the pattern, and one byte further in the text.

@@ -1,8 +1,8 @@
 //! The index of all keys: database and key → the time of the record's next tick, and its status. It serves the timer,
 //! `DEPLOY.LIST` and INFO.
 //!
-//! It is a hint: whoever uses an entry opens the key and looks. So it need not observe every way in which a key can appear
-//! or disappear, only enough of them that what is missing is found and what is stale is harmless:
+//! It is a hint: whoever uses an entry opens the key and looks. So it need not observe every way in which a key can
+//! appear or disappear, only enough of them that what is missing is found and what is stale is harmless:
 //!
 //! - written by the write path
 //! - added by `rdb_load`, and by the notifications `restore`, `rename_to`, `copy_to`, `move_to`
@@ -49,8 +49,8 @@ impl StatusCounts {
     }
 }
 
-/// One key of the index. Keys are compared once, to find the slot: the due times, which change with every report, refer to
-/// it by number.
+/// One key of the index. Keys are compared once, to find the slot: the due times, which change with every report, refer
+/// to it by number.
 #[derive(Debug)]
 struct Slot {
     key: DbKey,
@@ -289,8 +289,8 @@ pub fn last_load_was_dropped() {
     dropped.extend(slot.map(|slot| slot.key.clone()));
 }
 
-/// Ends a load: returns the keys that it has read and that may not exist. Those of a data set that is not served yet are
-/// returned when it is.
+/// Ends a load: returns the keys that it has read and that may not exist. Those of a data set that is not served yet
+/// are returned when it is.
 pub fn take_dropped() -> Vec<DbKey> {
     let mut indexes = indexes();
     indexes.last_loaded = None;

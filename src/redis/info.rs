@@ -1,5 +1,5 @@
-//! `INFO deploy` (rule 8 "INFO"): one list of fields. Every number is kept as it changes, so that INFO costs the same at
-//! any size.
+//! `INFO deploy` (rule 8 "INFO"): one list of fields. Every number is kept as it changes, so that INFO costs the same
+//! at any size.
 
 use super::index::StatusCounts;
 use super::stats::TimerLag;
@@ -17,8 +17,8 @@ struct Snapshot {
 /// The value of a field.
 type Value = fn(&Snapshot) -> u64;
 
-/// The fields, in their order. The server prefixes each name with `deploy_`. `{status}` and `{code}` stand for one field
-/// for each status and each error code.
+/// The fields, in their order. The server prefixes each name with `deploy_`. `{status}` and `{code}` stand for one
+/// field for each status and each error code.
 const FIELDS: &[(&str, Source)] = &[
     ("deployments_{status}", Source::ByStatus),
     ("timers_armed", Source::Number(|s| s.counts.timers)),

@@ -7,8 +7,8 @@
 //! primary, AOF, slot migration ─► DEPLOY.APPLY key … ─► write_path (nothing is decided)
 //! ```
 //!
-//! Modules use only modules on lower floors; `tests/layers.rs` has the list. Raw pointers and `unsafe` are in the two doors
-//! to C alone: [`ffi`], what calls the server, and [`callbacks`], what the server calls.
+//! Modules use only modules on lower floors; `tests/layers.rs` has the list. Raw pointers and `unsafe` are at the C
+//! boundary alone: [`ffi`] calls the server, and the server calls [`callbacks`].
 
 #![deny(unsafe_code)]
 

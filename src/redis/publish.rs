@@ -1,8 +1,8 @@
 //! Publishing: the JSON of each event on the key's channel, so that coordinators need not poll.
 //!
-//! A publish of the module API reaches the subscribers of this server and, in a cluster, of every node. It does not reach
-//! the replicas of a single server; those have the events in what they are sent to apply, and publish them to their own
-//! subscribers, once.
+//! A publish of the module API reaches the subscribers of this server and, in a cluster, of every node. It does not
+//! reach the replicas of a single server; those have the events in what they are sent to apply, and publish them to
+//! their own subscribers, once.
 
 use super::config::{self, Publish};
 use super::ffi::{Ctx, RString};
@@ -90,8 +90,8 @@ pub fn publish_on_replica(ctx: Ctx, key: &str, changes: &ChangeSet) {
     }
 }
 
-/// Appends the key's part of the channel (rule 8 "Channel"). A sharded channel must be in the slot of its key, so the key
-/// becomes its hash tag, unless it has one already.
+/// Appends the key's part of the channel (rule 8 "Channel"). A sharded channel must be in the slot of its key, so the
+/// key becomes its hash tag, unless it has one already.
 fn push_channel_key(key: &str, mode: Publish, channel: &mut String) {
     match mode {
         Publish::Sharded if !has_hash_tag(key) => {

@@ -128,8 +128,8 @@ impl Key {
         cell.queued
     }
 
-    /// Stores a value in the place of ours, and keeps the key's TTL. A key without one of ours gets one. False where the
-    /// server refuses it.
+    /// Stores a value in the place of ours, and keeps the key's TTL. A key without one of ours gets one. False where
+    /// the server refuses it.
     #[must_use]
     pub fn put(&mut self, stored: Stored) -> bool {
         match self.0.value_mut() {

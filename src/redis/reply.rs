@@ -41,7 +41,7 @@ impl<'c> ReplyWriter<'c> {
         self.send(|ctx| ctx.reply_bytes(&json))
     }
 
-    /// Marks the reply as begun and sends it: by `send`, or later by whoever unblocks the client.
+    /// Marks the reply as started and sends it: by `send`, or later by whoever unblocks the client.
     pub fn send(self, send: impl FnOnce(Ctx)) -> Answered {
         self.replied.set(true);
         send(self.ctx);

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// The encoding version of the data type. It stays 1 as long as the value is one string: what that string holds has a
-/// format number of its own, in [`codec`]. A server can carry a string that it does not understand, but not a shape that
-/// it does not know.
+/// format number of its own, in [`codec`]. A server can carry a string that it does not understand, but not a shape
+/// that it does not know.
 pub const ENCVER: i32 = 1;
 
 /// The value of a key.
@@ -20,9 +20,9 @@ pub const ENCVER: i32 = 1;
 pub enum Stored {
     Record(Box<Record>),
     Encoded(EncodedRecord),
-    /// A payload that cannot be read here: written by a newer module, or damaged on its way from a primary or a file. It is
-    /// kept byte for byte, read-only, and written back as it came. Refusing it there would end the server, or make it
-    /// diverge from its primary.
+    /// A payload that cannot be read here: written by a newer module, or damaged on its way from a primary or a file.
+    /// It is kept byte for byte, read-only, and written back as it came. Refusing it there would end the server, or
+    /// make it diverge from its primary.
     ///
     /// A record followed by changes that could not be read ([`Stored::append_undecoded`]) is one as well: nothing is
     /// decided from a state that is known to be old, and a module that can read the changes has the true record.
@@ -169,8 +169,8 @@ impl Stored {
         Stored::Opaque { encver: ENCVER, bytes, reason: ReadOnlyReason::NotApplied }
     }
 
-    /// Keeps a payload that cannot be decoded; `error` is None where decoding it panicked. The operator has to act, so it
-    /// is logged.
+    /// Keeps a payload that cannot be decoded; `error` is None where decoding it panicked. The operator has to act, so
+    /// it is logged.
     fn read_only(encver: i32, bytes: Vec<u8>, error: Option<DecodeError>, key: &str) -> Stored {
         let reason = match &error {
             Some(DecodeError::NewerFormat { .. }) => ReadOnlyReason::NewerVersion,
@@ -221,7 +221,8 @@ impl Stored {
 }
 
 /// Decodes a payload. A panic in decoding must not be taken for a refusal, which would end a loading server, so it is
-/// caught here: the error is None then. With `keep`, changes may follow the record that an older module could not apply.
+/// caught here: the error is None then. With `keep`, changes may follow the record that an older module could not
+/// apply.
 fn decode_whole(encver: i32, bytes: &[u8], keep: bool) -> Result<Record, Option<DecodeError>> {
     match catch_panic("decoding a record", || decode(bytes, keep)) {
         Ok(Ok(record)) if encver <= ENCVER => Ok(record),

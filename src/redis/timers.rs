@@ -1,11 +1,11 @@
 //! The timer: one module timer for all deployments, always armed, that fires at the earliest due time of the index and
 //! issues a tick for each due record.
 //!
-//! A tick is only a reminder: late, early or repeated is harmless, since the record says what is due. What must not happen
-//! is a write where none may be: on a replica, while loading, in a forked child, or while replica traffic is paused (CLIENT
-//! PAUSE, FAILOVER, shutdown), where it would abort the server. There the timer waits. The tick itself is a command that
-//! the server checks like a client's (`S`: not on a read-only replica, a key of this node, enough replicas; `M`: memory),
-//! and one that it refuses is retried a little later.
+//! A tick is only a reminder: late, early or repeated is harmless, since the record says what is due. What must not
+//! happen is a write where none may be: on a replica, while loading, in a forked child, or while replica traffic is
+//! paused (CLIENT PAUSE, FAILOVER, shutdown), where it would abort the server. There the timer waits. The tick itself
+//! is a command that the server checks like a client's (`S`: not on a read-only replica, a key of this node, enough
+//! replicas; `M`: memory), and one that it refuses is retried a little later.
 
 use super::clock;
 use super::compat::valkey_4024;
@@ -137,9 +137,10 @@ fn on_timer(ctx: Ctx) {
     }
 }
 
-/// Returns true for the first run after a stall. A primary that stalled may have been replaced meanwhile, and everything
-/// is due. Its sockets hold unread messages that would tell it (lost replicas, cluster messages), and timers run before
-/// sockets are read. So one run is skipped; with `min-replicas-to-write` the server then notices that it is alone.
+/// Returns true for the first run after a stall. A primary that stalled may have been replaced meanwhile, and
+/// everything is due. Its sockets hold unread messages that would tell it (lost replicas, cluster messages), and timers
+/// run before sockets are read. So one run is skipped; with `min-replicas-to-write` the server then notices that it is
+/// alone.
 fn must_yield_once(armed_for: Option<Armed>, now: UnixMs) -> bool {
     let has_stalled = armed_for.is_some_and(|armed| now > armed.at.saturating_add(STALL_MS));
     let mut timer = timer();
@@ -198,8 +199,8 @@ fn tick(ctx: Ctx, due: UnixMs, key: &DbKey) {
             stats::record_timer_lag(lag);
             log_delay(due, clock::wall(), "timers are behind");
         }
-        // READONLY, OOM, NOREPLICAS, MISCONF, another node's key: retried later. A key that no longer holds a deployment
-        // is removed: the index missed that.
+        // READONLY, OOM, NOREPLICAS, MISCONF, another node's key: retried later. A key that no longer holds a
+        // deployment is removed: the index missed that.
         Err(_) => {
             let [name] = &name;
             if !matches!(Key::peek(ctx, name).stored(), KeyValue::Ours(_)) {

@@ -1,5 +1,6 @@
-//! The write path: whatever alters a record goes through [`change`] or [`apply`], and from there through `after_store`, so
-//! that the index, the timer, blocked clients, the idle queue, WATCH and client-side caches cannot be forgotten one by one.
+//! The write path: whatever alters a record goes through [`change`] or [`apply`], and from there through `after_store`,
+//! so that the index, the timer, blocked clients, the idle queue, WATCH and client-side caches cannot be forgotten one
+//! by one.
 //!
 //! ```text
 //! change   a command or a tick, on a primary: decide ─► replicate ─► commit ─► after_store ─► publish, notify
@@ -26,8 +27,8 @@ pub struct WriteOutcome {
 
 /// Decides a command and commits the decision. A command that is rejected, or has no effect, leaves no trace.
 ///
-/// The record is modified in place, inside the key's value. The key is opened for reading all the same: a key opened for
-/// writing counts as modified when it closes, for WATCH and client-side caches, and most reports change nothing.
+/// The record is modified in place, inside the key's value. The key is opened for reading all the same: a key opened
+/// for writing counts as modified when it closes, for WATCH and client-side caches, and most reports change nothing.
 pub fn change(ctx: Ctx, key: &RStr, command: &Command) -> Result<WriteOutcome, CommandError> {
     let mut open = Key::read(ctx, key);
     let mut new = None;
@@ -57,8 +58,8 @@ pub fn change_and_reply(call: &Call, key: &RStr, command: &Command) -> Result<An
     Ok(call.reply_decision(&outcome.reply))
 }
 
-/// Decides a command on the record in place. Where the command is rejected or has no effect, the record is as before, and
-/// there are no messages.
+/// Decides a command on the record in place. Where the command is rejected or has no effect, the record is as before,
+/// and there are no messages.
 fn commit(
     ctx: Ctx,
     key: &RStr,
@@ -70,9 +71,9 @@ fn commit(
     if uncommitted.batch.changes.is_empty() {
         return Ok((uncommitted.reply, None));
     }
-    // Everything that costs or could fail comes before the commit. Replicating comes first, because the server may refuse
-    // it: it does where DEPLOY.APPLY was renamed. It only queues what is sent when the command ends, so that its order
-    // against storing is not visible.
+    // Everything that costs or could fail comes before the commit. Replicating comes first, because the server may
+    // refuse it: it does where DEPLOY.APPLY was renamed. It only queues what is sent when the command ends, so that its
+    // order against storing is not visible.
     let payload = codec::encode_uncommitted(&uncommitted);
     let messages = EventMessages::of(context.key, &uncommitted.batch);
     if !ctx.replicate(replication::APPLY, key, &payload) {
@@ -117,8 +118,8 @@ fn store(ctx: Ctx, key: &RStr, mut open: Key, state: Store) -> Result<(), Comman
     Ok(())
 }
 
-/// Does what every stored change requires: unblocks clients, updates the index, arms the timer, queues a finished record. On
-/// a server that may not write, the timer finds the entry by itself.
+/// Does what every stored change requires: unblocks clients, updates the index, arms the timer, queues a finished
+/// record. On a server that may not write, the timer finds the entry by itself.
 fn after_store(ctx: Ctx, key: &RStr, open: &mut Key) {
     let (Ok(name), KeyValue::Ours(stored)) = (std::str::from_utf8(key.as_slice()), open.stored()) else { return };
     let (db, entry) = (ctx.selected_db(), IndexEntry::of(stored));
@@ -132,7 +133,7 @@ fn after_store(ctx: Ctx, key: &RStr, open: &mut Key) {
     }
 }
 
-// ---- changes that were decided elsewhere -----------------------------------------------------------------------------
+// ---- changes that were decided elsewhere ----------------------------------------------------------------------------
 
 static READ_ONLY_LOG: LogLimiter = LogLimiter::new();
 
@@ -164,8 +165,8 @@ enum Applied {
     Changed(Store, Option<ChangeSet>),
 }
 
-/// Applies a change set to the value of an open key. Changes that cannot be decoded are kept behind the record, which is
-/// read-only from then on: a newer module can apply them.
+/// Applies a change set to the value of an open key. Changes that cannot be decoded are kept behind the record, which
+/// is read-only from then on: a newer module can apply them.
 fn apply_changes(key: &RStr, open: &mut Key, payload: &[u8]) -> Result<Applied, String> {
     // Decodes the record. A read-only one is met again below.
     let _ = open.record();

@@ -1,9 +1,9 @@
 //! The two writers of an event's fields. The fields are described once, in [`events`](super::events).
 //!
-//! An event is published with nearly every report. serde_json scans each field name for characters to escape, byte by byte,
-//! which is half of an event's JSON: 4,567 instructions for an `agent_state` of 306 bytes, 12 % of a report. [`JsonFields`]
-//! writes the names, which are constants of this module, as they are, and leaves the values to serde_json: see
-//! docs/benchmarks.md for the figure.
+//! An event is published with nearly every report. serde_json scans each field name for characters to escape, byte by
+//! byte, which is half of an event's JSON: 4,567 instructions for an `agent_state` of 306 bytes, 12 % of a report.
+//! [`JsonFields`] writes the names, which are constants of this module, as they are, and leaves the values to
+//! serde_json: see docs/benchmarks.md for the figure.
 
 use serde::ser::SerializeMap;
 use serde::Serialize;

@@ -1,8 +1,8 @@
 //! Events as they are published and logged (rule 5), and the log (rule 3 EVENTS).
 //!
 //! An event includes everything that `evolve` applies, so that a reader who applies the log in order has the record.
-//! Only a manifest's text is left out, because subscribers and MONITOR would receive up to a megabyte that DEPLOY.VERSION
-//! has.
+//! Only a manifest's text is left out, because subscribers and MONITOR would receive up to a megabyte that
+//! DEPLOY.VERSION has.
 
 use super::event_fields::{fields, Fields, JsonFields, Name, SerdeFields};
 use super::policy::policy;
@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 /// One event as a JSON object: the fields that all events have, then those of its type.
 ///
-/// It is written field by field from the event, because one is published for nearly every report. The number of fields is
-/// not given to the serializer: an event is a JSON text in every reply, so RESP never sees its fields.
+/// It is written field by field from the event, because one is published for nearly every report. The number of fields
+/// is not given to the serializer: an event is a JSON text in every reply, so RESP never sees its fields.
 #[derive(Debug, Clone, Copy)]
 pub struct EventView<'a> {
     pub event: &'a Event,
@@ -81,8 +81,8 @@ pub fn append_event_json(event: &Event, key: &str, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// The reply of EVENTS, an array `[first, last, [event …]]` (rule 3 EVENTS). It owns its texts, so that a blocked client
-/// can be answered with it later.
+/// The reply of EVENTS, an array `[first, last, [event …]]` (rule 3 EVENTS). It owns its texts, so that a blocked
+/// client can be answered with it later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventsPage {
     /// The first revision in the log; of an empty log, the last revision + 1, so that a caller who is up to date is not
@@ -224,8 +224,8 @@ fn body<F: Fields>(event: &Event, to: &mut F) -> Result<(), F::Error> {
 /// The value of a field that is null in every event of its type.
 const NONE: Option<&str> = None;
 
-/// Writes the fields of a new version and its deployment. Its number and the deployment's id are among the fields that all
-/// events have.
+/// Writes the fields of a new version and its deployment. Its number and the deployment's id are among the fields that
+/// all events have.
 fn new_deployment<F: Fields>(new: &NewDeployment, to: &mut F) -> Result<(), F::Error> {
     let version = &new.version;
     fields!(to,

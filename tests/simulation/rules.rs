@@ -145,7 +145,7 @@ fn rollout<'a>(model: &'a Model) -> Result<&'a Rollout, String> {
     model.rollout.as_ref().ok_or_else(|| "there is a deployment".to_string())
 }
 
-// ---- at every event ------------------------------------------------------------------------------------------------
+// ---- at every event -------------------------------------------------------------------------------------------------
 
 /// Rule 1: the revision goes up by one for each event.
 fn revisions_count_by_one(h: &Happening) -> Said {
@@ -744,7 +744,7 @@ fn unsafe_counts_only_of_what_is_being_replaced(h: &Happening) -> Said {
     Ok(())
 }
 
-// ---- after every command -------------------------------------------------------------------------------------------
+// ---- after every command --------------------------------------------------------------------------------------------
 
 /// Rule 5: the events leave nothing out.
 fn the_second_engine_is_equal(o: &Outcome) -> Said {

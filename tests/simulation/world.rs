@@ -150,7 +150,7 @@ impl World {
         Ok(())
     }
 
-    // ---- restless ------------------------------------------------------------------------------------------------
+    // ---- restless ---------------------------------------------------------------------------------------------------
 
     fn step(&mut self, rng: &mut Rng) -> Result<(), Broken> {
         let at = rng.below(self.suts.len());
@@ -375,7 +375,7 @@ impl World {
         self.deliver(at, command)
     }
 
-    // ---- at rest -------------------------------------------------------------------------------------------------
+    // ---- at rest ----------------------------------------------------------------------------------------------------
 
     /// Operators are silent, coordinators read TASKS and nothing else: every deployment ends (or waits for a person).
     fn come_to_rest(&mut self) -> Result<(), Broken> {

@@ -90,7 +90,8 @@ pub fn reply<T: Serialize>(shape: &T) -> Value {
     reader.whole.expect("a reply")
 }
 
-/// Asserts that a reply is the JSON value: the same names in the same order, booleans as 0 and 1, JSON texts as strings.
+/// Asserts that a reply is the JSON value: the same names in the same order, booleans as 0 and 1, JSON texts as
+/// strings.
 #[track_caller]
 fn assert_same(json: &Value, reply: &Value, path: &str) {
     match (json, reply) {

@@ -1,4 +1,5 @@
-//! Servers of the benchmark: those of the tests, with the baseline module beside the module, and killed with this process.
+//! Servers of the benchmark: those of the tests, with the baseline module beside the module, and killed with this
+//! process.
 
 use std::ops::Deref;
 use std::os::unix::process::CommandExt;

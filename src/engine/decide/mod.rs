@@ -1,6 +1,6 @@
-//! Decisions: one match over the commands, one function for each. A function validates first, then emits events; before it,
-//! everything that is due by now was processed, and after it the rollout advances by itself ([`rollout`](super::rollout)).
-//! A rejection drops the draft, so that nothing changes.
+//! Decisions: one match over the commands, one function for each. A function validates first, then emits events; before
+//! it, everything that is due by now was processed, and after it the rollout advances by itself
+//! ([`rollout`](super::rollout)). A rejection drops the draft, so that nothing changes.
 //!
 //! The functions are in files by audience: [`versions`] (DEPLOY, ROLLBACK), [`operate`], [`reports`] and [`services`].
 

@@ -11,8 +11,8 @@ use crate::engine::record::Record;
 use crate::engine::rejection::Rejection;
 use std::sync::Arc;
 
-/// Finds the instance that a report is about: the agent's newest one of that version and job. None where it was removed, so
-/// that the report is stale.
+/// Finds the instance that a report is about: the agent's newest one of that version and job. None where it was
+/// removed, so that the report is stale.
 ///
 /// # Errors
 /// `NOTFOUND` for an agent or a version that the record does not have.
@@ -165,7 +165,8 @@ fn state_event(
     }
 }
 
-/// Applies `stopped`: ends a stop task, removes an instance that is being replaced, and marks any other unhealthy at once.
+/// Applies `stopped`: ends a stop task, removes an instance that is being replaced, and marks any other unhealthy at
+/// once.
 fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) -> bool {
     let Some(instance) = draft.record.instances.get(key) else { return false };
     let told = instance.is_stopping();

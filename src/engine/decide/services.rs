@@ -18,8 +18,8 @@ pub const MAX_META_DEPTH: usize = 32;
 /// Decides REGISTER (rule 3, rule 8 "Services").
 pub(super) fn register(draft: &mut Draft, register: &Register) -> Result<bool, Rejection> {
     let known = draft.record.services.get(&register.instance).cloned();
-    // A refresh that names neither version nor job keeps its owner: the agent's newest instance may be one that nobody has
-    // taken up yet, and the services of the old one stay until then (rule 8 "What an agent now runs").
+    // A refresh that names neither version nor job keeps its owner: the agent's newest instance may be one that nobody
+    // has taken up yet, and the services of the old one stay until then (rule 8 "What an agent now runs").
     let stays = known
         .as_ref()
         .filter(|s| s.owner.agent == register.agent && register.version.is_none() && register.job.is_none());
@@ -94,8 +94,8 @@ pub(super) fn check(draft: &mut Draft, check: &Check) -> Result<bool, Rejection>
     Ok(refresh_service(draft, &known, check.status, check.reason.clone()))
 }
 
-/// Refreshes a known service: a new status is an event; the same one only moves the TTL, which is a silent change (rule 8
-/// "Services").
+/// Refreshes a known service: a new status is an event; the same one only moves the TTL, which is a silent change (rule
+/// 8 "Services").
 fn refresh_service(draft: &mut Draft, known: &Service, status: CheckStatus, reason: Option<Arc<str>>) -> bool {
     let expires_at = expiry(draft, known.ttl_ms, status);
     if known.status != status {

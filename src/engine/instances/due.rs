@@ -3,7 +3,7 @@
 use crate::engine::instance::Instance;
 use crate::engine::time::UnixMs;
 
-/// What becomes due about an instance. At equal times the order is this one: a healthy verdict comes before the deadline
+/// A due time of an instance. At equal times the order is this one: a healthy verdict comes before the deadline
 /// that it meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum InstanceDue {

@@ -1,4 +1,5 @@
-//! Storage of many instances: by agent, with indexes that every change updates and that can be rebuilt from the instances.
+//! Storage of many instances: by agent, with indexes that every change updates and that can be rebuilt from the
+//! instances.
 
 use super::counts::HealthCounts;
 use super::due::{due_times, InstanceDue};

@@ -18,8 +18,8 @@ use super::time::UnixMs;
 use super::undo::UndoLog;
 use std::sync::Arc;
 
-/// Indexed storage returns to small storage at this number of instances. Fewer than small storage holds, so that a record at
-/// its limit does not change storage with every report.
+/// Indexed storage returns to small storage at this number of instances. Fewer than small storage holds, so that a
+/// record at its limit does not change storage with every report.
 const SMALL_AGAIN: usize = 24;
 
 #[derive(Debug, Clone, Default)]
@@ -189,7 +189,7 @@ impl Instances {
         }
     }
 
-    // ---- transactions ------------------------------------------------------------------------------------------------
+    // ---- transactions -----------------------------------------------------------------------------------------------
 
     pub(super) fn begin(&mut self) {
         self.undo.begin();
@@ -212,7 +212,7 @@ impl Instances {
         }
     }
 
-    // ---- storage -----------------------------------------------------------------------------------------------------
+    // ---- storage ----------------------------------------------------------------------------------------------------
 
     fn put(&mut self, instance: Instance) {
         match &mut self.storage {

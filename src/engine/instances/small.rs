@@ -1,4 +1,5 @@
-//! Storage of few instances: a sorted vector, scanned. That is faster than indexes, and takes a fraction of their memory.
+//! Storage of few instances: a sorted vector, scanned. That is faster than indexes, and takes a fraction of their
+//! memory.
 
 use super::counts::HealthCounts;
 use super::due::{due_at, due_times, InstanceDue};
@@ -122,8 +123,8 @@ fn range_of(list: &[Instance], agent: &str) -> Range<usize> {
     start..start + count
 }
 
-/// Returns the index of an instance. Most keys share the instance's own texts: those are found by address, without comparing
-/// text.
+/// Returns the index of an instance. Most keys share the instance's own texts: those are found by address, without
+/// comparing text.
 fn index_of(list: &[Instance], key: &InstanceKey) -> Option<usize> {
     let is_itself = |i: &Instance| {
         i.version == key.version && Arc::ptr_eq(&i.agent, &key.agent) && Arc::ptr_eq(&i.job_id, &key.job_id)

@@ -1,5 +1,5 @@
-//! Canary (rule 4.4): the first `canary` changed agents are released at once; once all are healthy, a promotion releases the
-//! rest.
+//! Canary (rule 4.4): the first `canary` changed agents are released at once; once all are healthy, a promotion
+//! releases the rest.
 
 use super::step::{Step, StrategyInput};
 use crate::engine::instance::Role;

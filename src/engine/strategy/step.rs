@@ -28,7 +28,8 @@ pub struct StrategyInput<'a> {
 }
 
 impl StrategyInput<'_> {
-    /// Returns the agents to release next, at most `n`. Agents are released in order, so those placed are the first ones.
+    /// Returns the agents to release next, at most `n`. Agents are released in order, so those placed are the first
+    /// ones.
     pub fn next(&self, n: usize) -> Vec<Arc<str>> {
         self.deployment.changed.iter().skip(self.own.placed).take(n).cloned().collect()
     }

@@ -1,4 +1,5 @@
-//! `docs/commands.json`: the commands in the form that RedisJSON and RedisBloom ship, for documentation and client tools.
+//! `docs/commands.json`: the commands in the form that RedisJSON and RedisBloom ship, for documentation and client
+//! tools.
 
 use crate::redis::ffi::{Argument, ArgumentKind};
 use serde::Serialize;

@@ -19,8 +19,8 @@ const COUNT_DEFAULT: usize = 10;
 /// The most keys that one call visits before it returns: a filter that admits few must not block the server.
 const MAX_VISITED: usize = 1_000;
 
-/// The cursor that starts and ends a listing. Any other cursor holds the last key seen, so that a page starts right after
-/// it, whatever was added or removed meanwhile.
+/// The cursor that starts and ends a listing. Any other cursor holds the last key seen, so that a page starts right
+/// after it, whatever was added or removed meanwhile.
 const START: &str = "0";
 const AFTER: &str = "after:";
 

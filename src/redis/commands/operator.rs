@@ -135,7 +135,7 @@ pub fn untag(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     change_and_reply(call, key, &Command::Untag { tag })
 }
 
-// ---- reading --------------------------------------------------------------------------------------------------
+// ---- reading --------------------------------------------------------------------------------------------------------
 
 pub fn status(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;

@@ -1,15 +1,15 @@
-//! A workaround for valkey#4024, a fault of Valkey 8.1 to 9.1.1: a module that subscribes to keyspace notifications leaves
-//! the calling client on the database of the notification, which for MOVE and COPY … DB is not its own. The client would
-//! go on there, and a replica would apply what follows to the wrong database.
+//! A workaround for valkey#4024, a fault of Valkey 8.1 to 9.1.1: a module that subscribes to keyspace notifications
+//! leaves the calling client on the database of the notification, which for MOVE and COPY … DB is not its own. The
+//! client would go on there, and a replica would apply what follows to the wrong database.
 //!
 //! So the database that the client came from is determined, and selected again. Where the server restores it by itself,
 //! or has a client of its own for the notification, selecting it changes nothing.
 //!
 //! - MOVE notifies `move_from`, on the client's own database, before `move_to`.
-//! - COPY notifies the target alone. A command filter saves the client's database before the command runs. It cannot see
-//!   a script's own client, nor a SELECT that was queued before: a script that uses COPY … DB should SELECT again.
-//! - While an AOF is replayed, the server runs no filter. There the module does not subscribe: it does so at the first run
-//!   of the timer, which comes after, and then rescans for keys that a RENAME, MOVE or COPY in the AOF made.
+//! - COPY notifies the target alone. A command filter saves the client's database before the command runs. It cannot
+//!   see a script's own client, nor a SELECT that was queued before: a script that uses COPY … DB should SELECT again.
+//! - While an AOF is replayed, the server runs no filter. There the module does not subscribe: it does so at the first
+//!   run of the timer, which comes after, and then rescans for keys that a RENAME, MOVE or COPY in the AOF made.
 
 use crate::redis::ffi::{has_db_switch_bug, Ctx, LogLevel, RString, Unavailable};
 use crate::redis::keyspace;

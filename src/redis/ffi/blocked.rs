@@ -1,8 +1,8 @@
 //! Blocked clients: a client that waits for a change ([`Blocked`]) or for a large reply ([`DeferredClient`]).
 //!
-//! A [`Blocked`] handle lives until it is given to `RM_UnblockClient`, exactly once: after an answer, after a timeout, or
-//! after the client disconnected. All of it happens on the main thread, so none is given back twice or used afterwards.
-//! A [`DeferredClient`] is owned, and given back when dropped.
+//! A [`Blocked`] handle lives until it is given to `RM_UnblockClient`, exactly once: after an answer, after a timeout,
+//! or after the client disconnected. All of it happens on the main thread, so none is given back twice or used
+//! afterwards. A [`DeferredClient`] is owned, and given back when dropped.
 
 use super::api::api;
 use super::context::Ctx;

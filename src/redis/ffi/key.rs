@@ -105,7 +105,8 @@ impl<T> Key<T> {
             return KeyValue::Empty;
         }
         match self.kind.value_at(self.raw) {
-            // SAFETY: a box of our type. It stays while the key is open and nobody replaces it, which takes `&mut self`.
+            // SAFETY: a box of our type. It stays while the key is open and nobody replaces it, which takes `&mut
+            // self`.
             Some(value) => KeyValue::Ours(unsafe { &*value }),
             None => KeyValue::Foreign,
         }
@@ -179,7 +180,8 @@ impl Ctx {
         };
         let mut state = Scan { kind, found: Vec::new() };
         let data: *mut c_void = ptr::from_mut(&mut state).cast();
-        // SAFETY: the cursor is created and destroyed here; the callback has `state` for itself while this function waits.
+        // SAFETY: the cursor is created and destroyed here; the callback has `state` for itself while this function
+        // waits.
         unsafe {
             let cursor = create();
             while scan(self.raw(), cursor, Some(on_scanned::<T>), data) != 0 {}

@@ -1,5 +1,5 @@
-//! The first of the two doors to C: everything that calls the server. It uses nothing of the module above it, and gets
-//! functions and rows as arguments. The second door, [`callbacks`](super::callbacks), is everything that the server
+//! Calls into the server, in safe types: the lower half of the C boundary. It uses nothing of the module above it, and
+//! gets functions and rows as arguments. The upper half, [`callbacks`](super::callbacks), is everything that the server
 //! calls by name of a data type, an event or a configuration.
 //!
 //! - [`context`]: the context of a call; [`reply`]: the reply functions; [`server`]: facts about the process
@@ -8,9 +8,9 @@
 //! - [`register`]: registration in OnLoad
 //! - [`panic`]: the panic boundary; [`log`]: the server's log; [`acl`]: rights of the caller
 //!
-//! Every `unsafe` block rests on this: the server calls a module on its main thread alone, except `free`, which releases
-//! memory and does nothing else, and `rdb_save`, `aof_rewrite` in a forked child. A pointer that the server passes is
-//! valid until the call returns. API function pointers are written once, before OnLoad, and read afterwards.
+//! Every `unsafe` block rests on this: the server calls a module on its main thread alone, except `free`, which
+//! releases memory and does nothing else, and `rdb_save`, `aof_rewrite` in a forked child. A pointer that the server
+//! passes is valid until the call returns. API function pointers are written once, before OnLoad, and read afterwards.
 
 mod acl;
 mod api;

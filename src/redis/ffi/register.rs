@@ -18,7 +18,7 @@ fn ok(status: c_int) -> Result<(), Unavailable> {
     }
 }
 
-// ---- events and INFO -------------------------------------------------------------------------------------------------
+// ---- events and INFO ------------------------------------------------------------------------------------------------
 
 pub type KeyspaceCallback =
     unsafe extern "C" fn(*mut raw::RedisModuleCtx, c_int, *const c_char, *mut raw::RedisModuleString) -> c_int;
@@ -61,7 +61,7 @@ pub fn subscribe_to_server(ctx: Ctx, ids: &[u64], callback: ServerEventCallback)
     Ok(())
 }
 
-// ---- configuration ---------------------------------------------------------------------------------------------------
+// ---- configuration --------------------------------------------------------------------------------------------------
 
 pub type GetNumber = unsafe extern "C" fn(*const c_char, *mut c_void) -> c_longlong;
 pub type SetNumber =
@@ -151,7 +151,7 @@ pub fn load_configs(ctx: Ctx) -> Result<(), Unavailable> {
     ok(unsafe { load(ctx.raw()) })
 }
 
-// ---- commands --------------------------------------------------------------------------------------------------------
+// ---- commands -------------------------------------------------------------------------------------------------------
 
 /// The function that the server calls for a command.
 #[derive(Clone, Copy)]
@@ -235,8 +235,8 @@ pub enum KeyAccess {
 }
 
 impl KeyAccess {
-    /// The flags of the key specification. The server takes one of UPDATE and INSERT, and what DEPLOY does to an existing
-    /// record is more than an insertion.
+    /// The flags of the key specification. The server takes one of UPDATE and INSERT, and what DEPLOY does to an
+    /// existing record is more than an insertion.
     fn flags(self) -> u32 {
         use raw::{
             REDISMODULE_CMD_KEY_ACCESS as ACCESS, REDISMODULE_CMD_KEY_DELETE as DELETE, REDISMODULE_CMD_KEY_RO as RO,
@@ -326,8 +326,8 @@ pub fn set_command_info(ctx: Ctx, info: &CommandInfo) -> Result<(), Unavailable>
         key_specs: if info.access == KeyAccess::None { ptr::null_mut() } else { keys.as_mut_ptr() },
         args: arguments.list(),
     };
-    // SAFETY: everything that `command_info` points to lives in `texts`, `arguments` and `keys` until here, and is copied;
-    // the lists end in a zeroed element. The version is static, as it must be.
+    // SAFETY: everything that `command_info` points to lives in `texts`, `arguments` and `keys` until here, and is
+    // copied; the lists end in a zeroed element. The version is static, as it must be.
     ok(unsafe { set(command, &command_info) })
 }
 

@@ -19,8 +19,8 @@ impl Ctx {
     pub fn create_timer(self, after_ms: u64, work: Work) -> Option<TimerId> {
         let create = api!(RedisModule_CreateTimer)?;
         let period = i64::try_from(after_ms).unwrap_or(i64::MAX);
-        // SAFETY: the callback is an extern "C" function of this library, which is never unloaded; the data is a function
-        // pointer, which `run_timer` turns back.
+        // SAFETY: the callback is an extern "C" function of this library, which is never unloaded; the data is a
+        // function pointer, which `run_timer` turns back.
         Some(TimerId(unsafe { create(self.raw(), period, Some(run_timer), work as *mut c_void) }))
     }
 

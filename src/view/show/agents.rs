@@ -1,5 +1,5 @@
-//! The table of agents: version, role, state, health and its duration, one line for each. Where there are too many, those
-//! of the highest priority have a line.
+//! The table of agents: version, role, state, health and its duration, one line for each. Where there are too many,
+//! those of the highest priority have a line.
 
 use super::page::{count, Page, NAME, REASON, WIDTH};
 use super::text::{format_duration, pad, remaining, truncate, truncate_escaped, until, wrap};
@@ -100,7 +100,7 @@ impl<'r> Row<'r> {
     }
 }
 
-// ---- the table -------------------------------------------------------------------------------------------------------
+// ---- the table ------------------------------------------------------------------------------------------------------
 
 /// The widths of the columns, which do not depend on the present state of an instance.
 struct Columns {

@@ -102,12 +102,12 @@ fn words(event: &Event) -> String {
     }
 }
 
-fn new_deployment(beginning: &NewDeployment, version: u64) -> String {
+fn new_deployment(new: &NewDeployment, version: u64) -> String {
     format!(
         "v{version} {}, {}, {}",
-        beginning.mode.name(),
-        count(beginning.changed.len(), "agent"),
-        by(&beginning.version.by, beginning.version.reason.as_deref())
+        new.mode.name(),
+        count(new.changed.len(), "agent"),
+        by(&new.version.by, new.version.reason.as_deref())
     )
 }
 

@@ -1,7 +1,7 @@
 //! Text and times of the page: printable ASCII of bounded width.
 //!
-//! Keys, agents and reasons are untrusted strings, and the page goes to a terminal. A character that could move the cursor
-//! or has another width than one column is written as an escape.
+//! Keys, agents and reasons are untrusted strings, and the page goes to a terminal. A character that could move the
+//! cursor or has another width than one column is written as an escape.
 
 use crate::engine::time::{Deadline, UnixMs};
 use time::{Date, OffsetDateTime};
@@ -62,7 +62,7 @@ pub(super) fn wrap(text: &str, width: usize, most: usize) -> Vec<String> {
     lines
 }
 
-// ---- times -----------------------------------------------------------------------------------------------------------
+// ---- times ----------------------------------------------------------------------------------------------------------
 
 /// Formats a duration in at most two units, rounded down.
 pub(super) fn format_duration(ms: u64) -> String {

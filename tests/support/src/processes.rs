@@ -35,7 +35,7 @@ fn newest_in(path: &Path) -> Option<SystemTime> {
     path.metadata().ok()?.modified().ok()
 }
 
-// ---------------------------------------------------------------------------------------------- hosts
+// ---- hosts ----------------------------------------------------------------------------------------------------------
 
 /// A folder with the state directories of coordinators and the run logs of their agents. All their processes are
 /// killed when this is dropped.
@@ -131,7 +131,7 @@ impl Drop for Host {
     }
 }
 
-// ---------------------------------------------------------------------------------------------- processes
+// ---- processes ------------------------------------------------------------------------------------------------------
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Process {
@@ -189,7 +189,7 @@ fn running() -> Vec<Process> {
     pids.filter_map(of_pid).collect()
 }
 
-// ---------------------------------------------------------------------------------------------- coordinators
+// ---- coordinators ---------------------------------------------------------------------------------------------------
 
 /// The process of a coordinator. It is killed when this is dropped; its agents continue, as after a crash.
 pub struct Coordinator {
@@ -259,7 +259,7 @@ pub fn url(server: &Server) -> String {
     format!("redis://127.0.0.1:{}/", server.port)
 }
 
-// ---------------------------------------------------------------------------------------------- manifests
+// ---- manifests ------------------------------------------------------------------------------------------------------
 
 /// A manifest of agents of one behaviour, each with one service, `web`, under an HTTP check.
 pub struct App<'a> {

@@ -408,7 +408,7 @@ pub fn events(decision: &Decision) -> impl Iterator<Item = &Arc<Event>> {
     })
 }
 
-// ---- formatting ----------------------------------------------------------------------------------------------------
+// ---- formatting -----------------------------------------------------------------------------------------------------
 
 pub fn rejection_line(rejection: &Rejection) -> String {
     format!("{} {}\n", rejection.code().word(), rejection)

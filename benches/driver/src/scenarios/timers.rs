@@ -35,7 +35,7 @@ fn report(out: &mut Vec<u8>, key: &str) {
     put(out, &["DEPLOY.REPORT", key, &agent(0), "ready"]);
 }
 
-// ---- delay of events -----------------------------------------------------------------------------------------------
+// ---- delay of events ------------------------------------------------------------------------------------------------
 
 /// Value of min_healthy_ms of a watched rollout.
 const WATCHED_MS: &str = "3000";
@@ -146,7 +146,7 @@ fn watch(target: Target, prefix: &str, count: usize) -> JoinHandle<Vec<u64>> {
     })
 }
 
-// ---- many due at once ----------------------------------------------------------------------------------------------
+// ---- many due at once -----------------------------------------------------------------------------------------------
 
 /// Measures PING while many rollouts are due at once.
 pub fn storm(bench: &mut Bench) {
