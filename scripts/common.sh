@@ -58,4 +58,3 @@ build_module() {
 }
 
 # The former name of require_tools, for scripts/package.
-need_tools() { require_tools; }

@@ -224,7 +224,7 @@ fn damaged_and_hostile_payloads_are_rejected_without_large_allocations() {
         eprintln!("   {sent} payloads in {seconds:.1} s, {cut} of them cut; {taken} are records; {used:.1} MiB became {peak:.1}");
         assert!(peak < used + 6.0, "memory went from {used:.1} to {peak:.1} MiB");
         assert_eq!(rollout::dump(&mut client, KEY), before, "the record beside them is as it was");
-        assert_eq!(client.info("deploy", "deploy_internal_errors"), "0", "{}", server.log());
+        assert_eq!(client.info("deploy", "deploy_panics_caught"), "0", "{}", server.log());
         assert_index_matches(&mut client, &[0]);
         assert!(server.is_alive());
     });

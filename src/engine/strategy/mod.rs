@@ -6,10 +6,10 @@ mod initial;
 mod rolling;
 mod step;
 
+pub use self::step::Step;
+use self::step::StrategyInput;
 use super::deployment::Mode;
 use super::record::Record;
-pub use step::Step;
-use step::StrategyInput;
 
 /// Returns the next step of the record's deployment.
 pub fn next(record: &Record) -> Step {

@@ -8,6 +8,7 @@ use redis_module::raw;
 use std::any::type_name;
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::{fmt, ptr};
 
@@ -37,11 +38,12 @@ impl<T> ValueType<T> {
     }
 
     /// Returns the value at a key, None where the key holds none of this type.
-    fn value_at(&self, key: *mut raw::RedisModuleKey) -> Option<*mut T> {
+    fn value_at(&self, key: *mut raw::RedisModuleKey) -> Option<NonNull<T>> {
         let (get_type, get_value) = (api!(RedisModule_ModuleTypeGetType)?, api!(RedisModule_ModuleTypeGetValue)?);
         // SAFETY: the key is open; both return null for a key that holds no module value.
         let (found, value) = unsafe { (get_type(key), get_value(key)) };
-        (!found.is_null() && found == self.raw.load(Ordering::Relaxed) && !value.is_null()).then_some(value.cast())
+        let is_ours = !found.is_null() && found == self.raw.load(Ordering::Relaxed);
+        NonNull::new(value.cast()).filter(|_| is_ours)
     }
 }
 
@@ -68,6 +70,8 @@ pub struct Key<T: 'static> {
     ctx: Ctx,
     raw: *mut raw::RedisModuleKey,
     kind: &'static ValueType<T>,
+    /// The value of our type. Looked up once: nothing but `replace` changes it while the key is open.
+    value: Option<NonNull<T>>,
 }
 
 impl<T> Key<T> {
@@ -91,7 +95,9 @@ impl<T> Key<T> {
             Some(open) => unsafe { open(ctx.raw(), name.raw(), mode as c_int) },
             None => ptr::null_mut(),
         };
-        Key { ctx, raw: raw.cast(), kind }
+        let raw: *mut raw::RedisModuleKey = raw.cast();
+        let value = if raw.is_null() { None } else { kind.value_at(raw) };
+        Key { ctx, raw, kind, value }
     }
 
     pub fn ctx(&self) -> Ctx {
@@ -104,21 +110,17 @@ impl<T> Key<T> {
         if self.raw.is_null() {
             return KeyValue::Empty;
         }
-        match self.kind.value_at(self.raw) {
-            // SAFETY: a box of our type. It stays while the key is open and nobody replaces it, which takes `&mut
-            // self`.
-            Some(value) => KeyValue::Ours(unsafe { &*value }),
+        match self.value {
+            // SAFETY: a box of our type. It stays while the key is open and is not replaced, which takes `&mut self`.
+            Some(value) => KeyValue::Ours(unsafe { value.as_ref() }),
             None => KeyValue::Foreign,
         }
     }
 
     /// Returns the value, to be modified in place. Nothing is signalled: see [`Ctx::signal_modified`].
     pub fn value_mut(&mut self) -> Option<&mut T> {
-        if self.raw.is_null() {
-            return None;
-        }
         // SAFETY: as in `value`; `&mut self` excludes other references.
-        self.kind.value_at(self.raw).map(|value| unsafe { &mut *value })
+        self.value.map(|mut value| unsafe { value.as_mut() })
     }
 
     /// Deletes what is at the key, with its TTL, and stores a value. False where the server refuses it.
@@ -133,6 +135,7 @@ impl<T> Key<T> {
             drop(unsafe { Box::from_raw(value.cast::<T>()) });
             return false;
         }
+        self.value = NonNull::new(value.cast());
         true
     }
 
