@@ -56,5 +56,3 @@ build_module() {
     (cd "$root" && cargo build --release --locked)
     [ -f "$module" ] || die "the build did not produce $module"
 }
-
-# The former name of require_tools, for scripts/package.
