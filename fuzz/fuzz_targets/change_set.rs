@@ -17,7 +17,11 @@ fuzz_target!(|bytes: &[u8]| {
     let mut record = Record::empty();
     for payload in rest.chunks(chunk_size) {
         let Ok(change_set) = decode_change_set(&wrap(payload)) else { continue };
-        assert_eq!(decode_change_set(&encode_change_set(&change_set)).as_ref(), Ok(&change_set), "encoding and decoding is lossless");
+        assert_eq!(
+            decode_change_set(&encode_change_set(&change_set)).as_ref(),
+            Ok(&change_set),
+            "encoding and decoding is lossless"
+        );
         engine::apply(&mut record, &change_set);
     }
     view::to_json(&view::status(&record, "key"));

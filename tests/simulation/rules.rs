@@ -81,7 +81,13 @@ macro_rules! rules {
     ($($name:ident),+ $(,)?) => { &[$((stringify!($name), $name)),+] };
 }
 
-pub const EVENT_RULES: &[(&str, fn(&Happening) -> Said)] = rules![
+/// A rule of an event, by its name.
+type EventRule = (&'static str, fn(&Happening) -> Said);
+
+/// A rule of a command, by its name.
+type CommandRule = (&'static str, fn(&Outcome) -> Said);
+
+pub const EVENT_RULES: &[EventRule] = rules![
     revisions_count_by_one,
     versions_count_up_without_gap_or_reuse,
     at_most_one_deployment_is_active,
@@ -110,7 +116,7 @@ pub const EVENT_RULES: &[(&str, fn(&Happening) -> Said)] = rules![
     unsafe_counts_only_of_what_is_being_replaced,
 ];
 
-pub const COMMAND_RULES: &[(&str, fn(&Outcome) -> Said)] = rules![
+pub const COMMAND_RULES: &[CommandRule] = rules![
     the_second_engine_is_equal,
     the_same_again_is_unchanged,
     stop_tells_everything_to_stop,
@@ -141,7 +147,7 @@ fn new_deployment(event: &Event) -> Option<&NewDeployment> {
     }
 }
 
-fn rollout<'a>(model: &'a Model) -> Result<&'a Rollout, String> {
+fn rollout(model: &Model) -> Result<&Rollout, String> {
     model.rollout.as_ref().ok_or_else(|| "there is a deployment".to_string())
 }
 
@@ -342,11 +348,11 @@ fn canaries_go_first_and_alone(h: &Happening) -> Said {
 fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { instance, task, from_version, .. } = &h.event.body else { return Ok(()) };
     let waits = |i: &redis_deploy::engine::instance::Instance| i.state == InstanceState::Waiting;
-    let beside =
+    let mut beside =
         h.before.instances.of_agent(&instance.agent).iter().filter(|i| i.job_id == instance.job_id && i.is_running());
     match task {
         TaskKind::Start => {
-            let running = beside.filter(|i| !waits(i) || i.task.is_some()).next();
+            let running = beside.find(|i| !waits(i) || i.task.is_some());
             must!(
                 running.is_none(),
                 "{} starts in {} beside {:?}",
@@ -1075,9 +1081,9 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     let (mode, changed) = judge(o.model, &failed.left, &told);
     let agents_with_nodes = told.agents_with_nodes();
     let gone = failed.left.instances.iter().any(|i| {
-        !i.is_stopping()
-            && !agents_with_nodes.contains(&i.agent)
-            && !(i.state == InstanceState::Waiting && i.task.is_none())
+        !(i.is_stopping()
+            || agents_with_nodes.contains(&i.agent)
+            || (i.state == InstanceState::Waiting && i.task.is_none()))
     });
     must!(mode == Mode::Noop && !gone, "a revert to {stable} would be {}, of {changed:?}", mode.name());
     Ok(())

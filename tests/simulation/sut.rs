@@ -70,7 +70,7 @@ impl Sut {
                 self.record = Some(loaded);
             }
         }
-        if input.at % 8 == 0 {
+        if input.at.is_multiple_of(8) {
             leaves_no_trace(self.record.as_ref(), input, &context)?;
         }
         let decision = match decide(self.record.as_ref(), &input.command, &context) {

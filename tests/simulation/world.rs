@@ -246,7 +246,7 @@ impl World {
         let record = app.sut.record.as_ref();
         let mut command = operators::ask(rng, &mut app.content, &mut app.past, record, self.wild);
         match rng.below(14) {
-            0 => return self.two_operators(at, command),
+            0 => self.two_operators(at, command),
             1 => {
                 if let (Command::Deploy(deploy), true) = (&mut command, rng.chance(50)) {
                     deploy.if_version = None;
