@@ -477,12 +477,12 @@ fn a_decoded_record_is_validated_as_a_users_input() {
     assert_eq!(refusal(|r| canary(r, |i| i.created = 2)), "two instances came at once");
     assert_eq!(refusal(|r| canary(r, |i| i.node = "n".repeat(257).into())), "an agent's id is too long");
     assert_eq!(
-        refusal(|r| version(r, |v| v.policy.healthy_deadline_ms = 0)),
-        "policies.update.min_healthy_ms must be less than healthy_deadline_ms (20000 is not less than 0)"
+        refusal(|r| version(r, |v| v.policy.healthy_deadline_ms = 1)),
+        "policies.update.min_healthy_ms must be less than healthy_deadline_ms (20000 is not less than 1)"
     );
     assert_eq!(
         refusal(|r| version(r, |v| v.policy.progress_deadline_ms = 1 << 53)),
-        "a policy names too long a duration"
+        "policies.update.progress_deadline_ms must be 0 or a positive integer"
     );
     assert_eq!(
         refusal(|r| version(r, |v| v.content = Arc::new(ManifestText::new(r#"{"nodes":3}"#.into())))),

@@ -1,42 +1,18 @@
 //! Fuzzing of the argument parser: no arguments end the server or leave it without a reply (rule 3, "Errors"). The
 //! parser reads the server's own strings and runs only inside one, which gets random commands that are nearly valid.
 
+use redis_deploy::engine::policy::POLICY_FIELDS;
+use redis_deploy::redis::command_table::{Command, COMMANDS};
 use std::collections::BTreeMap;
 use test_support::prelude::*;
 use test_support::resp::*;
 use test_support::rng::Rng;
 use test_support::rollout::*;
 
-const COMMANDS: [&str; 24] = [
-    "DEPLOY",
-    "PLAN",
-    "LIST",
-    "STATUS",
-    "SHOW",
-    "HISTORY",
-    "VERSION",
-    "PROMOTE",
-    "ROLLBACK",
-    "PAUSE",
-    "RESUME",
-    "FAIL",
-    "STOP",
-    "TAG",
-    "UNTAG",
-    "WAIT",
-    "EVENTS",
-    "TASKS",
-    "REPORT",
-    "REGISTER",
-    "CHECK",
-    "DEREGISTER",
-    "RESOLVE",
-    "HELP",
-];
-
 const KEYS: [&str; 6] = ["agent-api", "a-string", "nothing", "", "\u{7f}", "ключ"];
 
-const WORDS: [&str; 78] = [
+/// Keywords and values. The options of the policy come from its table.
+const WORDS: [&str; 69] = [
     "MANIFEST",
     "BUNDLE",
     "JOB",
@@ -45,15 +21,6 @@ const WORDS: [&str; 78] = [
     "REASON",
     "REQUEST",
     "IFVERSION",
-    "STRATEGY",
-    "MAX_PARALLEL",
-    "CANARY",
-    "MIN_HEALTHY_MS",
-    "HEALTHY_DEADLINE_MS",
-    "PROGRESS_DEADLINE_MS",
-    "HEALTH_CHECK",
-    "AUTO_PROMOTE",
-    "AUTO_REVERT",
     "ID",
     "VERSION",
     "STATUS",
@@ -146,7 +113,11 @@ fn word(rng: &mut Rng, manifests: &[String]) -> Vec<u8> {
         0 => manifests[rng.below(manifests.len())].clone().into_bytes(),
         1 => KEYS[rng.below(KEYS.len())].as_bytes().to_vec(),
         2 => rng.next_u64().to_string().into_bytes(),
-        _ => WORDS[rng.below(WORDS.len())].as_bytes().to_vec(),
+        _ => {
+            let index = rng.below(WORDS.len() + POLICY_FIELDS.len());
+            let option = |index: usize| POLICY_FIELDS[index].name.to_uppercase();
+            WORDS.get(index).map_or_else(|| option(index - WORDS.len()), ToString::to_string).into_bytes()
+        }
     };
     match rng.below(24) {
         0 if !word.is_empty() => {
@@ -164,13 +135,14 @@ fn word(rng: &mut Rng, manifests: &[String]) -> Vec<u8> {
 
 /// A command that is nearly right: one of ours, a key that is mostly there, and what its options take, more or less.
 fn nearly_right(rng: &mut Rng, manifests: &[String]) -> Vec<Vec<u8>> {
-    let name = COMMANDS[rng.below(COMMANDS.len())];
-    let mut words = vec![format!("DEPLOY.{name}").into_bytes()];
+    let commands: Vec<&Command> = COMMANDS.iter().filter(|command| !command.is_internal()).collect();
+    let name = commands[rng.below(commands.len())].name.to_str().expect("ASCII");
+    let mut words = vec![name.as_bytes().to_vec()];
     if rng.below(20) != 0 {
         let key = if rng.below(3) != 0 { KEYS[0] } else { KEYS[rng.below(KEYS.len())] };
         words.push(key.as_bytes().to_vec());
     }
-    let required: &[&str] = match name {
+    let required: &[&str] = match name.trim_start_matches("DEPLOY.") {
         "DEPLOY" | "PLAN" => &["MANIFEST"],
         "REPORT" => &["agent-1", "ready"],
         "REGISTER" => &["agent-1", "http", "INSTANCE", "i-1", "ADDRESS", "h", "PORT", "80"],

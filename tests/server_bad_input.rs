@@ -4,6 +4,7 @@
 //! Each case is one command in one table. Before and after every one, the record's bytes, its STATUS and its event
 //! revision, all other keys, and the replication offset are compared; at the end, the replica and the channels.
 
+use redis_deploy::engine::policy::POLICY_FIELDS;
 use serde_json::Value as Json;
 use test_support::prelude::*;
 
@@ -220,13 +221,20 @@ fn unknown_and_repeated_options_are_rejected() {
     judge(cases);
 }
 
+/// The policy fields that take a duration, or a count or percentage.
+fn numeric_policy_fields() -> impl Iterator<Item = &'static str> {
+    POLICY_FIELDS.iter().filter(|field| ["ms", "count-or-percentage"].contains(&field.syntax)).map(|field| field.name)
+}
+
+fn leaked(text: String) -> &'static str {
+    Box::leak(text.into_boxed_str())
+}
+
 #[test]
 fn invalid_numbers_and_values_are_rejected() {
     let mut cases = Vec::new();
     let no_numbers = ["-1", "99999999999999999999999999", "1.5", "", "x", "0x10", "1e3", " 1", "١"];
-    for option in
-        ["MIN_HEALTHY_MS", "HEALTHY_DEADLINE_MS", "PROGRESS_DEADLINE_MS", "CANARY", "MAX_PARALLEL", "IFVERSION"]
-    {
+    for option in numeric_policy_fields().map(|name| leaked(name.to_uppercase())).chain(["IFVERSION"]) {
         for value in no_numbers {
             cases.push(deploy(&[option, value], "ERR", option));
         }
@@ -350,8 +358,8 @@ fn invalid_manifests_and_policies_are_rejected() {
         deploy(&["AGENTS", "2", "agent-1", "agent-1"], "INVALID", "agent-1"),
         deploy(&["AGENTS", "1", "stranger"], "INVALID", "stranger"),
     ];
-    for name in ["max_parallel", "canary", "min_healthy_ms", "healthy_deadline_ms", "progress_deadline_ms"] {
-        let path: &'static str = Box::leak(format!("policies.update.{name}").into_boxed_str());
+    for name in numeric_policy_fields() {
+        let path = leaked(format!("policies.update.{name}"));
         for value in ["null", "-1", "1.5", "\"7\"", "[]", "{}", "true", "1e400", "99999999999999999999999999"] {
             // A number that JSON can write and no number type can hold is a fault of the text, not of the field.
             let names = if value == "1e400" { "" } else { path };

@@ -13,7 +13,6 @@ use crate::engine::invariants;
 use crate::engine::manifest::{agents_violations, ManifestText, MAX_ID_BYTES};
 use crate::engine::policy::Policy;
 use crate::engine::record::Record;
-use crate::engine::time::MAX_DURATION_MS;
 use crate::engine::version::Version;
 use crate::engine::{Change, ChangeSet};
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -103,11 +102,9 @@ fn validate_version(version: &Version) -> Validated {
 }
 
 fn validate_policy(policy: &Policy) -> Validated {
-    let longest = policy.min_healthy_ms.max(policy.healthy_deadline_ms).max(policy.progress_deadline_ms);
-    require(longest <= MAX_DURATION_MS, "a policy names too long a duration")?;
-    match policy.conflicts().first() {
+    match policy.violations().into_iter().next() {
         None => Ok(()),
-        Some(conflict) => Err(DecodeError::Invalid(conflict.clone())),
+        Some(violation) => Err(DecodeError::Invalid(violation)),
     }
 }
 

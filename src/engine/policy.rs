@@ -84,7 +84,7 @@ macro_rules! policy_table {
         pub struct Policy { $($(#[$doc])* pub $name: $type),* }
 
         /// Some fields of a policy: those that a manifest or a command sets.
-        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
         pub struct PolicyPatch { $(pub $name: Option<$type>),* }
 
         /// Every field, in the order of replies.

@@ -5,7 +5,6 @@
 //! DEPLOY.VERSION has.
 
 use super::event_fields::{fields, Fields, JsonFields, Name, SerdeFields};
-use super::policy::policy;
 use super::value::{int, AsJson, RawJson};
 use crate::engine::event::{Event, EventBody, InstanceRef, NewDeployment};
 use crate::engine::record::Record;
@@ -240,7 +239,7 @@ fn new_deployment<F: Fields>(new: &NewDeployment, to: &mut F) -> Result<(), F::E
         "source_version": new.source_version.map(int),
         "source_job_id": &new.source_job_id,
         "job_id": &version.job_id,
-        "policy": policy(&version.policy),
+        "policy": version.policy,
         "bundle": &version.bundle,
         "tag": &version.tag,
         "gone_agents": &new.removed_agents[..],

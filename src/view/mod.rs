@@ -18,7 +18,6 @@ mod event_fields;
 mod events;
 mod health;
 mod plan;
-mod policy;
 mod receipt;
 mod show;
 mod status;
@@ -30,7 +29,6 @@ pub use discovery::{count_resolved, resolve, ResolveFilter, Resolved, RoleFilter
 pub use events::{append_event_json, event_json, events, EventView, EventsPage, LoggedEvent};
 pub use health::{description, HealthSummary};
 pub use plan::{plan, BatchView, ChangedAgentView, PlanView};
-pub use policy::{AmountView, PolicyView};
 pub use receipt::{receipt, ReceiptView};
 pub use show::{show, WIDTH};
 pub use status::{list_entry, status, status_of, ActionView, DeadlinesView, InstanceView, ListEntry, StatusView};

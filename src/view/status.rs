@@ -3,12 +3,12 @@
 use super::discovery::{services, ServiceView};
 use super::events::{last_events, LoggedEvent};
 use super::health::{description, HealthSummary};
-use super::policy::{policy, PolicyView};
 use super::value::{int, AsJson};
 use super::version::{history, VersionView};
 use crate::engine::deadline::{next_due, Due};
 use crate::engine::deployment::{Action, Deployment, Status};
 use crate::engine::instance::Instance;
+use crate::engine::policy::Policy;
 use crate::engine::record::Record;
 use crate::engine::time::Deadline;
 use crate::engine::version::Version;
@@ -53,7 +53,7 @@ pub struct StatusView<'a> {
     pub target_job_id: &'a str,
     /// The bundle of the target version.
     pub bundle: Option<&'a str>,
-    pub policy: PolicyView,
+    pub policy: &'a Policy,
     /// Past: null.
     pub deadlines: Option<DeadlinesView>,
     /// Past: null.
@@ -152,7 +152,7 @@ pub fn status<'a>(record: &'a Record, key: &'a str) -> Option<StatusView<'a>> {
         source_job_id: deployment.source_job_id.as_deref(),
         target_job_id: &deployment.target_job_id,
         bundle,
-        policy: policy(&deployment.policy),
+        policy: &deployment.policy,
         deadlines: Some(deadlines(record, deployment)),
         health: Some(HealthSummary::of(record, deployment)),
         instances: record.instances.iter().map(instance).collect(),
@@ -203,7 +203,7 @@ fn final_status<'a>(record: &'a Record, key: &'a str, version: &'a Version) -> O
         source_job_id: None,
         target_job_id: &version.job_id,
         bundle: version.bundle.as_deref(),
-        policy: policy(&version.policy),
+        policy: &version.policy,
         deadlines: None,
         health: None,
         instances: Vec::new(),

@@ -1,7 +1,7 @@
 //! Versions (rule 3 HISTORY, VERSION).
 
-use super::policy::{policy, PolicyView};
 use super::value::{int, RawJson};
+use crate::engine::policy::Policy;
 use crate::engine::record::Record;
 use crate::engine::version::Version;
 use serde::ser::SerializeStruct;
@@ -37,7 +37,7 @@ pub struct VersionDetails<'a> {
     pub version: VersionView<'a>,
     /// The text as given.
     pub manifest: Option<RawJson<'a>>,
-    pub policy: PolicyView,
+    pub policy: &'a Policy,
     /// The agents that AGENTS named. Null where there is one for each node.
     pub agents: Option<&'a [Arc<str>]>,
 }
@@ -95,7 +95,7 @@ pub fn version(record: &Record, number: u64) -> Option<VersionDetails<'_>> {
     Some(VersionDetails {
         version: entry(version),
         manifest: manifest.map(RawJson),
-        policy: policy(&version.policy),
+        policy: &version.policy,
         agents: version.agents.as_deref(),
     })
 }

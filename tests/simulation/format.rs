@@ -3,10 +3,11 @@
 use super::sut::Input;
 use super::world::DAWN;
 use redis_deploy::engine::command::{Operate, RollbackTo};
-use redis_deploy::engine::policy::{CountOrPercent, PolicyPatch};
+use redis_deploy::engine::policy::PolicyPatch;
 use redis_deploy::engine::Command;
 use std::fmt::Write;
 use std::sync::Arc;
+use test_support::manifests::written;
 
 fn option(line: &mut String, name: &str, value: &Option<Arc<str>>) {
     if let Some(value) = value {
@@ -21,25 +22,9 @@ fn operate(line: &mut String, name: &str, op: &Operate) {
 }
 
 fn policy(line: &mut String, patch: &PolicyPatch) {
-    let amount = |amount: CountOrPercent| match amount {
-        CountOrPercent::Count(n) => n.to_string(),
-        CountOrPercent::Percent(p) => format!("{p}%"),
-    };
-    let fields = [
-        ("STRATEGY", patch.strategy.map(|s| s.name().to_string())),
-        ("MAX_PARALLEL", patch.max_parallel.map(amount)),
-        ("CANARY", patch.canary.map(amount)),
-        ("MIN_HEALTHY_MS", patch.min_healthy_ms.map(|ms| ms.to_string())),
-        ("HEALTHY_DEADLINE_MS", patch.healthy_deadline_ms.map(|ms| ms.to_string())),
-        ("PROGRESS_DEADLINE_MS", patch.progress_deadline_ms.map(|ms| ms.to_string())),
-        ("HEALTH_CHECK", patch.health_check.map(|check| check.name().to_string())),
-        ("AUTO_PROMOTE", patch.auto_promote.map(|flag| flag.to_string())),
-        ("AUTO_REVERT", patch.auto_revert.map(|flag| flag.to_string())),
-    ];
-    for (name, value) in fields {
-        if let Some(value) = value {
-            let _ = write!(line, " {name} {value}");
-        }
+    for (name, value) in written(patch) {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        let _ = write!(line, " {} {value}", name.to_uppercase());
     }
 }
 

@@ -17,7 +17,7 @@ use crate::engine::decide::{decide, Decision};
 use crate::engine::event::{
     AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, SilentChange,
 };
-use crate::engine::policy::{CountOrPercent, HealthCheck, Policy, PolicyPatch, Strategy as Rollout};
+use crate::engine::policy::{CountOrPercent, HealthCheck, Policy, PolicyPatch, Strategy as Rollout, POLICY_FIELDS};
 use crate::engine::time::Deadline;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -142,17 +142,21 @@ impl Tape<'_> {
     }
 
     fn policy(&mut self) -> Policy {
-        let mut policy = Policy {
-            strategy: self.rollout(),
-            max_parallel: self.amount(),
-            canary: self.amount(),
-            min_healthy_ms: self.duration(),
-            healthy_deadline_ms: self.duration(),
-            progress_deadline_ms: self.duration(),
-            health_check: self.pick(&[HealthCheck::Checks, HealthCheck::AgentStates]),
-            auto_promote: self.flag(),
-            auto_revert: self.flag(),
-        };
+        let mut patch = PolicyPatch::default();
+        for field in POLICY_FIELDS {
+            let value = match (field.syntax.split_once(':'), field.syntax) {
+                (Some((_, words)), _) => self.pick(&words.split('|').collect::<Vec<_>>()).to_string(),
+                (None, "ms") => self.duration().to_string(),
+                (None, "count-or-percentage") => match self.amount() {
+                    CountOrPercent::Count(count) => count.to_string(),
+                    CountOrPercent::Percent(percent) => format!("{percent}%"),
+                },
+                (None, syntax) => panic!("{}: no values of the syntax {syntax}", field.name),
+            };
+            // A value that is out of the field's range leaves the default.
+            let _ = patch.set_option(field.name, &value);
+        }
+        let mut policy = Policy::default().merged_with(&patch);
         if !policy.conflicts().is_empty() {
             policy.healthy_deadline_ms = policy.min_healthy_ms.min((1 << 53) - 2) + 1;
             policy.min_healthy_ms = policy.healthy_deadline_ms - 1;

@@ -81,17 +81,15 @@ impl Content {
             2 => Some(Strategy::Rolling),
             _ => None,
         };
-        self.policy = PolicyPatch {
-            strategy,
-            max_parallel,
-            canary,
-            min_healthy_ms: Some(min),
-            healthy_deadline_ms: Some(healthy),
-            progress_deadline_ms: Some(if progress != 0 { progress.max(healthy) } else { 0 }),
-            health_check: rng.chance(25).then_some(HealthCheck::AgentStates),
-            auto_promote: rng.chance(40).then_some(true),
-            auto_revert: rng.chance(45).then_some(true),
-        };
+        self.policy.strategy = strategy;
+        self.policy.max_parallel = max_parallel;
+        self.policy.canary = canary;
+        self.policy.min_healthy_ms = Some(min);
+        self.policy.healthy_deadline_ms = Some(healthy);
+        self.policy.progress_deadline_ms = Some(if progress != 0 { progress.max(healthy) } else { 0 });
+        self.policy.health_check = rng.chance(25).then_some(HealthCheck::AgentStates);
+        self.policy.auto_promote = rng.chance(40).then_some(true);
+        self.policy.auto_revert = rng.chance(45).then_some(true);
         self.policy_in_manifest = rng.chance(30);
         if self.policy_in_manifest
             && strategy == Some(Strategy::Canary)
@@ -200,25 +198,10 @@ impl Content {
     }
 }
 
-fn written(patch: &PolicyPatch) -> Value {
-    let amount = |amount: CountOrPercent| match amount {
-        CountOrPercent::Count(n) => json!(n),
-        CountOrPercent::Percent(p) => json!(format!("{p}%")),
-    };
-    let mut fields = Map::new();
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            fields.insert(name.to_string(), value);
-        }
-    };
-    put("strategy", patch.strategy.map(|s| json!(s.name())));
-    put("max_parallel", patch.max_parallel.map(amount));
-    put("canary", patch.canary.map(amount));
-    put("min_healthy_ms", patch.min_healthy_ms.map(|ms| json!(ms)));
-    put("healthy_deadline_ms", patch.healthy_deadline_ms.map(|ms| json!(ms)));
-    put("progress_deadline_ms", patch.progress_deadline_ms.map(|ms| json!(ms)));
-    put("health_check", patch.health_check.map(|check| json!(check.name())));
-    put("auto_promote", patch.auto_promote.map(|flag| json!(flag)));
-    put("auto_revert", patch.auto_revert.map(|flag| json!(flag)));
-    Value::Object(fields)
+/// The fields that a patch sets, in the order of the policy table, as a manifest has them.
+pub fn written(patch: &PolicyPatch) -> Map<String, Value> {
+    match serde_json::to_value(patch) {
+        Ok(Value::Object(fields)) => fields.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+        other => panic!("not an object: {other:?}"),
+    }
 }

@@ -24,7 +24,7 @@ use redis_deploy::engine::services::CheckStatus;
 
 use redis_deploy::engine::deadline::{next_due, Due};
 use redis_deploy::engine::event::NewDeployment;
-use redis_deploy::engine::policy::{CountOrPercent, Policy, PolicyPatch, POLICY_FIELDS};
+use redis_deploy::engine::policy::{Policy, PolicyPatch, POLICY_FIELDS};
 use redis_deploy::engine::time::Deadline;
 use redis_deploy::engine::{
     apply, decide, invariants, plan, Change, Command, Context, Decision, DecisionReply, Event, EventBody, Limits,
@@ -579,27 +579,11 @@ pub fn event_line(event: &Event) -> String {
     }
 }
 
-fn amount(amount: CountOrPercent) -> String {
-    match amount {
-        CountOrPercent::Count(n) => n.to_string(),
-        CountOrPercent::Percent(p) => format!("{p}%"),
-    }
-}
-
 fn policy(p: &Policy) -> String {
-    format!(
-        "strategy {} max_parallel {} canary {} min_healthy_ms {} healthy_deadline_ms {} progress_deadline_ms {} \
-         health_check {} auto_promote {} auto_revert {}",
-        p.strategy.name(),
-        amount(p.max_parallel),
-        amount(p.canary),
-        p.min_healthy_ms,
-        p.healthy_deadline_ms,
-        p.progress_deadline_ms,
-        p.health_check.name(),
-        p.auto_promote,
-        p.auto_revert
-    )
+    let fields = serde_json::to_value(p).expect("plain data");
+    let value = |name: &str| fields[name].as_str().map_or_else(|| fields[name].to_string(), str::to_string);
+    let fields = POLICY_FIELDS.iter().map(|field| format!("{} {}", field.name, value(field.name)));
+    fields.collect::<Vec<_>>().join(" ")
 }
 
 /// Formats a record: a line for the deployment, one for its counts, one for each instance.
