@@ -7,10 +7,6 @@ use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Pages and tools that are still to be written. A test fails once one of them is there: remove it from this list then.
-const PENDING: [&str; 4] =
-    ["docs/ARCHITECTURE.md", "docs/CONTRIBUTING.md", "docs/commands.json", "scripts/commands-json"];
-
 /// The text of a page without its code blocks.
 fn prose(text: &str) -> String {
     let mut in_code = false;
@@ -102,9 +98,8 @@ fn broken_links(root: &Path) -> Vec<String> {
                 normal(&from.parent().unwrap_or(Path::new("")).join(path))
             };
             let leads_somewhere = target.is_some_and(|target| {
-                let is_pending = PENDING.iter().any(|pending| Path::new(pending) == target);
                 let file = root.join(&target);
-                is_pending || file.exists() && (anchor.is_empty() || anchors(&read(&file)).contains(anchor))
+                file.exists() && (anchor.is_empty() || anchors(&read(&file)).contains(anchor))
             });
             if !leads_somewhere {
                 broken.push(format!("{}: {link}", from.display()));
@@ -134,9 +129,9 @@ fn links_in_the_tarball_lead_somewhere() {
 
     assert_eq!(broken_links(&folder), Vec::<String>::new());
     let readme = std::fs::read_to_string(folder.join("README.md")).expect("the README");
-    for pending in ["docs/ARCHITECTURE.md", "docs/CONTRIBUTING.md"] {
-        assert!(!readme.contains(pending), "a page for contributors is linked in the tarball: {pending}");
-        assert!(!folder.join(pending).exists(), "{pending} is packed");
+    for page in ["docs/ARCHITECTURE.md", "docs/CONTRIBUTING.md"] {
+        assert!(!readme.contains(page), "a page for contributors is linked in the tarball: {page}");
+        assert!(!folder.join(page).exists(), "{page} is packed");
     }
     std::fs::remove_dir_all(&folder).expect("our own folder");
 }
@@ -152,16 +147,8 @@ fn paths_that_pages_name_are_there() {
         let quoted = text.split('`').skip(1).step_by(2);
         let paths = quoted.filter(|quoted| folders.iter().any(|folder| quoted.starts_with(folder)));
         for path in paths.filter(|path| !path.contains([' ', '{', '*', '<'])) {
-            let is_there = PENDING.contains(&path) || Path::new(ROOT).join(path).exists();
-            assert!(is_there, "{}: {path}", page.display());
+            assert!(Path::new(ROOT).join(path).exists(), "{}: {path}", page.display());
         }
-    }
-}
-
-#[test]
-fn pending_pages_are_still_to_be_written() {
-    for pending in PENDING {
-        assert!(!Path::new(ROOT).join(pending).exists(), "{pending} is there: remove it from PENDING");
     }
 }
 
