@@ -25,13 +25,14 @@ mod tasks;
 mod value;
 mod version;
 
-pub use discovery::{count_resolved, resolve, ResolveFilter, Resolved, RoleFilter, ServiceView};
-pub use events::{append_event_json, event_json, events, EventView, EventsPage, LoggedEvent};
-pub use health::{description, HealthSummary};
-pub use plan::{plan, BatchView, ChangedAgentView, PlanView};
-pub use receipt::{receipt, ReceiptView};
-pub use show::{show, WIDTH};
-pub use status::{list_entry, status, status_of, ActionView, DeadlinesView, InstanceView, ListEntry, StatusView};
-pub use tasks::{tasks, TaskView};
+// Each file exports its shapes and the functions that build them.
+pub use discovery::*;
+pub use events::*;
+pub use health::*;
+pub use plan::*;
+pub use receipt::*;
+pub use show::*;
+pub use status::*;
+pub use tasks::*;
 pub use value::{append_json, to_json, AsJson, RawJson};
-pub use version::{history, version, VersionDetails, VersionView};
+pub use version::*;
