@@ -38,14 +38,14 @@ check_format() {
         skip_check format "rustfmt is not installed"
         return 0
     fi
-    run_check "format of the module" cargo fmt --check
+    run_check "format of the module" cargo fmt --all --check
     run_check "format of benches" cargo fmt --check --all --manifest-path benches/Cargo.toml
     run_check "format of fuzz" cargo fmt --check --manifest-path fuzz/Cargo.toml
 }
 
 check_lints() {
     if has_component clippy clippy; then
-        run_check lints cargo clippy --locked --all-targets -- -D warnings
+        run_check lints cargo clippy --locked --workspace --all-targets -- -D warnings
     else
         skip_check lints "clippy is not installed"
     fi

@@ -24,7 +24,7 @@ const STEPS: [&str; 9] = [
     "before-stopped",
 ];
 
-struct Storm {
+struct Chaos {
     server: Server,
     host: Host,
     coordinators: [Option<Coordinator>; 2],
@@ -32,13 +32,13 @@ struct Storm {
     versions: u64,
 }
 
-impl Storm {
-    fn begin(seed: u64) -> Storm {
+impl Chaos {
+    fn begin(seed: u64) -> Chaos {
         let server = Server::start(ServerKind::Redis70, &["--appendonly", "yes", "--appendfsync", "always"]);
-        let mut storm =
-            Storm { server, host: Host::new(), coordinators: [None, None], rng: Rng::seeded(seed), versions: 0 };
-        storm.deploy();
-        storm
+        let mut chaos =
+            Chaos { server, host: Host::new(), coordinators: [None, None], rng: Rng::seeded(seed), versions: 0 };
+        chaos.deploy();
+        chaos
     }
 
     fn arguments(which: usize) -> (&'static str, [&'static str; 3]) {
@@ -49,7 +49,7 @@ impl Storm {
         self.versions += 1;
         let behaviours = ["good", "good", "deaf", "parent", "exits", "dies-once 300", "hangs"];
         let behaviour = behaviours[self.rng.below(behaviours.len())];
-        let manifest = App::new(&self.host, &AGENTS, behaviour).manifest(&format!("storm {}", self.versions));
+        let manifest = App::new(&self.host, &AGENTS, behaviour).manifest(&format!("chaos {}", self.versions));
         let options: [&[&str]; 4] =
             [&[], &["CANARY", "1"], &["STRATEGY", "blue-green"], &["MAX_PARALLEL", "3", "AUTO_REVERT", "true"]];
         let limits = ["MIN_HEALTHY_MS", "100", "HEALTHY_DEADLINE_MS", "2000", "PROGRESS_DEADLINE_MS", "3000"];
@@ -58,7 +58,7 @@ impl Storm {
     }
 
     fn start(&mut self, which: usize, dying: bool) {
-        let (name, arguments) = Storm::arguments(which);
+        let (name, arguments) = Chaos::arguments(which);
         let urls = [url(&self.server)];
         self.coordinators[which] = None; // killed, where it is there still
         self.coordinators[which] = Some(match dying {
@@ -131,11 +131,11 @@ fn processes_match_the_record_after_random_faults() {
             for seed in pair {
                 scope.spawn(move || {
                     eprintln!("REDIS_DEPLOY_SEED={seed}");
-                    let mut storm = Storm::begin(*seed);
+                    let mut chaos = Chaos::begin(*seed);
                     for _ in 0..blows {
-                        storm.blow();
+                        chaos.blow();
                     }
-                    storm.end();
+                    chaos.end();
                 });
             }
         });

@@ -104,7 +104,7 @@ fn every_rule_has_scenarios() {
             .iter()
             .filter(|path| path.file_name().expect("a file").to_string_lossy().starts_with(&prefix))
             .collect();
-        assert!(!of_rule.is_empty(), "no conversation about rule {rule}");
+        assert!(!of_rule.is_empty(), "no scenario for rule {rule}");
         for path in of_rule {
             let text = fs::read_to_string(path).expect("readable");
             let first = text.lines().next().unwrap_or_default();
