@@ -5,10 +5,9 @@
 
 use redis_deploy::engine::command::{Deploy, Operate, Register, Report, ReportedState};
 use redis_deploy::engine::deployment::{Mode, Status};
+use redis_deploy::engine::event::EventBody;
 use redis_deploy::engine::instance::{InstanceKey, Role, TaskKind};
 use redis_deploy::engine::manifest::BATCH_AGENT;
-
-use redis_deploy::engine::event::EventBody;
 use redis_deploy::engine::policy::{PolicyPatch, Strategy};
 use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::{

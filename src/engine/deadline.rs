@@ -3,7 +3,6 @@
 use super::deployment::Status;
 use super::instance::InstanceKey;
 use super::instances::InstanceDue;
-
 use super::record::Record;
 use super::time::UnixMs;
 use std::sync::Arc;

@@ -1,11 +1,10 @@
 //! Events: what happened, in the past tense. The one vocabulary that is applied, replicated, logged, published and
 //! tested (rule 5). An event carries everything that `evolve` needs, so that nothing has to be decided again.
+
 use super::deployment::{Cause, Mode, Receipt, Status};
 use super::instance::{InstanceState, Role, TaskKind};
-
 use super::policy::Strategy;
-use super::services::CheckStatus;
-use super::services::Service;
+use super::services::{CheckStatus, Service};
 use super::time::{Deadline, UnixMs};
 use super::version::Version;
 use std::sync::Arc;

@@ -1,11 +1,8 @@
 //! Invariants: they hold for every record after every event, and are checked for every record from outside.
 
 use super::deployment::{Mode, Status, MAX_REQUEST_IDS};
-
-use super::instance::{Health, InstanceState};
-use super::instance::{Instance, Role, TaskKind};
+use super::instance::{Health, Instance, InstanceState, Role, TaskKind};
 use super::manifest::BATCH_AGENT;
-
 use super::record::Record;
 use super::time::Deadline;
 use std::collections::BTreeSet;

@@ -225,7 +225,7 @@ impl Manifest {
 
     fn outline(&self) -> Outline {
         Outline {
-            nodes: self.nodes.iter().map(|n| n.id.clone()).collect(),
+            nodes: self.node_ids(),
             services: self.nodes.iter().map(|n| (n.id.clone(), n.services.clone())).collect(),
         }
     }

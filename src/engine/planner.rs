@@ -2,13 +2,10 @@
 //! PLAN use it.
 
 use super::deployment::{Cause, Mode};
-
-use super::instance::{Health, InstanceState};
-use super::instance::{Instance, Role, TaskKind};
-use super::manifest::{self, JobType, Manifest, ManifestText, BATCH_AGENT};
-
 use super::draft::Draft;
 use super::event::{EventBody, NewDeployment};
+use super::instance::{Health, Instance, InstanceState, Role, TaskKind};
+use super::manifest::{self, JobType, Manifest, ManifestText, BATCH_AGENT};
 use super::policy::{Policy, Strategy};
 use super::record::Record;
 use super::time::Deadline;

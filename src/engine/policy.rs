@@ -233,8 +233,7 @@ impl FieldType for bool {
 
 impl Policy {
     /// Returns the number of replaced instances that may be without a healthy verdict at once, of `changed` agents; at
-    /// least
-    /// 1.
+    /// least 1.
     pub fn parallel(&self, changed: usize) -> usize {
         self.max_parallel.of(changed).max(1)
     }

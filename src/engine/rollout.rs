@@ -140,8 +140,7 @@ impl Draft<'_, '_> {
     }
 
     /// Ends the deployment as failed; with `auto_revert` a rollback to the newest stable version starts in the same
-    /// step (rule
-    /// 4.11).
+    /// step (rule 4.11).
     pub fn fail(&mut self, cause: Cause, description: &str, by: Actor) {
         let Some(d) = self.record.deployment.clone() else { return };
         let revert = if !d.policy.auto_revert {

@@ -1,7 +1,7 @@
 //! Service instances (rules 3 and 4.9): addresses of agents, with checks and TTLs.
+
 use super::instance::{Instance, InstanceKey};
 use super::names::named_enum;
-
 use super::time::UnixMs;
 use super::undo::UndoLog;
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,7 +5,6 @@
 //! does not take a change, and where a panic interrupts one.
 
 use super::deployment::{Deployment, IdempotencyEntry};
-
 use super::event_log::LogMark;
 use super::record::Record;
 use super::time::UnixMs;

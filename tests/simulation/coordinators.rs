@@ -5,9 +5,7 @@
 use redis_deploy::engine::command::{Check, Register, Report, ReportedState};
 use redis_deploy::engine::instance::{InstanceKey, InstanceState, TaskKind};
 use redis_deploy::engine::manifest::BATCH_AGENT;
-
-use redis_deploy::engine::services::CheckStatus;
-use redis_deploy::engine::services::Service;
+use redis_deploy::engine::services::{CheckStatus, Service};
 use redis_deploy::engine::{Command, Record};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

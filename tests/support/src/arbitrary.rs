@@ -6,19 +6,18 @@
 use crate::engine::command::{
     Check, Command, Context, Deploy, Limits, Operate, Register, Report, ReportedState, Rollback, RollbackTo,
 };
-use crate::engine::deployment::{Cause, IdempotencyEntry, Mode, Receipt, Status};
-use crate::engine::instance::{Instance, InstanceKey, InstanceState, Role, TaskKind};
-use crate::engine::manifest::{JobType, ManifestText};
-use crate::engine::record::Record;
-use crate::engine::services::{CheckStatus, Service};
-use crate::engine::version::Version;
-
 use crate::engine::decide::{decide, Decision};
+use crate::engine::deployment::{Cause, IdempotencyEntry, Mode, Receipt, Status};
 use crate::engine::event::{
     AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, SilentChange,
 };
+use crate::engine::instance::{Instance, InstanceKey, InstanceState, Role, TaskKind};
+use crate::engine::manifest::{JobType, ManifestText};
 use crate::engine::policy::{CountOrPercent, HealthCheck, Policy, PolicyPatch, Strategy as Rollout, POLICY_FIELDS};
+use crate::engine::record::Record;
+use crate::engine::services::{CheckStatus, Service};
 use crate::engine::time::Deadline;
+use crate::engine::version::Version;
 use proptest::prelude::*;
 use std::sync::Arc;
 

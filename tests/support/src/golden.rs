@@ -2,21 +2,20 @@
 //! another.
 //!
 //! `engine` is at the root of the crate, and of `tests/codec_memory.rs`, which compiles this file too.
+
 use crate::engine::deployment::{
     Action, Cause, DeferredFailure, Deployment, IdempotencyEntry, Mode, Outcome, Receipt, Status, UnsafeReport,
 };
-use crate::engine::instance::{Health, Instance, InstanceKey, InstanceState, Role, Task, TaskKind};
-use crate::engine::manifest::{JobType, ManifestText};
-use crate::engine::record::Record;
-
-use crate::engine::services::{CheckStatus, Service};
-use crate::engine::version::Version;
-
 use crate::engine::event::{
     AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, SilentChange,
 };
+use crate::engine::instance::{Health, Instance, InstanceKey, InstanceState, Role, Task, TaskKind};
+use crate::engine::manifest::{JobType, ManifestText};
 use crate::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
+use crate::engine::record::Record;
+use crate::engine::services::{CheckStatus, Service};
 use crate::engine::time::Deadline;
+use crate::engine::version::Version;
 use std::sync::Arc;
 
 const T: u64 = 1_790_000_000_000;

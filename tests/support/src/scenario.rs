@@ -18,13 +18,12 @@
 //! and the events, applied to the earlier record, give the later one.
 
 use redis_deploy::engine::command::{Check, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo};
-use redis_deploy::engine::deployment::{Cause, Status};
-use redis_deploy::engine::instance::{Instance, InstanceKey};
-use redis_deploy::engine::services::CheckStatus;
-
 use redis_deploy::engine::deadline::{next_due, Due};
+use redis_deploy::engine::deployment::{Cause, Status};
 use redis_deploy::engine::event::NewDeployment;
+use redis_deploy::engine::instance::{Instance, InstanceKey};
 use redis_deploy::engine::policy::{Policy, PolicyPatch, POLICY_FIELDS};
+use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::time::Deadline;
 use redis_deploy::engine::{
     apply, decide, invariants, plan, Change, Command, Context, Decision, DecisionReply, Event, EventBody, Limits,
