@@ -159,19 +159,30 @@ fn read_header<'a>(header: RecordHeader<'a>, texts: &mut Texts<'a>) -> Result<re
     })
 }
 
+/// Reads the manifests, and the versions that refer to them. A writer numbers manifests in the order of their first use:
+/// any other list is refused, since a manifest that no version uses would be copied and never validated.
 fn read_versions<'a>(from: &mut Reader<'a>, texts: &mut Texts<'a>) -> Result<Vec<Arc<version::Version>>, DecodeError> {
-    let mut manifests = Vec::new();
+    let mut unused = Vec::new();
     for _ in 0..from.read::<usize>()? {
-        manifests.push(Arc::new(ManifestText::new(shared_text(from.read()?)?)));
+        unused.push(from.read::<&str>()?);
     }
+    let mut unused = unused.into_iter();
+    let mut manifests: Vec<Arc<ManifestText>> = Vec::new();
     let mut versions = Vec::new();
     for _ in 0..from.read::<usize>()? {
         let StoredVersion { manifest, version } = from.read()?;
         let index: usize = manifest.into_value(texts)?;
+        if index == manifests.len() {
+            let text = unused.next().ok_or(DecodeError::Malformed)?;
+            manifests.push(Arc::new(ManifestText::new(shared_text(text)?)));
+        }
         let content = manifests.get(index).cloned().ok_or(DecodeError::Malformed)?;
         versions.push(Arc::new(version.with_content(content, texts)?));
     }
-    Ok(versions)
+    match unused.next() {
+        None => Ok(versions),
+        Some(_) => Err(DecodeError::Invalid("it has a manifest of no version".to_string())),
+    }
 }
 
 /// Reads the summary in front of a record, and nothing else of it.
@@ -640,3 +651,50 @@ convert_enum! { Status = deployment::Status {
 convert_enum! { Strategy = policy::Strategy { Rolling, Canary, BlueGreen } }
 
 convert_enum! { TaskKind = instance::TaskKind { Start, Replace, Stop, Run } }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::command::{Command, Context, Deploy, Limits};
+    use crate::engine::decide;
+
+    /// Returns the payload of a record's versions: its manifests, in an order of their own, then the rest as written.
+    fn with_manifests(versions: &[Arc<version::Version>], manifests: &[&str]) -> Vec<u8> {
+        let (mut written, mut own) = (Vec::new(), Vec::new());
+        write_versions(versions, &mut written);
+        write(&versions.iter().map(|version| &**version.content.text()).collect::<Vec<_>>(), &mut own);
+        let mut payload = Vec::new();
+        write(&manifests, &mut payload);
+        payload.extend_from_slice(written.strip_prefix(&*own).expect("each version has a manifest of its own"));
+        payload
+    }
+
+    #[test]
+    fn manifests_that_no_version_uses_are_refused() {
+        let texts = ["1", "2"].map(|image| format!(r#"{{"nodes":[{{"node_id":"a","image":"{image}"}}]}}"#));
+        let mut record = record::Record::empty();
+        for text in &texts {
+            let deploy = Command::Deploy(Deploy { manifest: text.clone().into_bytes(), ..Deploy::default() });
+            let context = Context { key: "app", now_ms: 1_000, by: "default", limits: Limits::default() };
+            record = decide(Some(&record), &deploy, &context).expect("a valid manifest").record;
+        }
+        let [first, second] = texts.each_ref().map(String::as_str);
+        let read = |manifests: &[&str]| {
+            let payload = with_manifests(&record.versions, manifests);
+            read_versions(&mut Reader::of(&payload), &mut Texts::interned()).map(|versions| versions.len())
+        };
+        assert_eq!(read(&[first, second]), Ok(2));
+        assert_eq!(read(&[first]), Err(DecodeError::Malformed));
+        let unused = DecodeError::Invalid("it has a manifest of no version".to_string());
+        assert_eq!(read(&[first, second, "{}"]), Err(unused));
+
+        // The first version refers to the second manifest: the index skips one.
+        let mut payload = with_manifests(&record.versions, &[first, second]);
+        let mut list = Vec::new();
+        write(&[first, second].as_slice(), &mut list);
+        let index = list.len() + 1;
+        assert_eq!(payload[index], 0);
+        payload[index] = 1;
+        assert_eq!(read_versions(&mut Reader::of(&payload), &mut Texts::interned()), Err(DecodeError::Malformed));
+    }
+}

@@ -2,15 +2,16 @@
 //! replies as short lines. Scenarios, SHOW pages and the transition matrix are written in it.
 //!
 //! ```text
-//! manifest v1 = service a b c                a service with three nodes of one content manifest v2 = service a=2 b c
-//! like v1, with another content of `a` manifest v3 = batch a                      likewise: system, sysbatch
-//! manifest v4 = {"nodes":[…]}                a manifest as it stands limits history_max=3                       the
-//! server's configuration; also events_max, agents_max, manifest_max_bytes user alice
-//! the user of all commands from here on policy MIN_HEALTHY_MS 1000 …               options that every DEPLOY and
-//! PLAN has from here on, unless it has its own given v1                                   v1 was deployed at 0,
-//! every agent ready at once, successful at min_healthy_ms
+//! manifest v1 = service a b c       a service with three nodes of one content
+//! manifest v2 = service a=2 b c     like v1, with another content of `a`
+//! manifest v3 = batch a             likewise: system, sysbatch
+//! manifest v4 = {"nodes":[…]}       a manifest as it stands
+//! limits history_max=3              the server's configuration; also events_max, agents_max, manifest_max_bytes
+//! user alice                        the user of all commands from here on
+//! policy MIN_HEALTHY_MS 1000 …      options that every DEPLOY and PLAN has from here on, unless it has its own
+//! given v1                          v1 was deployed at 0, every agent ready at once, successful at min_healthy_ms
 //!
-//! @0 DEPLOY v1 MIN_HEALTHY_MS 1000           every changing command, with its options; PLAN and TICK
+//! @0 DEPLOY v1 MIN_HEALTHY_MS 1000  every changing command, with its options; PLAN and TICK
 //! @0 STATUS | TASKS | HISTORY | SERVICES | NEXT
 //! ```
 //!
