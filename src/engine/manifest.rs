@@ -1,6 +1,5 @@
 //! The manifest (rule 2): parsing, violations with their paths, and the differences between two.
 
-use super::json;
 use super::names::named_enum;
 use super::policy::PolicyPatch;
 use serde_json::{Map, Value};
@@ -189,7 +188,7 @@ impl Manifest {
     pub fn parse_partial(text: &[u8]) -> Result<PartialManifest, Vec<String>> {
         let text = std::str::from_utf8(text).map_err(|_| vec!["manifest must be UTF-8 text".to_string()])?;
         let value: Value =
-            json::parse(text).map_err(|error| vec![format!("manifest must be a JSON object: {error}")])?;
+            serde_json::from_str(text).map_err(|error| vec![format!("manifest must be a JSON object: {error}")])?;
         if is_deeper(&value, MAX_DEPTH) {
             return Err(vec![format!("manifest must not be nested deeper than {MAX_DEPTH} levels")]);
         }
@@ -427,7 +426,7 @@ impl Parser {
         let mut odd = BTreeSet::new();
         for edge in &self.edges {
             for end in &edge[..2] {
-                if let Ok(Value::String(id)) = json::parse(end) {
+                if let Ok(Value::String(id)) = serde_json::from_str(end) {
                     if !known(&id) {
                         odd.insert(format!("an edge names {id}, which is no node"));
                     }

@@ -27,7 +27,6 @@ mod health_rules;
 pub mod instance;
 pub mod instances;
 pub mod invariants;
-mod json;
 pub mod manifest;
 mod names;
 pub mod plan;

@@ -4,60 +4,26 @@
 //! Only a manifest's text is left out, because subscribers and MONITOR would receive up to a megabyte that
 //! DEPLOY.VERSION has.
 
-use super::event_fields::{fields, Fields, JsonFields, Name, SerdeFields};
-use super::value::{int, AsJson, RawJson};
+use super::event_fields::{fields, Fields};
+use super::value::{int, RawJson};
 use crate::engine::event::{Event, EventBody, InstanceRef, NewDeployment};
 use crate::engine::record::Record;
 use crate::engine::services::Service;
 use crate::engine::time::Deadline;
-use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
 
-/// One event as a JSON object: the fields that all events have, then those of its type.
-///
-/// It is written field by field from the event, because one is published for nearly every report. The number of fields
-/// is not given to the serializer: an event is a JSON text in every reply, so RESP never sees its fields.
-#[derive(Debug, Clone, Copy)]
-pub struct EventView<'a> {
-    pub event: &'a Event,
+/// An event that was read from the log: as it was published, a value in JSON and a string in RESP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedEvent<'a> {
+    pub event: Arc<Event>,
     /// The key of the record.
     pub key: &'a str,
 }
 
-impl Serialize for EventView<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = SerdeFields(serializer.serialize_map(None)?);
-        self.describe(&mut fields)?;
-        fields.0.end()
-    }
-}
-
-impl EventView<'_> {
-    fn describe<F: Fields>(&self, to: &mut F) -> Result<(), F::Error> {
-        let EventView { event, key } = self;
-        fields!(to,
-            "revision": int(event.revision),
-            "at": int(event.at),
-            "key": key,
-            "deployment_id": event.deployment_id,
-            "type": event.body.name(),
-            "version": int(event.version),
-        );
-        body(event, to)
-    }
-}
-
-/// An event that was read from the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoggedEvent<'a> {
-    event: Arc<Event>,
-    key: &'a str,
-}
-
 impl Serialize for LoggedEvent<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        EventView { event: &self.event, key: self.key }.serialize(serializer)
+        serializer.serialize_bytes(event_json(&self.event, self.key).as_bytes())
     }
 }
 
@@ -68,11 +34,20 @@ pub fn event_json(event: &Event, key: &str) -> String {
     String::from_utf8(json).unwrap_or_default()
 }
 
-/// Appends an event to a buffer, as it is published on the key's channel.
+/// Appends an event to a buffer, as it is published on the key's channel: a JSON object with the fields that all events
+/// have, then those of its type.
 pub fn append_event_json(event: &Event, key: &str, out: &mut Vec<u8>) {
     let start = out.len();
-    let described = EventView { event, key }.describe(&mut JsonFields(out));
-    debug_assert!(described.is_ok(), "{described:?}");
+    let to = &mut Fields(out);
+    fields!(to,
+        "revision": int(event.revision),
+        "at": int(event.at),
+        "key": key,
+        "deployment_id": event.deployment_id,
+        "type": event.body.name(),
+        "version": int(event.version),
+    );
+    body(event, to);
     // The comma before the first field becomes the brace.
     if let Some(first) = out.get_mut(start) {
         *first = b'{';
@@ -110,15 +85,15 @@ pub fn events(record: &Record, key: &str, after: Option<u64>, count: Option<usiz
 }
 
 /// Returns the newest `count` events, oldest first.
-pub(super) fn last_events<'a>(record: &Record, key: &'a str, count: usize) -> Vec<AsJson<LoggedEvent<'a>>> {
-    record.log.newest(count).map(|event| AsJson(LoggedEvent { event, key })).collect()
+pub(super) fn last_events<'a>(record: &Record, key: &'a str, count: usize) -> Vec<LoggedEvent<'a>> {
+    record.log.newest(count).map(|event| LoggedEvent { event, key }).collect()
 }
 
 /// Writes the fields of the event's type.
-fn body<F: Fields>(event: &Event, to: &mut F) -> Result<(), F::Error> {
+fn body(event: &Event, to: &mut Fields) {
     match &event.body {
         EventBody::DeploymentStarted(new) | EventBody::DeploymentNoop(new) | EventBody::VersionRecorded(new) => {
-            self::new_deployment(new, to)?
+            self::new_deployment(new, to)
         }
         EventBody::RollbackStarted { from_version, rollback_of, cause, by, reason } => fields!(to,
             "from_version": int(*from_version),
@@ -144,11 +119,11 @@ fn body<F: Fields>(event: &Event, to: &mut F) -> Result<(), F::Error> {
         ),
         EventBody::TaskDone { instance, task, withdrawn, removes_instance } => {
             fields!(to, "task": task.name());
-            instance_ref(instance, to)?;
+            instance_ref(instance, to);
             fields!(to, "withdrawn": *withdrawn, "leaves": *removes_instance);
         }
         EventBody::AgentState { instance, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
-            instance_ref(instance, to)?;
+            instance_ref(instance, to);
             fields!(to,
                 "state": state.name(),
                 "attempt": int(*attempt),
@@ -159,23 +134,23 @@ fn body<F: Fields>(event: &Event, to: &mut F) -> Result<(), F::Error> {
             );
         }
         EventBody::AgentHealthy { instance, progress } => {
-            instance_ref(instance, to)?;
-            self::progress(*progress, to)?;
+            instance_ref(instance, to);
+            self::progress(*progress, to);
         }
         EventBody::AgentUnhealthy { instance, reason, resumes_with, fails_at_resume } => {
-            instance_ref(instance, to)?;
+            instance_ref(instance, to);
             fields!(to, "reason": reason, "fails_at_resume": *fails_at_resume, "reopens": resumes_with.is_some());
-            progress(resumes_with.unwrap_or(Deadline::Off), to)?;
+            progress(resumes_with.unwrap_or(Deadline::Off), to);
         }
         EventBody::AwaitingPromotion { healthy } => fields!(to, "healthy": int(*healthy)),
         EventBody::DeploymentPromoted { progress, by, reason } => {
             fields!(to, "by": by, "reason": reason);
-            self::progress(*progress, to)?;
+            self::progress(*progress, to);
         }
         EventBody::DeploymentPaused { by, reason } => fields!(to, "by": by, "reason": reason),
         EventBody::DeploymentResumed { status, progress, by, reason } => {
             fields!(to, "status": status.name(), "by": by, "reason": reason);
-            self::progress(*progress, to)?;
+            self::progress(*progress, to);
         }
         EventBody::DeploymentFailed { cause, description, by, reason }
         | EventBody::DeploymentCancelled { cause, description, by, reason } => fields!(to,
@@ -197,7 +172,7 @@ fn body<F: Fields>(event: &Event, to: &mut F) -> Result<(), F::Error> {
         }
         EventBody::VersionUntagged { tag, by } => fields!(to, "tag": tag, "by": by, "reason": NONE),
         EventBody::ServiceRegistered { service, healthy_at } => {
-            self::service(service, to)?;
+            self::service(service, to);
             fields!(to, "healthy_at": healthy_at.map(int));
         }
         EventBody::ServiceStatus { instance, service, agent, status, reason, expires_at, healthy_at } => fields!(to,
@@ -217,7 +192,6 @@ fn body<F: Fields>(event: &Event, to: &mut F) -> Result<(), F::Error> {
             "healthy_at": healthy_at.map(int),
         ),
     }
-    Ok(())
 }
 
 /// The value of a field that is null in every event of its type.
@@ -225,7 +199,7 @@ const NONE: Option<&str> = None;
 
 /// Writes the fields of a new version and its deployment. Its number and the deployment's id are among the fields that
 /// all events have.
-fn new_deployment<F: Fields>(new: &NewDeployment, to: &mut F) -> Result<(), F::Error> {
+fn new_deployment(new: &NewDeployment, to: &mut Fields) {
     let version = &new.version;
     fields!(to,
         "mode": new.mode.name(),
@@ -255,15 +229,13 @@ fn new_deployment<F: Fields>(new: &NewDeployment, to: &mut F) -> Result<(), F::E
         "outcome": version.outcome.map(|outcome| outcome.name()),
         "submitted_at": int(version.submitted_at),
     );
-    Ok(())
 }
 
-fn instance_ref<F: Fields>(instance: &InstanceRef, to: &mut F) -> Result<(), F::Error> {
+fn instance_ref(instance: &InstanceRef, to: &mut Fields) {
     fields!(to, "agent": &instance.agent, "node": &instance.node, "job_id": &instance.job_id, "role": instance.role.name());
-    Ok(())
 }
 
-fn service<F: Fields>(service: &Service, to: &mut F) -> Result<(), F::Error> {
+fn service(service: &Service, to: &mut Fields) {
     fields!(to,
         "service": &service.service,
         "instance": &service.instance,
@@ -279,13 +251,11 @@ fn service<F: Fields>(service: &Service, to: &mut F) -> Result<(), F::Error> {
         "reason": &service.reason,
         "expires_at": service.expires_at.map(int),
     );
-    Ok(())
 }
 
 /// Writes the progress deadline: its time, or the ms that it has left while it is paused.
-fn progress<F: Fields>(deadline: Deadline, to: &mut F) -> Result<(), F::Error> {
+fn progress(deadline: Deadline, to: &mut Fields) {
     fields!(to, "progress_at": deadline.at().map(int), "progress_left_ms": left(deadline));
-    Ok(())
 }
 
 fn left(deadline: Deadline) -> Option<i64> {

@@ -34,5 +34,5 @@ pub use receipt::*;
 pub use show::*;
 pub use status::*;
 pub use tasks::*;
-pub use value::{append_json, to_json, AsJson, RawJson};
+pub use value::{append_json, to_json, RawJson};
 pub use version::*;

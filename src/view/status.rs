@@ -3,7 +3,7 @@
 use super::discovery::{services, ServiceView};
 use super::events::{last_events, LoggedEvent};
 use super::health::{description, HealthSummary};
-use super::value::{int, AsJson};
+use super::value::int;
 use super::version::{history, VersionView};
 use crate::engine::deadline::{next_due, Due};
 use crate::engine::deployment::{Action, Deployment, Status};
@@ -65,7 +65,7 @@ pub struct StatusView<'a> {
     /// Newest first.
     pub versions: Vec<VersionView<'a>>,
     /// The last 10, oldest first; each as it was published.
-    pub events: Vec<AsJson<LoggedEvent<'a>>>,
+    pub events: Vec<LoggedEvent<'a>>,
     pub created_at: i64,
     /// The time of the record's last change.
     pub updated_at: i64,

@@ -1,13 +1,12 @@
 //! Values that the shapes share, and their two writings.
 //!
 //! A shape is written as JSON by serde_json and as a reply by `redis::resp`. The two forms differ in three things. RESP
-//! has no JSON values, so a JSON text is a string there ([`RawJson`], [`AsJson`]); such a type asks
-//! `Serializer::is_human_readable`, which is true of JSON and false of RESP. Booleans are integers in RESP, which its
-//! serializer does itself. And JSON numbers have no limit, whereas RESP integers are signed 64-bit: [`int`] applies the
-//! limit to both.
+//! has no JSON values, so a JSON text is a string there: shapes serialize it as bytes, which [`JsonFormatter`] embeds as
+//! they are. Booleans are integers in RESP, which its serializer does itself. And JSON numbers have no limit, whereas
+//! RESP integers are signed 64-bit: [`int`] applies the limit to both.
 
+use serde::de::IgnoredAny;
 use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
 use std::io;
 
 /// Converts a counter, time or length to the signed 64-bit integer of a reply. Larger values, which only a hostile
@@ -18,45 +17,42 @@ pub(super) fn int<T: TryInto<i64>>(number: T) -> i64 {
 
 /// A JSON text that was validated when it came onto the record: a value in JSON, a string in RESP.
 ///
-/// serde_json validates the text again, which is the only safe way to have it embedded. A text that is no JSON after
-/// all is written as a string.
+/// It is validated again where it becomes a part of a JSON text. One that is no JSON after all is a string there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawJson<'a>(pub &'a str);
 
 impl Serialize for RawJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() {
-            if let Ok(value) = serde_json::from_str::<&RawValue>(self.0) {
-                return value.serialize(serializer);
-            }
+        if serializer.is_human_readable() && serde_json::from_str::<IgnoredAny>(self.0).is_err() {
+            return serializer.serialize_str(self.0);
         }
-        serializer.serialize_str(self.0)
+        serializer.serialize_bytes(self.0.as_bytes())
     }
 }
 
-/// A shape that is one JSON string in RESP and a plain value in JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AsJson<T>(pub T);
+/// Writes compact JSON, with bytes as the JSON text that they are.
+///
+/// serde_json has a feature for embedded texts, `raw_value`, but that changes how it parses values from outside.
+struct JsonFormatter;
 
-impl<T: Serialize> Serialize for AsJson<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() {
-            self.0.serialize(serializer)
-        } else {
-            serializer.serialize_str(&to_json(&self.0))
-        }
+impl serde_json::ser::Formatter for JsonFormatter {
+    fn write_byte_array<W: io::Write + ?Sized>(&mut self, writer: &mut W, json: &[u8]) -> io::Result<()> {
+        writer.write_all(json)
     }
 }
 
 /// Returns a shape as one JSON text.
 pub fn to_json<T: Serialize + ?Sized>(shape: &T) -> String {
-    // It fails for maps with keys that are no strings, and no shape has such a map.
-    serde_json::to_string(shape).unwrap_or_default()
+    let mut json = Vec::new();
+    append_json(&mut json, shape);
+    String::from_utf8(json).unwrap_or_default()
 }
 
 /// Appends a shape as JSON to a buffer, which a caller can use again.
+#[inline]
 pub fn append_json<T: Serialize + ?Sized>(out: &mut Vec<u8>, shape: &T) {
-    let written: io::Result<()> = serde_json::to_writer(out, shape).map_err(io::Error::from);
+    // It fails for maps with keys that are no strings, and no shape has such a map.
+    let written = shape.serialize(&mut serde_json::Serializer::with_formatter(out, JsonFormatter));
     debug_assert!(written.is_ok(), "{written:?}");
 }
 
@@ -77,6 +73,7 @@ mod tests {
         assert_eq!(to_json(&[RawJson(r#"{"a" : 1}"#)]), r#"[{"a" : 1}]"#);
         assert_eq!(to_json(&[RawJson(r#"{"a"#)]), r#"["{\"a"]"#);
         assert_eq!(to_json(&[RawJson("")]), r#"[""]"#);
+        assert_eq!(to_json(&[RawJson(" [1e2, 1.0] ")]), "[ [1e2, 1.0] ]", "as it was given");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use redis_deploy::engine::record::Record;
 use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::time::Deadline;
 use redis_deploy::engine::version::Version;
-use redis_deploy::view::{self, AsJson, EventView};
+use redis_deploy::view::{self, LoggedEvent};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -57,8 +57,8 @@ fn logged_events_equal_the_published_text() {
     assert_eq!(text, format!("after {published}").into_bytes());
 }
 
-fn shown(event: &Event) -> AsJson<EventView<'_>> {
-    AsJson(EventView { event, key: KEY })
+fn shown(event: &Event) -> LoggedEvent<'static> {
+    LoggedEvent { event: Arc::new(event.clone()), key: KEY }
 }
 
 fn instance_ref() -> InstanceRef {

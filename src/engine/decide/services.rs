@@ -4,7 +4,6 @@ use super::reports::find_instance;
 use crate::engine::command::{Check, Register};
 use crate::engine::draft::Draft;
 use crate::engine::event::{EventBody, SilentChange};
-use crate::engine::json;
 use crate::engine::manifest;
 use crate::engine::rejection::Rejection;
 use crate::engine::services::{CheckStatus, Service};
@@ -32,7 +31,7 @@ pub(super) fn register(draft: &mut Draft, register: &Register) -> Result<bool, R
         },
     };
     if let Some(meta) = &register.meta {
-        match json::parse(meta) {
+        match serde_json::from_str(meta) {
             Ok(value) if !manifest::is_deeper(&value, MAX_META_DEPTH) => {}
             _ => {
                 return Err(Rejection::Invalid(vec![format!(
