@@ -118,32 +118,6 @@ pub(super) fn read_record(payload: &[u8]) -> Result<(record::Record, Option<summ
     Ok((record, summary))
 }
 
-/// Encodes the events of a log in the present format.
-struct LogCodec;
-
-impl EventCodec for LogCodec {
-    fn encode(&self, event: &event::Event, bytes: &mut Vec<u8>) {
-        write_event(event, bytes);
-    }
-
-    fn split_first<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
-        split_first_event(bytes)
-    }
-
-    fn revision(&self, event: &[u8]) -> Option<u64> {
-        revision_of_event(event)
-    }
-
-    fn decode(&self, event: &[u8]) -> Option<event::Event> {
-        read_event(event).ok()
-    }
-}
-
-/// Returns the codec by which a log keeps its events encoded.
-pub fn event_codec() -> &'static dyn EventCodec {
-    &LogCodec
-}
-
 fn read_header<'a>(header: RecordHeader<'a>, texts: &mut Texts<'a>) -> Result<record::Record, DecodeError> {
     let RecordHeader { revision, last_version, current_version, current_job_id, deployment, created_at, updated_at } =
         header;
@@ -238,26 +212,36 @@ pub(super) fn read_change_set(payload: &[u8]) -> Result<event::ChangeSet, Decode
 
 // ---- events, as a log has them --------------------------------------------------------------------------------------
 
-/// Appends an event behind its length.
-pub(super) fn write_event(event: &event::Event, bytes: &mut Vec<u8>) {
+/// Encodes the events of a log in this format: each behind its length.
+struct LogCodec;
+
+impl EventCodec for LogCodec {
+    fn encode(&self, event: &event::Event, bytes: &mut Vec<u8>) {
+        write_event(event, bytes);
+    }
+
+    fn split_first<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
+        let mut from = Reader::of(bytes);
+        let event = from.read_bytes().ok()?;
+        Some((event, from.rest()))
+    }
+
+    fn revision(&self, event: &[u8]) -> Option<u64> {
+        Reader::of(event).read::<Number>().ok().map(|revision| revision.0)
+    }
+
+    fn decode(&self, event: &[u8]) -> Option<event::Event> {
+        event_of(event, &mut Texts::copied()).ok()
+    }
+}
+
+/// Returns the codec by which a log keeps its events encoded.
+pub(super) fn event_codec() -> &'static dyn EventCodec {
+    &LogCodec
+}
+
+fn write_event(event: &event::Event, bytes: &mut Vec<u8>) {
     write_length_prefixed(&Event::of(event), bytes);
-}
-
-/// Takes the first event off, unread. None at the end, or where the bytes are no event.
-pub(super) fn split_first_event(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut from = Reader::of(bytes);
-    let event = from.read_bytes().ok()?;
-    Some((event, from.rest()))
-}
-
-/// Reads the revision of an event that was split off.
-pub(super) fn revision_of_event(bytes: &[u8]) -> Option<u64> {
-    Reader::of(bytes).read::<Number>().ok().map(|revision| revision.0)
-}
-
-/// Reads an event that was split off.
-pub(super) fn read_event(bytes: &[u8]) -> Result<event::Event, DecodeError> {
-    event_of(bytes, &mut Texts::copied())
 }
 
 fn event_of<'a>(bytes: &'a [u8], texts: &mut Texts<'a>) -> Result<event::Event, DecodeError> {
@@ -348,79 +332,15 @@ impl<'a> Version<'a> {
     }
 }
 
-impl<'a> Shape<'a, event::NewDeployment> for NewDeployment<'a> {
+impl<'a> Shape<'a, version::Version> for VersionWithManifest<'a> {
     #[inline(always)]
-    fn of(new: &'a event::NewDeployment) -> NewDeployment<'a> {
-        let event::NewDeployment {
-            version,
-            mode,
-            strategy,
-            requested_strategy,
-            mode_reason,
-            cause,
-            source_version,
-            source_job_id,
-            requested_job,
-            changed,
-            removed_agents,
-            canaries,
-            progress,
-            trimmed,
-        } = new;
-        NewDeployment {
-            version: Version::of(version),
-            manifest: version.content.text(),
-            mode: Shape::of(mode),
-            strategy: Shape::of(strategy),
-            requested_strategy: Shape::of(requested_strategy),
-            mode_reason: Shape::of(mode_reason),
-            cause: Shape::of(cause),
-            source_version: Shape::of(source_version),
-            source_job_id: Shape::of(source_job_id),
-            requested_job: Shape::of(requested_job),
-            changed: Shape::of(changed),
-            removed_agents: Shape::of(removed_agents),
-            canaries: Shape::of(canaries),
-            progress: Shape::of(progress),
-            trimmed: Shape::of(trimmed),
-        }
+    fn of(version: &'a version::Version) -> VersionWithManifest<'a> {
+        VersionWithManifest { version: Version::of(version), manifest: version.content.text() }
     }
 
-    fn into_value(self, texts: &mut Texts<'a>) -> Result<event::NewDeployment, DecodeError> {
-        let NewDeployment {
-            version,
-            manifest,
-            mode,
-            strategy,
-            requested_strategy,
-            mode_reason,
-            cause,
-            source_version,
-            source_job_id,
-            requested_job,
-            changed,
-            removed_agents,
-            canaries,
-            progress,
-            trimmed,
-        } = self;
-        let content = Arc::new(ManifestText::new(shared_text(manifest)?));
-        Ok(event::NewDeployment {
-            version: version.with_content(content, texts)?,
-            mode: mode.into_value(texts)?,
-            strategy: strategy.into_value(texts)?,
-            requested_strategy: requested_strategy.into_value(texts)?,
-            mode_reason: mode_reason.into_value(texts)?,
-            cause: cause.into_value(texts)?,
-            source_version: source_version.into_value(texts)?,
-            source_job_id: source_job_id.into_value(texts)?,
-            requested_job: requested_job.into_value(texts)?,
-            changed: changed.into_value(texts)?,
-            removed_agents: removed_agents.into_value(texts)?,
-            canaries: canaries.into_value(texts)?,
-            progress: progress.into_value(texts)?,
-            trimmed: trimmed.into_value(texts)?,
-        })
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
+        let content = Arc::new(ManifestText::new(shared_text(self.manifest)?));
+        self.version.with_content(content, texts)
     }
 }
 
@@ -438,115 +358,38 @@ fn node_or_agent<'a>(node: Option<&'a str>, agent: &Arc<str>, texts: &mut Texts<
     }
 }
 
-impl<'a> Shape<'a, event::InstanceRef> for InstanceRef<'a> {
-    #[inline(always)]
-    fn of(instance: &'a event::InstanceRef) -> InstanceRef<'a> {
-        let event::InstanceRef { agent, node, job_id, role } = instance;
-        InstanceRef {
-            agent: Shape::of(agent),
-            node: other_node(node, agent),
-            job_id: Shape::of(job_id),
-            role: Shape::of(role),
-        }
-    }
+/// Converts a struct as `convert_struct` does, except for its `node`, which is left out where it is the agent itself.
+macro_rules! convert_struct_with_node {
+    ($shape:ty = $engine:ty { $($field:ident),* $(,)? }) => {
+        impl<'a> Shape<'a, $engine> for $shape {
+            #[inline(always)]
+            fn of(value: &'a $engine) -> Self {
+                type Engine = $engine;
+                let Engine { agent, node, $($field),* } = value;
+                Self { agent: Shape::of(agent), node: other_node(node, agent), $($field: Shape::of($field)),* }
+            }
 
-    #[inline]
-    fn into_value(self, texts: &mut Texts<'a>) -> Result<event::InstanceRef, DecodeError> {
-        let InstanceRef { agent, node, job_id, role } = self;
-        let agent: Arc<str> = agent.into_value(texts)?;
-        Ok(event::InstanceRef {
-            node: node_or_agent(node, &agent, texts)?,
-            agent,
-            job_id: job_id.into_value(texts)?,
-            role: role.into_value(texts)?,
-        })
-    }
+            #[inline]
+            fn into_value(self, texts: &mut Texts<'a>) -> Result<$engine, DecodeError> {
+                type Engine = $engine;
+                let Self { agent, node, $($field),* } = self;
+                let agent: Arc<str> = agent.into_value(texts)?;
+                Ok(Engine {
+                    node: node_or_agent(node, &agent, texts)?,
+                    agent,
+                    $($field: Shape::into_value($field, texts)?),*
+                })
+            }
+        }
+    };
 }
 
-impl<'a> Shape<'a, instance::Instance> for Instance<'a> {
-    fn of(instance: &'a instance::Instance) -> Instance<'a> {
-        let instance::Instance {
-            agent,
-            node,
-            version,
-            job_id,
-            role,
-            state,
-            health,
-            attempt,
-            task_at,
-            since,
-            reason,
-            from_version,
-            task,
-            healthy_at,
-            deadline,
-            was_healthy,
-            created,
-        } = instance;
-        Instance {
-            agent: Shape::of(agent),
-            node: other_node(node, agent),
-            version: Shape::of(version),
-            job_id: Shape::of(job_id),
-            role: Shape::of(role),
-            state: Shape::of(state),
-            health: Shape::of(health),
-            attempt: Shape::of(attempt),
-            task_at: Shape::of(task_at),
-            since: Shape::of(since),
-            reason: Shape::of(reason),
-            from_version: Shape::of(from_version),
-            task: Shape::of(task),
-            healthy_at: Shape::of(healthy_at),
-            deadline: Shape::of(deadline),
-            was_healthy: Shape::of(was_healthy),
-            created: Shape::of(created),
-        }
-    }
+convert_struct_with_node! { InstanceRef<'a> = event::InstanceRef { job_id, role } }
 
-    fn into_value(self, texts: &mut Texts<'a>) -> Result<instance::Instance, DecodeError> {
-        let Instance {
-            agent,
-            node,
-            version,
-            job_id,
-            role,
-            state,
-            health,
-            attempt,
-            task_at,
-            since,
-            reason,
-            from_version,
-            task,
-            healthy_at,
-            deadline,
-            was_healthy,
-            created,
-        } = self;
-        let agent: Arc<str> = agent.into_value(texts)?;
-        Ok(instance::Instance {
-            node: node_or_agent(node, &agent, texts)?,
-            agent,
-            version: version.into_value(texts)?,
-            job_id: job_id.into_value(texts)?,
-            role: role.into_value(texts)?,
-            state: state.into_value(texts)?,
-            health: health.into_value(texts)?,
-            attempt: attempt.into_value(texts)?,
-            task_at: task_at.into_value(texts)?,
-            since: since.into_value(texts)?,
-            reason: reason.into_value(texts)?,
-            from_version: from_version.into_value(texts)?,
-            task: task.into_value(texts)?,
-            healthy_at: healthy_at.into_value(texts)?,
-            deadline: deadline.into_value(texts)?,
-            was_healthy: was_healthy.into_value(texts)?,
-            created: created.into_value(texts)?,
-        })
-    }
-}
+convert_struct_with_node! { Instance<'a> = instance::Instance {
+    version, job_id, role, state, health, attempt, task_at, since, reason, from_version, task, healthy_at, deadline,
+    was_healthy, created,
+} }
 
 // ---- field by field -------------------------------------------------------------------------------------------------
 
@@ -584,6 +427,11 @@ convert_struct! { IdempotencyEntry<'a> = deployment::IdempotencyEntry { request,
 
 convert_struct! { Receipt<'a> = deployment::Receipt {
     deployment_key, deployment_id, version, job_id, status, mode, revision,
+} }
+
+convert_struct! { NewDeployment<'a> = event::NewDeployment {
+    version, mode, strategy, requested_strategy, mode_reason, cause, source_version, source_job_id, requested_job,
+    changed, removed_agents, canaries, progress, trimmed,
 } }
 
 convert_enum! { SilentChange<'a> = event::SilentChange {

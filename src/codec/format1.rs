@@ -108,6 +108,15 @@ pub(super) struct StoredVersion<'a> {
     pub version: Version<'a>,
 }
 
+/// A version of an event, with its manifest.
+#[derive(Serialize, Deserialize)]
+pub(super) struct VersionWithManifest<'a> {
+    #[serde(borrow)]
+    pub version: Version<'a>,
+    /// Empty in a log.
+    pub manifest: &'a str,
+}
+
 /// A version less its manifest.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Version<'a> {
@@ -366,9 +375,7 @@ pub(super) enum EventBody<'a> {
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct NewDeployment<'a> {
-    pub version: Version<'a>,
-    /// Empty in a log.
-    pub manifest: &'a str,
+    pub version: VersionWithManifest<'a>,
     pub mode: Mode,
     pub strategy: Strategy,
     pub requested_strategy: Strategy,
