@@ -3,7 +3,7 @@
 //!
 //! The users are those of the sample configuration (`packaging/redis-deploy.conf`), and some that show single rights.
 
-use redis_deploy::redis::command_table::{Command, COMMANDS};
+use redis_deploy::redis::command_table::{user_commands, Command};
 use serde_json::Value as Json;
 use std::collections::BTreeSet;
 use test_support::prelude::*;
@@ -40,8 +40,7 @@ fn make_users(client: &mut Client) {
 
 /// The commands that users may call, by their names without the prefix.
 fn commands() -> impl Iterator<Item = (&'static str, &'static Command)> {
-    let public = COMMANDS.iter().filter(|command| !command.is_internal());
-    public.map(|command| (command.name.to_str().expect("ASCII").trim_start_matches("DEPLOY."), command))
+    user_commands().map(|command| (command.name.to_str().expect("ASCII").trim_start_matches("DEPLOY."), command))
 }
 
 /// Every command, called well: at its key, with the arguments that it requires.

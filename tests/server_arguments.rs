@@ -2,7 +2,7 @@
 //! parser reads the server's own strings and runs only inside one, which gets random commands that are nearly valid.
 
 use redis_deploy::engine::policy::POLICY_FIELDS;
-use redis_deploy::redis::command_table::{Command, COMMANDS};
+use redis_deploy::redis::command_table::{user_commands, Command};
 use std::collections::BTreeMap;
 use test_support::prelude::*;
 use test_support::resp::*;
@@ -135,7 +135,7 @@ fn word(rng: &mut Rng, manifests: &[String]) -> Vec<u8> {
 
 /// A command that is nearly right: one of ours, a key that is mostly there, and what its options take, more or less.
 fn nearly_right(rng: &mut Rng, manifests: &[String]) -> Vec<Vec<u8>> {
-    let commands: Vec<&Command> = COMMANDS.iter().filter(|command| !command.is_internal()).collect();
+    let commands: Vec<&Command> = user_commands().collect();
     let name = commands[rng.below(commands.len())].name.to_str().expect("ASCII");
     let mut words = vec![name.as_bytes().to_vec()];
     if rng.below(20) != 0 {

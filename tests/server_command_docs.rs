@@ -9,36 +9,44 @@ use test_support::terminal::Session;
 
 // ---- COMMAND INFO ---------------------------------------------------------------------------------------------------
 
+/// The commands that only the module, a primary or the AOF issues.
+const INTERNAL: [&str; 2] = ["deploy.apply", "deploy.tick"];
+
 /// name, arity, flags, key flags (none: no key), tips. Tips and flags are sets.
 #[rustfmt::skip]
 const COMMANDS: [(&str, i64, &str, &str, &str); 26] = [
-    ("deploy.deploy",     -2, "write denyoom",               "RW access update", ""),
-    ("deploy.plan",       -2, "readonly",                    "RO access",        ""),
-    ("deploy.list",       -1, "readonly",                    "",
-        "request_policy:all_shards response_policy:special nondeterministic_output_order"),
-    ("deploy.status",     -2, "readonly",                    "RO access",        ""),
-    ("deploy.show",        2, "readonly",                    "RO access",        "nondeterministic_output"),
-    ("deploy.history",    -2, "readonly",                    "RO access",        ""),
-    ("deploy.version",    -3, "readonly fast",               "RO access",        ""),
-    ("deploy.promote",    -2, "write denyoom",               "RW access update", ""),
-    ("deploy.rollback",   -2, "write denyoom",               "RW access update", ""),
-    ("deploy.pause",      -2, "write",                       "RW access update", ""),
-    ("deploy.resume",     -2, "write denyoom",               "RW access update", ""),
-    ("deploy.fail",       -2, "write",                       "RW access update", ""),
-    ("deploy.stop",       -2, "write",                       "RW access update", ""),
-    ("deploy.tag",         4, "write denyoom",               "RW access update", ""),
-    ("deploy.untag",       3, "write",                       "RW access delete", ""),
-    ("deploy.events",     -2, "readonly blocking",           "RO access",        ""),
-    ("deploy.wait",       -2, "readonly blocking",           "RO access",        ""),
-    ("deploy.tasks",      -2, "readonly",                    "RO access",        ""),
-    ("deploy.report",     -4, "write",                       "RW update",        ""),
-    ("deploy.register",   -4, "write denyoom",               "RW update",        ""),
-    ("deploy.check",      -4, "write",                       "RW update",        ""),
-    ("deploy.deregister",  3, "write",                       "RW delete",        ""),
-    ("deploy.resolve",    -2, "readonly",                    "RO access",        ""),
-    ("deploy.help",        1, "readonly fast loading stale", "",                 ""),
-    ("deploy.apply",      -3, "write denyoom",               "RW update",        ""),
-    ("deploy.tick",        2, "write denyoom",               "RW update",        ""),
+    ("deploy.deploy", -2, "write denyoom", "RW access update", ""),
+    ("deploy.plan", -2, "readonly", "RO access", ""),
+    (
+        "deploy.list",
+        -1,
+        "readonly",
+        "",
+        "request_policy:all_shards response_policy:special nondeterministic_output_order",
+    ),
+    ("deploy.status", -2, "readonly", "RO access", ""),
+    ("deploy.show", 2, "readonly", "RO access", "nondeterministic_output"),
+    ("deploy.history", -2, "readonly", "RO access", ""),
+    ("deploy.version", -3, "readonly fast", "RO access", ""),
+    ("deploy.promote", -2, "write denyoom", "RW access update", ""),
+    ("deploy.rollback", -2, "write denyoom", "RW access update", ""),
+    ("deploy.pause", -2, "write", "RW access update", ""),
+    ("deploy.resume", -2, "write denyoom", "RW access update", ""),
+    ("deploy.fail", -2, "write", "RW access update", ""),
+    ("deploy.stop", -2, "write", "RW access update", ""),
+    ("deploy.tag", 4, "write denyoom", "RW access update", ""),
+    ("deploy.untag", 3, "write", "RW access delete", ""),
+    ("deploy.events", -2, "readonly blocking", "RO access", ""),
+    ("deploy.wait", -2, "readonly blocking", "RO access", ""),
+    ("deploy.tasks", -2, "readonly", "RO access", ""),
+    ("deploy.report", -4, "write", "RW update", ""),
+    ("deploy.register", -4, "write denyoom", "RW update", ""),
+    ("deploy.check", -4, "write", "RW update", ""),
+    ("deploy.deregister", 3, "write", "RW delete", ""),
+    ("deploy.resolve", -2, "readonly", "RO access", ""),
+    ("deploy.help", 1, "readonly fast loading stale", "", ""),
+    ("deploy.apply", -3, "write denyoom", "RW update", ""),
+    ("deploy.tick", 2, "write denyoom", "RW update", ""),
 ];
 
 fn set(words: &str) -> BTreeSet<String> {
@@ -293,7 +301,7 @@ fn documented_options_are_accepted() {
         let server = Server::start(kind, &[]);
         let mut client = prepared(&server);
         let mut copies = 0;
-        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| !["deploy.apply", "deploy.tick"].contains(name)) {
+        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| !INTERNAL.contains(name)) {
             let (_, arguments) = docs(&mut client, name);
             let sample = |keyword: &str, value: &str, n: usize| sample(name, keyword, value, n);
             let (optional, required): (Vec<_>, Vec<_>) = arguments.iter().partition(|a| a.is("optional"));
@@ -356,7 +364,7 @@ fn accepted_options_are_documented() {
             |arguments: &[Argument]| -> BTreeSet<String> { arguments.iter().flat_map(Argument::keywords).collect() };
         candidates.extend(all.values().flat_map(|arguments| keywords(arguments)));
         let before = client.status(BASE);
-        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| !["deploy.apply", "deploy.tick"].contains(name)) {
+        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| !INTERNAL.contains(name)) {
             let sample = |keyword: &str, value: &str, n: usize| sample(name, keyword, value, n);
             let first = [vec![name.to_string()], positional(&all[name], &sample)].concat();
             let mut taken = BTreeSet::new();
@@ -383,7 +391,7 @@ fn accepted_values_are_documented() {
         let server = Server::start(kind, &[]);
         let mut client = prepared(&server);
         let mut seen = 0;
-        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| !["deploy.apply", "deploy.tick"].contains(name)) {
+        for (name, ..) in COMMANDS.iter().filter(|(name, ..)| !INTERNAL.contains(name)) {
             let (_, arguments) = docs(&mut client, name);
             let choices = arguments
                 .iter()

@@ -73,6 +73,10 @@ impl Record {
         self.versions.iter().find(|v| v.tag.as_deref() == Some(tag))
     }
 
+    pub fn version_of_deployment(&self, id: &str) -> Option<&Arc<Version>> {
+        self.versions.iter().find(|v| *v.deployment_id == *id)
+    }
+
     /// Returns the version that ROLLBACK without an argument takes (rule 4.12).
     pub fn rollback_target(&self) -> Option<u64> {
         let last = self.deployment.as_ref()?.target_version;

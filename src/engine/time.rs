@@ -37,10 +37,19 @@ impl Deadline {
         }
     }
 
+    /// Returns the time at which it expires; None where it does not run.
     pub fn at(self) -> Option<UnixMs> {
         match self {
             Deadline::Running { at } => Some(at),
             Deadline::Off | Deadline::Paused { .. } => None,
+        }
+    }
+
+    /// Returns the ms that a paused deadline has left.
+    pub fn left_ms(self) -> Option<u64> {
+        match self {
+            Deadline::Paused { left_ms } => Some(left_ms),
+            Deadline::Off | Deadline::Running { .. } => None,
         }
     }
 

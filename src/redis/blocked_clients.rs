@@ -13,14 +13,15 @@
 
 use super::call::Call;
 use super::error::CommandError;
-use super::ffi::{run_in_next_turn, BlockedHandler, Ctx, KeyValue, RString, TimerId};
+use super::ffi::{catch_panic, run_in_next_turn, BlockedHandler, Ctx, KeyValue, Panicked, RString, TimerId};
 use super::record_key::Key;
-use super::reply::{self, Answered};
+use super::reply::{self, Answered, ReplyWriter};
 use super::stored::{DbKey, Stored};
 use crate::engine::deployment::Status;
 use crate::engine::{Record, Rejection};
 use crate::view::{self, EventsPage};
 use serde::Serialize;
+use std::cell::{Cell, LazyCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,10 +37,10 @@ pub enum WaitAnswer {
     Error(Rejection),
 }
 
-/// The record at the change that ended a WAIT. A copy is cheap: it shares the record's texts.
+/// The record at the change that ended a WAIT.
 #[derive(Debug)]
 pub struct Snapshot {
-    record: Record,
+    record: Arc<Record>,
     key: Arc<str>,
     deployment_id: Arc<str>,
 }
@@ -195,12 +196,14 @@ impl Registry {
         let now = record.deployment.as_ref().map(|d| (d.id.clone(), d.status));
         if !waiters.by_status.is_empty() && waiters.seen != now {
             waiters.seen = now;
+            // One copy for all that this change unblocks.
+            let copy = LazyCell::new(|| Arc::new(record.clone()));
             for ((id, until), all) in &waiters.by_status {
                 let answer = match is_satisfied(record, id, *until) {
                     Ok(false) => continue,
                     Ok(true) => {
                         let (key, deployment_id) = (key.key.clone(), id.clone());
-                        WaitAnswer::Status(Arc::new(Snapshot { record: record.clone(), key, deployment_id }))
+                        WaitAnswer::Status(Arc::new(Snapshot { record: copy.clone(), key, deployment_id }))
                     }
                     Err(rejection) => WaitAnswer::Error(rejection),
                 };
@@ -231,9 +234,9 @@ pub fn is_satisfied(record: &Record, id: &str, until: Statuses) -> Result<bool, 
     if let Some(d) = record.deployment.as_ref().filter(|d| *d.id == *id) {
         return Ok(!d.status.is_active() || until.contains(d.status));
     }
-    match record.versions.iter().any(|v| *v.deployment_id == *id && v.outcome.is_some()) {
-        true => Ok(true),
-        false => Err(Rejection::NoSuchDeployment(id.to_string())),
+    match record.version_of_deployment(id) {
+        Some(version) if version.outcome.is_some() => Ok(true),
+        _ => Err(Rejection::NoSuchDeployment(id.to_string())),
     }
 }
 
@@ -390,11 +393,19 @@ impl BlockedHandler for WaitHandler {
     type Answer = WaitAnswer;
 
     fn reply(ctx: Ctx, answer: Option<&WaitAnswer>) {
-        match answer {
-            Some(WaitAnswer::Status(at)) => reply::shape(ctx, &view::status_of(&at.record, &at.key, &at.deployment_id)),
-            Some(WaitAnswer::Events(page)) => reply::shape(ctx, &**page),
-            Some(WaitAnswer::Error(rejection)) => reply::error(ctx, &CommandError::Rejected(rejection.clone())),
-            None => ctx.reply_null(),
+        let replied = Cell::new(false);
+        let writer = ReplyWriter::new(ctx, false, &replied);
+        let outcome = catch_panic("the reply to a waiting client", || match answer {
+            Some(WaitAnswer::Status(at)) => writer.write(&view::status_of(&at.record, &at.key, &at.deployment_id)),
+            Some(WaitAnswer::Events(page)) => writer.write(&**page),
+            Some(WaitAnswer::Error(rejection)) => {
+                writer.send(|ctx| reply::error(ctx, &CommandError::Rejected(rejection.clone())))
+            }
+            None => writer.send(Ctx::reply_null),
+        });
+        match outcome {
+            Ok(Answered { .. }) => {}
+            Err(Panicked) => reply::after_panic(ctx, replied.get()),
         }
     }
 

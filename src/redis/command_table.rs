@@ -336,6 +336,11 @@ pub static COMMANDS: &[Command] = &[
     },
 ];
 
+/// Returns the commands that users may call.
+pub fn user_commands() -> impl Iterator<Item = &'static Command> {
+    COMMANDS.iter().filter(|command| !command.is_internal())
+}
+
 impl Command {
     /// Returns whether only the module itself, a primary or the AOF issues the command.
     pub fn is_internal(&self) -> bool {
@@ -409,15 +414,13 @@ pub fn commands_json() -> Result<String, serde_json::Error> {
         command_tips: command.tips.split_whitespace().collect(),
         arguments: ArgumentDoc::of(command.arguments()),
     };
-    let commands = COMMANDS.iter().filter(|command| !command.is_internal());
-    command_docs::commands_json(commands.map(|c| (c.name.to_string_lossy().into_owned(), doc(c))))
+    command_docs::commands_json(user_commands().map(|c| (c.name.to_string_lossy().into_owned(), doc(c))))
 }
 
 /// `DEPLOY.HELP`
 fn help(call: &Call, args: Args) -> Result<Answered, CommandError> {
     args.end()?;
-    let commands = COMMANDS.iter().filter(|command| !command.is_internal());
-    Ok(call.reply_lines(&help_lines(commands.map(|c| (c.name.to_string_lossy(), c.syntax, c.summary)))))
+    Ok(call.reply_lines(&help_lines(user_commands().map(|c| (c.name.to_string_lossy(), c.syntax, c.summary)))))
 }
 
 #[cfg(test)]

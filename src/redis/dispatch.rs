@@ -5,7 +5,6 @@ use super::call::{Call, Handler};
 use super::ffi::{catch_panic, Ctx, Panicked, RStr};
 use super::reply::{self, Answered};
 use super::{stats, timers};
-use crate::engine::Code;
 
 /// Runs a handler with the arguments that follow the command's name.
 pub fn run(ctx: Ctx, arguments: &[RStr], handler: Handler) {
@@ -19,11 +18,6 @@ pub fn run(ctx: Ctx, arguments: &[RStr], handler: Handler) {
             }
             reply::error(ctx, &error);
         }
-        Err(Panicked) => {
-            stats::count_rejection(Code::Err);
-            if !call.has_replied() {
-                ctx.reply_error(reply::INTERNAL_ERROR);
-            }
-        }
+        Err(Panicked) => reply::after_panic(ctx, call.has_replied()),
     }
 }

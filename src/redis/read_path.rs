@@ -6,8 +6,8 @@ use super::error::CommandError;
 use super::ffi::{catch_panic, Ctx, DeferredClient, Panicked, RStr};
 use super::record_key::{key_name, no_such_key, Key};
 use super::reply::{self, Answered, ReplyWriter};
-use super::{clock, config, stats};
-use crate::engine::{Code, Context, Record, Rejection};
+use super::{clock, config};
+use crate::engine::{Context, Record, Rejection};
 use std::cell::Cell;
 
 /// Calls `answer` with the record at an open key and the key's name.
@@ -50,7 +50,7 @@ pub fn read_large(
     key: &RStr,
     json: bool,
     size: impl FnOnce(&Record) -> usize,
-    answer: impl FnOnce(&Record, &str, ReplyWriter) -> Result<Answered, Rejection> + Send + 'static,
+    answer: impl FnOnce(&Record, &str, ReplyWriter) -> Answered + Send + 'static,
 ) -> Result<Answered, CommandError> {
     with_record(call, key, |record, name| {
         if size(record) >= BACKGROUND_MIN_ENTRIES {
@@ -59,7 +59,7 @@ pub fn read_large(
                 return Ok(call.reply_by(|_| reply_in_background(client, record, name, json, answer)));
             }
         }
-        Ok(answer(record, name, call.writer(json))?)
+        Ok(answer(record, name, call.writer(json)))
     })
 }
 
@@ -69,20 +69,14 @@ fn reply_in_background(
     record: Record,
     name: String,
     json: bool,
-    answer: impl FnOnce(&Record, &str, ReplyWriter) -> Result<Answered, Rejection> + Send + 'static,
+    answer: impl FnOnce(&Record, &str, ReplyWriter) -> Answered + Send + 'static,
 ) {
     background::run(move || {
         let ctx = client.ctx();
         let replied = Cell::new(false);
         match catch_panic("a large reply", || answer(&record, &name, ReplyWriter::new(ctx, json, &replied))) {
-            Ok(Ok(Answered { .. })) => {}
-            Ok(Err(rejection)) => reply::error(ctx, &CommandError::Rejected(rejection)),
-            Err(Panicked) => {
-                stats::count_rejection(Code::Err);
-                if !replied.get() {
-                    ctx.reply_error(reply::INTERNAL_ERROR);
-                }
-            }
+            Ok(Answered { .. }) => {}
+            Err(Panicked) => reply::after_panic(ctx, replied.get()),
         }
         drop(client);
     });

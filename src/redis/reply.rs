@@ -3,13 +3,14 @@
 use super::error::CommandError;
 use super::ffi::{Ctx, LogLevel};
 use super::resp::{self, ReplySink};
+use super::stats;
 use crate::engine::{Code, Rejection};
 use crate::view::append_json;
 use serde::Serialize;
 use std::cell::Cell;
 
 /// The error reply to a panic; the log has its message.
-pub const INTERNAL_ERROR: &str = "ERR internal error, nothing more is known here; see the server's log";
+const INTERNAL_ERROR: &str = "ERR internal error, nothing more is known here; see the server's log";
 
 /// The initial capacity of a JSON reply, in bytes: most fit.
 const JSON_CAPACITY: usize = 2048;
@@ -76,6 +77,15 @@ impl ReplySink for Ctx {
 
     fn map(&mut self, length: usize) {
         self.reply_map(length);
+    }
+}
+
+/// Ends the reply of a command that panicked, and counts it: as an internal error, unless a part of the reply was sent. A
+/// second reply would be taken for that of the next command.
+pub fn after_panic(ctx: Ctx, has_replied: bool) {
+    stats::count_rejection(Code::Err);
+    if !has_replied {
+        ctx.reply_error(INTERNAL_ERROR);
     }
 }
 

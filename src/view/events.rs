@@ -113,7 +113,7 @@ fn body(event: &Event, to: &mut Fields) {
             "bundle": bundle,
             "since": int(event.at),
             "healthy_deadline_at": deadline.at().map(int),
-            "healthy_deadline_left_ms": left(*deadline),
+            "healthy_deadline_left_ms": deadline.left_ms().map(int),
             "by": by,
             "reason": reason,
         ),
@@ -221,7 +221,7 @@ fn new_deployment(new: &NewDeployment, to: &mut Fields) {
         "progress_at": new.progress.at().map(int),
         "mode_reason": &new.mode_reason,
         "trimmed_versions": new.trimmed.iter().map(|number| int(*number)).collect::<Vec<i64>>(),
-        "progress_left_ms": left(new.progress),
+        "progress_left_ms": new.progress.left_ms().map(int),
         "requested_job_id": &new.requested_job,
         "job_type": version.job_type.name(),
         "agents": version.agents.as_deref(),
@@ -255,12 +255,5 @@ fn service(service: &Service, to: &mut Fields) {
 
 /// Writes the progress deadline: its time, or the ms that it has left while it is paused.
 fn progress(deadline: Deadline, to: &mut Fields) {
-    fields!(to, "progress_at": deadline.at().map(int), "progress_left_ms": left(deadline));
-}
-
-fn left(deadline: Deadline) -> Option<i64> {
-    match deadline {
-        Deadline::Paused { left_ms } => Some(int(left_ms)),
-        Deadline::Off | Deadline::Running { .. } => None,
-    }
+    fields!(to, "progress_at": deadline.at().map(int), "progress_left_ms": deadline.left_ms().map(int));
 }

@@ -10,7 +10,6 @@ use crate::engine::deployment::{Action, Deployment, Status};
 use crate::engine::instance::Instance;
 use crate::engine::policy::Policy;
 use crate::engine::record::Record;
-use crate::engine::time::Deadline;
 use crate::engine::version::Version;
 use crate::engine::Summary;
 use serde::Serialize;
@@ -175,8 +174,7 @@ pub fn status_of<'a>(record: &'a Record, key: &'a str, deployment_id: &str) -> O
     if record.deployment.as_ref().is_some_and(|deployment| *deployment.id == *deployment_id) {
         return status(record, key);
     }
-    let version = record.versions.iter().find(|version| *version.deployment_id == *deployment_id)?;
-    final_status(record, key, version)
+    final_status(record, key, record.version_of_deployment(deployment_id)?)
 }
 
 /// Returns a deployment of the past by its version.
@@ -257,16 +255,12 @@ pub fn list_entry<'a>(summary: &'a Summary, key: &'a str) -> ListEntry<'a> {
 
 fn deadlines(record: &Record, deployment: &Deployment) -> DeadlinesView {
     let is_running = deployment.status == Status::Running;
-    let left = match deployment.progress {
-        Deadline::Paused { left_ms } => Some(left_ms),
-        Deadline::Off | Deadline::Running { .. } => None,
-    };
     let (next_at, next) = next_due(record).unzip();
     DeadlinesView {
         progress_at: deployment.progress.at().filter(|_| is_running).map(int),
         next_at: next_at.map(int),
         next: next.map(|due| due_name(&due)),
-        progress_left_ms: left.map(int),
+        progress_left_ms: deployment.progress.left_ms().map(int),
     }
 }
 

@@ -19,7 +19,7 @@ pub fn tasks(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let json = args.only_json()?;
     let size = |record: &Record| record.instances.open_tasks();
-    read_large(call, key, json, size, |record, _, reply| Ok(reply.write(&view::tasks(record))))
+    read_large(call, key, json, size, |record, _, reply| reply.write(&view::tasks(record)))
 }
 
 pub fn report(call: &Call, mut args: Args) -> Result<Answered, CommandError> {

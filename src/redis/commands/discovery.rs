@@ -26,5 +26,5 @@ pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let filter = ResolveFilter { service, tag, role, all };
     let admitted = filter.clone();
     let size = |record: &Record| view::count_resolved(record, &admitted, BACKGROUND_MIN_ENTRIES);
-    read_large(call, key, json, size, move |record, name, reply| Ok(reply.write(&view::resolve(record, name, &filter))))
+    read_large(call, key, json, size, move |record, name, reply| reply.write(&view::resolve(record, name, &filter)))
 }

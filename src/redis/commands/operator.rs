@@ -141,7 +141,7 @@ pub fn status(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let json = args.only_json()?;
     let size = |record: &Record| record.instances.len() + record.services.len();
-    read_large(call, key, json, size, |record, name, reply| Ok(reply.write(&view::status(record, name))))
+    read_large(call, key, json, size, |record, name, reply| reply.write(&view::status(record, name)))
 }
 
 pub fn show(call: &Call, mut args: Args) -> Result<Answered, CommandError> {

@@ -45,7 +45,9 @@ static SUBSCRIBE: OnceLock<fn(Ctx) -> Result<(), Unavailable>> = OnceLock::new()
 /// true where the server is faulty, and needs the command filter.
 pub fn subscribe(ctx: Ctx, subscribe: fn(Ctx) -> Result<(), Unavailable>) -> Result<bool, Unavailable> {
     if has_db_switch_bug() {
-        SUBSCRIPTION_DEFERRED.store(SUBSCRIBE.set(subscribe).is_ok(), Ordering::Relaxed);
+        // It is set already where the module was loaded before: by the same function.
+        SUBSCRIBE.get_or_init(|| subscribe);
+        SUBSCRIPTION_DEFERRED.store(true, Ordering::Relaxed);
         return Ok(true);
     }
     subscribe(ctx).map(|()| false)
