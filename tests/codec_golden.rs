@@ -19,10 +19,8 @@ use redis_deploy::engine::{Change, ChangeSet, EventBody, Summary};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use test_support::payload::{envelope, with_checksum, CRC32_BYTES, HEADER_BYTES};
 use test_support::{arbitrary, golden, updates_golden};
-
-const HEADER_BYTES: usize = 10;
-const CHECKSUM_BYTES: usize = 4;
 
 // ---- golden files ---------------------------------------------------------------------------------------------------
 
@@ -269,7 +267,7 @@ fn a_summary_is_read_alone_and_must_be_true() {
     let other = encode_record(&record);
     let place =
         bytes.iter().zip(&other).skip(HEADER_BYTES).position(|(a, b)| a != b).expect("they differ") + HEADER_BYTES;
-    let lies = with_right_checksum([&bytes[..place], &other[place..=place], &bytes[place + 1..]].concat());
+    let lies = with_checksum([&bytes[..place], &other[place..=place], &bytes[place + 1..]].concat());
     let why = "its summary is that of another record".to_string();
     assert_eq!(decode_record(&lies), Err(DecodeError::Invalid(why)));
 }
@@ -282,10 +280,10 @@ fn a_trusted_record_is_decoded_with_its_log_unread() {
     let mut unread = 0;
     let whole = encode_record(&record);
     let without = encode_record(&Record { log: Default::default(), ..record.clone() });
-    for place in without.len()..whole.len() - CHECKSUM_BYTES {
+    for place in without.len()..whole.len() - CRC32_BYTES {
         let mut scratched = whole.clone();
         scratched[place] ^= 0x55;
-        let scratched = with_right_checksum(scratched);
+        let scratched = with_checksum(scratched);
         if let Ok(read) = decode_trusted_record(&scratched) {
             unread += u32::from(decode_record(&scratched).is_err());
             // An event that cannot be decoded is left out.
@@ -298,25 +296,15 @@ fn a_trusted_record_is_decoded_with_its_log_unread() {
 
 // ---- damaged, foreign and newer bytes -------------------------------------------------------------------------------
 
-/// Puts a right checksum under changed bytes.
-fn with_right_checksum(mut bytes: Vec<u8>) -> Vec<u8> {
-    let summed = bytes.len() - CHECKSUM_BYTES;
-    let checksum = crc32fast::hash(&bytes[..summed]);
-    bytes[summed..].copy_from_slice(&checksum.to_le_bytes());
-    bytes
-}
-
-/// An envelope around a payload.
+/// Returns the envelope of a record around a payload.
 fn enveloped(payload: &[u8]) -> Vec<u8> {
-    let length = (payload.len() as u32).to_le_bytes();
-    let bytes = [b"dp\x01\x00\x01\x00", &length[..], payload, &[0; CHECKSUM_BYTES]].concat();
-    with_right_checksum(bytes)
+    envelope(1, 1, payload)
 }
 
 #[test]
 fn envelope_has_the_documented_layout() {
     let bytes = encode_record(&golden::record());
-    let payload = &bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES];
+    let payload = &bytes[HEADER_BYTES..bytes.len() - CRC32_BYTES];
     assert_eq!(enveloped(payload), bytes);
 }
 
@@ -333,7 +321,7 @@ fn a_truncated_envelope_is_refused() {
 #[test]
 fn a_truncated_payload_in_a_right_envelope_is_refused() {
     let bytes = encode_record(&golden::record());
-    let payload = &bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES];
+    let payload = &bytes[HEADER_BYTES..bytes.len() - CRC32_BYTES];
     for length in 0..payload.len() {
         assert!(decode_record(&enveloped(&payload[..length])).is_err(), "at {length}");
     }
@@ -353,10 +341,10 @@ fn bit_flips_are_rejected() {
 fn any_flipped_bit_under_a_right_checksum_is_refused_or_read_consistently() {
     let bytes = encode_record(&golden::record());
     let mut still_valid = 0;
-    for bit in 0..(bytes.len() - CHECKSUM_BYTES) * 8 {
+    for bit in 0..(bytes.len() - CRC32_BYTES) * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        if let Ok(record) = decode_record(&with_right_checksum(flipped)) {
+        if let Ok(record) = decode_record(&with_checksum(flipped)) {
             still_valid += 1;
             assert_eq!(decode_record(&encode_record(&record)), Ok(record), "bit {bit}");
         }
@@ -373,7 +361,7 @@ proptest! {
         scrambles in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let bytes = encode_record(&record);
-        let mut payload = bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES].to_vec();
+        let mut payload = bytes[HEADER_BYTES..bytes.len() - CRC32_BYTES].to_vec();
         for (place, byte) in scrambles {
             let place = place.index(payload.len());
             payload[place] = byte;
@@ -395,7 +383,7 @@ proptest! {
 fn trailing_bytes_are_refused() {
     let bytes = encode_record(&golden::record());
     assert_eq!(decode_record(&[&bytes[..], b"\0"].concat()), Err(DecodeError::Malformed));
-    let payload = &bytes[HEADER_BYTES..bytes.len() - CHECKSUM_BYTES];
+    let payload = &bytes[HEADER_BYTES..bytes.len() - CRC32_BYTES];
     assert_eq!(decode_record(&enveloped(&[payload, b"\0"].concat())), Err(DecodeError::Malformed));
 }
 
@@ -405,7 +393,7 @@ fn a_newer_format_is_distinguished_from_damage() {
     newer[2..4].copy_from_slice(&2u16.to_le_bytes());
     assert_eq!(decode_record(&newer), Err(DecodeError::Checksum));
     newer[4..6].copy_from_slice(&[7, 0xff]);
-    let newer = with_right_checksum(newer);
+    let newer = with_checksum(newer);
     assert_eq!(decode_record(&newer), Err(DecodeError::NewerFormat { format: 2 }));
     assert_eq!(decode_change_set(&newer), Err(DecodeError::NewerFormat { format: 2 }));
     assert_eq!(decode_record(&newer[..newer.len() - 1]), Err(DecodeError::Truncated));
@@ -421,7 +409,7 @@ fn foreign_bytes_and_other_kinds_are_refused() {
     for (place, byte) in [(2, 0), (4, 0), (5, 1)] {
         let mut odd = record.clone();
         odd[place] = byte;
-        assert_eq!(decode_record(&with_right_checksum(odd)), Err(DecodeError::Malformed), "byte {place} as {byte}");
+        assert_eq!(decode_record(&with_checksum(odd)), Err(DecodeError::Malformed), "byte {place} as {byte}");
     }
     let mut huge = record.clone();
     huge[6..10].copy_from_slice(&u32::MAX.to_le_bytes());

@@ -25,7 +25,7 @@ pub const CRC32_BYTES: usize = 4;
 const TRAILER_BYTES: usize = 10;
 
 /// Writes a valid CRC-32 to the end of a changed envelope.
-pub fn sealed(mut envelope: Vec<u8>) -> Vec<u8> {
+pub fn with_checksum(mut envelope: Vec<u8>) -> Vec<u8> {
     let summed = envelope.len() - CRC32_BYTES;
     let sum = crc32fast::hash(&envelope[..summed]);
     envelope[summed..].copy_from_slice(&sum.to_le_bytes());
@@ -40,7 +40,7 @@ pub fn envelope(format: u16, kind: u8, payload: &[u8]) -> Vec<u8> {
     bytes.extend((payload.len() as u32).to_le_bytes());
     bytes.extend(payload);
     bytes.extend([0; CRC32_BYTES]);
-    sealed(bytes)
+    with_checksum(bytes)
 }
 
 /// Returns the envelope as of format 99, with an unknown flag.
@@ -48,7 +48,7 @@ pub fn of_newer_format(envelope: &[u8]) -> Vec<u8> {
     let mut newer = envelope.to_vec();
     newer[2..4].copy_from_slice(&99u16.to_le_bytes());
     newer[5] = 0x40;
-    sealed(newer)
+    with_checksum(newer)
 }
 
 /// A DUMP taken apart. The server must not compress (`--rdbcompression no`).
