@@ -155,8 +155,6 @@ pub struct Manifest {
     pub entrypoints: BTreeSet<String>,
     /// Warnings of PLAN: unusual, but allowed.
     pub warnings: Vec<String>,
-    /// `deployment.key`; the command's key wins.
-    pub key: Option<String>,
 }
 
 /// A manifest as far as it could be parsed.
@@ -216,10 +214,9 @@ impl Manifest {
         let others = parser.violations.len();
         let (job_type, policy) = parser.policies(top);
         let policy_is_valid = parser.violations.len() == others;
-        let key = parser.deployment_key(top);
         parser.validate_links();
         let Parser { violations, nodes, edges, entrypoints, warnings, .. } = parser;
-        let manifest = Manifest { job_type, policy, nodes, edges, entrypoints, warnings, key, value };
+        let manifest = Manifest { job_type, policy, nodes, edges, entrypoints, warnings, value };
         Ok(PartialManifest { manifest, violations, nodes_are_valid, policy_is_valid })
     }
 
@@ -479,10 +476,6 @@ impl Parser {
         };
         self.warnings.extend(unknown.into_iter().map(|field| format!("policies.update.{field} is no policy field")));
         (job_type, policy)
-    }
-
-    fn deployment_key(&mut self, top: &Map<String, Value>) -> Option<String> {
-        present(top, "deployment")?.get("key")?.as_str().map(str::to_string)
     }
 }
 

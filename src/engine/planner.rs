@@ -43,7 +43,7 @@ fn is_withdrawn(instance: &Instance) -> bool {
     instance.state == InstanceState::Waiting && instance.task.is_none()
 }
 
-/// Returns the primaries, which run in one job (rule 1, "in-place updates keep the job").
+/// Returns the primaries, which run in one job: an in-place update keeps the job (rule 1.4).
 fn primaries<'a>(record: &'a Record) -> impl Iterator<Item = &'a Instance> + 'a {
     record
         .instances

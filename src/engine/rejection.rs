@@ -81,7 +81,7 @@ pub enum Rejection {
     NeverStable { version: u64 },
     #[error("version {version} is running already")]
     RunsAlready { version: u64 },
-    #[error("there is no other stable version to roll back to")]
+    #[error("there is no other version to roll back to: only stable versions and batch runs count")]
     NoStableVersion,
     #[error("agent '{agent}' of version {version} is not a batch job, which alone can be completed")]
     NotABatchJob { agent: String, version: u64 },

@@ -164,8 +164,8 @@ impl Draft<'_, '_> {
         }
     }
 
-    /// Cleans up after a failure: in place, instances stay as they are and no further one is released; the stop of
-    /// blue-green candidates is requested.
+    /// Cleans up after a failure: in place, instances stay as they are and replacements that nobody has taken up are
+    /// withdrawn; the stop of blue-green candidates is requested.
     fn clear_after_failure(&mut self) {
         match self.deployment().map(|d| (d.mode, d.promoted)) {
             Some((Mode::BlueGreen, false)) => self.stop_candidates(),

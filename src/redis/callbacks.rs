@@ -148,7 +148,8 @@ fn fail_in_child() {
     }
 }
 
-/// Valkey moves slots by this as well: what it emits must be complete, and replace what is there.
+/// Emits a record for an AOF rewrite. Valkey moves slots by this as well: what it emits must be complete, and replace
+/// what is there.
 unsafe extern "C" fn aof_rewrite(io: *mut raw::RedisModuleIO, key: *mut raw::RedisModuleString, value: *mut c_void) {
     let written = catch_panic("aof_rewrite", || {
         // SAFETY: the server hands back a value of ours.

@@ -1,5 +1,5 @@
-//! Encoding of idle records: a finished deployment that nobody accesses for `deploy.encode-idle-ms` is kept as the
-//! bytes that it would be saved as. That is a quarter of the memory, and saving it costs nothing. Whoever accesses the
+//! Idle encoding: a finished deployment that nobody accesses for `deploy.encode-idle-ms` is kept as the bytes that it
+//! would be saved as. That is a quarter to a half of the memory, and saving it costs nothing. Whoever accesses the
 //! record decodes it ([`Key::record`]).
 
 use super::ffi::{catch_panic, Ctx, RString};

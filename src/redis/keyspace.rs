@@ -43,7 +43,7 @@ pub fn on_async_load_finished(completed: bool) {
     free_in_background(index::finish_staging(completed));
 }
 
-/// Freeing the index of a million keys takes a while.
+/// Frees an index; a large one on the background thread, since a million keys take a while.
 fn free_in_background(old: Option<Index>) {
     if let Some(old) = old.filter(Index::is_large) {
         background::lazy_free(old);

@@ -7,7 +7,7 @@
 //! primary, AOF, slot migration ─► DEPLOY.APPLY key … ─► write_path (nothing is decided)
 //! ```
 //!
-//! Modules use only modules on lower floors; `tests/layers.rs` has the list. Raw pointers and `unsafe` are at the C
+//! Modules use modules on their own floor and on lower ones; `tests/layers.rs` has the list. Raw pointers and `unsafe` are at the C
 //! boundary alone: [`ffi`] calls the server, and the server calls [`callbacks`].
 
 #![deny(unsafe_code)]

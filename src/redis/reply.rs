@@ -1,4 +1,4 @@
-//! Replies: shapes and errors, in the types of the protocol. A reply is sent exactly once.
+//! The reply path: shapes and errors, in the types of the protocol. A reply is sent exactly once.
 
 use super::error::CommandError;
 use super::ffi::{Ctx, LogLevel};

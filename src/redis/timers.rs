@@ -47,10 +47,10 @@ struct Timer {
 
 static TIMER: Mutex<Timer> = Mutex::new(Timer { armed: None, running: false, yielded: false });
 
-/// Set while this module calls DEPLOY.TICK: nobody else can issue one.
+/// The flag that is set while this module calls DEPLOY.TICK: nobody else can issue one.
 static TICKING: AtomicBool = AtomicBool::new(false);
 
-/// Since when the timer may run, unix time in ms: a tick that was due before had to wait, and is not late.
+/// The time from which on the timer may run, unix time in ms: a tick that was due before had to wait, and is not late.
 static RUNNABLE_SINCE: AtomicU64 = AtomicU64::new(0);
 
 static LATE_LOG: LogLimiter = LogLimiter::new();

@@ -14,7 +14,7 @@ pub struct VersionView<'a> {
     pub version: i64,
     pub deployment_id: &'a str,
     pub job_id: &'a str,
-    /// `service`, `system` or `batch`.
+    /// `service`, `system`, `batch` or `sysbatch`.
     pub job_type: &'static str,
     pub strategy: &'static str,
     pub bundle: Option<&'a str>,

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! agent-api                                                             2026-09-21 14:13:32 UTC
-//! status      RUNNING, 1 of 4 agents healthy       state, in a few lines        header, next_steps
+//! status      RUNNING: 1 of 4 agents healthy       state, in a few lines        header, next_steps
 //! …
 //! AGENT    VERSION  ROLE     STATE    HEALTH ...   one line per agent           agents
 //! VERSION  ...                                     the versions                 history
-//! TIME     ...                                     the last events              events
+//! UTC      ...                                     the last events              events
 //! ```
 //!
 //! The page is refreshed in place, so its lines keep their positions: each label has its line even without a value, a

@@ -2,7 +2,7 @@
 
 use super::text::{truncate, truncate_escaped, wrap};
 
-/// A terminal's 100 columns, less the line numbers that redis-cli puts before the lines of an array.
+/// The maximum width of a line: it fits a terminal of 100 columns.
 pub const WIDTH: usize = 95;
 
 /// The column in which a label's text begins.
