@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use redis_deploy::codec;
 use redis_deploy::codec::{
     decode_change_set, decode_record, decode_trusted_record, encode_change_set, encode_record, encode_uncommitted,
-    summary_of, DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS,
+    header_of, summary_of, DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS,
 };
 use redis_deploy::engine;
 use redis_deploy::engine::command::{Command, Context, Deploy, Limits, Report, ReportedState};
@@ -24,21 +24,26 @@ use test_support::{arbitrary, golden, updates_golden};
 
 // ---- golden files ---------------------------------------------------------------------------------------------------
 
-fn golden_file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/codec").join(format!("v1-{name}.bin"))
+/// The formats that are read, each with its values behind the golden files. The last one is written.
+const FORMATS: [u16; 2] = [1, 2];
+
+fn golden_record(format: u16) -> Record {
+    match format {
+        1 => golden::record(),
+        _ => golden::record_of_format_2(),
+    }
 }
 
-fn golden_bytes(name: &str, written_now: &[u8]) -> Vec<u8> {
-    let file = golden_file(name);
-    if updates_golden() {
-        std::fs::write(&file, written_now).expect("the golden file is writable");
+fn golden_batches(format: u16) -> Vec<(&'static str, ChangeSet)> {
+    match format {
+        1 => golden::batches(),
+        _ => golden::batches_of_format_2(),
     }
-    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
 /// One change set with a change of each type, as a command with many effects makes it.
-fn change_set_of_all() -> ChangeSet {
-    let mut changes: Vec<Change> = golden::batches().into_iter().flat_map(|(_, one)| one.changes).collect();
+fn change_set_of_all(format: u16) -> ChangeSet {
+    let mut changes: Vec<Change> = golden_batches(format).into_iter().flat_map(|(_, one)| one.changes).collect();
     for (revision, change) in (46..).zip(&mut changes) {
         if let Change::Event(event) = change {
             Arc::make_mut(event).revision = revision;
@@ -47,57 +52,95 @@ fn change_set_of_all() -> ChangeSet {
     ChangeSet { changes, log_max: 100 }
 }
 
-#[test]
-fn a_record_keeps_its_bytes() {
-    let record = golden::record();
-    let bytes = golden_bytes("record", &encode_record(&record));
-    assert_eq!(encode_record(&record), bytes, "the bytes have changed: that takes a new format");
-    assert_eq!(decode_record(&bytes), Ok(record));
+fn golden_file(format: u16, name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/codec").join(format!("v{format}-{name}.bin"))
+}
+
+/// Returns the bytes of a golden file. Those of the format that is written must be what is written now.
+fn golden_bytes(format: u16, name: &str, written_now: &[u8]) -> Vec<u8> {
+    let file = golden_file(format, name);
+    let is_written = Some(&format) == FORMATS.last();
+    if updates_golden() && is_written {
+        std::fs::write(&file, written_now).expect("the golden file is writable");
+    }
+    let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    assert_eq!(bytes == written_now, is_written, "the bytes of {name} have changed: that takes a new format");
+    bytes
 }
 
 #[test]
-fn a_change_set_keeps_its_bytes() {
-    let change_set = change_set_of_all();
-    let bytes = golden_bytes("change_set", &encode_change_set(&change_set));
-    assert_eq!(encode_change_set(&change_set), bytes, "the bytes have changed: that takes a new format");
-    assert_eq!(decode_change_set(&bytes), Ok(change_set));
+fn records_of_every_format_are_read() {
+    for format in FORMATS {
+        let record = golden_record(format);
+        let bytes = golden_bytes(format, "record", &encode_record(&record));
+        assert_eq!(decode_record(&bytes), Ok(record.clone()), "format {format}");
+        assert_eq!(decode_trusted_record(&bytes), Ok(record.clone()), "format {format}");
+        assert_eq!(summary_of(&bytes).ok(), Summary::of(&record), "format {format}");
+        let header = header_of(&bytes).expect("it is valid");
+        assert_eq!((header.deployment, header.revision), (record.deployment, record.revision), "format {format}");
+        // Its log is written anew, and can be written on.
+        let read = decode_record(&bytes).expect("it is valid");
+        assert_eq!(decode_record(&encode_record(&read)), Ok(read), "format {format}");
+    }
 }
 
 #[test]
-fn each_type_of_change_keeps_its_bytes() {
-    for (name, change_set) in golden::batches() {
-        let bytes = golden_bytes(name, &encode_change_set(&change_set));
-        assert_eq!(encode_change_set(&change_set), bytes, "the bytes of {name} have changed: that takes a new format");
-        assert_eq!(decode_change_set(&bytes), Ok(change_set), "{name}");
+fn change_sets_of_every_format_are_read() {
+    for format in FORMATS {
+        let change_set = change_set_of_all(format);
+        let bytes = golden_bytes(format, "change_set", &encode_change_set(&change_set));
+        assert_eq!(decode_change_set(&bytes), Ok(change_set), "format {format}");
+        for (name, change_set) in golden_batches(format) {
+            let bytes = golden_bytes(format, name, &encode_change_set(&change_set));
+            assert_eq!(decode_change_set(&bytes), Ok(change_set), "{name} of format {format}");
+        }
     }
 }
 
 #[test]
 fn each_type_of_event_has_a_golden_file() {
-    let change_sets = golden::batches();
-    let names: BTreeSet<&str> = change_sets.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names.len(), EVENT_NAMES.len() + 2, "one change set for each type of event, and two of silent changes");
-    let mut types = BTreeSet::new();
-    for (name, change_set) in &change_sets {
-        let [change] = &change_set.changes[..] else { panic!("{name} has one change") };
-        if let Change::Event(event) = change {
-            assert_eq!(event.body.name(), *name);
-            types.insert(event.body.name());
+    for format in FORMATS {
+        let change_sets = golden_batches(format);
+        let names: BTreeSet<&str> = change_sets.iter().map(|(name, _)| *name).collect();
+        let count = EVENT_NAMES.len() + 2;
+        assert_eq!(names.len(), count, "one change set for each type of event, and two of silent changes");
+        let mut types = BTreeSet::new();
+        for (name, change_set) in &change_sets {
+            let [change] = &change_set.changes[..] else { panic!("{name} has one change") };
+            if let Change::Event(event) = change {
+                assert_eq!(event.body.name(), *name);
+                types.insert(event.body.name());
+            }
+            assert!(golden_file(format, name).exists() || updates_golden(), "{name} of format {format}");
         }
-        assert!(golden_file(name).exists() || updates_golden(), "{name}");
+        assert_eq!(types, EVENT_NAMES.iter().copied().collect());
     }
-    assert_eq!(types, EVENT_NAMES.iter().copied().collect());
 }
 
 #[test]
 fn golden_files_are_all_of_a_known_name() {
-    let mut known: BTreeSet<PathBuf> = golden::batches().iter().map(|(name, _)| golden_file(name)).collect();
-    known.extend(["record", "change_set"].map(golden_file));
-    let folder = golden_file("record").parent().expect("a folder").to_path_buf();
+    let mut known = BTreeSet::new();
+    for format in FORMATS {
+        known.extend(golden_batches(format).iter().map(|(name, _)| golden_file(format, name)));
+        known.extend(["record", "change_set"].map(|name| golden_file(format, name)));
+    }
+    let folder = golden_file(1, "record").parent().expect("a folder").to_path_buf();
     for entry in std::fs::read_dir(folder).expect("the golden files") {
         let file = entry.expect("a file").path();
         assert!(known.contains(&file), "{} is of no test", file.display());
     }
+}
+
+/// A change set of an earlier format comes from a primary that is not upgraded yet: it leads to the same record.
+#[test]
+fn change_sets_of_an_earlier_format_lead_to_the_same_record() {
+    let read = |name: &str| std::fs::read(golden_file(1, name)).expect("a golden file");
+    let (record, change_set) = (read("record"), read("change_set"));
+    let mut replica = decode_record(&record).expect("it is valid");
+    engine::apply(&mut replica, &decode_change_set(&change_set).expect("it is valid"));
+    let mut expected = golden::record();
+    engine::apply(&mut expected, &change_set_of_all(1));
+    assert_eq!(replica, expected);
 }
 
 /// Configuration without a file of failing seeds: a failure becomes a test of its own.
@@ -192,7 +235,7 @@ fn a_node_is_left_out_where_it_is_the_agent() {
 
 #[test]
 fn events_of_a_change_set_share_their_texts() {
-    let read = decode_change_set(&encode_change_set(&change_set_of_all())).expect("it is valid");
+    let read = decode_change_set(&encode_change_set(&change_set_of_all(2))).expect("it is valid");
     let events = read.changes.iter().filter_map(|change| match change {
         Change::Event(event) => Some(&event.deployment_id),
         Change::Silent(_) => None,
@@ -298,7 +341,7 @@ fn a_trusted_record_is_decoded_with_its_log_unread() {
 
 /// Returns the envelope of a record around a payload.
 fn enveloped(payload: &[u8]) -> Vec<u8> {
-    envelope(1, 1, payload)
+    envelope(2, 1, payload)
 }
 
 #[test]
@@ -390,12 +433,12 @@ fn trailing_bytes_are_refused() {
 #[test]
 fn a_newer_format_is_distinguished_from_damage() {
     let mut newer = encode_record(&golden::record());
-    newer[2..4].copy_from_slice(&2u16.to_le_bytes());
+    newer[2..4].copy_from_slice(&3u16.to_le_bytes());
     assert_eq!(decode_record(&newer), Err(DecodeError::Checksum));
     newer[4..6].copy_from_slice(&[7, 0xff]);
     let newer = with_checksum(newer);
-    assert_eq!(decode_record(&newer), Err(DecodeError::NewerFormat { format: 2 }));
-    assert_eq!(decode_change_set(&newer), Err(DecodeError::NewerFormat { format: 2 }));
+    assert_eq!(decode_record(&newer), Err(DecodeError::NewerFormat { format: 3 }));
+    assert_eq!(decode_change_set(&newer), Err(DecodeError::NewerFormat { format: 3 }));
     assert_eq!(decode_record(&newer[..newer.len() - 1]), Err(DecodeError::Truncated));
 }
 

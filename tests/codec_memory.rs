@@ -130,8 +130,8 @@ fn counting_allocator_reports_peak_and_largest() {
 #[test]
 fn claimed_lengths_allocate_nothing() {
     let bombs = [1 << 20, 1 << 27, 1 << 31, 1 << 34, 1 << 61, u64::MAX].map(eight_bytes);
-    let record = codec::encode_record(&golden::record());
-    let batch = codec::encode_change_set(&golden::batches()[0].1);
+    let record = codec::encode_record(&golden::record_of_format_2());
+    let batch = codec::encode_change_set(&golden::batches_of_format_2()[0].1);
     for (kind, bytes) in [(1, record), (2, batch)] {
         let payload = &bytes[10..bytes.len() - 4];
         for place in 0..payload.len() {
@@ -145,7 +145,7 @@ fn claimed_lengths_allocate_nothing() {
 
 #[test]
 fn claimed_payload_lengths_allocate_nothing() {
-    let mut bytes = codec::encode_record(&golden::record());
+    let mut bytes = codec::encode_record(&golden::record_of_format_2());
     for length in [1 << 20, 1 << 29, u32::MAX] {
         bytes[6..10].copy_from_slice(&length.to_le_bytes());
         let (result, taken) = taken(|| codec::decode_record(&bytes));
@@ -179,7 +179,7 @@ proptest! {
 
 /// As many instances as fit, each in as few bytes as it takes, with all that is indexed about it.
 fn instances(count: u64, of_one_agent: u64) -> Record {
-    let mut record = Record { revision: count, instances: Default::default(), ..golden::record() };
+    let mut record = Record { revision: count, instances: Default::default(), ..golden::record_of_format_2() };
     record.log = Default::default();
     record.services = Default::default();
     for i in 0..count {
@@ -230,8 +230,11 @@ fn many_events_allocate_in_proportion() {
     let events: Vec<Arc<Event>> = (1..=100_000).map(event).collect();
     let changes = events.iter().cloned().map(Change::Event).collect();
     let batch = codec::encode_change_set(&ChangeSet { changes, log_max: 0 });
-    let record =
-        codec::encode_record(&Record { revision: 100_000, log: events.into_iter().collect(), ..golden::record() });
+    let record = codec::encode_record(&Record {
+        revision: 100_000,
+        log: events.into_iter().collect(),
+        ..golden::record_of_format_2()
+    });
     frugal(&batch);
     frugal(&record);
 }
@@ -241,7 +244,7 @@ fn many_events_allocate_in_proportion() {
 fn many_empty_texts_allocate_in_proportion() {
     let count = 200_000u64;
     for text in [|_| String::new(), |n| format!("{n:x}")] {
-        let mut record = golden::record();
+        let mut record = golden::record_of_format_2();
         if let Some(deployment) = record.deployment.as_mut().map(Arc::make_mut) {
             deployment.removed_agents = (0..count).map(|n: u64| Arc::from(text(n))).collect();
         }

@@ -97,6 +97,7 @@ impl Bench {
                 ttl_ms: None,
                 tags: Vec::new(),
                 meta: None,
+                reason: None,
             };
             self.ask(Command::Register(register)).expect("an honest registration is taken");
         }

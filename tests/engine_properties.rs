@@ -342,6 +342,7 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
             ttl_ms: *ttl,
             tags: Vec::new(),
             meta: None,
+            reason: None,
         })),
         Asked::Check { id, status: n } => {
             one(Command::Check(Check { instance: name("i", *id), status: status(*n), reason: None }))

@@ -50,7 +50,8 @@ const FORBIDDEN: [(&str, &str); 41] = [
 ];
 
 /// Roots of paths that may be used.
-const MAY_USE: [&str; 7] = ["std", "serde", "serde_json", "thiserror", "crate", "super", "self"];
+const MAY_USE: [&str; 9] =
+    ["std", "indexmap", "json_event_parser", "serde", "serde_json", "thiserror", "crate", "super", "self"];
 
 /// Returns a line without its comment and its string literals.
 fn code(line: &str) -> String {

@@ -1,298 +1,78 @@
-//! Format 1: its payloads to and from values of the engine.
+//! Format 1: its payloads to values of the engine; where its shapes are those of the newest format, also from them.
 //!
 //! The shapes are in [`format1`](super::format1), apart from the engine's types on purpose: those may change, and the
-//! compiler then says here what no longer fits.
+//! compiler then says here what no longer fits. What a later format added gets its default.
 
-use super::error::{DecodeError, MAX_INSTANCES_PER_AGENT};
+use super::convert2::write_event;
+use super::error::DecodeError;
+use super::format::{read_event, Format, StoredVersionShape};
 use super::format1::*;
-use super::shape::{convert_enum, convert_struct, shared_text, Number, Shape, Texts};
-use super::wire::{write, write_length_prefixed, Reader};
-use crate::engine::event_log::{EventCodec, Log as EventLog};
+use super::shape::{
+    convert_enum, convert_struct, read_enum, read_struct, shared_text, IntoValue, Number, Shape, Texts,
+};
+use super::wire::Reader;
 use crate::engine::manifest::ManifestText;
 use crate::engine::{deployment, event, instance, manifest, policy, record, services, summary, time, version};
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
 use std::sync::Arc;
 
-// ---- the record -----------------------------------------------------------------------------------------------------
+pub(super) struct Format1;
 
-/// Appends the payload of a record.
-pub(super) fn write_record(record: &record::Record, payload: &mut Vec<u8>) {
-    let record::Record {
-        revision,
-        last_version,
-        current_version,
-        current_job_id,
-        versions,
-        deployment,
-        instances,
-        services,
-        log,
-        requests,
-        created_at,
-        updated_at,
-    } = record;
-    let summary = summary::Summary::of(record);
-    write(&summary.as_ref().map(Summary::of), payload);
-    let header = RecordHeader {
-        revision: Shape::of(revision),
-        last_version: Shape::of(last_version),
-        current_version: Shape::of(current_version),
-        current_job_id: Shape::of(current_job_id),
-        deployment: deployment.as_deref().map(Shape::of),
-        created_at: Shape::of(created_at),
-        updated_at: Shape::of(updated_at),
-    };
-    write(&header, payload);
-    write_versions(versions, payload);
-    write(&instances.len(), payload);
-    instances.iter().for_each(|instance| write(&Instance::of(instance), payload));
-    write(&services.len(), payload);
-    services.iter().for_each(|service| write(&Service::of(&**service), payload));
-    write(&requests.len(), payload);
-    requests.iter().for_each(|entry| write(&IdempotencyEntry::of(entry), payload));
-    match log.encoded() {
-        Some((count, events)) => write(&Log { count: Shape::of(&count), events }, payload),
-        None => {
-            let mut events = Vec::new();
-            log.iter().for_each(|event| write_event(&event, &mut events));
-            write(&Log { count: Shape::of(&log.len()), events: &events }, payload);
+impl Format for Format1 {
+    type Summary<'a> = Summary<'a>;
+    type RecordHeader<'a> = RecordHeader<'a>;
+    type StoredVersion<'a> = StoredVersion<'a>;
+    type Instance<'a> = Instance<'a>;
+    type Service<'a> = Service<'a>;
+    type IdempotencyEntry<'a> = IdempotencyEntry<'a>;
+    type Change<'a> = Change<'a>;
+
+    fn log_events(events: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
+        let mut from = Reader::of(events);
+        let mut rewritten = Vec::with_capacity(events.len());
+        while !from.rest().is_empty() {
+            write_event(&read_event::<Event>(from.read_bytes()?, &mut Texts::copied())?, &mut rewritten);
         }
+        Ok(Cow::Owned(rewritten))
     }
 }
 
-/// Appends the manifests, each once, and then the versions.
-fn write_versions(versions: &[Arc<version::Version>], payload: &mut Vec<u8>) {
-    // Versions share a manifest in memory: its text, which is long, is looked at only where its address is new.
-    let mut by_address: BTreeMap<*const ManifestText, usize> = BTreeMap::new();
-    let mut by_text: HashMap<&str, usize, foldhash::fast::RandomState> = HashMap::default();
-    let mut manifests: Vec<&str> = Vec::new();
-    let mut indexes: Vec<usize> = Vec::with_capacity(versions.len());
-    for version in versions {
-        let text = version.content.text();
-        indexes.push(*by_address.entry(Arc::as_ptr(&version.content)).or_insert_with(|| {
-            *by_text.entry(text).or_insert_with(|| {
-                manifests.push(text);
-                manifests.len() - 1
-            })
-        }));
-    }
-    write(&manifests, payload);
-    write(&versions.len(), payload);
-    for (index, version) in indexes.iter().zip(versions) {
-        write(&StoredVersion { manifest: Shape::of(index), version: Version::of(version) }, payload);
-    }
-}
-
-/// Reads a record and the summary in front of it.
-pub(super) fn read_record(payload: &[u8]) -> Result<(record::Record, Option<summary::Summary>), DecodeError> {
-    let (mut from, mut texts) = (Reader::of(payload), Texts::interned());
-    let summary = from.read::<Option<Summary>>()?.into_value(&mut texts)?;
-    let mut record = read_header(from.read()?, &mut texts)?;
-    record.versions = Arc::new(read_versions(&mut from, &mut texts)?);
-    let instances: usize = from.read()?;
-    for _ in 0..instances {
-        let instance = from.read::<Instance>()?.into_value(&mut texts)?;
-        if record.instances.of_agent(&instance.agent).len() >= MAX_INSTANCES_PER_AGENT {
-            return Err(DecodeError::Invalid(format!("agent {} has too many instances", instance.agent)));
-        }
-        record.instances.insert(instance);
-    }
-    if record.instances.len() != instances {
-        return Err(DecodeError::Invalid("an instance comes twice".to_string()));
-    }
-    let services: usize = from.read()?;
-    for _ in 0..services {
-        record.services.insert(from.read::<Service>()?.into_value(&mut texts)?);
-    }
-    if record.services.len() != services {
-        return Err(DecodeError::Invalid("a service instance comes twice".to_string()));
-    }
-    let requests = Arc::make_mut(&mut record.requests);
-    for _ in 0..from.read::<usize>()? {
-        requests.push_back(from.read::<IdempotencyEntry>()?.into_value(&mut texts)?);
-    }
-    let Log { count, events } = from.read()?;
-    from.finish()?;
-    let count = count.into_value(&mut texts)?;
-    record.log = EventLog::from_encoded(event_codec(), count, events.to_vec()).ok_or(DecodeError::Malformed)?;
-    Ok((record, summary))
-}
-
-fn read_header<'a>(header: RecordHeader<'a>, texts: &mut Texts<'a>) -> Result<record::Record, DecodeError> {
-    let RecordHeader { revision, last_version, current_version, current_job_id, deployment, created_at, updated_at } =
-        header;
-    Ok(record::Record {
-        revision: revision.into_value(texts)?,
-        last_version: last_version.into_value(texts)?,
-        current_version: current_version.into_value(texts)?,
-        current_job_id: current_job_id.into_value(texts)?,
-        deployment: deployment.map(|deployment| deployment.into_value(texts).map(Arc::new)).transpose()?,
-        created_at: created_at.into_value(texts)?,
-        updated_at: updated_at.into_value(texts)?,
-        ..record::Record::empty()
-    })
-}
-
-/// Reads the manifests, and the versions that refer to them. A writer numbers manifests in the order of their first use:
-/// any other list is refused, since a manifest that no version uses would be copied and never validated.
-fn read_versions<'a>(from: &mut Reader<'a>, texts: &mut Texts<'a>) -> Result<Vec<Arc<version::Version>>, DecodeError> {
-    let mut unused = Vec::new();
-    for _ in 0..from.read::<usize>()? {
-        unused.push(from.read::<&str>()?);
-    }
-    let mut unused = unused.into_iter();
-    let mut manifests: Vec<Arc<ManifestText>> = Vec::new();
-    let mut versions = Vec::new();
-    for _ in 0..from.read::<usize>()? {
-        let StoredVersion { manifest, version } = from.read()?;
-        let index: usize = manifest.into_value(texts)?;
-        if index == manifests.len() {
-            let text = unused.next().ok_or(DecodeError::Malformed)?;
-            manifests.push(Arc::new(ManifestText::new(shared_text(text)?)));
-        }
-        let content = manifests.get(index).cloned().ok_or(DecodeError::Malformed)?;
-        versions.push(Arc::new(version.with_content(content, texts)?));
-    }
-    match unused.next() {
-        None => Ok(versions),
-        Some(_) => Err(DecodeError::Invalid("it has a manifest of no version".to_string())),
+impl<'a> IntoValue<'a, record::Record> for RecordHeader<'a> {
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<record::Record, DecodeError> {
+        let RecordHeader {
+            revision,
+            last_version,
+            current_version,
+            current_job_id,
+            deployment,
+            created_at,
+            updated_at,
+        } = self;
+        Ok(record::Record {
+            revision: revision.into_value(texts)?,
+            last_version: last_version.into_value(texts)?,
+            current_version: current_version.into_value(texts)?,
+            current_job_id: current_job_id.into_value(texts)?,
+            deployment: deployment.map(|deployment| deployment.into_value(texts).map(Arc::new)).transpose()?,
+            created_at: created_at.into_value(texts)?,
+            updated_at: updated_at.into_value(texts)?,
+            ..record::Record::empty()
+        })
     }
 }
 
-/// Reads the summary in front of a record, and nothing else of it.
-pub(super) fn read_summary(payload: &[u8]) -> Result<Option<summary::Summary>, DecodeError> {
-    Reader::of(payload).read::<Option<Summary>>()?.into_value(&mut Texts::copied())
-}
-
-// ---- change sets ----------------------------------------------------------------------------------------------------
-
-/// Appends the payload of a change set. `known_events` are the bytes of its events as the log has them, or nothing.
-pub(super) fn write_change_set(change_set: &event::ChangeSet, known_events: &[u8], payload: &mut Vec<u8>) {
-    let event::ChangeSet { changes, log_max } = change_set;
-    let mut known = Reader::of(known_events);
-    let mut scratch = Vec::new();
-    write(&Number::of(log_max), payload);
-    write(&changes.len(), payload);
-    for change in changes {
-        match change {
-            event::Change::Event(event) => {
-                let bytes = match known.read_bytes() {
-                    // The log leaves manifests out.
-                    Ok(bytes) if !event.body.has_manifest() => bytes,
-                    _ => {
-                        scratch.clear();
-                        scratch.reserve(256);
-                        write(&Event::of(&**event), &mut scratch);
-                        &scratch
-                    }
-                };
-                write(&Change::Event(bytes), payload);
-            }
-            event::Change::Silent(silent) => write(&Change::Silent(Shape::of(silent)), payload),
-        }
+impl<'a> IntoValue<'a, event::Change> for Change<'a> {
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<event::Change, DecodeError> {
+        Ok(match self {
+            Change::Event(bytes) => event::Change::Event(Arc::new(read_event::<Event>(bytes, texts)?)),
+            Change::Silent(silent) => event::Change::Silent(silent.into_value(texts)?),
+        })
     }
 }
 
-/// Reads a change set.
-pub(super) fn read_change_set(payload: &[u8]) -> Result<event::ChangeSet, DecodeError> {
-    let mut from = Reader::of(payload);
-    let (log_max, count) = (from.read::<Number>()?, from.read::<usize>()?);
-    let mut texts = if count > 1 { Texts::interned() } else { Texts::copied() };
-    let log_max = log_max.into_value(&mut texts)?;
-    let mut changes = Vec::new();
-    for _ in 0..count {
-        changes.push(match from.read()? {
-            Change::Event(bytes) => event::Change::Event(Arc::new(event_of(bytes, &mut texts)?)),
-            Change::Silent(silent) => event::Change::Silent(silent.into_value(&mut texts)?),
-        });
-    }
-    from.finish()?;
-    Ok(event::ChangeSet { changes, log_max })
-}
-
-// ---- events, as a log has them --------------------------------------------------------------------------------------
-
-/// Encodes the events of a log in this format: each behind its length.
-struct LogCodec;
-
-impl EventCodec for LogCodec {
-    fn encode(&self, event: &event::Event, bytes: &mut Vec<u8>) {
-        write_event(event, bytes);
-    }
-
-    fn split_first<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
-        let mut from = Reader::of(bytes);
-        let event = from.read_bytes().ok()?;
-        Some((event, from.rest()))
-    }
-
-    fn revision(&self, event: &[u8]) -> Option<u64> {
-        Reader::of(event).read::<Number>().ok().map(|revision| revision.0)
-    }
-
-    fn decode(&self, event: &[u8]) -> Option<event::Event> {
-        event_of(event, &mut Texts::copied()).ok()
-    }
-}
-
-/// Returns the codec by which a log keeps its events encoded.
-pub(super) fn event_codec() -> &'static dyn EventCodec {
-    &LogCodec
-}
-
-fn write_event(event: &event::Event, bytes: &mut Vec<u8>) {
-    write_length_prefixed(&Event::of(event), bytes);
-}
-
-fn event_of<'a>(bytes: &'a [u8], texts: &mut Texts<'a>) -> Result<event::Event, DecodeError> {
-    let mut from = Reader::of(bytes);
-    let event: Event = from.read()?;
-    from.finish()?;
-    event.into_value(texts)
-}
-
-// ---- what differs in more than its texts ----------------------------------------------------------------------------
+// ---- versions, whose manifests are elsewhere ------------------------------------------------------------------------
 
 impl<'a> Version<'a> {
-    #[inline(always)]
-    fn of(version: &'a version::Version) -> Version<'a> {
-        let version::Version {
-            number,
-            deployment_id,
-            job_id,
-            job_type,
-            strategy,
-            policy,
-            content: _,
-            agents,
-            bundle,
-            tag,
-            stable,
-            rollback_of,
-            outcome,
-            submitted_at,
-            by,
-            reason,
-        } = version;
-        Version {
-            number: Shape::of(number),
-            deployment_id: Shape::of(deployment_id),
-            job_id: Shape::of(job_id),
-            job_type: Shape::of(job_type),
-            strategy: Shape::of(strategy),
-            policy: Shape::of(policy),
-            agents: Shape::of(agents),
-            bundle: Shape::of(bundle),
-            tag: Shape::of(tag),
-            stable: Shape::of(stable),
-            rollback_of: Shape::of(rollback_of),
-            outcome: Shape::of(outcome),
-            submitted_at: Shape::of(submitted_at),
-            by: Shape::of(by),
-            reason: Shape::of(reason),
-        }
-    }
-
     fn with_content(self, content: Arc<ManifestText>, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
         let Version {
             number,
@@ -328,21 +108,33 @@ impl<'a> Version<'a> {
             submitted_at: submitted_at.into_value(texts)?,
             by: by.into_value(texts)?,
             reason: reason.into_value(texts)?,
+            cause: None,
+            description: None,
+            promoted_at: None,
+            promoted_by: None,
+            finished_at: None,
         })
     }
 }
 
-impl<'a> Shape<'a, version::Version> for VersionWithManifest<'a> {
-    #[inline(always)]
-    fn of(version: &'a version::Version) -> VersionWithManifest<'a> {
-        VersionWithManifest { version: Version::of(version), manifest: version.content.text() }
+impl<'a> StoredVersionShape<'a> for StoredVersion<'a> {
+    fn manifest(&self) -> Number {
+        self.manifest
     }
 
+    fn with_content(self, content: Arc<ManifestText>, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
+        self.version.with_content(content, texts)
+    }
+}
+
+impl<'a> IntoValue<'a, version::Version> for VersionWithManifest<'a> {
     fn into_value(self, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
         let content = Arc::new(ManifestText::new(shared_text(self.manifest)?));
         self.version.with_content(content, texts)
     }
 }
+
+// ---- nodes ----------------------------------------------------------------------------------------------------------
 
 /// Returns the node where it is not the agent itself.
 #[inline]
@@ -368,7 +160,9 @@ macro_rules! convert_struct_with_node {
                 let Engine { agent, node, $($field),* } = value;
                 Self { agent: Shape::of(agent), node: other_node(node, agent), $($field: Shape::of($field)),* }
             }
+        }
 
+        impl<'a> IntoValue<'a, $engine> for $shape {
             #[inline]
             fn into_value(self, texts: &mut Texts<'a>) -> Result<$engine, DecodeError> {
                 type Engine = $engine;
@@ -377,7 +171,7 @@ macro_rules! convert_struct_with_node {
                 Ok(Engine {
                     node: node_or_agent(node, &agent, texts)?,
                     agent,
-                    $($field: Shape::into_value($field, texts)?),*
+                    $($field: IntoValue::into_value($field, texts)?),*
                 })
             }
         }
@@ -419,29 +213,29 @@ convert_struct! { Task = instance::Task { kind, revision, since } }
 
 convert_struct! { InstanceKey<'a> = instance::InstanceKey { agent, version, job_id } }
 
-convert_struct! { Service<'a> = services::Service {
+read_struct! { Service<'a> = services::Service {
     instance, owner, service, address, port, tags, meta, status, reason, ttl_ms, expires_at, since,
-} }
+} with { attempt: 1 } }
 
-convert_struct! { IdempotencyEntry<'a> = deployment::IdempotencyEntry { request, receipt } }
+read_struct! { IdempotencyEntry<'a> = deployment::IdempotencyEntry { request, receipt } }
 
-convert_struct! { Receipt<'a> = deployment::Receipt {
+read_struct! { Receipt<'a> = deployment::Receipt {
     deployment_key, deployment_id, version, job_id, status, mode, revision,
-} }
+} with { warnings: Some(Vec::new()) } }
 
-convert_struct! { NewDeployment<'a> = event::NewDeployment {
+read_struct! { NewDeployment<'a> = event::NewDeployment {
     version, mode, strategy, requested_strategy, mode_reason, cause, source_version, source_job_id, requested_job,
     changed, removed_agents, canaries, progress, trimmed,
 } }
 
-convert_enum! { SilentChange<'a> = event::SilentChange {
+read_enum! { SilentChange<'a> = event::SilentChange {
     ServiceRefreshed { instance, expires_at },
     RequestRecorded { request, receipt },
 } }
 
-convert_struct! { Event<'a> = event::Event { revision, at, deployment_id, version, body } }
+read_struct! { Event<'a> = event::Event { revision, at, deployment_id, version, body } }
 
-convert_enum! { EventBody<'a> = event::EventBody {
+read_enum! { EventBody<'a> = event::EventBody {
     DeploymentStarted(new),
     DeploymentNoop(new),
     VersionRecorded(new),
@@ -499,50 +293,3 @@ convert_enum! { Status = deployment::Status {
 convert_enum! { Strategy = policy::Strategy { Rolling, Canary, BlueGreen } }
 
 convert_enum! { TaskKind = instance::TaskKind { Start, Replace, Stop, Run } }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::command::{Command, Context, Deploy, Limits};
-    use crate::engine::decide;
-
-    /// Returns the payload of a record's versions: its manifests, in an order of their own, then the rest as written.
-    fn with_manifests(versions: &[Arc<version::Version>], manifests: &[&str]) -> Vec<u8> {
-        let (mut written, mut own) = (Vec::new(), Vec::new());
-        write_versions(versions, &mut written);
-        write(&versions.iter().map(|version| &**version.content.text()).collect::<Vec<_>>(), &mut own);
-        let mut payload = Vec::new();
-        write(&manifests, &mut payload);
-        payload.extend_from_slice(written.strip_prefix(&*own).expect("each version has a manifest of its own"));
-        payload
-    }
-
-    #[test]
-    fn manifests_that_no_version_uses_are_refused() {
-        let texts = ["1", "2"].map(|image| format!(r#"{{"nodes":[{{"node_id":"a","image":"{image}"}}]}}"#));
-        let mut record = record::Record::empty();
-        for text in &texts {
-            let deploy = Command::Deploy(Deploy { manifest: text.clone().into_bytes(), ..Deploy::default() });
-            let context = Context { key: "app", now_ms: 1_000, by: "default", limits: Limits::default() };
-            record = decide(Some(&record), &deploy, &context).expect("a valid manifest").record;
-        }
-        let [first, second] = texts.each_ref().map(String::as_str);
-        let read = |manifests: &[&str]| {
-            let payload = with_manifests(&record.versions, manifests);
-            read_versions(&mut Reader::of(&payload), &mut Texts::interned()).map(|versions| versions.len())
-        };
-        assert_eq!(read(&[first, second]), Ok(2));
-        assert_eq!(read(&[first]), Err(DecodeError::Malformed));
-        let unused = DecodeError::Invalid("it has a manifest of no version".to_string());
-        assert_eq!(read(&[first, second, "{}"]), Err(unused));
-
-        // The first version refers to the second manifest: the index skips one.
-        let mut payload = with_manifests(&record.versions, &[first, second]);
-        let mut list = Vec::new();
-        write(&[first, second].as_slice(), &mut list);
-        let index = list.len() + 1;
-        assert_eq!(payload[index], 0);
-        payload[index] = 1;
-        assert_eq!(read_versions(&mut Reader::of(&payload), &mut Texts::interned()), Err(DecodeError::Malformed));
-    }
-}

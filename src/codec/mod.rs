@@ -7,21 +7,28 @@
 //! Integers of the envelope are little-endian. The envelope is the same for every format, so that an older module can
 //! tell a newer one's payload ([`DecodeError::NewerFormat`]) from a damaged one, and keep it as it is.
 //!
-//! The shapes of a format's payloads are in one file, [`format1`], frozen once released, and their conversion from and
-//! to the engine's types in another, [`convert1`]. A new shape is a new format: `format2.rs` states its differences
-//! only, and every older format goes on being read.
+//! The shapes of a format's payloads are in one file, such as [`format1`], frozen once released, and their conversion
+//! from and to the engine's types in another, such as [`convert1`]. A new shape is a new format: [`format2`] states its
+//! differences only, and every older format goes on being read. The order of the parts is in [`payload`], once for all
+//! formats.
 //!
 //! Bytes are untrusted: length and checksum are checked before the payload is decoded, decoding takes memory in
 //! proportion to the bytes that are there and not to the lengths that they claim, and a decoded value is
 //! [validated](validation) as if a user had sent it.
 
 mod convert1;
+mod convert2;
 mod error;
+mod format;
 mod format1;
+mod format2;
+mod payload;
 mod shape;
 mod validation;
 mod wire;
 
+use self::convert1::Format1;
+use self::convert2::Format2;
 use crate::engine::event_log::Log;
 use crate::engine::{ChangeSet, Record, Summary, Uncommitted};
 pub use error::{DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_PAYLOAD_BYTES, MAX_TEXT_BYTES, MAX_TIME_MS};
@@ -30,7 +37,7 @@ pub use error::{DecodeError, MAX_INSTANCES_PER_AGENT, MAX_NUMBER, MAX_PAYLOAD_BY
 const MAGIC: [u8; 2] = *b"dp";
 
 /// The format that is written. Every format that a release has written is read.
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
 
 /// The length of an envelope before and after its payload, in bytes.
 const HEADER_BYTES: usize = 10;
@@ -45,12 +52,12 @@ enum Kind {
 
 /// Returns a record before its first event, with a log that keeps encoded events.
 pub fn empty_record() -> Record {
-    Record { log: Log::with_codec(convert1::event_codec()), ..Record::empty() }
+    Record { log: Log::with_codec(convert2::event_codec()), ..Record::empty() }
 }
 
 /// Encodes a record, with its summary in front.
 pub fn encode_record(record: &Record) -> Vec<u8> {
-    wrap(Kind::Record, |payload| convert1::write_record(record, payload))
+    wrap(Kind::Record, |payload| payload::write_record(record, payload))
 }
 
 /// Reads the summary of a record. Nothing behind it is decoded, and the summary is not validated.
@@ -59,7 +66,23 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
 ///
 /// [`DecodeError`] where the envelope or the summary is damaged, or of a newer format.
 pub fn summary_of(bytes: &[u8]) -> Result<Summary, DecodeError> {
-    convert1::read_summary(unwrap_envelope(Kind::Record, bytes)?)?.ok_or(DecodeError::Malformed)
+    let summary = match unwrap_envelope(Kind::Record, bytes)? {
+        (1, payload) => payload::read_summary::<Format1>(payload)?,
+        (_, payload) => payload::read_summary::<Format2>(payload)?,
+    };
+    summary.ok_or(DecodeError::Malformed)
+}
+
+/// Reads a record's own fields, its deployment among them. Its lists are not read, and empty.
+///
+/// # Errors
+///
+/// [`DecodeError`] where the envelope or these fields are damaged, or of a newer format.
+pub fn header_of(bytes: &[u8]) -> Result<Record, DecodeError> {
+    match unwrap_envelope(Kind::Record, bytes)? {
+        (1, payload) => payload::read_header::<Format1>(payload),
+        (_, payload) => payload::read_header::<Format2>(payload),
+    }
 }
 
 /// Decodes a record from an untrusted source, and validates all of it as if a user had sent it.
@@ -69,7 +92,7 @@ pub fn summary_of(bytes: &[u8]) -> Result<Summary, DecodeError> {
 /// [`DecodeError`] where the bytes are not a whole record of this format, or hold a value that the engine would not
 /// have made.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
-    let (record, summary) = convert1::read_record(unwrap_envelope(Kind::Record, bytes)?)?;
+    let (record, summary) = read_record(bytes)?;
     validation::validate_record(&record)?;
     match summary == Summary::of(&record) {
         true => Ok(record),
@@ -85,21 +108,29 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
 ///
 /// [`DecodeError`] as for [`decode_record`], less what is not validated.
 pub fn decode_trusted_record(bytes: &[u8]) -> Result<Record, DecodeError> {
-    let (record, _) = convert1::read_record(unwrap_envelope(Kind::Record, bytes)?)?;
+    let (record, _) = read_record(bytes)?;
     validation::validate_trusted(&record)?;
     Ok(record)
 }
 
+/// Reads a record of any format, and the summary in front of it.
+fn read_record(bytes: &[u8]) -> Result<(Record, Option<Summary>), DecodeError> {
+    match unwrap_envelope(Kind::Record, bytes)? {
+        (1, payload) => payload::read_record::<Format1>(payload),
+        (_, payload) => payload::read_record::<Format2>(payload),
+    }
+}
+
 /// Encodes a change set.
 pub fn encode_change_set(change_set: &ChangeSet) -> Vec<u8> {
-    wrap(Kind::ChangeSet, |payload| convert1::write_change_set(change_set, &[], payload))
+    wrap(Kind::ChangeSet, |payload| payload::write_change_set(change_set, &[], payload))
 }
 
 /// Encodes the changes of a command that is not committed yet. Its events are encoded already, in the log, and their
 /// bytes are copied: the result is that of [`encode_change_set`].
 pub fn encode_uncommitted(uncommitted: &Uncommitted) -> Vec<u8> {
     wrap(Kind::ChangeSet, |payload| {
-        convert1::write_change_set(&uncommitted.batch, uncommitted.encoded_events(), payload);
+        payload::write_change_set(&uncommitted.batch, uncommitted.encoded_events(), payload);
     })
 }
 
@@ -110,7 +141,10 @@ pub fn encode_uncommitted(uncommitted: &Uncommitted) -> Vec<u8> {
 /// [`DecodeError`] where the bytes are not a whole change set of this format, or hold a value that the engine would not
 /// have made.
 pub fn decode_change_set(bytes: &[u8]) -> Result<ChangeSet, DecodeError> {
-    let change_set = convert1::read_change_set(unwrap_envelope(Kind::ChangeSet, bytes)?)?;
+    let change_set = match unwrap_envelope(Kind::ChangeSet, bytes)? {
+        (1, payload) => payload::read_change_set::<Format1>(payload)?,
+        (_, payload) => payload::read_change_set::<Format2>(payload)?,
+    };
     validation::validate_change_set(&change_set)?;
     Ok(change_set)
 }
@@ -145,8 +179,8 @@ fn wrap(kind: Kind, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     bytes
 }
 
-/// Checks the envelope, and returns the payload of the present format.
-fn unwrap_envelope(kind: Kind, bytes: &[u8]) -> Result<&[u8], DecodeError> {
+/// Checks the envelope, and returns the format and the payload.
+fn unwrap_envelope(kind: Kind, bytes: &[u8]) -> Result<(u16, &[u8]), DecodeError> {
     use DecodeError::{Checksum, Malformed, NewerFormat, NotOurs, TooLarge, Truncated};
 
     let (magic, rest) = bytes.split_first_chunk::<2>().ok_or(Truncated)?;
@@ -173,7 +207,7 @@ fn unwrap_envelope(kind: Kind, bytes: &[u8]) -> Result<&[u8], DecodeError> {
     // The bytes are as they were written. A newer format may have kinds and flags that are not known here.
     match u16::from_le_bytes(*format) {
         format if format > FORMAT => Err(NewerFormat { format }),
-        FORMAT if kind_given == kind as u8 && flags == 0 => Ok(payload),
+        format @ 1..=FORMAT if kind_given == kind as u8 && flags == 0 => Ok((format, payload)),
         _ => Err(Malformed),
     }
 }

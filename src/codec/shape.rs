@@ -87,11 +87,14 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
 
 // ---- conversion -----------------------------------------------------------------------------------------------------
 
-/// A shape of an engine's `Value`. It borrows its texts: from the value when it is encoded, from the payload when it is
-/// decoded.
-pub(super) trait Shape<'a, Value>: Sized {
+/// A shape that an engine's `Value` is written as. It borrows its texts from the value.
+pub(super) trait Shape<'a, Value>: IntoValue<'a, Value> {
     fn of(value: &'a Value) -> Self;
+}
 
+/// A shape that an engine's `Value` is read from. It borrows its texts from the payload. A shape of an earlier format
+/// is read only.
+pub(super) trait IntoValue<'a, Value>: Sized {
     /// Returns the value. Its bounds are checked; whether it makes sense is for [`validation`](super::validation) to
     /// say.
     fn into_value(self, texts: &mut Texts<'a>) -> Result<Value, DecodeError>;
@@ -136,7 +139,9 @@ impl<'a> Shape<'a, Arc<str>> for &'a str {
     fn of(value: &'a Arc<str>) -> &'a str {
         value
     }
+}
 
+impl<'a> IntoValue<'a, Arc<str>> for &'a str {
     #[inline]
     fn into_value(self, texts: &mut Texts<'a>) -> Result<Arc<str>, DecodeError> {
         texts.get(self)
@@ -148,7 +153,9 @@ impl Shape<'_, u64> for Number {
     fn of(value: &u64) -> Number {
         Number(*value)
     }
+}
 
+impl IntoValue<'_, u64> for Number {
     #[inline]
     fn into_value(self, _: &mut Texts<'_>) -> Result<u64, DecodeError> {
         Ok(self.0)
@@ -161,7 +168,9 @@ impl Shape<'_, usize> for Number {
         // A bound beyond all numbers, as `log_max` may be, bounds nothing: it is the same as the largest number.
         Number((*value as u64).min(MAX_NUMBER))
     }
+}
 
+impl IntoValue<'_, usize> for Number {
     #[inline]
     fn into_value(self, _: &mut Texts<'_>) -> Result<usize, DecodeError> {
         usize::try_from(self.0).map_err(|_| DecodeError::TooLarge)
@@ -173,7 +182,9 @@ impl Shape<'_, u64> for Millis {
     fn of(value: &u64) -> Millis {
         Millis(*value)
     }
+}
 
+impl IntoValue<'_, u64> for Millis {
     #[inline]
     fn into_value(self, _: &mut Texts<'_>) -> Result<u64, DecodeError> {
         Ok(self.0)
@@ -188,7 +199,9 @@ macro_rules! own_shape {
             fn of(value: &$plain) -> $plain {
                 *value
             }
+        }
 
+        impl IntoValue<'_, $plain> for $plain {
             #[inline]
             fn into_value(self, _: &mut Texts<'_>) -> Result<$plain, DecodeError> {
                 Ok(self)
@@ -204,7 +217,9 @@ impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Option<Value>> for Option<S> {
     fn of(value: &'a Option<Value>) -> Option<S> {
         value.as_ref().map(S::of)
     }
+}
 
+impl<'a, Value, S: IntoValue<'a, Value>> IntoValue<'a, Option<Value>> for Option<S> {
     #[inline]
     fn into_value(self, texts: &mut Texts<'a>) -> Result<Option<Value>, DecodeError> {
         self.map(|shape| shape.into_value(texts)).transpose()
@@ -216,7 +231,9 @@ impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Box<Value>> for Box<S> {
     fn of(value: &'a Box<Value>) -> Box<S> {
         Box::new(S::of(value))
     }
+}
 
+impl<'a, Value, S: IntoValue<'a, Value>> IntoValue<'a, Box<Value>> for Box<S> {
     #[inline]
     fn into_value(self, texts: &mut Texts<'a>) -> Result<Box<Value>, DecodeError> {
         (*self).into_value(texts).map(Box::new)
@@ -227,7 +244,9 @@ impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Vec<Value>> for List<S> {
     fn of(value: &'a Vec<Value>) -> List<S> {
         List(value.iter().map(S::of).collect())
     }
+}
 
+impl<'a, Value, S: IntoValue<'a, Value>> IntoValue<'a, Vec<Value>> for List<S> {
     fn into_value(self, texts: &mut Texts<'a>) -> Result<Vec<Value>, DecodeError> {
         self.0.into_iter().map(|shape| shape.into_value(texts)).collect()
     }
@@ -237,7 +256,9 @@ impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Arc<[Value]>> for List<S> {
     fn of(value: &'a Arc<[Value]>) -> List<S> {
         List(value.iter().map(S::of).collect())
     }
+}
 
+impl<'a, Value, S: IntoValue<'a, Value>> IntoValue<'a, Arc<[Value]>> for List<S> {
     fn into_value(self, texts: &mut Texts<'a>) -> Result<Arc<[Value]>, DecodeError> {
         let values: Vec<Value> = self.into_value(texts)?;
         Ok(values.into())
@@ -254,12 +275,21 @@ macro_rules! convert_struct {
                 let Engine { $($field),* } = value;
                 Self { $($field: Shape::of($field)),* }
             }
+        }
 
+        read_struct! { $shape = $engine { $($field),* } }
+    };
+}
+
+/// Reads a struct field by field, those that its format does not have with the given values.
+macro_rules! read_struct {
+    ($shape:ty = $engine:ty { $($field:ident),* $(,)? } $(with { $($new:ident: $default:expr),* $(,)? })?) => {
+        impl<'a> IntoValue<'a, $engine> for $shape {
             #[inline]
             fn into_value(self, texts: &mut Texts<'a>) -> Result<$engine, DecodeError> {
                 type Engine = $engine;
                 let Self { $($field),* } = self;
-                Ok(Engine { $($field: Shape::into_value($field, texts)?),* })
+                Ok(Engine { $($field: IntoValue::into_value($field, texts)?,)* $($($new: $default,)*)? })
             }
         }
     };
@@ -280,7 +310,18 @@ macro_rules! convert_enum {
                     })*
                 }
             }
+        }
 
+        read_enum! { $shape = $engine { $($variant $({ $($field),* })? $(($inner))?),* } }
+    };
+}
+
+/// Reads an enum variant by variant. The engine may have more.
+macro_rules! read_enum {
+    ($shape:ty = $engine:ty {
+        $($variant:ident $({ $($field:ident),* $(,)? })? $(($inner:ident))?),* $(,)?
+    }) => {
+        impl<'a> IntoValue<'a, $engine> for $shape {
             #[inline]
             #[allow(unused_variables)] // `texts`, where no variant has any
             fn into_value(self, texts: &mut Texts<'a>) -> Result<$engine, DecodeError> {
@@ -288,8 +329,8 @@ macro_rules! convert_enum {
                 Ok(match self {
                     $(Self::$variant $({ $($field),* })? $(($inner))? => {
                         Engine::$variant
-                            $({ $($field: Shape::into_value($field, texts)?),* })?
-                            $((Shape::into_value($inner, texts)?))?
+                            $({ $($field: IntoValue::into_value($field, texts)?),* })?
+                            $((IntoValue::into_value($inner, texts)?))?
                     })*
                 })
             }
@@ -297,4 +338,4 @@ macro_rules! convert_enum {
     };
 }
 
-pub(super) use {convert_enum, convert_struct};
+pub(super) use {convert_enum, convert_struct, read_enum, read_struct};

@@ -85,6 +85,8 @@ pub struct Register {
     pub tags: Vec<Arc<str>>,
     /// A JSON value, as given. The engine validates it.
     pub meta: Option<Arc<str>>,
+    /// The reason for the status.
+    pub reason: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone)]

@@ -136,7 +136,16 @@ pub struct Deployment {
     pub finished_at: Option<UnixMs>,
 }
 
-/// The seven fields of the reply to a changing command (rule 3).
+impl Deployment {
+    /// Returns true for a rollback or revert that is under way or has succeeded: repeated, it is done already (rule
+    /// 19.1).
+    pub fn is_rollback_in_effect(&self) -> bool {
+        let has_effect = self.status.is_active() || matches!(self.status, Status::Successful | Status::VersionRecorded);
+        self.rollback_of.is_some() && has_effect
+    }
+}
+
+/// The reply to a changing command (rule 3.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     pub deployment_key: Arc<str>,
@@ -146,6 +155,8 @@ pub struct Receipt {
     pub status: Status,
     pub mode: Mode,
     pub revision: u64,
+    /// What is allowed, but may not be intended (rule 19.2). None for other commands than DEPLOY and ROLLBACK.
+    pub warnings: Option<Vec<Arc<str>>>,
 }
 
 /// A `REQUEST` id and the receipt of its command.

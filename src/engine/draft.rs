@@ -104,6 +104,7 @@ impl<'r, 'c> Draft<'r, 'c> {
             status: d.status,
             mode: mode.unwrap_or(d.mode),
             revision: self.record.revision,
+            warnings: None,
         })
     }
 

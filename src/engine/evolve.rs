@@ -129,12 +129,16 @@ fn awaiting_promotion(record: &mut Record) {
 }
 
 fn promoted(record: &mut Record, at: UnixMs, progress: Deadline, by: &Arc<str>, reason: &Option<Arc<str>>) {
-    if let Some(deployment) = deployment_of(record) {
-        deployment.promoted = true;
-        deployment.status = Status::Running;
-        deployment.progress = progress;
-        record_action(deployment, "promote", by, at, reason);
-    }
+    let Some(deployment) = deployment_of(record) else { return };
+    deployment.promoted = true;
+    deployment.status = Status::Running;
+    deployment.progress = progress;
+    record_action(deployment, "promote", by, at, reason);
+    let target = deployment.target_version;
+    change_version(record, target, |version| {
+        version.promoted_at = Some(at);
+        version.promoted_by = Some(by.clone());
+    });
     promote_roles(record);
 }
 
@@ -297,9 +301,25 @@ fn agent_reported(record: &mut Record, event: &Event, instance: &InstanceRef, st
         AgentReport::State(InstanceState::Failed) => Some(Outcome::Failed),
         _ => None,
     };
-    if &*instance.agent == BATCH_AGENT && outcome.is_some() {
-        change_version(record, event.version, |version| version.outcome = outcome);
+    if let Some(outcome) = outcome.filter(|_| &*instance.agent == BATCH_AGENT) {
+        batch_ended(record, event, outcome, new.reason);
     }
+}
+
+/// Ends a batch job: its outcome is stored with the version (rule 4.7).
+fn batch_ended(record: &mut Record, event: &Event, outcome: Outcome, reason: Option<&Arc<str>>) {
+    let description = match (outcome, reason) {
+        (Outcome::Failed, Some(reason)) => format!("the batch job failed: {reason}"),
+        (Outcome::Failed, None) => "the batch job failed".to_string(),
+        _ => "the batch job completed".to_string(),
+    };
+    let description = shared_description(record, description.into());
+    change_version(record, event.version, |version| {
+        version.outcome = Some(outcome);
+        version.cause = (outcome == Outcome::Failed).then_some(Cause::AgentFailed);
+        version.description = Some(description);
+        version.finished_at = Some(event.at);
+    });
 }
 
 fn agent_healthy(record: &mut Record, key: &InstanceKey, progress: Deadline) {
@@ -470,7 +490,7 @@ fn finish(
     if reason.is_some() {
         deployment.reason = reason;
     }
-    deployment.ended = Some(description);
+    deployment.ended = Some(description.clone());
     deployment.progress = Deadline::Off;
     deployment.paused_from = None;
     deployment.deferred_failure = None;
@@ -483,7 +503,19 @@ fn finish(
         _ => Outcome::Successful,
     };
     let target = deployment.target_version;
-    change_version(record, target, |version| version.outcome = Some(outcome));
+    let description = shared_description(record, description);
+    change_version(record, target, |version| {
+        version.outcome = Some(outcome);
+        version.cause = cause;
+        version.description = Some(description);
+        version.finished_at = Some(at);
+    });
+}
+
+/// Returns a description, shared with a version that ended in the same words: most of a history did.
+fn shared_description(record: &Record, description: Arc<str>) -> Arc<str> {
+    let known = record.versions.iter().rev().filter_map(|version| version.description.as_ref());
+    known.into_iter().find(|known| **known == description).cloned().unwrap_or(description)
 }
 
 /// Ends a deployment as successful: its version is current and stable.
@@ -534,11 +566,14 @@ fn agent_state(record: &mut Record, key: &InstanceKey, state: InstanceState, new
     let mut is_first_report = false;
     record.instances.update(key, |instance| {
         is_first_report = instance.state == InstanceState::Waiting;
-        instance.since = at;
+        let is_same_state = instance.state == state && instance.attempt == new.attempt;
+        if !is_same_state {
+            instance.since = at;
+        }
         instance.state = state;
         instance.attempt = new.attempt;
-        // The reason of an unhealthy instance stays until it is healthy again, or a report has another one.
-        if new.reason.is_some() || instance.health != Health::Unhealthy {
+        // The reason of a verdict is about the state that it was given in.
+        if new.reason.is_some() || !is_same_state || instance.health != Health::Unhealthy {
             instance.reason = new.reason.cloned();
         }
         instance.healthy_at = new.healthy_at;

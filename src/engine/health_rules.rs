@@ -112,12 +112,7 @@ impl Draft<'_, '_> {
             let own = self.record.instances.of_agent(agent).iter().find(|i| self.record.is_own(i));
             match own {
                 Some(i) if i.health != Health::Healthy && words.len() < SHOWN => {
-                    let why = match (&i.reason, self.record.check_health(i)) {
-                        (Some(reason), _) if i.health == Health::Unhealthy => reason.to_string(),
-                        (_, Err(why)) => why,
-                        (_, Ok(())) => "ready, not long enough".to_string(),
-                    };
-                    words.push(format!("{agent} {} ({why})", i.health.name()));
+                    words.push(format!("{agent} {} ({})", i.health.name(), self.record.why_not_healthy(i)));
                 }
                 Some(i) if i.health != Health::Healthy => more += 1,
                 _ => {}
@@ -171,6 +166,30 @@ impl Draft<'_, '_> {
             },
         );
         self.recheck_healthy(&service.owner);
+    }
+
+    /// Makes the service instances of an instance critical: what registered them has ended (rule 8 "Services").
+    pub fn fail_services(&mut self, owner: &InstanceKey, reason: &str) {
+        let passing: Vec<Arc<str>> = self
+            .record
+            .services
+            .of_owner(owner)
+            .filter(|s| s.status != CheckStatus::Critical || s.reason.as_deref() != Some(reason))
+            .map(|s| s.instance.clone())
+            .collect();
+        for id in passing {
+            self.service_status(&id, CheckStatus::Critical, Some(Arc::from(reason)), None);
+        }
+    }
+
+    /// Removes the service instances that an earlier attempt registered, and the present one did not (rule 8
+    /// "Services").
+    pub fn clear_earlier_services(&mut self, owner: &InstanceKey, attempt: u32) {
+        let earlier: Vec<Arc<str>> =
+            self.record.services.of_owner(owner).filter(|s| s.attempt < attempt).map(|s| s.instance.clone()).collect();
+        for id in earlier {
+            self.deregister(&id, "agent restarted");
+        }
     }
 
     /// Removes a service instance.

@@ -1,8 +1,8 @@
 //! The manifest (rule 2): parsing, violations with their paths, and the differences between two.
 
+use super::json::{Json, JsonError, Object};
 use super::names::named_enum;
 use super::policy::PolicyPatch;
-use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
@@ -25,6 +25,11 @@ named_enum! {
 }
 
 impl JobType {
+    /// Returns the job type of this name, spelt exactly so.
+    fn of_name(name: &str) -> Option<JobType> {
+        JobType::ALL.into_iter().find(|job_type| job_type.name() == name)
+    }
+
     /// Batch and sysbatch have no rollout (rule 4.7).
     pub fn is_batch(self) -> bool {
         matches!(self, JobType::Batch | JobType::Sysbatch)
@@ -137,7 +142,7 @@ impl ManifestText {
 pub struct Node {
     pub id: Arc<str>,
     /// The node as given, without cosmetic fields.
-    pub body: Value,
+    pub body: Json,
     pub services: Vec<Arc<str>>,
 }
 
@@ -147,7 +152,7 @@ pub type Edge = [String; 4];
 /// The parts of a manifest that the module reads.
 #[derive(Debug, Clone)]
 pub struct Manifest {
-    pub value: Value,
+    pub value: Json,
     pub job_type: JobType,
     pub policy: PolicyPatch,
     pub nodes: Vec<Node>,
@@ -162,6 +167,9 @@ pub struct PartialManifest {
     pub manifest: Manifest,
     /// Every violation, each with its path.
     pub violations: Vec<String>,
+    /// Violations of rules that came with a later release, each with its path: DEPLOY refuses them, and a manifest that
+    /// is stored already may have them.
+    pub later_violations: Vec<String>,
     /// True if its nodes have no violation, so that `AGENTS` can be validated against them.
     pub nodes_are_valid: bool,
     /// True if no policy field is violated, so that conflicts between them can be validated.
@@ -185,18 +193,17 @@ impl Manifest {
     /// The violation of a text that is no JSON object at all.
     pub fn parse_partial(text: &[u8]) -> Result<PartialManifest, Vec<String>> {
         let text = std::str::from_utf8(text).map_err(|_| vec!["manifest must be UTF-8 text".to_string()])?;
-        let value: Value =
-            serde_json::from_str(text).map_err(|error| vec![format!("manifest must be a JSON object: {error}")])?;
-        if is_deeper(&value, MAX_DEPTH) {
-            return Err(vec![format!("manifest must not be nested deeper than {MAX_DEPTH} levels")]);
-        }
-        let Value::Object(top) = &value else {
+        let value = Json::parse(text, MAX_DEPTH).map_err(|error| match error {
+            JsonError::Syntax(error) => vec![format!("manifest must be a JSON object: {error}")],
+            JsonError::TooDeep => vec![format!("manifest must not be nested deeper than {MAX_DEPTH} levels")],
+        })?;
+        let Json::Object(top) = &value else {
             return Err(vec!["manifest must be a JSON object".to_string()]);
         };
         let mut parser = Parser::default();
         let agents = match top.get("agents") {
-            None | Some(Value::Null) => None,
-            Some(Value::Object(agents)) => Some(agents),
+            None | Some(Json::Null) => None,
+            Some(Json::Object(agents)) => Some(agents),
             Some(_) => {
                 parser.violations.push("agents must be an object".to_string());
                 None
@@ -215,9 +222,9 @@ impl Manifest {
         let (job_type, policy) = parser.policies(top);
         let policy_is_valid = parser.violations.len() == others;
         parser.validate_links();
-        let Parser { violations, nodes, edges, entrypoints, warnings, .. } = parser;
+        let Parser { violations, later_violations, nodes, edges, entrypoints, warnings, .. } = parser;
         let manifest = Manifest { job_type, policy, nodes, edges, entrypoints, warnings, value };
-        Ok(PartialManifest { manifest, violations, nodes_are_valid, policy_is_valid })
+        Ok(PartialManifest { manifest, violations, later_violations, nodes_are_valid, policy_is_valid })
     }
 
     fn outline(&self) -> Outline {
@@ -238,7 +245,7 @@ impl Manifest {
 }
 
 /// Returns the agents of a version with their nodes, in manifest order: the node ids themselves, or `AGENTS`, each
-/// joined to its node (the whole id, or the part before `@`). Without any node in the manifest the agents imply theirs.
+/// joined to its node. Without any node in the manifest the agents imply theirs.
 pub fn agents_with_nodes(node_ids: &[Arc<str>], agents: Option<&[Arc<str>]>) -> Vec<(Arc<str>, Arc<str>)> {
     let Some(agents) = agents else {
         return node_ids.iter().map(|id| (id.clone(), id.clone())).collect();
@@ -247,7 +254,7 @@ pub fn agents_with_nodes(node_ids: &[Arc<str>], agents: Option<&[Arc<str>]>) -> 
     let mut joined: Vec<(usize, Arc<str>, Arc<str>)> = agents
         .iter()
         .map(|agent| {
-            let (place, node) = node_of(agent, &rank).unwrap_or_else(|| (rank.len(), Arc::from(before_at(agent))));
+            let (place, node) = node_of(agent, &rank).unwrap_or_else(|| (rank.len(), Arc::from(implied_node(agent))));
             (place, agent.clone(), node)
         })
         .collect();
@@ -255,11 +262,20 @@ pub fn agents_with_nodes(node_ids: &[Arc<str>], agents: Option<&[Arc<str>]>) -> 
     joined.into_iter().map(|(_, agent, node)| (agent, node)).collect()
 }
 
+/// Returns the node of an agent: the one with the longest id that is the agent's id or its beginning before an `@`
+/// (rule 1.5).
 fn node_of(agent: &str, rank: &BTreeMap<&str, usize>) -> Option<(usize, Arc<str>)> {
-    [agent, before_at(agent)].into_iter().find_map(|id| rank.get(id).map(|place| (*place, Arc::from(id))))
+    node_ids_of(agent).find_map(|id| rank.get(id).map(|place| (*place, Arc::from(id))))
 }
 
-fn before_at(agent: &str) -> &str {
+/// The node ids that an agent may belong to, the longest first: `a@b@c`, `a@b`, `a`.
+pub(super) fn node_ids_of(agent: &str) -> impl Iterator<Item = &str> {
+    let beginnings = agent.rmatch_indices('@').filter_map(|(at, _)| agent.get(..at));
+    std::iter::once(agent).chain(beginnings)
+}
+
+/// The node that an agent implies where the manifest has none: the part before the first `@`.
+pub(super) fn implied_node(agent: &str) -> &str {
     agent.split_once('@').map_or(agent, |(node, _)| node)
 }
 
@@ -301,6 +317,7 @@ fn check_id(id: &str) -> Result<(), String> {
 #[derive(Default)]
 struct Parser {
     violations: Vec<String>,
+    later_violations: Vec<String>,
     warnings: Vec<String>,
     nodes: Vec<Node>,
     seen: BTreeSet<Arc<str>>,
@@ -309,15 +326,15 @@ struct Parser {
 }
 
 /// Returns an optional field; null counts as left out.
-fn present<'a>(object: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
+fn present<'a>(object: &'a Object, field: &str) -> Option<&'a Json> {
     object.get(field).filter(|value| !value.is_null())
 }
 
 impl Parser {
-    fn array<'a>(&mut self, object: &'a Map<String, Value>, prefix: &str, field: &str) -> &'a [Value] {
+    fn array<'a>(&mut self, object: &'a Object, prefix: &str, field: &str) -> &'a [Json] {
         match present(object, field) {
             None => &[],
-            Some(Value::Array(items)) => items,
+            Some(Json::Array(items)) => items,
             Some(_) => {
                 self.violations.push(format!("{prefix}{field} must be an array"));
                 &[]
@@ -325,33 +342,36 @@ impl Parser {
         }
     }
 
-    fn nodes(&mut self, object: &Map<String, Value>, prefix: &str) {
+    fn nodes(&mut self, object: &Object, prefix: &str) {
         for field in ["nodes", "extra_nodes"] {
             for (i, item) in self.array(object, prefix, field).iter().enumerate() {
                 let path = format!("{prefix}{field}[{i}]");
-                let Value::Object(node) = item else {
+                let Json::Object(node) = item else {
                     self.violations.push(format!("{path} must be an object"));
                     continue;
                 };
                 match node.get("node_id") {
-                    Some(Value::String(id)) => self.node(&path, &format!("{path}.node_id"), id, item),
+                    Some(Json::String(id)) => self.node(&path, &format!("{path}.node_id"), id, item),
                     _ => self.violations.push(format!("{path}.node_id must be a non-empty string")),
                 }
             }
         }
         match present(object, "registry") {
             None => {}
-            Some(Value::Object(registry)) => {
-                for (name, item) in registry {
+            Some(Json::Object(registry)) => {
+                for (name, item) in registry.iter() {
                     let path = format!("{prefix}registry.{name}");
                     self.node(&path, &path, name, item);
                 }
+                let repeated: BTreeSet<&String> = registry.repeated().iter().collect();
+                self.later_violations
+                    .extend(repeated.iter().map(|name| format!("{prefix}registry.{name} comes twice")));
             }
             Some(_) => self.violations.push(format!("{prefix}registry must be an object")),
         }
     }
 
-    fn node(&mut self, path: &str, id_path: &str, id: &str, item: &Value) {
+    fn node(&mut self, path: &str, id_path: &str, id: &str, item: &Json) {
         if let Err(must) = check_id(id) {
             self.violations.push(format!("{id_path} {must}"));
             return;
@@ -363,7 +383,7 @@ impl Parser {
         }
         let mut body = item.clone();
         let mut services = Vec::new();
-        if let Value::Object(fields) = &mut body {
+        if let Json::Object(fields) = &mut body {
             for field in COSMETIC {
                 fields.remove(field);
             }
@@ -372,12 +392,12 @@ impl Parser {
         self.nodes.push(Node { id, body, services });
     }
 
-    fn services(&mut self, path: &str, node: &Map<String, Value>) -> Vec<Arc<str>> {
+    fn services(&mut self, path: &str, node: &Object) -> Vec<Arc<str>> {
         let items = self.array(node, &format!("{path}."), "services");
         let mut names: Vec<Arc<str>> = Vec::new();
         for (i, item) in items.iter().enumerate() {
             match item.get("name") {
-                Some(Value::String(name)) if !name.is_empty() => {
+                Some(Json::String(name)) if !name.is_empty() => {
                     if !names.iter().any(|n| **n == **name) {
                         names.push(Arc::from(name.as_str()));
                     }
@@ -388,28 +408,28 @@ impl Parser {
         names
     }
 
-    fn links(&mut self, object: &Map<String, Value>, prefix: &str) {
+    fn links(&mut self, object: &Object, prefix: &str) {
         for field in ["edges", "extra_edges"] {
             for (i, item) in self.array(object, prefix, field).iter().enumerate() {
                 let path = format!("{prefix}{field}[{i}]");
-                let Value::Object(edge) = item else {
+                let Json::Object(edge) = item else {
                     self.violations.push(format!("{path} must be an object"));
                     continue;
                 };
                 for end in ["from_node", "to_node"] {
-                    if present(edge, end).is_some_and(|v| !v.is_string()) {
+                    if present(edge, end).is_some_and(|v| v.as_str().is_none()) {
                         self.violations.push(format!("{path}.{end} must be a string"));
                     }
                 }
                 self.edges.insert(
                     ["from_node", "to_node", "message_type", "routing_mode"]
-                        .map(|field| edge.get(field).map_or_else(|| "null".to_string(), canonical)),
+                        .map(|field| edge.get(field).map_or_else(|| "null".to_string(), Json::canonical)),
                 );
             }
         }
         for (i, item) in self.array(object, prefix, "entrypoints").iter().enumerate() {
             match item {
-                Value::String(id) => {
+                Json::String(id) => {
                     self.entrypoints.insert(id.clone());
                 }
                 _ => self.violations.push(format!("{prefix}entrypoints[{i}] must be a string")),
@@ -423,7 +443,7 @@ impl Parser {
         let mut odd = BTreeSet::new();
         for edge in &self.edges {
             for end in &edge[..2] {
-                if let Ok(Value::String(id)) = serde_json::from_str(end) {
+                if let Ok(Json::String(id)) = Json::parse(end, MAX_DEPTH) {
                     if !known(&id) {
                         odd.insert(format!("an edge names {id}, which is no node"));
                     }
@@ -438,14 +458,9 @@ impl Parser {
         self.warnings.extend(odd);
     }
 
-    fn object<'a>(
-        &mut self,
-        object: &'a Map<String, Value>,
-        prefix: &str,
-        field: &str,
-    ) -> Option<&'a Map<String, Value>> {
+    fn object<'a>(&mut self, object: &'a Object, prefix: &str, field: &str) -> Option<&'a Object> {
         match present(object, field)? {
-            Value::Object(inner) => Some(inner),
+            Json::Object(inner) => Some(inner),
             _ => {
                 self.violations.push(format!("{prefix}{field} must be an object"));
                 None
@@ -453,21 +468,22 @@ impl Parser {
         }
     }
 
-    fn policies(&mut self, top: &Map<String, Value>) -> (JobType, PolicyPatch) {
+    fn policies(&mut self, top: &Object) -> (JobType, PolicyPatch) {
         let policies = self.object(top, "", "policies");
         let scheduler = policies.and_then(|p| self.object(p, "policies.", "scheduler"));
         let given = scheduler
             .and_then(|s| present(s, "job_type").map(|v| ("policies.scheduler.job_type", v)))
             .or_else(|| present(top, "type").map(|v| ("type", v)));
         let job_type = match given {
-            None => JobType::Batch,
-            Some((path, value)) => value
-                .as_str()
-                .and_then(|text| JobType::ALL.into_iter().find(|job_type| job_type.name() == text))
-                .unwrap_or_else(|| {
-                    self.warnings.push(format!("{path} is {value}, which is no job type: it is deployed as batch"));
-                    JobType::Batch
-                }),
+            None => {
+                self.warnings.push("no type: batch".to_string());
+                JobType::Batch
+            }
+            Some((path, value)) => value.as_str().and_then(JobType::of_name).unwrap_or_else(|| {
+                let known = JobType::ALL.map(JobType::name).join(", ");
+                self.later_violations.push(format!("{path} must be one of {known}, not {value}"));
+                JobType::Batch
+            }),
         };
         let mut unknown = Vec::new();
         let policy = match policies.and_then(|p| p.get("update")) {
@@ -476,29 +492,6 @@ impl Parser {
         };
         self.warnings.extend(unknown.into_iter().map(|field| format!("policies.update.{field} is no policy field")));
         (job_type, policy)
-    }
-}
-
-/// Returns true if a JSON value has more than this many levels; the parser's own limit bounds the recursion.
-pub(super) fn is_deeper(value: &Value, levels: usize) -> bool {
-    match value {
-        Value::Array(items) => levels == 0 || items.iter().any(|item| is_deeper(item, levels - 1)),
-        Value::Object(fields) => levels == 0 || fields.values().any(|item| is_deeper(item, levels - 1)),
-        _ => false,
-    }
-}
-
-/// Returns a JSON value as text with its object keys in order, so that equal values have equal texts.
-fn canonical(value: &Value) -> String {
-    match value {
-        Value::Object(fields) => {
-            let sorted: BTreeMap<&String, &Value> = fields.iter().collect();
-            let inner: Vec<String> =
-                sorted.into_iter().map(|(k, v)| format!("{}:{}", Value::String(k.clone()), canonical(v))).collect();
-            format!("{{{}}}", inner.join(","))
-        }
-        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
-        scalar => scalar.to_string(),
     }
 }
 
@@ -539,8 +532,8 @@ pub fn node_change(old: &Node, new: &Node) -> Option<String> {
         return None;
     }
     let fields = match (&old.body, &new.body) {
-        (Value::Object(was), Value::Object(is)) => {
-            let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+        (Json::Object(was), Json::Object(is)) => {
+            let names: BTreeSet<&String> = was.names().chain(is.names()).collect();
             let differing: Vec<&str> =
                 names.into_iter().filter(|name| was.get(*name) != is.get(*name)).map(String::as_str).collect();
             some(&differing)

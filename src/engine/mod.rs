@@ -27,6 +27,7 @@ mod health_rules;
 pub mod instance;
 pub mod instances;
 pub mod invariants;
+pub mod json;
 pub mod manifest;
 mod names;
 pub mod plan;

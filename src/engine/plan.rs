@@ -6,7 +6,7 @@ use super::deployment::{Deployment, Mode};
 use super::draft::Draft;
 use super::instance::Role;
 use super::manifest::BATCH_AGENT;
-use super::policy::{CountOrPercent, Strategy};
+use super::policy::Strategy;
 use super::record::Record;
 use super::rejection::Rejection;
 use std::sync::Arc;
@@ -58,9 +58,8 @@ pub fn plan(record: Option<&Record>, asked: &Deploy, context: &Context) -> Resul
             plan.mode = Mode::Unchanged;
             plan.reason = Arc::from(format!("nothing new: version {} is {}", d.target_version, d.status.name()));
         }
-        Deployed::Started { plan: version_plan, mut warnings } => {
+        Deployed::Started { plan: version_plan, warnings } => {
             plan.batches = batches(d);
-            warnings.extend(self::warnings(d, asked, &draft.record));
             plan.warnings = warnings;
             plan.changed_agents = version_plan.changed;
         }
@@ -94,35 +93,4 @@ fn batches(d: &Deployment) -> Vec<PlanStep> {
             batches
         }
     }
-}
-
-/// Returns warnings of what is allowed, but may not be intended.
-fn warnings(d: &Deployment, asked: &Deploy, record: &Record) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let changed = d.changed.len();
-    let more_than_changed = |amount: CountOrPercent| matches!(amount, CountOrPercent::Count(n) if n as usize > changed);
-    if matches!(d.mode, Mode::InPlace) {
-        if more_than_changed(d.policy.max_parallel) {
-            warnings.push(format!("max_parallel is above the number of changed agents ({changed})"));
-        }
-        if asked.job.is_some() {
-            warnings.push(format!("JOB is not used: an update in place keeps job {}", d.target_job_id));
-        }
-    }
-    if matches!(d.mode, Mode::InPlace | Mode::BlueGreen) && more_than_changed(d.policy.canary) {
-        warnings.push(format!("canary is above the number of changed agents ({changed})"));
-    }
-    if d.mode == Mode::BlueGreen && d.requested_strategy != Strategy::BlueGreen {
-        warnings.push(format!(
-            "{}: all {changed} agents start in a second job, side by side with the old ones",
-            d.mode_reason
-        ));
-    }
-    if !d.removed_agents.is_empty() {
-        warnings.push(format!("{} agents get a stop task at the end", d.removed_agents.len()));
-    }
-    if d.policy.auto_revert && d.rollback_of.is_none() && record.stable_version().is_none() {
-        warnings.push("auto_revert has no stable version to go back to".to_string());
-    }
-    warnings
 }

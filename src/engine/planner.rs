@@ -235,6 +235,11 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
         submitted_at: draft.now(),
         by: meta.by,
         reason: meta.reason,
+        cause: None,
+        description: None,
+        promoted_at: None,
+        promoted_by: None,
+        finished_at: None,
     };
     let runs = matches!(plan.mode, Mode::Initial | Mode::InPlace | Mode::BlueGreen);
     let progress = match runs {
@@ -311,6 +316,11 @@ impl StoredVersion {
         Ok(StoredVersion { manifest, version: version.clone() })
     }
 
+    /// Returns what is unusual about its manifest, but allowed.
+    pub fn warnings(&self) -> &[String] {
+        &self.manifest.warnings
+    }
+
     pub fn job_type(&self) -> JobType {
         self.version.job_type
     }
@@ -348,7 +358,13 @@ pub(super) fn revert(draft: &mut Draft, number: u64, cause: Cause, reason: Arc<s
 }
 
 /// Starts a new deployment of a stored version.
-pub(super) fn roll_back(draft: &mut Draft, old: &StoredVersion, policy: Policy, number: u64, meta: VersionMeta) {
+pub(super) fn roll_back(
+    draft: &mut Draft,
+    old: &StoredVersion,
+    policy: Policy,
+    number: u64,
+    meta: VersionMeta,
+) -> VersionPlan {
     let id = draft.context_id();
     let from_version = draft.deployment().map_or(0, |d| d.target_version);
     let body = EventBody::RollbackStarted {
@@ -363,4 +379,5 @@ pub(super) fn roll_back(draft: &mut Draft, old: &StoredVersion, policy: Policy, 
     let spec = old.spec(policy, id);
     let plan = plan_version(&draft.record, &spec);
     begin(draft, &spec, &plan, meta);
+    plan
 }

@@ -1,10 +1,10 @@
 //! The update policy (rule 2): one table of its fields, and the precedence
 //! default < `policies.update` < option of the command.
 
+use super::json::Json;
 use super::names::named_enum;
 use super::time::MAX_DURATION_MS;
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 
 named_enum! {
     /// The strategy of an update.
@@ -168,7 +168,7 @@ fn positive_duration(ms: &u64) -> bool {
 #[derive(Clone, Copy)]
 pub enum PolicyValue<'a> {
     /// A JSON value of a manifest.
-    Json(&'a Value),
+    Json(&'a Json),
     /// The text of a command's option.
     Option(&'a str),
 }
@@ -212,7 +212,7 @@ impl FieldType for CountOrPercent {
 impl FieldType for u64 {
     fn parse(value: PolicyValue) -> Option<u64> {
         match value {
-            PolicyValue::Json(value) => value.as_u64(),
+            PolicyValue::Json(value) => value.as_number().and_then(digits),
             PolicyValue::Option(text) => digits(text),
         }
     }
@@ -291,13 +291,13 @@ impl PolicyPatch {
     }
 
     /// Parses `policies.update`. Violations go to `violations` with their path; unknown fields to `unknown`.
-    pub fn from_manifest(update: &Value, violations: &mut Vec<String>, unknown: &mut Vec<String>) -> PolicyPatch {
+    pub fn from_manifest(update: &Json, violations: &mut Vec<String>, unknown: &mut Vec<String>) -> PolicyPatch {
         let mut patch = PolicyPatch::default();
-        let Value::Object(fields) = update else {
+        let Json::Object(fields) = update else {
             violations.push("policies.update must be an object".to_string());
             return patch;
         };
-        for (field, value) in fields {
+        for (field, value) in fields.iter() {
             if !POLICY_FIELDS.iter().any(|known| known.name == field) {
                 unknown.push(field.clone());
             } else if let Err(expected) = patch.set(field, PolicyValue::Json(value)) {
@@ -305,7 +305,7 @@ impl PolicyPatch {
             }
         }
         let canary = patch.canary.unwrap_or(CountOrPercent::Count(0));
-        let canary_is_valid = patch.canary.is_some() || !fields.contains_key("canary");
+        let canary_is_valid = patch.canary.is_some() || !fields.contains("canary");
         if canary_is_valid
             && patch.strategy == Some(Strategy::Canary)
             && patch.auto_promote == Some(true)

@@ -3,7 +3,7 @@
 
 use super::deployment::{Deployment, IdempotencyEntry};
 use super::event_log::Log;
-use super::instance::{is_same, Instance, InstanceKey, InstanceState, Role, TaskKind};
+use super::instance::{is_same, Health, Instance, InstanceKey, InstanceState, Role, TaskKind};
 use super::instances::Instances;
 use super::policy::HealthCheck;
 use super::services::{CheckStatus, Service, Services};
@@ -78,8 +78,15 @@ impl Record {
     }
 
     /// Returns the version that ROLLBACK without an argument takes (rule 4.12).
+    ///
+    /// It never leads back to the version that was rolled away from (rule 19.1): a rollback in effect needs no other,
+    /// and one that has failed or was cancelled is tried again.
     pub fn rollback_target(&self) -> Option<u64> {
-        let last = self.deployment.as_ref()?.target_version;
+        let deployment = self.deployment.as_ref().filter(|d| !d.is_rollback_in_effect())?;
+        if let Some(number) = deployment.rollback_of {
+            return self.version(number).filter(|v| v.stable || v.job_type.is_batch()).map(|v| v.number);
+        }
+        let last = deployment.target_version;
         let after_batch = self.version(last).is_some_and(|v| v.job_type.is_batch());
         self.versions
             .iter()
@@ -143,6 +150,8 @@ impl Record {
         if instance.state != InstanceState::Ready {
             return Err(match (&instance.state, &instance.reason) {
                 (InstanceState::Waiting, _) => "never ready: no report yet".to_string(),
+                // The reason of a verdict names the state that it was about.
+                (state, Some(reason)) if reason.contains(state.name()) => reason.to_string(),
                 (state, Some(reason)) => format!("{}: {reason}", state.name()),
                 (state, None) => format!("not ready: {}", state.name()),
             });
@@ -153,6 +162,14 @@ impl Record {
             true => Ok(()),
             false => Err(words.join(", ")),
         }
+    }
+
+    /// Describes why an instance is not healthy, by what holds now: with the words of its verdict as long as they are
+    /// true.
+    pub fn why_not_healthy(&self, instance: &Instance) -> String {
+        let now = self.check_health(instance).err().unwrap_or_else(|| "ready, not long enough".to_string());
+        let verdict = instance.reason.as_deref().filter(|_| instance.health == Health::Unhealthy);
+        verdict.filter(|verdict| verdict.ends_with(&now)).map_or(now, str::to_string)
     }
 
     /// Returns the violations of an instance with these service instances.

@@ -81,6 +81,8 @@ pub enum Rejection {
     NeverStable { version: u64 },
     #[error("version {version} is running already")]
     RunsAlready { version: u64 },
+    #[error("version {version} is a rollback to version {rollback_of} already; name another by VERSION or TAG")]
+    RolledBackAlready { version: u64, rollback_of: u64 },
     #[error("there is no other version to roll back to: only stable versions and batch runs count")]
     NoStableVersion,
     #[error("agent '{agent}' of version {version} is not a batch job, which alone can be completed")]
@@ -93,6 +95,8 @@ pub enum Rejection {
     OtherVersion { newest: u64, given: u64 },
     #[error("tag '{tag}' names version {version}; UNTAG it first")]
     TagTaken { tag: String, version: u64 },
+    #[error("service instance '{instance}' is registered by agent '{agent}' of job {job_id}, which is running")]
+    ServiceInstanceTaken { instance: String, agent: String, job_id: String },
     #[error("job '{0}' has instances already; a second job needs a name of its own")]
     JobTaken(String),
     #[error("{what} is longer or more than the {max} allowed")]
@@ -126,6 +130,7 @@ impl Rejection {
             Rejection::BadState { .. }
             | Rejection::NeverStable { .. }
             | Rejection::RunsAlready { .. }
+            | Rejection::RolledBackAlready { .. }
             | Rejection::NoStableVersion
             | Rejection::NotABatchJob { .. }
             | Rejection::ReadOnlyRecord(_) => Code::BadState,
@@ -133,6 +138,7 @@ impl Rejection {
             Rejection::OtherDeployment { .. }
             | Rejection::OtherVersion { .. }
             | Rejection::TagTaken { .. }
+            | Rejection::ServiceInstanceTaken { .. }
             | Rejection::JobTaken(_) => Code::Conflict,
             Rejection::Limit { .. } => Code::Limit,
         }

@@ -34,6 +34,8 @@ pub struct Service {
     pub expires_at: Option<UnixMs>,
     /// The time of the last change of status.
     pub since: UnixMs,
+    /// The attempt of its owner that registered it.
+    pub attempt: u32,
 }
 
 /// The id of a service instance, and the instance before a change.

@@ -1,6 +1,6 @@
 //! Versions: the recorded contents of a key.
 
-use super::deployment::Outcome;
+use super::deployment::{Cause, Outcome};
 use super::manifest::{self, JobType, ManifestText, BATCH_AGENT};
 use super::policy::{Policy, Strategy};
 use super::time::UnixMs;
@@ -27,6 +27,15 @@ pub struct Version {
     pub submitted_at: UnixMs,
     pub by: Arc<str>,
     pub reason: Option<Arc<str>>,
+    /// The cause of the end of its deployment; None where that was successful, or has not ended.
+    pub cause: Option<Cause>,
+    /// The description of that end.
+    pub description: Option<Arc<str>>,
+    /// The time of its promotion, and who promoted it: an ACL user, or `auto`. None without a promotion of its own.
+    pub promoted_at: Option<UnixMs>,
+    pub promoted_by: Option<Arc<str>>,
+    /// The time at which its deployment ended, or its batch job reported.
+    pub finished_at: Option<UnixMs>,
 }
 
 impl Version {
@@ -35,12 +44,13 @@ impl Version {
         manifest::agents_with_nodes(self.content.node_ids(), self.agents.as_deref())
     }
 
-    /// Returns the node of an agent: the whole id, or the part before `@`.
+    /// Returns the node of an agent (rule 1.5).
     pub fn node_of(&self, agent: &Arc<str>) -> Arc<str> {
         if self.agents.is_none() || self.content.has_node(agent) {
             return agent.clone();
         }
-        agent.split_once('@').map_or_else(|| agent.clone(), |(node, _)| Arc::from(node))
+        let known = manifest::node_ids_of(agent).find(|id| self.content.has_node(id));
+        Arc::from(known.unwrap_or_else(|| manifest::implied_node(agent)))
     }
 
     pub fn has_agent(&self, agent: &str) -> bool {

@@ -67,7 +67,10 @@ impl Call {
     /// Replies the engine's answer to a changing command.
     pub fn reply_decision(&self, reply: &DecisionReply) -> Answered {
         match reply {
-            DecisionReply::Receipt(receipt) => self.reply(&view::receipt(receipt), false),
+            DecisionReply::Receipt(receipt) => match view::receipt_with_warnings(receipt) {
+                Some(receipt) => self.reply(&receipt, false),
+                None => self.reply(&view::receipt(receipt), false),
+            },
             DecisionReply::Changed(changed) => self.reply_int(i64::from(*changed)),
             DecisionReply::Nothing => self.reply_by(Ctx::reply_null),
         }

@@ -110,7 +110,7 @@ pub static COMMANDS: &[Command] = &[
         summary: "Returns the versions of an app, newest first.",
         complexity: SIZE,
         tips: "",
-        syntax: "key [JSON]",
+        syntax: "key [COUNT n] [JSON]",
     },
     Command {
         name: c"DEPLOY.VERSION",
@@ -264,7 +264,7 @@ pub static COMMANDS: &[Command] = &[
         summary: "Registers or refreshes a service instance of an agent.",
         complexity: CHANGE,
         tips: "",
-        syntax: "key agent service INSTANCE id ADDRESS host PORT port [VERSION n] [JOB job-id] [STATUS {check}] [TTL ms] [TAGS n tag...] [META json]",
+        syntax: "key agent service INSTANCE id ADDRESS host PORT port [VERSION n] [JOB job-id] [STATUS {check}] [TTL ms] [TAGS n tag...] [META json] [REASON text]",
     },
     Command {
         name: c"DEPLOY.CHECK",

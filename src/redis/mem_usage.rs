@@ -115,14 +115,19 @@ impl Meter {
             self.block(record.requests.capacity() * size_of::<IdempotencyEntry>());
         }
         for IdempotencyEntry { request, receipt } in record.requests.iter() {
-            let Receipt { deployment_key, deployment_id, job_id, .. } = receipt;
+            let Receipt { deployment_key, deployment_id, job_id, warnings, .. } = receipt;
             self.texts([request, deployment_key, deployment_id, job_id]);
+            if let Some(warnings) = warnings {
+                self.block(warnings.capacity() * size_of::<Arc<str>>());
+                self.texts(warnings);
+            }
         }
     }
 
     fn version(&mut self, version: &Version) {
         self.texts([&version.deployment_id, &version.job_id, &version.by]);
         self.texts(version.bundle.iter().chain(&version.tag).chain(&version.reason));
+        self.texts(version.description.iter().chain(&version.promoted_by));
         version.agents.iter().for_each(|agents| self.list(agents));
         if self.shared(Arc::as_ptr(&version.content).addr(), size_of::<ManifestText>()) {
             self.text(version.content.text());

@@ -97,11 +97,7 @@ fn progress(record: &Record, deployment: &Deployment) -> String {
         words.push_str(&format!(", {} unhealthy", summary.own.unhealthy));
         let first = record.instances.iter().find(|i| record.is_own(i) && i.health == Health::Unhealthy);
         if let Some(instance) = first {
-            words.push_str(&format!(" ({}", instance.agent));
-            if let Some(reason) = &instance.reason {
-                words.push_str(&format!(": {reason}"));
-            }
-            words.push(')');
+            words.push_str(&format!(" ({}: {})", instance.agent, record.why_not_healthy(instance)));
         }
     }
     words

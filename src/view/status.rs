@@ -7,7 +7,7 @@ use super::value::int;
 use super::version::{history, VersionView};
 use crate::engine::deadline::{next_due, Due};
 use crate::engine::deployment::{Action, Deployment, Status};
-use crate::engine::instance::Instance;
+use crate::engine::instance::{Health, Instance};
 use crate::engine::policy::Policy;
 use crate::engine::record::Record;
 use crate::engine::version::Version;
@@ -107,7 +107,8 @@ pub struct InstanceView<'a> {
     pub task_at: i64,
     /// The time since which it has its state.
     pub since: i64,
-    pub reason: Option<&'a str>,
+    /// Of an unhealthy one, why it is so now; of any other, the reason of its last report.
+    pub reason: Option<Cow<'a, str>>,
     /// The kind of its open task.
     pub task: Option<&'static str>,
     /// The time at which it becomes healthy if nothing changes.
@@ -154,9 +155,9 @@ pub fn status<'a>(record: &'a Record, key: &'a str) -> Option<StatusView<'a>> {
         policy: &deployment.policy,
         deadlines: Some(deadlines(record, deployment)),
         health: Some(HealthSummary::of(record, deployment)),
-        instances: record.instances.iter().map(instance).collect(),
+        instances: record.instances.iter().map(|i| instance(record, i)).collect(),
         services: services(record, key),
-        versions: history(record),
+        versions: history(record, usize::MAX),
         events: last_events(record, key, EVENTS_SHOWN),
         created_at: int(deployment.created_at),
         updated_at: int(record.updated_at),
@@ -184,8 +185,9 @@ fn final_status<'a>(record: &'a Record, key: &'a str, version: &'a Version) -> O
         deployment_key: key,
         deployment_id: &version.deployment_id,
         status,
-        cause: None,
-        description: Cow::Borrowed(status),
+        cause: version.cause.map(|cause| cause.name()),
+        // The payload of an earlier release has none.
+        description: Cow::Borrowed(version.description.as_deref().unwrap_or(status)),
         mode: None,
         strategy: version.strategy.name(),
         requested_strategy: None,
@@ -210,7 +212,7 @@ fn final_status<'a>(record: &'a Record, key: &'a str, version: &'a Version) -> O
         events: Vec::new(),
         created_at: int(version.submitted_at),
         updated_at: int(record.updated_at),
-        finished_at: None,
+        finished_at: version.finished_at.map(int),
         revision: int(record.revision),
         mode_reason: None,
         last_action: None,
@@ -273,7 +275,11 @@ fn due_name(due: &Due) -> String {
     }
 }
 
-fn instance(instance: &Instance) -> InstanceView<'_> {
+fn instance<'a>(record: &Record, instance: &'a Instance) -> InstanceView<'a> {
+    let reason = match instance.health {
+        Health::Unhealthy => Some(Cow::Owned(record.why_not_healthy(instance))),
+        Health::Pending | Health::Healthy => instance.reason.as_deref().map(Cow::Borrowed),
+    };
     InstanceView {
         agent: &instance.agent,
         node: &instance.node,
@@ -285,7 +291,7 @@ fn instance(instance: &Instance) -> InstanceView<'_> {
         attempt: int(instance.attempt),
         task_at: int(instance.task_at),
         since: int(instance.since),
-        reason: instance.reason.as_deref(),
+        reason,
         task: instance.task.as_ref().map(|task| task.kind.name()),
         healthy_at: instance.healthy_at.map(int),
         healthy_deadline_at: instance.deadline.at().map(int),

@@ -29,6 +29,16 @@ pub struct VersionView<'a> {
     /// The ACL user, or `auto`.
     pub by: &'a str,
     pub reason: Option<&'a str>,
+    /// The cause of the end of its deployment. Null where that was successful, or has not ended.
+    pub cause: Option<&'static str>,
+    /// The description of that end.
+    pub description: Option<&'a str>,
+    /// The time of its promotion. Null where there was none, as in an update without canaries.
+    pub promoted_at: Option<i64>,
+    /// The ACL user who promoted it, or `auto`.
+    pub promoted_by: Option<&'a str>,
+    /// The time at which its deployment ended, or its batch job reported.
+    pub finished_at: Option<i64>,
 }
 
 /// One version with everything that the record keeps of it, as in VERSION: the fields of [`VersionView`], then these.
@@ -60,8 +70,13 @@ impl Serialize for VersionDetails<'_> {
             submitted_at,
             by,
             reason,
+            cause,
+            description,
+            promoted_at,
+            promoted_by,
+            finished_at,
         } = version;
-        let mut fields = serializer.serialize_struct("VersionDetails", 16)?;
+        let mut fields = serializer.serialize_struct("VersionDetails", 21)?;
         fields.serialize_field("version", version)?;
         fields.serialize_field("deployment_id", deployment_id)?;
         fields.serialize_field("job_id", job_id)?;
@@ -78,13 +93,18 @@ impl Serialize for VersionDetails<'_> {
         fields.serialize_field("manifest", manifest)?;
         fields.serialize_field("policy", policy)?;
         fields.serialize_field("agents", agents)?;
+        fields.serialize_field("cause", cause)?;
+        fields.serialize_field("description", description)?;
+        fields.serialize_field("promoted_at", promoted_at)?;
+        fields.serialize_field("promoted_by", promoted_by)?;
+        fields.serialize_field("finished_at", finished_at)?;
         fields.end()
     }
 }
 
-/// Returns the versions of the record, newest first.
-pub fn history(record: &Record) -> Vec<VersionView<'_>> {
-    record.versions.iter().rev().map(|version| entry(version)).collect()
+/// Returns the newest `count` versions of the record, newest first.
+pub fn history(record: &Record, count: usize) -> Vec<VersionView<'_>> {
+    record.versions.iter().rev().take(count).map(|version| entry(version)).collect()
 }
 
 /// Returns one version with its manifest, None where the record does not have it.
@@ -115,5 +135,10 @@ fn entry(version: &Version) -> VersionView<'_> {
         submitted_at: int(version.submitted_at),
         by: &version.by,
         reason: version.reason.as_deref(),
+        cause: version.cause.map(|cause| cause.name()),
+        description: version.description.as_deref(),
+        promoted_at: version.promoted_at.map(int),
+        promoted_by: version.promoted_by.as_deref(),
+        finished_at: version.finished_at.map(int),
     }
 }

@@ -78,6 +78,11 @@ pub fn word_of(key: &InstanceKey, process: &Process) -> Command {
     report(key, state, Some(process.attempt))
 }
 
+/// A reason, or none.
+pub fn reason(rng: &mut Rng) -> Option<Arc<str>> {
+    rng.chance(20).then(|| Arc::from(*rng.pick(&["who knows", "disk full", "exit 1"])))
+}
+
 pub fn service_id(key: &InstanceKey, name: &str) -> Arc<str> {
     Arc::from(format!("{}-{}-{}-{name}", key.agent, key.version, key.job_id))
 }
@@ -95,6 +100,7 @@ pub fn register(key: &InstanceKey, name: &str, id: &Arc<str>, ttl_ms: Option<u64
         ttl_ms,
         tags: Vec::new(),
         meta: None,
+        reason: None,
     })
 }
 
@@ -253,7 +259,7 @@ impl RealWorld {
             let ttl = *rng.pick(&[None, None, Some(40), Some(200)]);
             self.letters.push(match record.services.get(&id) {
                 Some(_) if rng.chance(4) => Command::Deregister { instance: id },
-                Some(_) if rng.chance(80) => Command::Check(Check { instance: id, status, reason: None }),
+                Some(_) if rng.chance(80) => Command::Check(Check { instance: id, status, reason: reason(rng) }),
                 _ => register(key, &name, &id, ttl, status),
             });
         }

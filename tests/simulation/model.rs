@@ -4,6 +4,7 @@
 use redis_deploy::engine::deployment::{Cause, Mode, Status};
 use redis_deploy::engine::event::{AgentReport, Event, EventBody, InstanceRef, NewDeployment};
 use redis_deploy::engine::instance::{InstanceKey, InstanceState, TaskKind};
+use redis_deploy::engine::manifest::BATCH_AGENT;
 use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
 use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::version::Version;
@@ -39,6 +40,8 @@ pub struct Seen {
     pub late: Late,
     pub told_to_stop: bool,
     pub ever_healthy: bool,
+    /// The reason of its last report that had one, in the present state and attempt, since the last verdict.
+    pub reason: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone)]
@@ -48,6 +51,10 @@ pub struct SeenService {
     pub status: CheckStatus,
     /// Time of its last change of status or owner.
     pub since: u64,
+    /// The attempt of its owner that registered it.
+    pub attempt: u32,
+    /// What registered it has ended, and nobody has registered or checked it since.
+    pub is_orphan: bool,
 }
 
 /// A version as it came.
@@ -56,6 +63,10 @@ pub struct Told {
     pub version: Version,
     pub stable: bool,
     pub manifest: Arc<Value>,
+    /// When it was promoted, and by whom.
+    pub promoted: Option<(u64, Arc<str>)>,
+    /// When its deployment, or its batch job, ended, and for which cause.
+    pub ended: Option<(u64, Option<Cause>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,7 +245,7 @@ impl Model {
         self.last_version = version.number;
         self.ids.insert(version.deployment_id.clone());
         let manifest = Arc::new(serde_json::from_str(version.content.text()).unwrap_or_default());
-        let told = Told { version: version.clone(), stable: false, manifest };
+        let told = Told { version: version.clone(), stable: false, manifest, promoted: None, ended: None };
         self.versions.insert(version.number, Arc::new(told));
         if let Some(tag) = &version.tag {
             self.tags.insert(tag.clone(), version.number);
@@ -275,11 +286,13 @@ impl Model {
             EventBody::DeploymentNoop(beginning) => {
                 self.begin(beginning);
                 self.end(at, Status::Successful);
+                self.note_end(event.version, at, None);
                 self.earn_stable();
             }
             EventBody::VersionRecorded(beginning) => {
                 self.begin(beginning);
                 self.end(at, Status::VersionRecorded);
+                self.note_end(event.version, at, None);
             }
             EventBody::TaskIssued { instance, task: TaskKind::Stop, .. } => {
                 if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
@@ -301,6 +314,7 @@ impl Model {
                     late,
                     told_to_stop: false,
                     ever_healthy: false,
+                    reason: None,
                 };
                 self.instances.insert(key_of(instance, event.version), seen);
             }
@@ -309,14 +323,32 @@ impl Model {
                     seen.late = Late::Never;
                 }
             }
-            EventBody::AgentState { instance, state, attempt, .. } => {
+            EventBody::AgentState { instance, state, attempt, reason, .. } => {
                 let key = key_of(instance, event.version);
+                if &*key.agent == BATCH_AGENT {
+                    match state {
+                        AgentReport::Completed => self.note_end(event.version, at, None),
+                        AgentReport::State(InstanceState::Failed) => {
+                            self.note_end(event.version, at, Some(Cause::AgentFailed));
+                        }
+                        _ => {}
+                    }
+                }
                 match state {
                     AgentReport::State(state) => {
+                        let earlier = self.instances.get(&key).map_or(0, |seen| seen.attempt);
+                        let restarted = earlier > 0 && *attempt > earlier;
+                        if *state == InstanceState::Failed || (restarted && *state != InstanceState::Stopped) {
+                            for service in self.services.values_mut().filter(|service| service.owner == key) {
+                                service.is_orphan = true;
+                            }
+                        }
                         if let Some(seen) = self.instances.get_mut(&key) {
                             if seen.attempt != *attempt {
                                 anew = Some(key.clone());
                             }
+                            let same = seen.state == *state && seen.attempt == *attempt;
+                            seen.reason = reason.clone().or_else(|| seen.reason.take().filter(|_| same));
                             seen.state = *state;
                             seen.attempt = *attempt;
                         }
@@ -339,6 +371,7 @@ impl Model {
             EventBody::AgentHealthy { instance, .. } => {
                 if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
                     seen.verdict = Verdict::Healthy;
+                    seen.reason = None;
                     seen.ever_healthy = true;
                     seen.late = Late::Never;
                 }
@@ -348,6 +381,8 @@ impl Model {
                 let own = self.is_own(&key);
                 if let Some(seen) = self.instances.get_mut(&key) {
                     seen.verdict = Verdict::Unhealthy;
+                    // The verdict has a reason of its own; about a state that is not ready it has that of the report.
+                    seen.reason.take_if(|_| seen.state == InstanceState::Ready);
                     seen.late = Late::Never;
                 }
                 if let Some(rollout) = self.rollout.as_mut().filter(|_| own) {
@@ -363,8 +398,9 @@ impl Model {
                 }
             }
             EventBody::AwaitingPromotion { .. } => self.set_phase(Phase::Awaiting),
-            EventBody::DeploymentPromoted { .. } => {
+            EventBody::DeploymentPromoted { by, .. } => {
                 self.set_phase(Phase::Running);
+                self.note(event.version, |told| told.promoted = Some((at, by.clone())));
                 if let Some(rollout) = &mut self.rollout {
                     rollout.promoted = true;
                 }
@@ -385,10 +421,17 @@ impl Model {
                 self.set_phase(if awaiting { Phase::Awaiting } else { Phase::Running });
                 self.release_late(at);
             }
-            EventBody::DeploymentFailed { .. } => self.end(at, Status::Failed),
-            EventBody::DeploymentCancelled { .. } => self.end(at, Status::Cancelled),
+            EventBody::DeploymentFailed { cause, .. } => {
+                self.end(at, Status::Failed);
+                self.note_end(event.version, at, Some(*cause));
+            }
+            EventBody::DeploymentCancelled { cause, .. } => {
+                self.end(at, Status::Cancelled);
+                self.note_end(event.version, at, Some(*cause));
+            }
             EventBody::DeploymentSuccessful { .. } => {
                 self.end(at, Status::Successful);
+                self.note_end(event.version, at, None);
                 self.earn_stable();
             }
             EventBody::FallbackBlueGreen { job_id, changed, .. } => {
@@ -418,13 +461,19 @@ impl Model {
                     name: service.service.clone(),
                     status: service.status,
                     since: same.map_or(at, |seen| seen.since),
+                    attempt: self.instances.get(&service.owner).map_or(1, |seen| seen.attempt.max(1)),
+                    is_orphan: false,
                 };
                 self.services.insert(service.instance.clone(), seen);
             }
             EventBody::ServiceStatus { instance, status, .. } => {
-                if let Some(seen) = self.services.get_mut(instance).filter(|seen| seen.status != *status) {
-                    seen.status = *status;
-                    seen.since = at;
+                if let Some(seen) = self.services.get_mut(instance) {
+                    if seen.status != *status {
+                        seen.status = *status;
+                        seen.since = at;
+                    }
+                    // Somebody has looked: only a check or a registration makes it anything but critical.
+                    seen.is_orphan &= *status == CheckStatus::Critical;
                 }
             }
             EventBody::ServiceDeregistered { instance, .. } => {
@@ -444,9 +493,16 @@ impl Model {
     }
 
     fn earn_stable(&mut self) {
-        let target = self.rollout.as_ref().map_or(0, |r| r.target);
-        if let Some(told) = self.versions.get_mut(&target) {
-            Arc::make_mut(told).stable = true;
+        self.note(self.rollout.as_ref().map_or(0, |r| r.target), |told| told.stable = true);
+    }
+
+    fn note_end(&mut self, version: u64, at: u64, cause: Option<Cause>) {
+        self.note(version, |told| told.ended = Some((at, cause)));
+    }
+
+    fn note(&mut self, version: u64, change: impl FnOnce(&mut Told)) {
+        if let Some(told) = self.versions.get_mut(&version) {
+            change(Arc::make_mut(told));
         }
     }
 }

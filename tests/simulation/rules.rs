@@ -1,8 +1,8 @@
 //! The rules, one function each. Those of [`EVENT_RULES`] are checked at every event, with the record before and
 //! after it; those of [`COMMAND_RULES`] after every command, on its record.
 
-use super::model::{canaries, key_of, max_parallel, may_fail, Late, Model, Phase, Rollout, Told, Verdict};
-use redis_deploy::engine::command::{Command, Limits, ReportedState};
+use super::model::{canaries, key_of, max_parallel, may_fail, Late, Model, Phase, Rollout, Seen, Told, Verdict};
+use redis_deploy::engine::command::{Command, Limits, ReportedState, RollbackTo};
 use redis_deploy::engine::deployment::{Cause, Mode, Status};
 use redis_deploy::engine::event::{AgentReport, Event, EventBody, NewDeployment};
 use redis_deploy::engine::instance::{Health, Instance, InstanceKey, InstanceState, Role, TaskKind};
@@ -45,6 +45,8 @@ pub struct Failed {
 /// One command that was taken, with what it led to.
 pub struct Outcome<'a> {
     pub model: &'a Model,
+    /// The instances of the model before the command.
+    pub seen_before: &'a BTreeMap<InstanceKey, Seen>,
     pub before: Option<&'a Record>,
     pub after: &'a Record,
     pub second: &'a Record,
@@ -114,6 +116,8 @@ pub const EVENT_RULES: &[EventRule] = rules![
     the_history_keeps_what_is_needed,
     a_fallback_keeps_what_was_replaced_on_the_old_side,
     unsafe_counts_only_of_what_is_being_replaced,
+    a_failure_names_what_is_wrong_now,
+    a_running_instance_keeps_its_service_instances,
 ];
 
 pub const COMMAND_RULES: &[CommandRule] = rules![
@@ -136,6 +140,9 @@ pub const COMMAND_RULES: &[CommandRule] = rules![
     after_success_each_agent_runs_once_in_one_job,
     an_agent_has_at_most_two_instances_in_a_job,
     rollback_target_is_one_that_rollback_takes,
+    a_repeated_rollback_changes_nothing,
+    the_history_says_how_each_version_ended,
+    services_end_with_the_attempt_that_registered_them,
     a_refresh_moves_the_ttl,
     a_ttl_that_ran_out_is_critical,
 ];
@@ -236,7 +243,7 @@ pub fn judge(model: &Model, record: &Record, target: &Told) -> (Mode, Vec<Arc<st
 fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
     let Some(b) = new_deployment(h.event) else { return Ok(()) };
     let manifest = Arc::new(serde_json::from_str(b.version.content.text()).unwrap_or_default());
-    let told = Told { version: b.version.clone(), stable: false, manifest };
+    let told = Told { version: b.version.clone(), stable: false, manifest, promoted: None, ended: None };
     let (mode, changed) = judge(h.model, h.before, &told);
     must!(b.mode == mode, "mode is {}, and {} is due", b.mode.name(), mode.name());
     must!(*b.changed == *changed, "changed agents are {:?}, and {changed:?} differ", b.changed);
@@ -1049,11 +1056,16 @@ fn reports_count_once(o: &Outcome) -> Said {
         None => false,
     };
     must!(!(stale && *changed), "a stale report counts");
-    let known = i.state == state && report.attempt.is_none_or(|given| given == i.attempt);
+    let seen = o.seen_before.get(&key);
+    let has_news = state != InstanceState::Starting
+        && report.reason.is_some()
+        && report.reason != seen.and_then(|seen| seen.reason.clone());
+    let same = i.state == state && report.attempt.is_none_or(|given| given == i.attempt);
+    let known = same && !has_news;
     let told = i.is_stopping();
     if state != InstanceState::Stopped && &*i.agent != BATCH_AGENT {
         must!(!(known && *changed), "a known report counts");
-        must!(stale || known || *changed || report.attempt == Some(0), "a new report does not count");
+        must!(stale || known || *changed, "a new report does not count");
     } else if state == InstanceState::Stopped && told && !stale {
         must!(*changed, "what was told to stop has stopped, and it does not count");
     }
@@ -1151,15 +1163,110 @@ fn an_agent_has_at_most_two_instances_in_a_job(o: &Outcome) -> Said {
     Ok(())
 }
 
+/// Rule 4.10: a failure names what is wrong when it comes, not what was wrong before.
+fn a_failure_names_what_is_wrong_now(h: &Happening) -> Said {
+    let EventBody::DeploymentFailed { cause: Cause::ProgressDeadline, description, .. } = &h.event.body else {
+        return Ok(());
+    };
+    for service in h.before.services.iter().filter(|service| service.status == CheckStatus::Passing) {
+        let named = description.contains(&format!("check of {} is", service.instance));
+        must!(!named, "{} is passing, and the failure names it: {description}", service.instance);
+    }
+    Ok(())
+}
+
+/// Rule 8 "Services": nobody takes a service instance from a running instance of another agent or another job.
+fn a_running_instance_keeps_its_service_instances(h: &Happening) -> Said {
+    let (EventBody::ServiceDeregistered { instance, reason, .. }, Command::Register(_)) = (&h.event.body, h.command)
+    else {
+        return Ok(());
+    };
+    let Some(service) = h.before.services.get(instance).filter(|_| reason.starts_with("moved to agent")) else {
+        return Ok(());
+    };
+    let runs = h.before.instances.get(&service.owner).is_some_and(Instance::is_running);
+    must!(!runs, "{} runs, and loses {instance}", service.owner.agent);
+    Ok(())
+}
+
 /// Rule 7: `rollback_target` is the version that ROLLBACK without an argument would take.
 fn rollback_target_is_one_that_rollback_takes(o: &Outcome) -> Said {
     let last = rollout(o.model)?.target;
+    if let Some(told) = o.model.versions.get(&last) {
+        if let Some(of) = told.version.rollback_of {
+            // Rule 19.1: never back to the version that was rolled away from.
+            let has_failed = matches!(rollout(o.model)?.phase, Phase::Ended(Status::Failed | Status::Cancelled));
+            let expected = Some(of).filter(|of| has_failed && o.after.version(*of).is_some());
+            must!(o.after.rollback_target() == expected, "{:?} after a rollback to {of}", o.after.rollback_target());
+            return Ok(());
+        }
+    }
     let after_batch = o.after.version(last).is_some_and(|v| v.job_type.is_batch());
     let others =
         o.model.versions.iter().rev().filter(|(number, _)| **number != last && o.after.version(**number).is_some());
     let mut takes = others.filter(|(_, told)| told.stable || (after_batch && told.version.job_type.is_batch()));
     let expected = takes.next().map(|(number, _)| *number);
     must!(o.after.rollback_target() == expected, "{:?} is offered, and {expected:?} is due", o.after.rollback_target());
+    Ok(())
+}
+
+/// Rule 19.1: a ROLLBACK without a target that comes again is the same rollback.
+fn a_repeated_rollback_changes_nothing(o: &Outcome) -> Said {
+    let (Command::Rollback(asked), Some(before)) = (o.command, o.before) else { return Ok(()) };
+    let Some(was) = before.deployment.as_ref().filter(|d| d.rollback_of.is_some()) else { return Ok(()) };
+    let ended = |e: &Event| {
+        matches!(e.body, EventBody::DeploymentFailed { .. } | EventBody::DeploymentCancelled { .. })
+            && e.deployment_id == was.id
+    };
+    let events = || {
+        o.batch.changes.iter().filter_map(|c| match c {
+            Change::Event(event) => Some(event),
+            Change::Silent(_) => None,
+        })
+    };
+    let in_effect = !matches!(was.status, Status::Failed | Status::Cancelled)
+        && !events().any(|e| {
+            // One that a newer rollback has cancelled was in effect until then.
+            ended(e) && !matches!(e.body, EventBody::DeploymentCancelled { cause: Cause::NewerVersion, .. })
+        });
+    if asked.to == RollbackTo::NewestStable && in_effect && !o.is_remembered() {
+        must!(!events().any(|e| new_deployment(e).is_some()), "a repeated rollback starts another deployment");
+        let DecisionReply::Receipt(receipt) = o.reply else { return Err("it replies a receipt".to_string()) };
+        must!(receipt.mode == Mode::Unchanged && receipt.deployment_id == was.id, "it replies another deployment");
+    }
+    Ok(())
+}
+
+/// Rule 19.3: a version remembers its promotion, and when and why its deployment ended.
+fn the_history_says_how_each_version_ended(o: &Outcome) -> Said {
+    for version in o.after.versions.iter() {
+        let Some(told) = o.model.versions.get(&version.number) else { continue };
+        let promoted = version.promoted_at.zip(version.promoted_by.clone());
+        must!(promoted == told.promoted, "version {}: promoted {promoted:?}, not {:?}", version.number, told.promoted);
+        let ended = version.finished_at.map(|at| (at, version.cause));
+        must!(ended == told.ended, "version {}: ended {ended:?}, not {:?}", version.number, told.ended);
+        must!(version.description.is_some() == ended.is_some(), "version {} ended without words", version.number);
+    }
+    Ok(())
+}
+
+/// Rule 8 "Services": what a failed or earlier attempt registered is critical until it is registered or checked again,
+/// and leaves when a later attempt is ready.
+fn services_end_with_the_attempt_that_registered_them(o: &Outcome) -> Said {
+    for (id, service) in &o.model.services {
+        must!(
+            !service.is_orphan || service.status == CheckStatus::Critical,
+            "{id} is {} though its agent ended",
+            service.status.name()
+        );
+        let Some(owner) = o.model.instances.get(&service.owner) else { continue };
+        must!(
+            owner.state != InstanceState::Ready || service.attempt >= owner.attempt,
+            "{id} of attempt {} stays with attempt {}",
+            service.attempt,
+            owner.attempt
+        );
+    }
     Ok(())
 }
 

@@ -78,6 +78,10 @@ impl Sut {
             Err(rejection) => return Ok(Err(rejection)),
         };
         let mut failed: Option<Failed> = None;
+        let seen_before = match input.command {
+            Command::Report(_) => self.model.instances.clone(),
+            _ => BTreeMap::new(),
+        };
         let empty = Record::empty();
         // Event by event, for the rules about each.
         let mut before = self.record.clone().unwrap_or_default();
@@ -146,6 +150,7 @@ impl Sut {
         if self.model.rollout.is_some() {
             let outcome = Outcome {
                 model: &self.model,
+                seen_before: &seen_before,
                 before: self.record.as_ref(),
                 after: &decision.record,
                 second,

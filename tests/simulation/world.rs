@@ -349,9 +349,11 @@ impl World {
         let newest = record.last_version;
         let status = *rng.pick(&[CheckStatus::Passing, CheckStatus::Warning, CheckStatus::Critical]);
         let command = match rng.below(8) {
-            0 if !services.is_empty() => {
-                Command::Check(Check { instance: rng.pick(&services).clone(), status, reason: None })
-            }
+            0 if !services.is_empty() => Command::Check(Check {
+                instance: rng.pick(&services).clone(),
+                status,
+                reason: coordinators::reason(rng),
+            }),
             1 => {
                 let id: Arc<str> = Arc::from(format!("svc-{}", rng.below(4)));
                 coordinators::register(&key, ["http", "grpc", "other"][rng.below(3)], &id, Some(30), status)
@@ -367,8 +369,8 @@ impl World {
                     state: *rng.pick(&ReportedState::ALL),
                     version,
                     job: rng.chance(50).then(|| key.job_id.clone()),
-                    attempt: rng.chance(40).then(|| rng.between(0, 4) as u32),
-                    reason: rng.chance(20).then(|| Arc::from("who knows")),
+                    attempt: rng.chance(40).then(|| rng.between(1, 4) as u32),
+                    reason: coordinators::reason(rng),
                 })
             }
         };

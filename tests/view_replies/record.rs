@@ -41,6 +41,11 @@ pub fn version(number: u64) -> Version {
         submitted_at: T,
         by: text("default"),
         reason: None,
+        cause: None,
+        description: None,
+        promoted_at: None,
+        promoted_by: None,
+        finished_at: None,
     }
 }
 
@@ -165,5 +170,6 @@ pub fn service(id: &str, agent: &str, number: u64) -> Service {
         ttl_ms: Some(5000),
         expires_at: Some(T + 5400),
         since: T + 400,
+        attempt: 1,
     }
 }

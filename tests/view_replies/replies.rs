@@ -2,7 +2,7 @@
 
 use crate::json::{assert_json, reply};
 use crate::record::{instance, record, task, text, texts, version, KEY};
-use redis_deploy::engine::deployment::{Mode, Outcome, Receipt, Status};
+use redis_deploy::engine::deployment::{Cause, Mode, Outcome, Receipt, Status};
 use redis_deploy::engine::instance::{Instance, InstanceState, Role, TaskKind};
 use redis_deploy::engine::manifest::{JobType, ManifestText};
 use redis_deploy::engine::plan;
@@ -37,19 +37,29 @@ fn history_lists_versions_newest_first() {
             outcome: Some(Outcome::Cancelled),
             reason: Some(text("back")),
             job_type: JobType::System,
+            cause: Some(Cause::NewerVersion),
+            description: Some(text("cancelled by version 4")),
+            promoted_at: Some(1_790_000_000_300),
+            promoted_by: Some(text("ann")),
+            finished_at: Some(1_790_000_000_400),
             ..version(3)
         }),
     ]
     .into();
     assert_json(
-        &view::history(&record),
+        &view::history(&record, usize::MAX),
         r#"[{"version":3,"deployment_id":"dep_agent-api_3","job_id":"dep_agent-api_1","job_type":"system",
         "strategy":"canary","bundle":null,"tag":"gold","stable":true,"rollback_of":1,"outcome":"cancelled",
-        "submitted_at":1790000000000,"by":"default","reason":"back"},
+        "submitted_at":1790000000000,"by":"default","reason":"back",
+        "cause":"newer_version","description":"cancelled by version 4","promoted_at":1790000000300,
+        "promoted_by":"ann","finished_at":1790000000400},
         {"version":1,"deployment_id":"dep_agent-api_1","job_id":"dep_agent-api_1","job_type":"service",
         "strategy":"rolling","bundle":"s3://b/v1","tag":null,"stable":true,"rollback_of":null,"outcome":"successful",
-        "submitted_at":1790000000000,"by":"default","reason":null}]"#,
+        "submitted_at":1790000000000,"by":"default","reason":null,
+        "cause":null,"description":null,"promoted_at":null,"promoted_by":null,"finished_at":null}]"#,
     );
+    let newest: Vec<i64> = view::history(&record, 1).iter().map(|version| version.version).collect();
+    assert_eq!(newest, [3]);
 }
 
 #[test]
@@ -77,6 +87,7 @@ fn version_includes_the_manifest_as_given() {
     assert_eq!(parsed["manifest"]["x"], "é");
     assert_eq!(parsed["agents"].to_string(), r#"["agent-1@a","agent-1@b"]"#);
     assert_eq!(parsed["policy"]["min_healthy_ms"], 10_000);
+    assert_eq!(names[16..].join(" "), "cause description promoted_at promoted_by finished_at");
 
     assert_eq!(view::version(&record, 3), None);
 }
@@ -160,7 +171,7 @@ fn plan_lists_agents_and_batches() {
 }
 
 #[test]
-fn receipts_have_seven_fields() {
+fn receipts_have_seven_fields_and_warnings() {
     let receipt = Receipt {
         deployment_key: text(KEY),
         deployment_id: text("dep_agent-api_3"),
@@ -169,10 +180,18 @@ fn receipts_have_seven_fields() {
         status: Status::AwaitingPromotion,
         mode: Mode::Unchanged,
         revision: 14,
+        warnings: None,
     };
     assert_json(
         &view::receipt(&receipt),
         r#"{"deployment_key":"agent-api","deployment_id":"dep_agent-api_3","version":3,"job_id":"job",
         "status":"awaiting_promotion","mode":"unchanged","revision":14}"#,
+    );
+    assert_eq!(view::receipt_with_warnings(&receipt), None);
+    let receipt = Receipt { warnings: Some(vec![text("no type: batch")]), ..receipt };
+    assert_json(
+        &view::receipt_with_warnings(&receipt).expect("it has warnings"),
+        r#"{"deployment_key":"agent-api","deployment_id":"dep_agent-api_3","version":3,"job_id":"job",
+        "status":"awaiting_promotion","mode":"unchanged","revision":14,"warnings":["no type: batch"]}"#,
     );
 }

@@ -3,7 +3,7 @@
 use crate::json::{assert_begins_with, assert_json, value};
 use crate::record::{logged, record, record_where, service, text, texts, KEY, T};
 use redis_deploy::engine::deployment::{Action, Cause, DeferredFailure, Deployment, Mode, Status, UnsafeReport};
-use redis_deploy::engine::instance::Health;
+use redis_deploy::engine::instance::{Health, InstanceState};
 use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy, POLICY_FIELDS};
 use redis_deploy::engine::record::Record;
 use redis_deploy::engine::time::Deadline;
@@ -63,10 +63,12 @@ fn status_covers_the_whole_record() {
         "versions":[
           {"version":2,"deployment_id":"dep_agent-api_2","job_id":"dep_agent-api_1","job_type":"service",
            "strategy":"rolling","bundle":"s3://b/v2","tag":null,"stable":false,"rollback_of":null,"outcome":null,
-           "submitted_at":1790000000000,"by":"default","reason":"faster model"},
+           "submitted_at":1790000000000,"by":"default","reason":"faster model",
+           "cause":null,"description":null,"promoted_at":null,"promoted_by":null,"finished_at":null},
           {"version":1,"deployment_id":"dep_agent-api_1","job_id":"dep_agent-api_1","job_type":"service",
            "strategy":"rolling","bundle":"s3://b/v1","tag":null,"stable":true,"rollback_of":null,"outcome":"successful",
-           "submitted_at":1790000000000,"by":"default","reason":null}],
+           "submitted_at":1790000000000,"by":"default","reason":null,
+           "cause":null,"description":null,"promoted_at":null,"promoted_by":null,"finished_at":null}],
         "events":[
           {"revision":12,"at":1790000000000,"key":"agent-api","deployment_id":"dep_agent-api_3",
            "type":"awaiting_promotion","version":3,"healthy":1}],
@@ -97,7 +99,7 @@ fn empty_record_has_no_status() {
     assert_json(&view::status(&empty, KEY), "null");
     assert_eq!(Summary::of(&empty), None);
     assert_eq!(view::description(&empty), "");
-    assert_json(&view::history(&empty), "[]");
+    assert_json(&view::history(&empty, usize::MAX), "[]");
     assert_json(&view::tasks(&empty), "[]");
     assert_json(&view::events(&empty, KEY, None, None), "[1,0,[]]");
 }
@@ -177,12 +179,23 @@ fn description_names_the_obstacle_of_a_rollout() {
         |i| &*i.agent == "agent-1",
         |i| {
             i.health = Health::Unhealthy;
-            i.reason = Some(text("never ready: starting"));
+            i.state = InstanceState::Starting;
+            i.reason = Some(text("not healthy within 300 ms: never ready: starting"));
         },
     );
-    assert_eq!(view::description(&record), "1 of 3 agents healthy, 1 unhealthy (agent-1: never ready: starting)");
+    let words = "not healthy within 300 ms: never ready: starting";
+    assert_eq!(view::description(&record), format!("1 of 3 agents healthy, 1 unhealthy (agent-1: {words})"));
     record.instances.update_where(|i| &*i.agent == "agent-1", |i| i.reason = None);
-    assert_eq!(view::description(&record), "1 of 3 agents healthy, 1 unhealthy (agent-1)");
+    assert_eq!(view::description(&record), "1 of 3 agents healthy, 1 unhealthy (agent-1: not ready: starting)");
+    // The verdict is no reason any more once something else is wrong, or nothing is.
+    record.instances.update_where(
+        |i| &*i.agent == "agent-1",
+        |i| {
+            i.state = InstanceState::Ready;
+            i.reason = Some(text("not healthy within 300 ms: service web has no passing instance"));
+        },
+    );
+    assert_eq!(view::description(&record), "1 of 3 agents healthy, 1 unhealthy (agent-1: ready, not long enough)");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use super::event::{ChangeSet, SilentChange};
 use super::record::Record;
 use super::rejection::Rejection;
 use super::transaction::Transaction;
+use std::sync::Arc;
 
 /// The number of due items that one tick processes.
 pub const MAX_DUE_PER_TICK: usize = 256;
@@ -101,11 +102,8 @@ pub fn decide_in_place<'r>(
     }
     draft.process_due(if matches!(command, Command::Tick) { MAX_DUE_PER_TICK } else { usize::MAX });
     let reply = match command {
-        Command::Deploy(deploy) => {
-            let outcome = versions::deploy(&mut draft, deploy)?;
-            PendingReply::Receipt(matches!(outcome, Deployed::Unchanged).then_some(Mode::Unchanged))
-        }
-        Command::Rollback(rollback) => PendingReply::Receipt(versions::rollback(&mut draft, rollback)?),
+        Command::Deploy(deploy) => PendingReply::Deployed(versions::deploy(&mut draft, deploy)?),
+        Command::Rollback(rollback) => PendingReply::Deployed(versions::rollback(&mut draft, rollback)?),
         Command::Promote(op) => receipt(operate::promote(&mut draft, op)?),
         Command::Pause(op) => receipt(operate::pause(&mut draft, op)?),
         Command::Resume(op) => receipt(operate::resume(&mut draft, op)?),
@@ -121,7 +119,8 @@ pub fn decide_in_place<'r>(
     };
     draft.advance();
     let reply = match reply {
-        PendingReply::Receipt(mode) => draft.receipt(mode).map_or(DecisionReply::Nothing, DecisionReply::Receipt),
+        PendingReply::Receipt => draft.receipt(None).map_or(DecisionReply::Nothing, DecisionReply::Receipt),
+        PendingReply::Deployed(deployed) => deployed_reply(&draft, deployed),
         PendingReply::Changed(changed) => DecisionReply::Changed(changed),
         PendingReply::Nothing => DecisionReply::Nothing,
     };
@@ -138,12 +137,24 @@ fn done<'r>(draft: Draft<'r, '_>, reply: DecisionReply) -> Uncommitted<'r> {
 
 /// The reply to a command, before the rollout has advanced.
 enum PendingReply {
-    /// A receipt, with this mode in the place of the deployment's own.
-    Receipt(Option<Mode>),
+    Receipt,
+    Deployed(Deployed),
     Changed(bool),
     Nothing,
 }
 
 fn receipt((): ()) -> PendingReply {
-    PendingReply::Receipt(None)
+    PendingReply::Receipt
+}
+
+fn deployed_reply(draft: &Draft, deployed: Deployed) -> DecisionReply {
+    let (mode, warnings) = match deployed {
+        Deployed::Unchanged => (Some(Mode::Unchanged), Vec::new()),
+        Deployed::Started { warnings, .. } => (None, warnings),
+    };
+    let receipt = draft.receipt(mode).map(|receipt| Receipt {
+        warnings: Some(warnings.iter().map(|warning| Arc::from(warning.as_str())).collect()),
+        ..receipt
+    });
+    receipt.map_or(DecisionReply::Nothing, DecisionReply::Receipt)
 }

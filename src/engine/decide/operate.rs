@@ -1,7 +1,7 @@
 //! The operator's commands on a running deployment, and tags.
 
 use super::checks::{bad_state, check_deployment_id};
-use super::versions::validate_tag;
+use super::versions::set_tag;
 use crate::engine::command::Operate;
 use crate::engine::deployment::{Cause, Mode, Status};
 use crate::engine::draft::{Actor, Draft};
@@ -106,13 +106,7 @@ pub(super) fn stop(draft: &mut Draft, op: &Operate) -> Result<(), Rejection> {
 
 /// Decides TAG.
 pub(super) fn tag(draft: &mut Draft, number: u64, tag: &Arc<str>) -> Result<(), Rejection> {
-    let version = draft.record.version(number).ok_or(Rejection::NoSuchVersion(number))?.clone();
-    validate_tag(&draft.record, tag, Some(number))?;
-    if version.tag.as_ref() != Some(tag) {
-        let by = draft.by(&None).name;
-        draft.emit(number, EventBody::VersionTagged { tag: tag.clone(), replaced: version.tag.clone(), by });
-    }
-    Ok(())
+    set_tag(draft, number, tag)
 }
 
 /// Decides UNTAG.

@@ -68,7 +68,7 @@ pub(super) fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejecti
         let instance = instance.clone();
         return Ok(batch_ended(draft, &instance, AgentReport::State(state), attempt, report));
     }
-    if state == instance.state && attempt == instance.attempt {
+    if state == instance.state && attempt == instance.attempt && !has_another_reason(instance, report) {
         return Ok(false);
     }
     let version = instance.version;
@@ -83,6 +83,8 @@ pub(super) fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejecti
         removes_instance: false,
     });
     let health_effect = health_effect(instance, state, attempt, report);
+    let services_effect = services_effect(instance, state, attempt);
+    let key = instance.key();
     for old in &replaced {
         draft.clear_services(old, "replaced");
     }
@@ -95,7 +97,44 @@ pub(super) fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejecti
         HealthEffect::Recheck(key) => draft.recheck_healthy(&key),
         HealthEffect::None => {}
     }
+    match services_effect {
+        ServicesEffect::Fail(reason) => draft.fail_services(&key, reason),
+        ServicesEffect::ClearEarlier => draft.clear_earlier_services(&key, attempt),
+        ServicesEffect::None => {}
+    }
     Ok(true)
+}
+
+/// Returns true for a report of the present state with another reason, which is news (rule 3.6). A verdict about the
+/// instance may have put its own words around the reason. A repeated `starting` never is: it claims the attempt, and the
+/// one who claims it second must hear so, whatever the reason.
+fn has_another_reason(instance: &Instance, report: &Report) -> bool {
+    let Some(reason) = report.reason.as_deref().filter(|_| instance.state != InstanceState::Starting) else {
+        return false;
+    };
+    instance
+        .reason
+        .as_deref()
+        .is_none_or(|known| known != reason && !known.ends_with(&format!("{}: {reason}", instance.state.name())))
+}
+
+/// The effect of a report on the instance's services (rule 8 "Services").
+enum ServicesEffect {
+    None,
+    /// They are critical, for this reason, until they are registered or checked again.
+    Fail(&'static str),
+    /// Those of an earlier attempt leave the record.
+    ClearEarlier,
+}
+
+fn services_effect(instance: &Instance, state: InstanceState, attempt: u32) -> ServicesEffect {
+    match state {
+        InstanceState::Failed => ServicesEffect::Fail("agent failed"),
+        InstanceState::Ready => ServicesEffect::ClearEarlier,
+        // The first attempt follows none.
+        _ if instance.attempt > 0 && attempt > instance.attempt => ServicesEffect::Fail("agent restarted"),
+        _ => ServicesEffect::None,
+    }
 }
 
 /// Returns the attempt that a report is about; None where it is over, or has started already.
@@ -180,7 +219,12 @@ fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) 
             && matches!(&i.task, Some(task) if task.kind == TaskKind::Replace)
     });
     if instance.state == InstanceState::Stopped && !told && !replaced {
-        return false;
+        let is_news = attempt == instance.attempt && has_another_reason(instance, report);
+        if is_news {
+            let body = state_event(draft, instance, InstanceState::Stopped, attempt, report, false);
+            draft.emit(key.version, body);
+        }
+        return is_news;
     }
     if told || replaced {
         draft.clear_services(key, "stopped");

@@ -4,7 +4,8 @@ use super::reports::find_instance;
 use crate::engine::command::{Check, Register};
 use crate::engine::draft::Draft;
 use crate::engine::event::{EventBody, SilentChange};
-use crate::engine::manifest;
+use crate::engine::instance::{Instance, InstanceKey};
+use crate::engine::json::Json;
 use crate::engine::rejection::Rejection;
 use crate::engine::services::{CheckStatus, Service};
 use std::sync::Arc;
@@ -30,14 +31,11 @@ pub(super) fn register(draft: &mut Draft, register: &Register) -> Result<bool, R
             None => return Ok(false),
         },
     };
+    check_id_is_free(draft, known.as_deref(), &owner)?;
     if let Some(meta) = &register.meta {
-        match serde_json::from_str(meta) {
-            Ok(value) if !manifest::is_deeper(&value, MAX_META_DEPTH) => {}
-            _ => {
-                return Err(Rejection::Invalid(vec![format!(
-                    "META must be a JSON value of at most {MAX_META_DEPTH} levels"
-                )]))
-            }
+        if Json::parse(meta, MAX_META_DEPTH).is_err() {
+            let violation = format!("META must be a JSON value of at most {MAX_META_DEPTH} levels");
+            return Err(Rejection::Invalid(vec![violation]));
         }
     }
     let max = draft.context.limits.agents_max.saturating_mul(SERVICES_PER_AGENT);
@@ -55,24 +53,30 @@ pub(super) fn register(draft: &mut Draft, register: &Register) -> Result<bool, R
         tags: register.tags.clone(),
         meta: register.meta.clone(),
         status: register.status,
-        reason: None,
+        reason: register.reason.clone(),
         ttl_ms: register.ttl_ms,
         expires_at: expiry(draft, register.ttl_ms, register.status),
         since,
+        // One that is registered before the first report belongs to the first attempt.
+        attempt: draft.record.instances.get(&owner).map_or(1, |instance| instance.attempt.max(1)),
     };
     if let Some(known) = known {
         let same_but = |s: &Service| Service {
             status: service.status,
-            reason: None,
+            reason: service.reason.clone(),
             expires_at: service.expires_at,
             since: service.since,
             ..s.clone()
         };
         if same_but(&known) == service {
-            return Ok(refresh_service(draft, &known, register.status, None));
+            return Ok(refresh_service(draft, &known, register.status, register.reason.clone()));
         }
         if known.owner != owner {
-            draft.deregister(&register.instance, &format!("moved to agent {}", owner.agent));
+            let to = match known.owner.agent == owner.agent {
+                true => format!("moved to version {}", owner.version),
+                false => format!("moved to agent {}", owner.agent),
+            };
+            draft.deregister(&register.instance, &to);
             draft.recheck_healthy(&known.owner);
         }
     }
@@ -80,6 +84,22 @@ pub(super) fn register(draft: &mut Draft, register: &Register) -> Result<bool, R
     draft.emit(owner.version, EventBody::ServiceRegistered { service: Box::new(service), healthy_at });
     draft.recheck_healthy(&owner);
     Ok(true)
+}
+
+/// Checks that no running instance of another agent or another job holds the id: it would lose its address (rule 8
+/// "Services").
+fn check_id_is_free(draft: &Draft, known: Option<&Service>, owner: &InstanceKey) -> Result<(), Rejection> {
+    let Some(known) = known.filter(|s| s.owner.agent != owner.agent || s.owner.job_id != owner.job_id) else {
+        return Ok(());
+    };
+    match draft.record.instances.get(&known.owner).is_some_and(Instance::is_running) {
+        true => Err(Rejection::ServiceInstanceTaken {
+            instance: known.instance.to_string(),
+            agent: known.owner.agent.to_string(),
+            job_id: known.owner.job_id.to_string(),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// Returns the expiry of a TTL, which runs only while the service is not critical.
@@ -94,11 +114,12 @@ pub(super) fn check(draft: &mut Draft, check: &Check) -> Result<bool, Rejection>
     Ok(refresh_service(draft, &known, check.status, check.reason.clone()))
 }
 
-/// Refreshes a known service: a new status is an event; the same one only moves the TTL, which is a silent change (rule
-/// 8 "Services").
+/// Refreshes a known service: another status or reason is an event; the same ones only move the TTL, which is a silent
+/// change (rule 8 "Services").
 fn refresh_service(draft: &mut Draft, known: &Service, status: CheckStatus, reason: Option<Arc<str>>) -> bool {
     let expires_at = expiry(draft, known.ttl_ms, status);
-    if known.status != status {
+    let has_another_reason = reason.is_some() && reason != known.reason;
+    if known.status != status || has_another_reason {
         draft.service_status(&known.instance, status, reason, expires_at);
         return true;
     }

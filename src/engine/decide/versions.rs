@@ -4,9 +4,10 @@ use super::checks::check_deployment_id;
 use crate::engine::command::{Deploy, Rollback, RollbackTo};
 use crate::engine::deployment::{Mode, Status};
 use crate::engine::draft::Draft;
+use crate::engine::event::EventBody;
 use crate::engine::manifest::{self, Manifest, ManifestText, BATCH_AGENT};
 use crate::engine::planner::{self, StoredVersion, VersionMeta, VersionPlan, VersionSpec};
-use crate::engine::policy::Policy;
+use crate::engine::policy::{CountOrPercent, Policy, Strategy};
 use crate::engine::record::Record;
 use crate::engine::rejection::Rejection;
 use crate::engine::version::Version;
@@ -21,14 +22,12 @@ pub const MAX_RUNS: usize = 1_000;
 /// requested and that never reports it stays on the record.
 pub const INSTANCES_PER_AGENT: usize = 4;
 
-/// The result of DEPLOY.
-pub(crate) enum Deployed {
+/// The result of DEPLOY and ROLLBACK.
+pub(in crate::engine) enum Deployed {
     /// Nothing differs from the current deployment (rule 4.2).
     Unchanged,
-    Started {
-        plan: VersionPlan,
-        warnings: Vec<String>,
-    },
+    /// The plan, and warnings of what is allowed, but may not be intended.
+    Started { plan: VersionPlan, warnings: Vec<String> },
 }
 
 /// Decides DEPLOY (rules 4.1, 4.2, 4.5 to 4.8). PLAN does the same, and drops the draft.
@@ -43,6 +42,7 @@ pub(in crate::engine) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<De
     }
     let partial = Manifest::parse_partial(&deploy.manifest).map_err(Rejection::Invalid)?;
     let (manifest, mut violations) = (partial.manifest, partial.violations);
+    violations.extend(partial.later_violations);
     let node_ids = manifest.node_ids();
     if partial.nodes_are_valid {
         match &deploy.agents {
@@ -76,15 +76,16 @@ pub(in crate::engine) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<De
     };
     validate_job_type(&draft.record, &spec)?;
     if is_unchanged(&draft.record, &spec, false) {
+        if let Some(tag) = &deploy.tag {
+            set_tag(draft, draft.target(), tag)?;
+        }
         return Ok(Deployed::Unchanged);
     }
     if let Some(tag) = &deploy.tag {
         validate_tag(&draft.record, tag, None)?;
     }
     let mut warnings = manifest.warnings.clone();
-    if let Some(d) = draft.deployment().filter(|d| d.status.is_active()) {
-        warnings.push(format!("deployment {} is {} and will be cancelled", d.id, d.status.name()));
-    }
+    warnings.extend(cancels(draft));
     let by = draft.by(&deploy.reason);
     draft.supersede(&by, &format!("version {}", newest + 1));
     let plan = planner::plan_version(&draft.record, &spec);
@@ -99,7 +100,46 @@ pub(in crate::engine) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<De
         reason: deploy.reason.clone(),
     };
     planner::begin(draft, &spec, &plan, meta);
+    warnings.extend(plan_warnings(&draft.record, deploy.job.is_some()));
     Ok(Deployed::Started { plan, warnings })
+}
+
+/// Warns that an active deployment will be cancelled.
+fn cancels(draft: &Draft) -> Option<String> {
+    let active = draft.deployment().filter(|d| d.status.is_active());
+    active.map(|d| format!("deployment {} is {} and will be cancelled", d.id, d.status.name()))
+}
+
+/// Returns warnings about the deployment that has just started.
+fn plan_warnings(record: &Record, has_job: bool) -> Vec<String> {
+    let Some(d) = &record.deployment else { return Vec::new() };
+    let mut warnings = Vec::new();
+    let changed = d.changed.len();
+    let more_than_changed = |amount: CountOrPercent| matches!(amount, CountOrPercent::Count(n) if n as usize > changed);
+    if matches!(d.mode, Mode::InPlace) {
+        if more_than_changed(d.policy.max_parallel) {
+            warnings.push(format!("max_parallel is above the number of changed agents ({changed})"));
+        }
+        if has_job {
+            warnings.push(format!("JOB is not used: an update in place keeps job {}", d.target_job_id));
+        }
+    }
+    if matches!(d.mode, Mode::InPlace | Mode::BlueGreen) && more_than_changed(d.policy.canary) {
+        warnings.push(format!("canary is above the number of changed agents ({changed})"));
+    }
+    if d.mode == Mode::BlueGreen && d.requested_strategy != Strategy::BlueGreen {
+        warnings.push(format!(
+            "{}: all {changed} agents start in a second job, side by side with the old ones",
+            d.mode_reason
+        ));
+    }
+    if !d.removed_agents.is_empty() {
+        warnings.push(format!("{} agents get a stop task at the end", d.removed_agents.len()));
+    }
+    if d.policy.auto_revert && d.rollback_of.is_none() && record.stable_version().is_none() {
+        warnings.push("auto_revert has no stable version to go back to".to_string());
+    }
+    warnings
 }
 
 /// Returns the text of a manifest, shared with a version that has the same.
@@ -192,9 +232,17 @@ fn validate_instances(draft: &Draft, plan: &VersionPlan) -> Result<(), Rejection
     }
 }
 
-/// Decides ROLLBACK (rule 4.12). Returns the mode to reply, where it is not the deployment's own.
-pub(super) fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Option<Mode>, Rejection> {
+/// Decides ROLLBACK (rules 4.12 and 19.1).
+pub(super) fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Deployed, Rejection> {
     let d = check_deployment_id(draft, &rollback.id)?;
+    if let (RollbackTo::NewestStable, true, Some(rollback_of)) =
+        (&rollback.to, d.is_rollback_in_effect(), d.rollback_of)
+    {
+        return match d.status.is_active() {
+            true => Ok(Deployed::Unchanged),
+            false => Err(Rejection::RolledBackAlready { version: d.target_version, rollback_of }),
+        };
+    }
     let record = &draft.record;
     let number = match &rollback.to {
         RollbackTo::Version(number) => *number,
@@ -219,21 +267,35 @@ pub(super) fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Option<
     let spec = old.spec(policy.clone(), draft.context_id());
     validate_job_type(record, &spec)?;
     if is_unchanged(record, &spec, true) {
-        return Ok(Some(Mode::Unchanged));
+        return Ok(Deployed::Unchanged);
     }
     if old.job_type().is_batch() {
         validate_runs(record, &planner::plan_version(record, &spec))?;
     }
+    let mut warnings = old.warnings().to_vec();
+    warnings.extend(cancels(draft));
     let by = draft.by(&rollback.reason);
     draft.supersede(&by, &format!("a rollback to version {number}"));
     let meta =
         VersionMeta { tag: None, rollback_of: Some(number), cause: None, by: by.name, reason: rollback.reason.clone() };
-    planner::roll_back(draft, &old, policy, number, meta);
-    Ok(None)
+    let plan = planner::roll_back(draft, &old, policy, number, meta);
+    warnings.extend(plan_warnings(&draft.record, false));
+    Ok(Deployed::Started { plan, warnings })
+}
+
+/// Gives a version a tag, in the place of the one that it has.
+pub(super) fn set_tag(draft: &mut Draft, number: u64, tag: &Arc<str>) -> Result<(), Rejection> {
+    let version = draft.record.version(number).ok_or(Rejection::NoSuchVersion(number))?.clone();
+    validate_tag(&draft.record, tag, Some(number))?;
+    if version.tag.as_ref() != Some(tag) {
+        let by = draft.by(&None).name;
+        draft.emit(number, EventBody::VersionTagged { tag: tag.clone(), replaced: version.tag.clone(), by });
+    }
+    Ok(())
 }
 
 /// Checks that a tag is free for a version (None: a new one).
-pub(super) fn validate_tag(record: &Record, tag: &Arc<str>, version: Option<u64>) -> Result<(), Rejection> {
+fn validate_tag(record: &Record, tag: &Arc<str>, version: Option<u64>) -> Result<(), Rejection> {
     match record.version_of_tag(tag) {
         Some(other) if Some(other.number) != version => {
             Err(Rejection::TagTaken { tag: tag.to_string(), version: other.number })

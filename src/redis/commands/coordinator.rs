@@ -48,7 +48,7 @@ pub fn register(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let agent = args.name("agent", args::AGENT_MAX)?;
     let service = args.name("service", args::SERVICE_MAX)?;
     let (mut instance, mut address, mut port) = (None, None, None);
-    let (mut version, mut job, mut ttl_ms, mut meta) = (None, None, None, None);
+    let (mut version, mut job, mut ttl_ms, mut meta, mut reason) = (None, None, None, None, None);
     let (mut status, mut tags) = (CheckStatus::Passing, Vec::new());
     while let Some(option) = args.option()? {
         match &*option {
@@ -61,6 +61,7 @@ pub fn register(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
             b"TTL" => ttl_ms = Some(args.value_up_to("TTL", MAX_DURATION_MS)?),
             b"TAGS" => tags = args.value_names("TAGS", 0, args::TAGS_MAX, args::TAG_MAX)?,
             b"META" => meta = args.value_name("META", args::META_MAX)?,
+            b"REASON" => reason = args.value_text("REASON", args::REASON_MAX)?,
             _ => return Err(unknown(&option)),
         }
     }
@@ -77,6 +78,7 @@ pub fn register(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
         ttl_ms,
         tags,
         meta,
+        reason,
     };
     change_and_reply(call, key, &Command::Register(register))
 }

@@ -153,8 +153,15 @@ pub fn show(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
 
 pub fn history(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
-    let json = args.only_json()?;
-    read(call, key, json, |record, _, reply| Ok(reply.write(&view::history(record))))
+    let (mut count, mut json) = (usize::MAX, false);
+    while let Some(option) = args.option()? {
+        match &*option {
+            b"COUNT" => count = usize::try_from(args.value_positive("COUNT")?).unwrap_or(usize::MAX),
+            b"JSON" => json = args.last_json()?,
+            _ => return Err(unknown(&option)),
+        }
+    }
+    read(call, key, json, |record, _, reply| Ok(reply.write(&view::history(record, count))))
 }
 
 pub fn version(call: &Call, mut args: Args) -> Result<Answered, CommandError> {

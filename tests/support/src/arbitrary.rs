@@ -192,6 +192,11 @@ impl Tape<'_> {
             submitted_at: self.time(),
             by: self.text(),
             reason: self.maybe(Tape::text),
+            cause: self.maybe(Tape::cause),
+            description: self.maybe(Tape::text),
+            promoted_at: self.maybe(Tape::time),
+            promoted_by: self.maybe(Tape::text),
+            finished_at: self.maybe(Tape::time),
         }
     }
 
@@ -309,6 +314,7 @@ impl Tape<'_> {
                 ttl_ms: self.maybe(|tape| 1 + tape.duration()),
                 tags: self.several(3, Tape::text),
                 meta: self.maybe(|_| Arc::from(r#"{"zone":"a"}"#)),
+                reason: self.maybe(Tape::text),
             }),
             12 => Command::Check(Check {
                 instance: self.id("service"),
@@ -345,6 +351,7 @@ impl Tape<'_> {
             ttl_ms,
             expires_at: ttl_ms.and_then(|_| self.maybe(Tape::time)),
             since: self.time(),
+            attempt: self.next() as u32,
         }
     }
 
@@ -368,6 +375,7 @@ impl Tape<'_> {
                 Mode::Unchanged,
             ]),
             revision: self.number(),
+            warnings: self.maybe(|tape| tape.several(3, Tape::text)),
         }
     }
 

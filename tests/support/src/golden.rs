@@ -68,6 +68,11 @@ fn version(number: u64, content: Arc<ManifestText>) -> Version {
         submitted_at: T + 1000 * number,
         by: text("default"),
         reason: None,
+        cause: None,
+        description: None,
+        promoted_at: None,
+        promoted_by: None,
+        finished_at: None,
     }
 }
 
@@ -119,6 +124,7 @@ fn service(instance: &str, owner: InstanceKey) -> Service {
         ttl_ms: Some(15_000),
         expires_at: Some(T + 30_000),
         since: T + 3600,
+        attempt: 1,
     }
 }
 
@@ -131,6 +137,7 @@ fn receipt() -> Receipt {
         status: Status::Running,
         mode: Mode::InPlace,
         revision: 41,
+        warnings: Some(Vec::new()),
     }
 }
 
@@ -315,6 +322,49 @@ pub fn record() -> Record {
     }
     Arc::make_mut(&mut record.requests).push_back(IdempotencyEntry { request: text("req-1"), receipt: receipt() });
     record
+}
+
+/// Returns the record with a value in each field that format 2 added.
+pub fn record_of_format_2() -> Record {
+    let mut record = record();
+    let versions = Arc::make_mut(&mut record.versions);
+    let ends = [
+        (None, "2 of 2 agents healthy", Some((T + 1400, text("auto"))), T + 1500),
+        (Some(Cause::ProgressDeadline), "no progress within 1000 ms", None, T + 2600),
+    ];
+    for (version, (cause, description, promotion, finished_at)) in versions.iter_mut().zip(ends) {
+        let version = Arc::make_mut(version);
+        (version.promoted_at, version.promoted_by) = promotion.unzip();
+        (version.cause, version.description, version.finished_at) = (cause, some(description), Some(finished_at));
+    }
+    record.services.update("monitor-1", |service| service.attempt = 2);
+    let requests = Arc::make_mut(&mut record.requests);
+    requests.push_back(IdempotencyEntry { request: text("req-2"), receipt: receipt_with_warnings() });
+    record
+}
+
+fn receipt_with_warnings() -> Receipt {
+    Receipt {
+        warnings: Some(vec![text("no type: batch"), text("policies.update.colour is no policy field")]),
+        ..receipt()
+    }
+}
+
+/// Returns [`batches`] with a value in each field that format 2 added.
+pub fn batches_of_format_2() -> Vec<(&'static str, ChangeSet)> {
+    let mut batches = batches();
+    for change in batches.iter_mut().flat_map(|(_, batch)| &mut batch.changes) {
+        match change {
+            Change::Event(event) => {
+                if let EventBody::ServiceRegistered { service, .. } = &mut Arc::make_mut(event).body {
+                    service.attempt = 2;
+                }
+            }
+            Change::Silent(SilentChange::RequestRecorded { receipt, .. }) => *receipt = receipt_with_warnings(),
+            Change::Silent(SilentChange::ServiceRefreshed { .. }) => {}
+        }
+    }
+    batches
 }
 
 fn event(revision: u64, body: EventBody) -> Event {

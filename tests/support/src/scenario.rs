@@ -20,7 +20,7 @@
 
 use redis_deploy::engine::command::{Check, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo};
 use redis_deploy::engine::deadline::{next_due, Due};
-use redis_deploy::engine::deployment::{Cause, Status};
+use redis_deploy::engine::deployment::{Cause, Receipt, Status};
 use redis_deploy::engine::event::NewDeployment;
 use redis_deploy::engine::instance::{Instance, InstanceKey};
 use redis_deploy::engine::policy::{Policy, PolicyPatch, POLICY_FIELDS};
@@ -189,6 +189,9 @@ impl World {
                         r.revision
                     ),
                 };
+                if let DecisionReply::Receipt(Receipt { warnings: Some(warnings), .. }) = &decision.reply {
+                    warnings.iter().for_each(|warning| text.push_str(&format!("  warning: {warning}\n")));
+                }
                 for change in &decision.batch.changes {
                     text.push_str(&change_line(change));
                 }
@@ -278,6 +281,7 @@ impl World {
                     ttl_ms: None,
                     tags: Vec::new(),
                     meta: None,
+                    reason: None,
                 };
                 each_option(options, |name, value| {
                     match name {
@@ -288,6 +292,7 @@ impl World {
                         "STATUS" => register.status = CheckStatus::parse(value).expect("a check's status"),
                         "TTL" => register.ttl_ms = Some(number(value)),
                         "META" => register.meta = Some(arc(value)),
+                        "REASON" => register.reason = Some(arc(value)),
                         "TAGS" => register.tags = value.split(',').map(Arc::from).collect(),
                         other => panic!("unknown option {other}"),
                     }
@@ -702,6 +707,13 @@ fn history(record: &Record) -> String {
             policy(&v.policy)
         )
         .expect("a string");
+        if let (Some(at), Some(by)) = (v.promoted_at, &v.promoted_by) {
+            writeln!(text, "  promoted @{at} by {by}").expect("a string");
+        }
+        if let (Some(at), Some(description)) = (v.finished_at, &v.description) {
+            let cause = v.cause.map_or(String::new(), |cause| format!("{}: ", cause.name()));
+            writeln!(text, "  ended @{at} {cause}{description}").expect("a string");
+        }
     }
     text
 }

@@ -1,0 +1,252 @@
+//! Format 2: its payloads to and from values of the engine, where they differ from those of format 1.
+//!
+//! The shapes are in [`format2`](super::format2), apart from the engine's types on purpose: those may change, and the
+//! compiler then says here what no longer fits.
+
+use super::error::DecodeError;
+use super::format::{read_event, Format, StoredVersionShape};
+use super::format2::*;
+use super::shape::{
+    convert_enum, convert_struct, read_enum, read_struct, shared_text, IntoValue, Number, Shape, Texts,
+};
+use super::wire::{write_length_prefixed, Reader};
+use crate::engine::event_log::EventCodec;
+use crate::engine::manifest::ManifestText;
+use crate::engine::{deployment, event, services, version};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+pub(super) struct Format2;
+
+impl Format for Format2 {
+    type Summary<'a> = Summary<'a>;
+    type RecordHeader<'a> = RecordHeader<'a>;
+    type StoredVersion<'a> = StoredVersion<'a>;
+    type Instance<'a> = Instance<'a>;
+    type Service<'a> = Service<'a>;
+    type IdempotencyEntry<'a> = IdempotencyEntry<'a>;
+    type Change<'a> = Change<'a>;
+
+    fn log_events(events: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
+        Ok(Cow::Borrowed(events))
+    }
+}
+
+// ---- events, as a log has them --------------------------------------------------------------------------------------
+
+/// Encodes the events of a log in the newest format: each behind its length.
+struct LogCodec;
+
+impl EventCodec for LogCodec {
+    fn encode(&self, event: &event::Event, bytes: &mut Vec<u8>) {
+        write_event(event, bytes);
+    }
+
+    fn split_first<'b>(&self, bytes: &'b [u8]) -> Option<(&'b [u8], &'b [u8])> {
+        let mut from = Reader::of(bytes);
+        let event = from.read_bytes().ok()?;
+        Some((event, from.rest()))
+    }
+
+    fn revision(&self, event: &[u8]) -> Option<u64> {
+        Reader::of(event).read::<Number>().ok().map(|revision| revision.0)
+    }
+
+    fn decode(&self, event: &[u8]) -> Option<event::Event> {
+        read_event::<Event>(event, &mut Texts::copied()).ok()
+    }
+}
+
+/// Returns the codec by which a log keeps its events encoded.
+pub(super) fn event_codec() -> &'static dyn EventCodec {
+    &LogCodec
+}
+
+/// Appends an event as a log has it: behind its length.
+pub(super) fn write_event(event: &event::Event, bytes: &mut Vec<u8>) {
+    write_length_prefixed(&Event::of(event), bytes);
+}
+
+impl<'a> IntoValue<'a, event::Change> for Change<'a> {
+    #[inline]
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<event::Change, DecodeError> {
+        Ok(match self {
+            Change::Event(bytes) => event::Change::Event(Arc::new(read_event::<Event>(bytes, texts)?)),
+            Change::Silent(silent) => event::Change::Silent(silent.into_value(texts)?),
+        })
+    }
+}
+
+// ---- versions, whose manifests are elsewhere ------------------------------------------------------------------------
+
+impl<'a> Version<'a> {
+    #[inline(always)]
+    pub(super) fn of(version: &'a version::Version) -> Version<'a> {
+        let version::Version {
+            number,
+            deployment_id,
+            job_id,
+            job_type,
+            strategy,
+            policy,
+            content: _,
+            agents,
+            bundle,
+            tag,
+            stable,
+            rollback_of,
+            outcome,
+            submitted_at,
+            by,
+            reason,
+            cause,
+            description,
+            promoted_at,
+            promoted_by,
+            finished_at,
+        } = version;
+        Version {
+            number: Shape::of(number),
+            deployment_id: Shape::of(deployment_id),
+            job_id: Shape::of(job_id),
+            job_type: Shape::of(job_type),
+            strategy: Shape::of(strategy),
+            policy: Shape::of(policy),
+            agents: Shape::of(agents),
+            bundle: Shape::of(bundle),
+            tag: Shape::of(tag),
+            stable: Shape::of(stable),
+            rollback_of: Shape::of(rollback_of),
+            outcome: Shape::of(outcome),
+            submitted_at: Shape::of(submitted_at),
+            by: Shape::of(by),
+            reason: Shape::of(reason),
+            cause: Shape::of(cause),
+            description: Shape::of(description),
+            promoted_at: Shape::of(promoted_at),
+            promoted_by: Shape::of(promoted_by),
+            finished_at: Shape::of(finished_at),
+        }
+    }
+
+    fn with_content(self, content: Arc<ManifestText>, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
+        let Version {
+            number,
+            deployment_id,
+            job_id,
+            job_type,
+            strategy,
+            policy,
+            agents,
+            bundle,
+            tag,
+            stable,
+            rollback_of,
+            outcome,
+            submitted_at,
+            by,
+            reason,
+            cause,
+            description,
+            promoted_at,
+            promoted_by,
+            finished_at,
+        } = self;
+        Ok(version::Version {
+            number: number.into_value(texts)?,
+            deployment_id: deployment_id.into_value(texts)?,
+            job_id: job_id.into_value(texts)?,
+            job_type: job_type.into_value(texts)?,
+            strategy: strategy.into_value(texts)?,
+            policy: policy.into_value(texts)?,
+            content,
+            agents: agents.into_value(texts)?,
+            bundle: bundle.into_value(texts)?,
+            tag: tag.into_value(texts)?,
+            stable: stable.into_value(texts)?,
+            rollback_of: rollback_of.into_value(texts)?,
+            outcome: outcome.into_value(texts)?,
+            submitted_at: submitted_at.into_value(texts)?,
+            by: by.into_value(texts)?,
+            reason: reason.into_value(texts)?,
+            cause: cause.into_value(texts)?,
+            description: description.into_value(texts)?,
+            promoted_at: promoted_at.into_value(texts)?,
+            promoted_by: promoted_by.into_value(texts)?,
+            finished_at: finished_at.into_value(texts)?,
+        })
+    }
+}
+
+impl<'a> StoredVersionShape<'a> for StoredVersion<'a> {
+    fn manifest(&self) -> Number {
+        self.manifest
+    }
+
+    fn with_content(self, content: Arc<ManifestText>, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
+        self.version.with_content(content, texts)
+    }
+}
+
+impl<'a> Shape<'a, version::Version> for VersionWithManifest<'a> {
+    #[inline(always)]
+    fn of(version: &'a version::Version) -> VersionWithManifest<'a> {
+        VersionWithManifest { version: Version::of(version), manifest: version.content.text() }
+    }
+}
+
+impl<'a> IntoValue<'a, version::Version> for VersionWithManifest<'a> {
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
+        let content = Arc::new(ManifestText::new(shared_text(self.manifest)?));
+        self.version.with_content(content, texts)
+    }
+}
+
+// ---- field by field -------------------------------------------------------------------------------------------------
+
+convert_struct! { Service<'a> = services::Service {
+    instance, owner, service, address, port, tags, meta, status, reason, ttl_ms, expires_at, since, attempt,
+} }
+
+convert_struct! { IdempotencyEntry<'a> = deployment::IdempotencyEntry { request, receipt } }
+
+convert_struct! { Receipt<'a> = deployment::Receipt {
+    deployment_key, deployment_id, version, job_id, status, mode, revision, warnings,
+} }
+
+convert_struct! { NewDeployment<'a> = event::NewDeployment {
+    version, mode, strategy, requested_strategy, mode_reason, cause, source_version, source_job_id, requested_job,
+    changed, removed_agents, canaries, progress, trimmed,
+} }
+
+convert_enum! { SilentChange<'a> = event::SilentChange {
+    ServiceRefreshed { instance, expires_at },
+    RequestRecorded { request, receipt },
+} }
+
+convert_struct! { Event<'a> = event::Event { revision, at, deployment_id, version, body } }
+
+convert_enum! { EventBody<'a> = event::EventBody {
+    DeploymentStarted(new),
+    DeploymentNoop(new),
+    VersionRecorded(new),
+    RollbackStarted { from_version, rollback_of, cause, by, reason },
+    TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason },
+    TaskDone { instance, task, withdrawn, removes_instance },
+    AgentState { instance, state, attempt, reason, healthy_at, removes_instance, fails_at_resume },
+    AgentHealthy { instance, progress },
+    AgentUnhealthy { instance, reason, resumes_with, fails_at_resume },
+    AwaitingPromotion { healthy },
+    DeploymentPromoted { progress, by, reason },
+    DeploymentPaused { by, reason },
+    DeploymentResumed { status, progress, by, reason },
+    DeploymentFailed { cause, description, by, reason },
+    DeploymentCancelled { cause, description, by, reason },
+    DeploymentSuccessful { description },
+    FallbackBlueGreen { agent, reason, job_id, changed, canaries },
+    VersionTagged { tag, replaced, by },
+    VersionUntagged { tag, by },
+    ServiceRegistered { service, healthy_at },
+    ServiceStatus { instance, service, agent, status, reason, expires_at, healthy_at },
+    ServiceDeregistered { instance, service, agent, reason, healthy_at },
+} }

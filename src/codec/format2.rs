@@ -1,0 +1,254 @@
+//! Format 2: its differences from format 1, and nothing else. It is not frozen yet: no release has written it.
+//!
+//! - A version has how it ended: `cause`, `description`, `promoted_at`, `promoted_by`, `finished_at`.
+//! - A service instance has the attempt of its agent that registered it.
+//! - A remembered receipt has its warnings.
+//!
+//! The other shapes below contain one of these. Like those of format 1, they are positional.
+
+pub(super) use super::format1::*;
+use super::shape::{List, Millis, Number};
+use serde::{Deserialize, Serialize};
+
+// ---- the record -----------------------------------------------------------------------------------------------------
+
+/// A version of a record, with the index of its manifest among the record's manifests: versions share them.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredVersion<'a> {
+    pub manifest: Number,
+    #[serde(borrow)]
+    pub version: Version<'a>,
+}
+
+/// A version of an event, with its manifest.
+#[derive(Serialize, Deserialize)]
+pub(super) struct VersionWithManifest<'a> {
+    #[serde(borrow)]
+    pub version: Version<'a>,
+    /// Empty in a log.
+    pub manifest: &'a str,
+}
+
+/// A version less its manifest.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Version<'a> {
+    pub number: Number,
+    pub deployment_id: &'a str,
+    pub job_id: &'a str,
+    pub job_type: JobType,
+    pub strategy: Strategy,
+    pub policy: Policy,
+    pub agents: Option<List<&'a str>>,
+    pub bundle: Option<&'a str>,
+    pub tag: Option<&'a str>,
+    pub stable: bool,
+    pub rollback_of: Option<Number>,
+    pub outcome: Option<Outcome>,
+    pub submitted_at: Millis,
+    pub by: &'a str,
+    pub reason: Option<&'a str>,
+    pub cause: Option<Cause>,
+    pub description: Option<&'a str>,
+    pub promoted_at: Option<Millis>,
+    pub promoted_by: Option<&'a str>,
+    pub finished_at: Option<Millis>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Service<'a> {
+    pub instance: &'a str,
+    pub owner: InstanceKey<'a>,
+    pub service: &'a str,
+    pub address: &'a str,
+    pub port: u16,
+    pub tags: List<&'a str>,
+    pub meta: Option<&'a str>,
+    pub status: CheckStatus,
+    pub reason: Option<&'a str>,
+    pub ttl_ms: Option<Millis>,
+    pub expires_at: Option<Millis>,
+    pub since: Millis,
+    pub attempt: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct IdempotencyEntry<'a> {
+    pub request: &'a str,
+    pub receipt: Receipt<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Receipt<'a> {
+    pub deployment_key: &'a str,
+    pub deployment_id: &'a str,
+    pub version: Number,
+    pub job_id: &'a str,
+    pub status: Status,
+    pub mode: Mode,
+    pub revision: Number,
+    pub warnings: Option<List<&'a str>>,
+}
+
+// ---- changes and events ---------------------------------------------------------------------------------------------
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Change<'a> {
+    /// The bytes of an [`Event`], those that the log has of it.
+    #[serde(with = "serde_bytes")]
+    Event(&'a [u8]),
+    #[serde(borrow)]
+    Silent(SilentChange<'a>),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum SilentChange<'a> {
+    ServiceRefreshed { instance: &'a str, expires_at: Option<Millis> },
+    RequestRecorded { request: &'a str, receipt: Receipt<'a> },
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Event<'a> {
+    /// First, so that a log is searched without reading its events.
+    pub revision: Number,
+    pub at: Millis,
+    pub deployment_id: &'a str,
+    pub version: Number,
+    pub body: EventBody<'a>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum EventBody<'a> {
+    #[serde(borrow)]
+    DeploymentStarted(Box<NewDeployment<'a>>),
+    DeploymentNoop(Box<NewDeployment<'a>>),
+    VersionRecorded(Box<NewDeployment<'a>>),
+    RollbackStarted {
+        from_version: Number,
+        rollback_of: Number,
+        cause: Option<Cause>,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    TaskIssued {
+        instance: InstanceRef<'a>,
+        task: TaskKind,
+        from_version: Option<Number>,
+        attempt: u32,
+        bundle: Option<&'a str>,
+        deadline: Deadline,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    TaskDone {
+        instance: InstanceRef<'a>,
+        task: TaskKind,
+        withdrawn: bool,
+        removes_instance: bool,
+    },
+    AgentState {
+        instance: InstanceRef<'a>,
+        state: AgentReport,
+        attempt: u32,
+        reason: Option<&'a str>,
+        healthy_at: Option<Millis>,
+        removes_instance: bool,
+        fails_at_resume: bool,
+    },
+    AgentHealthy {
+        instance: InstanceRef<'a>,
+        progress: Deadline,
+    },
+    AgentUnhealthy {
+        instance: InstanceRef<'a>,
+        reason: &'a str,
+        resumes_with: Option<Deadline>,
+        fails_at_resume: bool,
+    },
+    AwaitingPromotion {
+        healthy: u32,
+    },
+    DeploymentPromoted {
+        progress: Deadline,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    DeploymentPaused {
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    DeploymentResumed {
+        status: Status,
+        progress: Deadline,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    DeploymentFailed {
+        cause: Cause,
+        description: &'a str,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    DeploymentCancelled {
+        cause: Cause,
+        description: &'a str,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    DeploymentSuccessful {
+        description: &'a str,
+    },
+    FallbackBlueGreen {
+        agent: &'a str,
+        reason: &'a str,
+        job_id: &'a str,
+        changed: List<&'a str>,
+        canaries: u32,
+    },
+    VersionTagged {
+        tag: &'a str,
+        replaced: Option<&'a str>,
+        by: &'a str,
+    },
+    VersionUntagged {
+        tag: &'a str,
+        by: &'a str,
+    },
+    ServiceRegistered {
+        service: Box<Service<'a>>,
+        healthy_at: Option<Millis>,
+    },
+    ServiceStatus {
+        instance: &'a str,
+        service: &'a str,
+        agent: &'a str,
+        status: CheckStatus,
+        reason: Option<&'a str>,
+        expires_at: Option<Millis>,
+        healthy_at: Option<Millis>,
+    },
+    ServiceDeregistered {
+        instance: &'a str,
+        service: &'a str,
+        agent: &'a str,
+        reason: &'a str,
+        healthy_at: Option<Millis>,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct NewDeployment<'a> {
+    pub version: VersionWithManifest<'a>,
+    pub mode: Mode,
+    pub strategy: Strategy,
+    pub requested_strategy: Strategy,
+    pub mode_reason: &'a str,
+    pub cause: Option<Cause>,
+    pub source_version: Option<Number>,
+    pub source_job_id: Option<&'a str>,
+    pub requested_job: Option<&'a str>,
+    pub changed: List<&'a str>,
+    pub removed_agents: List<&'a str>,
+    pub canaries: u32,
+    pub progress: Deadline,
+    pub trimmed: List<Number>,
+}
