@@ -137,11 +137,14 @@ fn write_files(writer: ServerKind) {
 
 // ---- tests -----------------------------------------------------------------------------------------------------------
 
+/// The fields that a later version derives from the same record by another rule: rule 19.1.
+const DERIVED_ANEW: [&str; 1] = ["rollback_target"];
+
 /// Asserts that a reply says all that an older one said. Later versions may add fields.
 fn assert_says(reply: &Json, older: &Json, path: &str) {
     match (reply, older) {
         (Json::Object(fields), Json::Object(older)) => {
-            for (name, older) in older {
+            for (name, older) in older.iter().filter(|(name, _)| !DERIVED_ANEW.contains(&name.as_str())) {
                 let field = fields.get(name).unwrap_or_else(|| panic!("{path} has no {name}"));
                 assert_says(field, older, &format!("{path}.{name}"));
             }
