@@ -194,12 +194,12 @@ fn wrong_arities_are_rejected() {
 fn unknown_and_repeated_options_are_rejected() {
     let mut cases = vec![
         deploy(&["BOGUS", "1"], "ERR", "BOGUS"),
-        deploy(&["REASON", "a", "reason", "b"], "ERR", "REASON"),
-        deploy(&["MAX_PARALLEL", "1", "max_parallel", "1"], "ERR", "MAX_PARALLEL"),
+        deploy(&["REASON", "a", "reason", "b"], "ERR", "option 'reason' is given twice"),
+        deploy(&["MAX_PARALLEL", "1", "max_parallel", "1"], "ERR", "'max_parallel'"),
         deploy(&["MANIFEST", "{}"], "ERR", "MANIFEST"),
         case(&["DEPLOY.ROLLBACK", KEY, "VERSION", "1", "TAG", "x"], "ERR", "TAG"),
         case(&["DEPLOY.ROLLBACK", KEY, "VERSION", "1", "VERSION", "1"], "ERR", "VERSION"),
-        case(&["DEPLOY.REPORT", KEY, "agent-1", "ready", "VERSION", "2", "version", "2"], "ERR", "VERSION"),
+        case(&["DEPLOY.REPORT", KEY, "agent-1", "ready", "VERSION", "2", "version", "2"], "ERR", "'version'"),
         case(&["DEPLOY.REPORT", KEY, "agent-1", "ready", "BOGUS", "2"], "ERR", "BOGUS"),
         case(&["DEPLOY.LIST", "BOGUS"], "ERR", "BOGUS"),
         case(&["DEPLOY.LIST", "COUNT", "1", "COUNT", "1"], "ERR", "COUNT"),
@@ -214,6 +214,18 @@ fn unknown_and_repeated_options_are_rejected() {
     for command in ["PROMOTE", "PAUSE", "RESUME", "FAIL", "ROLLBACK"] {
         cases.push(case(&[&format!("DEPLOY.{command}"), KEY, "REASON", "a", "REASON", "b"], "ERR", "REASON"));
     }
+    // A word is repeated as it was typed.
+    for (command, value) in [("PAUSE", "words"), ("FAIL", "Wörter"), ("STATUS", "json2"), ("ROLLBACK", "strateGY2")] {
+        let words = [&format!("DEPLOY.{command}"), KEY, value];
+        cases.push(case(&words, "ERR", leaked(format!("unknown option '{value}'"))));
+    }
+    cases.push(case(&["DEPLOY.LIST", "Status", "Sideways"], "ERR", "'Sideways'"));
+    cases.push(case(&["DEPLOY.WAIT", KEY, "until", "1", "Sideways"], "ERR", "'Sideways'"));
+    cases.push(case(&["DEPLOY.RESOLVE", KEY, "role", "Everyone"], "ERR", "'Everyone'"));
+    cases.push(case(&["DEPLOY.REPORT", KEY, "agent-1", "Sleepy"], "ERR", "'Sleepy'"));
+    cases.push(case(&["DEPLOY.CHECK", KEY, "i-1", "Fine"], "ERR", "'Fine'"));
+    cases.push(case(&["DEPLOY.HELP", "Bogus"], "ERR", "unknown command 'Bogus'"));
+    cases.push(deploy(&["strategy", "Sideways"], "ERR", "'Sideways'"));
     // A name of bytes is named as well as it can be.
     cases.push(case(&[b"DEPLOY.PAUSE".as_slice(), KEY.as_bytes(), b"\xff\xfe\0"], "ERR", ""));
     cases.push(case(&[b"DEPLOY.PAUSE".as_slice(), KEY.as_bytes(), b"BO\0GUS\r\n+OK"], "ERR", ""));
@@ -260,8 +272,10 @@ fn invalid_numbers_and_values_are_rejected() {
         cases.push(case(&["DEPLOY.LIST", "COUNT", value], "ERR", "COUNT"));
     }
     for value in ["-1", "1.5", "x", "99999999999999999999999999"] {
-        cases.push(case(&["DEPLOY.REPORT", KEY, "agent-1", "ready", "ATTEMPT", value], "ERR", "ATTEMPT"));
         cases.push(case(&["DEPLOY.EVENTS", KEY, "AFTER", value], "ERR", "AFTER"));
+    }
+    for value in ["0", "-1", "1.5", "x", "4294967296", "99999999999999999999999999"] {
+        cases.push(case(&["DEPLOY.REPORT", KEY, "agent-1", "ready", "ATTEMPT", value], "ERR", "ATTEMPT"));
     }
     cases.push(case(&["DEPLOY.LIST", "STATUS", "sideways"], "ERR", "STATUS"));
     cases.push(case(&["DEPLOY.REPORT", KEY, "agent-1", "sleeping"], "ERR", "state"));

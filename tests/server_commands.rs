@@ -335,6 +335,57 @@ fn history_version_tasks_list_and_receipts_have_the_documented_fields() {
     }
 }
 
+/// Every id and cursor that the module hands out is taken back, whatever the length of the key.
+#[test]
+fn ids_and_cursors_of_long_keys_are_accepted() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        for length in [250, 4_000, 4_001, 4_090, 5_000, 100_000, 1 << 20] {
+            let key = "k".repeat(length);
+            let receipt = client.deploy(&key, &manifest(&["a"], "small"), &["MIN_HEALTHY_MS", "0"]);
+            let (id, job) = (receipt.text("deployment_id"), receipt.text("job_id"));
+            assert_eq!(id, format!("dep_{}_1", "k".repeat(length.min(4_000))));
+            for command in ["PAUSE", "RESUME"] {
+                client.call(&[&format!("DEPLOY.{command}"), &key, "ID", &id]);
+            }
+            let of = ["VERSION", "1", "JOB", &job, "ATTEMPT", "1"];
+            for state in ["starting", "ready"] {
+                assert_eq!(int(&client.call(&[&["DEPLOY.REPORT", &key, "a", state][..], &of].concat())), 1);
+            }
+            let service = ["a", "http", "INSTANCE", "i-1", "ADDRESS", "h", "PORT", "1", "JOB", &job];
+            client.call(&[&["DEPLOY.REGISTER", &key][..], &service].concat());
+            client.call(&["DEPLOY.WAIT", &key, "ID", &id, "TIMEOUT", "20000"]);
+            assert_eq!(client.status(&key)["status"], "successful");
+        }
+
+        // A key that no deployment can begin at, since its receipts could not be read back; RENAME makes it all the same.
+        let longest = "k".repeat((1 << 20) + 1);
+        for words in
+            [&["DEPLOY.DEPLOY", &longest, "MANIFEST", &manifest(&["a"], "small")][..], &["DEPLOY.ROLLBACK", &longest]]
+        {
+            assert_eq!(client.refused(words), "LIMIT key is longer or more than the 1048576 allowed");
+        }
+        client.call(&["RENAME", &"k".repeat(1 << 20), &longest]);
+        client.call(&["COPY", &longest, &"l".repeat(3 << 20)]);
+        client.deploy("m", &manifest(&["a"], "small"), &[]);
+        let mut keys = Vec::new();
+        let mut cursor = "0".to_string();
+        loop {
+            let page = client.call(&["DEPLOY.LIST", "CURSOR", &cursor, "COUNT", "1"]);
+            keys.extend(items(&items(&page)[1]).iter().map(|entry| Fields::of(entry).text("deployment_key").len()));
+            cursor = text(&items(&page)[0]);
+            if cursor == "0" {
+                break;
+            }
+        }
+        assert_eq!(keys, [250, 4_000, 4_001, 4_090, 5_000, 100_000, (1 << 20) + 1, 3 << 20, 1]);
+        // It goes on under its new name, and its id as well.
+        let id = client.status(&longest)["deployment_id"].as_str().expect("an id").to_string();
+        client.call(&["DEPLOY.STOP", &longest, "ID", &id]);
+    });
+}
+
 #[test]
 fn list_pages_filters_and_matches() {
     let server = Server::start(ServerKind::Redis70, &[]);

@@ -88,7 +88,7 @@ fn show_rejects_missing_and_mistyped_keys() {
     assert!(client.refused(&["DEPLOY.SHOW", "a-string"]).starts_with("WRONGTYPE "));
     assert!(client.refused(&["DEPLOY.SHOW"]).contains("wrong number of arguments"));
     assert!(client.refused(&["DEPLOY.SHOW", KEY, "JSON"]).contains("wrong number of arguments"));
-    assert!(client.refused(&["DEPLOY.HELP", "me"]).contains("wrong number of arguments"));
+    assert!(client.refused(&["DEPLOY.HELP", "help", "me"]).contains("wrong number of arguments"));
 }
 
 #[test]
@@ -126,6 +126,42 @@ fn help_lists_every_command() {
         for command in items(&known).iter().map(|name| text(name).to_uppercase()) {
             let told = help.iter().any(|line| line.split(' ').next() == Some(&command));
             assert_eq!(told, !["DEPLOY.APPLY", "DEPLOY.TICK"].contains(&&*command), "{command}: {help:#?}");
+        }
+    });
+}
+
+#[test]
+fn help_of_one_command_is_found_by_its_name() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        let all = lines(&client.call(&["DEPLOY.HELP"]));
+        let mut names: Vec<&str> = all.iter().filter(|line| line.starts_with("DEPLOY.")).map(String::as_str).collect();
+        names.retain(|line| !line.starts_with("DEPLOY.<"));
+        assert!(names.len() > 20, "{names:?}");
+        for line in names {
+            let name = line.split(' ').next().expect("a name");
+            let help = lines(&client.call(&["DEPLOY.HELP", name]));
+            assert_eq!(help[0], line, "its synopsis first");
+            // What the long help says about it, it says too.
+            let at = all.iter().position(|other| other == line).expect("listed");
+            let summary = all[at..].iter().find(|line| line.starts_with("    ")).expect("a summary");
+            assert!(help.contains(summary), "{help:#?}");
+            assert!(help.iter().any(|line| line.starts_with("    Complexity: O(")), "{help:#?}");
+            assert!(help.iter().all(|line| line.len() <= 95), "{help:#?}");
+            let short = name.strip_prefix("DEPLOY.").expect("a prefix").to_lowercase();
+            for other in [short.clone(), format!("Deploy.{short}"), short.to_uppercase()] {
+                assert_eq!(lines(&client.call(&["DEPLOY.HELP", &other])), help, "{other}");
+            }
+            assert_eq!(redis_cli(&server, &["DEPLOY.HELP", &short]), help);
+        }
+        let deploy = lines(&client.call(&["DEPLOY.HELP", "deploy"]));
+        assert!(deploy.iter().any(|line| line.trim() == "STRATEGY rolling|canary|blue-green"), "{deploy:#?}");
+        let list = lines(&client.call(&["DEPLOY.HELP", "list"]));
+        assert!(list.iter().any(|line| line.contains("awaiting_promotion")), "{list:#?}");
+        for unknown in ["Deplyo", "DEPLOY.Deplyo", "deploy.", "", "apply", "DEPLOY.TICK", "get"] {
+            let error = client.refused(&["DEPLOY.HELP", unknown]);
+            assert!(error.starts_with(&format!("ERR unknown command '{unknown}'")), "{error}");
         }
     });
 }

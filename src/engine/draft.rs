@@ -119,9 +119,13 @@ impl<'r, 'c> Draft<'r, 'c> {
     }
 }
 
+/// The number of characters of a key that its deployment ids carry. An id names one deployment of one key, so the rest
+/// of a longer key is not missed; and ids stay short enough to be given back, stored and published, whatever the key.
+const MAX_ID_KEY_CHARS: usize = 4_000;
+
 /// Returns `dep_<key>_<n>` (rule 1); characters of the key outside `A-Za-z0-9_.-` become `-`.
 pub(super) fn deployment_id(key: &str, n: u64) -> Arc<str> {
-    let key: String =
-        key.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') { c } else { '-' }).collect();
+    let is_kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let key: String = key.chars().take(MAX_ID_KEY_CHARS).map(|c| if is_kept(c) { c } else { '-' }).collect();
     Arc::from(format!("dep_{key}_{n}"))
 }

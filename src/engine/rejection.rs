@@ -103,6 +103,8 @@ pub enum Rejection {
     Limit { what: String, max: u64 },
     #[error("{0}")]
     ReadOnlyRecord(ReadOnlyReason),
+    #[error("the manifest of version {0} is damaged: it is no JSON; its bytes are kept as they are")]
+    DamagedManifest(u64),
 }
 
 /// Returns a manifest's violations in one line: the first twenty.
@@ -133,7 +135,8 @@ impl Rejection {
             | Rejection::RolledBackAlready { .. }
             | Rejection::NoStableVersion
             | Rejection::NotABatchJob { .. }
-            | Rejection::ReadOnlyRecord(_) => Code::BadState,
+            | Rejection::ReadOnlyRecord(_)
+            | Rejection::DamagedManifest(_) => Code::BadState,
             Rejection::Unhealthy { .. } => Code::Unhealthy,
             Rejection::OtherDeployment { .. }
             | Rejection::OtherVersion { .. }

@@ -8,6 +8,7 @@ use super::ffi::RStr;
 use crate::engine::policy::{PolicyPatch, POLICY_FIELDS};
 use crate::engine::Rejection;
 use std::borrow::Cow;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// Maximum lengths of texts in bytes, and maximum counts; more is `LIMIT` (rule 8 "Services"). All of it is kept on the
@@ -15,8 +16,11 @@ use std::sync::Arc;
 pub const REASON_MAX: usize = 1024;
 pub const TAG_MAX: usize = 128;
 pub const REQUEST_MAX: usize = 128;
+/// The engine makes no longer ids, whatever the key.
 pub const DEPLOYMENT_ID_MAX: usize = 4096;
+/// Of a new job. One that a report names may have the id of its deployment, which is its name by default.
 pub const JOB_MAX: usize = 256;
+pub const JOB_ID_MAX: usize = DEPLOYMENT_ID_MAX;
 pub const BUNDLE_MAX: usize = 2048;
 pub const AGENT_MAX: usize = 256;
 pub const SERVICE_MAX: usize = 256;
@@ -24,7 +28,8 @@ pub const INSTANCE_MAX: usize = 256;
 pub const ADDRESS_MAX: usize = 256;
 pub const META_MAX: usize = 4096;
 pub const TAGS_MAX: usize = 64;
-pub const CURSOR_MAX: usize = 1 << 20;
+/// Of a key that is deployed to: receipts that are kept for REQUEST have it, and it must be read back as one text.
+pub const KEY_MAX: usize = 1 << 20;
 pub const GLOB_MAX: usize = 4096;
 
 /// The number of characters of untrusted input that an error quotes.
@@ -41,6 +46,21 @@ fn quote_untrusted(bytes: &[u8]) -> String {
     match text.char_indices().nth(QUOTED_CHARS) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.into_owned(),
+    }
+}
+
+/// An option's name: it dereferences to its upper case, which is what it is matched by. Errors repeat it as it was
+/// typed.
+pub struct OptionName<'a> {
+    upper: Cow<'a, [u8]>,
+    typed: &'a [u8],
+}
+
+impl Deref for OptionName<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.upper
     }
 }
 
@@ -88,8 +108,24 @@ impl<'a> Args<'a> {
         self.rest.next().ok_or(CommandError::WrongArity)
     }
 
+    /// Returns a key at which a deployment may start: its name goes into ids, events and channels, so it must be text.
+    pub fn deployable_key(&mut self) -> Result<&'a RStr, CommandError> {
+        let key = self.bounded_key()?;
+        named("key", key.as_slice(), KEY_MAX).map(|_| key)
+    }
+
+    /// Returns a key for a command that makes an id or a receipt.
+    pub fn bounded_key(&mut self) -> Result<&'a RStr, CommandError> {
+        self.key().and_then(|key| if key.as_slice().len() > KEY_MAX { Err(limit("key", KEY_MAX)) } else { Ok(key) })
+    }
+
     pub fn bytes(&mut self) -> Result<&'a [u8], CommandError> {
         self.rest.next().map(RStr::as_slice).ok_or(CommandError::WrongArity)
+    }
+
+    /// Returns the next argument, if there is one.
+    pub fn optional_bytes(&mut self) -> Option<&'a [u8]> {
+        self.rest.next().map(RStr::as_slice)
     }
 
     /// Returns a name: not empty, at most `max` bytes.
@@ -133,16 +169,17 @@ impl<'a> Args<'a> {
 
     // ---- options
 
-    /// Returns the next option's name in upper case; an error where it was seen before.
-    pub fn option(&mut self) -> Result<Option<Cow<'a, [u8]>>, CommandError> {
+    /// Returns the next option's name; an error where it was seen before.
+    pub fn option(&mut self) -> Result<Option<OptionName<'a>>, CommandError> {
         let Some(word) = self.rest.next() else { return Ok(None) };
-        let word = word.as_slice();
-        if !self.seen.add(word) {
-            return Err(syntax(format!("option {} is given twice", quote_untrusted(word).to_ascii_uppercase())));
+        let typed = word.as_slice();
+        if !self.seen.add(typed) {
+            return Err(syntax(format!("option '{}' is given twice", quote_untrusted(typed))));
         }
         // Most clients write options in upper case.
-        let is_upper = !word.iter().any(u8::is_ascii_lowercase);
-        Ok(Some(if is_upper { Cow::Borrowed(word) } else { Cow::Owned(word.to_ascii_uppercase()) }))
+        let is_upper = !typed.iter().any(u8::is_ascii_lowercase);
+        let upper = if is_upper { Cow::Borrowed(typed) } else { Cow::Owned(typed.to_ascii_uppercase()) };
+        Ok(Some(OptionName { upper, typed }))
     }
 
     /// Checks that `JSON`, just parsed, is the last argument.
@@ -223,14 +260,25 @@ impl<'a> Args<'a> {
         };
         let option = &*field.name.to_ascii_uppercase();
         let value = text(option, self.value(option)?, TAG_MAX)?;
-        patch.set_option(field.name, value).map_err(|expected| syntax(format!("{option} {expected}")))?;
+        let not = |expected| syntax(format!("{option} {expected}, not '{}'", quote_untrusted(value.as_bytes())));
+        patch.set_option(field.name, value).map_err(not)?;
         Ok(true)
     }
 }
 
 /// Returns the error for an unknown option.
-pub fn unknown(option: &[u8]) -> CommandError {
-    syntax(format!("unknown option '{}'", quote_untrusted(option)))
+pub fn unknown(option: &OptionName) -> CommandError {
+    syntax(format!("unknown option '{}'", quote_untrusted(option.typed)))
+}
+
+/// Returns the error for a command that there is not.
+pub fn unknown_command(word: &[u8]) -> CommandError {
+    syntax(format!("unknown command '{}'; DEPLOY.HELP lists the commands", quote_untrusted(word)))
+}
+
+/// Returns the error for a word that is none of a closed set.
+pub fn not_one_of(argument: &str, known: &str, word: &[u8]) -> CommandError {
+    syntax(format!("{argument} must be one of {known}, not '{}'", quote_untrusted(word)))
 }
 
 fn limit(what: &str, max: usize) -> CommandError {
@@ -246,11 +294,16 @@ fn text<'a>(argument: &str, bytes: &'a [u8], max: usize) -> Result<&'a str, Comm
 }
 
 fn name(argument: &str, bytes: &[u8], max: usize) -> Result<Arc<str>, CommandError> {
+    named(argument, bytes, max).map(Arc::from)
+}
+
+/// Returns a text that is not empty, at most `max` bytes.
+fn named<'a>(argument: &str, bytes: &'a [u8], max: usize) -> Result<&'a str, CommandError> {
     let text = text(argument, bytes, max)?;
     if text.is_empty() {
         return Err(syntax(format!("{argument} must not be empty")));
     }
-    Ok(Arc::from(text))
+    Ok(text)
 }
 
 fn positive(argument: &str, bytes: &[u8]) -> Result<u64, CommandError> {
@@ -258,10 +311,7 @@ fn positive(argument: &str, bytes: &[u8]) -> Result<u64, CommandError> {
 }
 
 fn word<T>(argument: &str, bytes: &[u8], parse: impl Fn(&str) -> Option<T>, known: &str) -> Result<T, CommandError> {
-    std::str::from_utf8(bytes)
-        .ok()
-        .and_then(parse)
-        .ok_or_else(|| syntax(format!("{argument} must be one of {known}, not '{}'", quote_untrusted(bytes))))
+    std::str::from_utf8(bytes).ok().and_then(parse).ok_or_else(|| not_one_of(argument, known, bytes))
 }
 
 /// Parses plain decimal digits: no sign, no blank, no overflow.

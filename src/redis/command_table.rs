@@ -1,9 +1,9 @@
 //! The command table: one row per command. The server is told everything from it: the entry point, COMMAND INFO and
 //! DOCS, the keys, the ACL categories. HELP, `docs/commands.json` and the lists of commands in tests come from it too.
 
-use super::args::Args;
+use super::args::{self, Args};
 use super::call::Call;
-use super::command_docs::{help_lines, syntax, ArgumentDoc, CommandDoc};
+use super::command_docs::{command_help, help_lines, syntax, ArgumentDoc, CommandDoc};
 use super::commands::{coordinator, discovery, internal, list, operator, wait};
 use super::error::CommandError;
 use super::ffi::{self, Argument, CommandInfo, Ctx, EntryPoint, KeyAccess, LogLevel, Unavailable};
@@ -305,11 +305,11 @@ pub static COMMANDS: &[Command] = &[
         entry: entry!(help),
         flags: c"readonly fast allow-loading allow-stale",
         access: KeyAccess::None,
-        arity: 1,
-        summary: "Prints this help.",
+        arity: -1,
+        summary: "Prints this help, or that of one command.",
         complexity: "O(1)",
         tips: "",
-        syntax: "",
+        syntax: "[command]",
     },
     Command {
         name: replication::APPLY,
@@ -345,6 +345,13 @@ impl Command {
     /// Returns whether only the module itself, a primary or the AOF issues the command.
     pub fn is_internal(&self) -> bool {
         self.name == replication::APPLY || self.name == replication::TICK
+    }
+
+    /// Returns whether a word is the command's name, in any case, with or without the `DEPLOY.` that all of them have.
+    fn is_named(&self, word: &[u8]) -> bool {
+        let name = self.name.to_bytes();
+        let short = name.split(|byte| *byte == b'.').next_back().unwrap_or(name);
+        word.eq_ignore_ascii_case(name) || word.eq_ignore_ascii_case(short)
     }
 
     /// The arguments, as COMMAND DOCS describes them.
@@ -417,10 +424,19 @@ pub fn commands_json() -> Result<String, serde_json::Error> {
     command_docs::commands_json(user_commands().map(|c| (c.name.to_string_lossy().into_owned(), doc(c))))
 }
 
-/// `DEPLOY.HELP`
-fn help(call: &Call, args: Args) -> Result<Answered, CommandError> {
+/// `DEPLOY.HELP [command]`
+fn help(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
+    let word = args.optional_bytes();
     args.end()?;
-    Ok(call.reply_lines(&help_lines(user_commands().map(|c| (c.name.to_string_lossy(), c.syntax, c.summary)))))
+    let lines = match word {
+        None => help_lines(user_commands().map(|c| (c.name.to_string_lossy(), c.syntax, c.summary))),
+        Some(word) => {
+            let Command { name, syntax, summary, complexity, .. } =
+                user_commands().find(|command| command.is_named(word)).ok_or_else(|| args::unknown_command(word))?;
+            command_help(&name.to_string_lossy(), syntax, summary, complexity)
+        }
+    };
+    Ok(call.reply_lines(&lines))
 }
 
 #[cfg(test)]

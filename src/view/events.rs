@@ -109,7 +109,8 @@ fn body(event: &Event, to: &mut Fields) {
             "from_version": from_version.map(int),
             "job_id": &instance.job_id,
             "role": instance.role.name(),
-            "attempt": int(*attempt),
+            // Of the stop of an instance that never reported it is 0, and no report has that.
+            "attempt": int((*attempt).max(1)),
             "bundle": bundle,
             "since": int(event.at),
             "healthy_deadline_at": deadline.at().map(int),

@@ -51,6 +51,7 @@ fn attempt(instance: &Instance, kind: TaskKind) -> u32 {
     if kind != TaskKind::Stop && instance.state == InstanceState::Waiting {
         instance.attempt.saturating_add(1)
     } else {
-        instance.attempt
+        // An instance that never reported has attempt 0, and no report has.
+        instance.attempt.max(1)
     }
 }

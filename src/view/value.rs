@@ -17,13 +17,21 @@ pub(super) fn int<T: TryInto<i64>>(number: T) -> i64 {
 
 /// A JSON text that was validated when it came onto the record: a value in JSON, a string in RESP.
 ///
-/// It is validated again where it becomes a part of a JSON text. One that is no JSON after all is a string there.
+/// It is validated again where it becomes a part of a JSON text. One that is no JSON after all, which only a forged log
+/// of events can have, is a string there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawJson<'a>(pub &'a str);
 
+impl RawJson<'_> {
+    /// Returns whether the text is one JSON value.
+    pub fn is_valid(&self) -> bool {
+        serde_json::from_str::<IgnoredAny>(self.0).is_ok()
+    }
+}
+
 impl Serialize for RawJson<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() && serde_json::from_str::<IgnoredAny>(self.0).is_err() {
+        if serializer.is_human_readable() && !self.is_valid() {
             return serializer.serialize_str(self.0);
         }
         serializer.serialize_bytes(self.0.as_bytes())

@@ -4,6 +4,7 @@ use super::value::{int, RawJson};
 use crate::engine::policy::Policy;
 use crate::engine::record::Record;
 use crate::engine::version::Version;
+use crate::engine::Rejection;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
@@ -107,17 +108,19 @@ pub fn history(record: &Record, count: usize) -> Vec<VersionView<'_>> {
     record.versions.iter().rev().take(count).map(|version| entry(version)).collect()
 }
 
-/// Returns one version with its manifest, None where the record does not have it.
-pub fn version(record: &Record, number: u64) -> Option<VersionDetails<'_>> {
-    let version = record.version(number)?;
+/// Returns one version with its manifest.
+///
+/// # Errors
+/// `NOTFOUND` where the record does not have it. `BADSTATE` where its manifest is damaged: decoding a record does not
+/// validate manifests that no instance runs, so that is done here, where one is read.
+pub fn version(record: &Record, number: u64) -> Result<VersionDetails<'_>, Rejection> {
+    let version = record.version(number).ok_or(Rejection::NoSuchVersion(number))?;
     // An empty text stands for a manifest that the record does not have.
-    let manifest = Some(&**version.content.text()).filter(|text| !text.is_empty());
-    Some(VersionDetails {
-        version: entry(version),
-        manifest: manifest.map(RawJson),
-        policy: &version.policy,
-        agents: version.agents.as_deref(),
-    })
+    let manifest = Some(RawJson(version.content.text())).filter(|manifest| !manifest.0.is_empty());
+    if manifest.is_some_and(|manifest| !manifest.is_valid()) {
+        return Err(Rejection::DamagedManifest(number));
+    }
+    Ok(VersionDetails { version: entry(version), manifest, policy: &version.policy, agents: version.agents.as_deref() })
 }
 
 fn entry(version: &Version) -> VersionView<'_> {

@@ -8,7 +8,7 @@ use redis_deploy::engine::manifest::{JobType, ManifestText};
 use redis_deploy::engine::plan;
 use redis_deploy::engine::policy::Strategy;
 use redis_deploy::engine::version::Version;
-use redis_deploy::engine::Summary;
+use redis_deploy::engine::{Rejection, Summary};
 use redis_deploy::view;
 use serde_json::Value;
 use std::sync::Arc;
@@ -89,7 +89,19 @@ fn version_includes_the_manifest_as_given() {
     assert_eq!(parsed["policy"]["min_healthy_ms"], 10_000);
     assert_eq!(names[16..].join(" "), "cause description promoted_at promoted_by finished_at");
 
-    assert_eq!(view::version(&record, 3), None);
+    assert_eq!(view::version(&record, 3), Err(Rejection::NoSuchVersion(3)));
+}
+
+#[test]
+fn version_with_a_damaged_manifest_is_an_error() {
+    let mut record = record();
+    for damaged in ["{", "nodes", r#"{"nodes":[]} x"#] {
+        let content = Arc::new(ManifestText::new(text(damaged)));
+        Arc::make_mut(&mut record.versions)[1] = Arc::new(Version { content, ..version(2) });
+        assert_eq!(view::version(&record, 2), Err(Rejection::DamagedManifest(2)), "{damaged}");
+        assert!(view::version(&record, 1).is_ok(), "the others are read");
+        assert_eq!(view::history(&record, usize::MAX).len(), 2);
+    }
 }
 
 #[test]
@@ -110,7 +122,7 @@ fn tasks_are_in_issue_order_with_their_attempt() {
         task: task(TaskKind::Stop, 20),
         ..instance("agent-1", 1, 2)
     });
-    // Told to stop before anybody took it up: there is no attempt to come.
+    // Told to stop before anybody took it up: a report has attempt 1 or higher.
     record.instances.insert(Instance {
         state: InstanceState::Waiting,
         attempt: 0,
@@ -140,7 +152,7 @@ fn tasks_are_in_issue_order_with_their_attempt() {
            {"task":"run","agent":"*","node":"*","version":7,"from_version":null,
             "job_id":"dep_agent-api_1","role":"primary","attempt":1,"bundle":null,"since":1790000000023},
            {"task":"stop","agent":"agent-5","node":"agent-5","version":2,"from_version":null,
-            "job_id":"dep_agent-api_1","role":"primary","attempt":0,"bundle":"s3://b/v2","since":1790000000024}]"#,
+            "job_id":"dep_agent-api_1","role":"primary","attempt":1,"bundle":"s3://b/v2","since":1790000000024}]"#,
     );
 }
 

@@ -11,16 +11,42 @@ const HELP_WIDTH: usize = 95;
 pub fn help_lines<'a>(commands: impl Iterator<Item = (Cow<'a, str>, &'a str, &'a str)>) -> Vec<String> {
     let mut lines = vec!["DEPLOY.<command> key [<argument> ...]. Commands are:".to_string()];
     for (name, syntax, summary) in commands {
-        // The words of what several commands take are listed once, below.
-        let syntax = syntax.replace("{policy}", "[policy-field value]...").replace("{status}", "status");
-        lines.extend(folded(format!("{name} {}", readable(&expand(&syntax))).trim_end()));
+        lines.extend(synopsis(&name, syntax));
         lines.push(format!("    {summary}"));
     }
-    lines.push("Statuses of a deployment are:".to_string());
-    lines.push(format!("    {}", Status::ALL.map(Status::name).join(", ")));
-    lines.push("Policy fields and their values are:".to_string());
-    lines.extend(policy_fields().map(|field| format!("    {}", readable(&field))));
+    lines.extend(statuses());
+    lines.extend(policy());
     lines
+}
+
+/// Returns the help of one command, line by line: how it is written, what it does and costs, and the words that its
+/// synopsis only names.
+pub fn command_help(name: &str, syntax: &str, summary: &str, complexity: &str) -> Vec<String> {
+    let mut lines = synopsis(name, syntax);
+    lines.push(format!("    {summary}"));
+    lines.push(format!("    Complexity: {complexity}."));
+    if syntax.contains("{status}") || syntax.contains("status...") {
+        lines.extend(statuses());
+    }
+    if syntax.contains("{policy}") {
+        lines.extend(policy());
+    }
+    lines
+}
+
+/// Returns a command with its arguments. The words of what several commands take are listed once, below.
+fn synopsis(name: &str, syntax: &str) -> Vec<String> {
+    let syntax = syntax.replace("{policy}", "[policy-field value]...").replace("{status}", "status");
+    folded(format!("{name} {}", readable(&expand(&syntax))).trim_end())
+}
+
+fn statuses() -> [String; 2] {
+    ["Statuses of a deployment are:".to_string(), format!("    {}", Status::ALL.map(Status::name).join(", "))]
+}
+
+fn policy() -> impl Iterator<Item = String> {
+    let fields = policy_fields().map(|field| format!("    {}", readable(&field)));
+    std::iter::once("Policy fields and their values are:".to_string()).chain(fields)
 }
 
 /// Removes argument names from alternatives: `state:ready|failed` becomes `ready|failed`.

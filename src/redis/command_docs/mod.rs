@@ -5,5 +5,5 @@ mod help;
 mod json;
 pub mod syntax;
 
-pub use help::help_lines;
+pub use help::{command_help, help_lines};
 pub use json::{commands_json, ArgumentDoc, CommandDoc};

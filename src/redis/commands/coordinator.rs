@@ -30,11 +30,10 @@ pub fn report(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     while let Some(option) = args.option()? {
         match &*option {
             b"VERSION" => report.version = Some(args.value_positive("VERSION")?),
-            b"JOB" => report.job = args.value_name("JOB", args::JOB_MAX)?,
+            b"JOB" => report.job = args.value_name("JOB", args::JOB_ID_MAX)?,
             b"ATTEMPT" => {
-                // 0 is the attempt of an instance whose stop was requested before its first report.
-                let attempt = u32::try_from(args.value_number("ATTEMPT")?);
-                report.attempt = Some(attempt.map_err(|_| syntax("ATTEMPT is out of range"))?);
+                let attempt = args.value_up_to("ATTEMPT", u64::from(u32::MAX))?;
+                report.attempt = u32::try_from(attempt).ok();
             }
             b"REASON" => report.reason = args.value_text("REASON", args::REASON_MAX)?,
             _ => return Err(unknown(&option)),
@@ -56,7 +55,7 @@ pub fn register(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
             b"ADDRESS" => address = args.value_name("ADDRESS", args::ADDRESS_MAX)?,
             b"PORT" => port = u16::try_from(args.value_up_to("PORT", u64::from(u16::MAX))?).ok(),
             b"VERSION" => version = Some(args.value_positive("VERSION")?),
-            b"JOB" => job = args.value_name("JOB", args::JOB_MAX)?,
+            b"JOB" => job = args.value_name("JOB", args::JOB_ID_MAX)?,
             b"STATUS" => status = args.value_word("STATUS", CheckStatus::parse, STATUSES)?,
             b"TTL" => ttl_ms = Some(args.value_up_to("TTL", MAX_DURATION_MS)?),
             b"TAGS" => tags = args.value_names("TAGS", 0, args::TAGS_MAX, args::TAG_MAX)?,

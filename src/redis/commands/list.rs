@@ -36,7 +36,8 @@ pub fn list(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
         match &*option {
             b"STATUS" => filter.status = Some(args.value_word("STATUS", Status::parse, STATUSES)?),
             b"MATCH" => filter.glob = args.value_text("MATCH", args::GLOB_MAX)?,
-            b"CURSOR" => cursor = args.value_text("CURSOR", args::CURSOR_MAX)?,
+            // It has a key, and a key may have any length: RENAME and RESTORE make it.
+            b"CURSOR" => cursor = args.value_text("CURSOR", usize::MAX)?,
             b"COUNT" => count = usize::try_from(args.value_positive("COUNT")?).unwrap_or(usize::MAX),
             _ => return Err(unknown(&option)),
         }

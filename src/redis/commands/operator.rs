@@ -2,38 +2,27 @@
 
 use crate::engine::command::{Deploy, Operate, Rollback, RollbackTo};
 use crate::engine::policy::PolicyPatch;
-use crate::engine::{plan as plan_deploy, Command, Record, Rejection};
+use crate::engine::{plan as plan_deploy, Command, Record};
 use crate::redis::args::{self, syntax, unknown, Args};
 use crate::redis::call::Call;
 use crate::redis::clock;
 use crate::redis::error::CommandError;
-use crate::redis::ffi::RStr;
 use crate::redis::read_path::{query, read, read_large, with_record};
-use crate::redis::record_key::key_name;
 use crate::redis::reply::Answered;
 use crate::redis::write_path::change_and_reply;
 use crate::view;
 
 pub fn deploy(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
-    let key = deployable_key(&mut args)?;
+    let key = args.deployable_key()?;
     let (deploy, _) = deploy_options(&mut args, false)?;
     change_and_reply(call, key, &Command::Deploy(deploy))
 }
 
 pub fn plan(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
-    let key = deployable_key(&mut args)?;
+    let key = args.deployable_key()?;
     let (deploy, json) = deploy_options(&mut args, true)?;
     let plan = query(call.ctx(), key, |record, context| plan_deploy(record, &deploy, context))?;
     Ok(call.reply(&view::plan(&plan), json))
-}
-
-/// Returns a key at which a deployment may start: its name goes into ids, events and channels, so it must be text.
-fn deployable_key<'a>(args: &mut Args<'a>) -> Result<&'a RStr, CommandError> {
-    let key = args.key()?;
-    match key_name(key) {
-        Some(_) => Ok(key),
-        None => Err(syntax("key must be UTF-8 and not empty")),
-    }
 }
 
 fn deploy_options(args: &mut Args, takes_json: bool) -> Result<(Deploy, bool), CommandError> {
@@ -61,7 +50,7 @@ fn deploy_options(args: &mut Args, takes_json: bool) -> Result<(Deploy, bool), C
 }
 
 pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
-    let key = args.key()?;
+    let key = args.bounded_key()?;
     let mut to = RollbackTo::NewestStable;
     let (mut id, mut reason, mut request) = (None, None, None);
     let mut policy = PolicyPatch::default();
@@ -168,8 +157,5 @@ pub fn version(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let number = args.positive("version")?;
     let json = args.only_json()?;
-    read(call, key, json, |record, _, reply| {
-        let version = view::version(record, number).ok_or(Rejection::NoSuchVersion(number))?;
-        Ok(reply.write(&version))
-    })
+    read(call, key, json, |record, _, reply| Ok(reply.write(&view::version(record, number)?)))
 }

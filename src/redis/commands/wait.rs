@@ -31,7 +31,7 @@ pub fn wait(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
                 for word in args.value_names("UNTIL", 1, Status::ALL.len(), args::TAG_MAX)? {
                     let known = Status::ALL.map(Status::name).join(", ");
                     let status = Status::parse(&word);
-                    until.add(status.ok_or_else(|| syntax(format!("UNTIL must name statuses: {known}")))?);
+                    until.add(status.ok_or_else(|| args::not_one_of("UNTIL", &known, word.as_bytes()))?);
                 }
             }
             b"TIMEOUT" => timeout_ms = timeout("TIMEOUT", &mut args)?,
