@@ -6,7 +6,6 @@ use redis::Value;
 use serde_json::json;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
 use test_support::payload::*;
 use test_support::prelude::*;
 use test_support::replication::*;
@@ -448,24 +447,6 @@ fn restore_of_a_newer_format_is_rejected() {
     });
 }
 
-/// The append-only file that grows.
-fn growing_file(server: &Server) -> PathBuf {
-    let folder = server.folder.join("appendonlydir").read_dir().expect("the append-only folder").flatten();
-    let mut files: Vec<PathBuf> = folder.map(|entry| entry.path()).filter(|path| path.ends_with_incr()).collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    files.remove(0)
-}
-
-trait EndsWith {
-    fn ends_with_incr(&self) -> bool;
-}
-
-impl EndsWith for PathBuf {
-    fn ends_with_incr(&self) -> bool {
-        self.to_string_lossy().ends_with(".incr.aof")
-    }
-}
-
 #[test]
 fn newer_format_in_an_append_only_file_is_kept() {
     on_each_server(|kind| {
@@ -476,7 +457,7 @@ fn newer_format_in_an_append_only_file_is_kept() {
             start_rollout_with(&mut client, KEY, 200_000);
             let dump = dump_of(&mut client, KEY);
             let newer = of_newer_format(&dump.envelope);
-            let file = growing_file(&server);
+            let file = server.append_only_file();
             // As a newer module would have written it: a RESTORE that a client sent, a rewritten record, and a change.
             let batch = envelope(99, 2, b"whatever it is that comes next year");
             server.restart_after(End::NoSave, || {
@@ -530,7 +511,11 @@ fn newer_or_damaged_payload_from_the_primary_is_kept() {
         primary.send(&[b"RESTORE".as_slice(), b"good", b"0", &dump.of(&dump.envelope)]);
         primary.send(&[b"DEPLOY.APPLY".as_slice(), b"whole", b"RECORD", &dump.envelope]);
         primary.send(&[b"DEPLOY.APPLY".as_slice(), b"frozen", b"RECORD", &dump.envelope]);
-        primary.send(&[b"DEPLOY.APPLY".as_slice(), b"frozen", &envelope(99, 2, b"a change of next year")]);
+        primary.send(&[b"RESTORE".as_slice(), b"newer-changed", b"0", &dump.of(&newer)]);
+        primary.send(&[b"RESTORE".as_slice(), b"damaged-changed", b"0", &dump.of(&damaged)]);
+        for key in ["frozen", "newer-changed", "damaged-changed", "begun"] {
+            primary.send(&[b"DEPLOY.APPLY".as_slice(), key.as_bytes(), &envelope(99, 2, b"a change of next year")]);
+        }
         primary.wait_until_applied(&replica);
         let mut client = replica.client();
         let all_is_right = |client: &mut Client, when: &str| {
@@ -540,8 +525,19 @@ fn newer_or_damaged_payload_from_the_primary_is_kept() {
                 assert_eq!(rollout::dump(client, key), dump.of(envelope), "{key}, {when}");
             }
             is_read_only(client, "newer");
-            assert!(client.refused(&["DEPLOY.STATUS", "damaged"]).starts_with("BADSTATE "), "{when}");
-            assert!(client.refused(&["DEPLOY.STATUS", "frozen"]).starts_with("BADSTATE "), "{when}");
+            // Each says why it is read-only, however it came there.
+            for (key, why) in [
+                ("newer", "was written by a newer version"),
+                ("newer-changed", "was written by a newer version"),
+                ("damaged", "is damaged"),
+                ("damaged-changed", "is damaged"),
+                ("frozen", "a change of this record could not be applied"),
+                ("begun", "a change of this record could not be applied"),
+            ] {
+                let line = client.refused(&["DEPLOY.STATUS", key]);
+                assert!(line.starts_with("BADSTATE ") && line.contains(why), "{key}, {when}: {line}");
+            }
+            assert_eq!(client.info("deploy", "deploy_records_unreadable"), "6", "{when}");
             assert_eq!(client.status("good")["status"], json!("paused"), "{when}");
             assert_eq!(client.status("whole")["status"], json!("paused"), "{when}");
         };

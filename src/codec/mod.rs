@@ -42,6 +42,8 @@ const FORMAT: u16 = 2;
 /// The length of an envelope before and after its payload, in bytes.
 const HEADER_BYTES: usize = 10;
 const CHECKSUM_BYTES: usize = 4;
+/// The position of the kind in an envelope.
+const KIND_AT: usize = 4;
 
 /// Kind of a payload, in the envelope: a record is never read as a change set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,15 +104,15 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
 
 /// Decodes a record that this server, or one like it, has encoded. The log, and manifests of versions that nobody runs,
 /// are not validated: that would cost many times the rest, and they are only read out. An event that turns out to be
-/// damaged is left out when the log is read.
+/// damaged is left out when the log is read. The summary is returned as well: it may say otherwise than the record.
 ///
 /// # Errors
 ///
 /// [`DecodeError`] as for [`decode_record`], less what is not validated.
-pub fn decode_trusted_record(bytes: &[u8]) -> Result<Record, DecodeError> {
-    let (record, _) = read_record(bytes)?;
+pub fn decode_trusted_record(bytes: &[u8]) -> Result<(Record, Option<Summary>), DecodeError> {
+    let (record, summary) = read_record(bytes)?;
     validation::validate_trusted(&record)?;
-    Ok(record)
+    Ok((record, summary))
 }
 
 /// Reads a record of any format, and the summary in front of it.
@@ -160,6 +162,18 @@ pub fn split(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
         bytes = rest;
     }
     Some(payloads)
+}
+
+/// Returns the error of a payload that is not intact, or of a newer format; None for one that this module can read as
+/// far as the envelope tells.
+pub fn envelope_error(bytes: &[u8]) -> Option<DecodeError> {
+    let as_record = unwrap_envelope(Kind::Record, bytes);
+    as_record.or_else(|_| unwrap_envelope(Kind::ChangeSet, bytes)).err()
+}
+
+/// Returns whether an envelope is that of a change set, of whatever format.
+pub fn is_change_set(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC) && bytes.get(KIND_AT) == Some(&(Kind::ChangeSet as u8))
 }
 
 /// Puts the envelope around the payload that `write` appends.

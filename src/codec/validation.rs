@@ -8,13 +8,15 @@
 
 use super::error::DecodeError;
 use crate::engine::deployment::{Mode, MAX_REQUEST_IDS};
-use crate::engine::event::{Event, NewDeployment};
+use crate::engine::event::{Event, EventBody, NewDeployment};
 use crate::engine::invariants;
 use crate::engine::manifest::{agents_violations, ManifestText, MAX_ID_BYTES};
 use crate::engine::policy::Policy;
 use crate::engine::record::Record;
+use crate::engine::services::Service;
 use crate::engine::version::Version;
 use crate::engine::{Change, ChangeSet};
+use serde::de::IgnoredAny;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -56,6 +58,7 @@ fn validate_parts(record: &Record, validates: impl Fn(bool) -> bool) -> Validate
     validate_history(record, validates)?;
     validate_deployment(record)?;
     validate_instances(record)?;
+    record.services.iter().try_for_each(|service| validate_service(service))?;
     require(record.requests.len() <= MAX_REQUEST_IDS, "it remembers too many requests")?;
     invariants::check(record).map_err(DecodeError::Invalid)
 }
@@ -69,8 +72,8 @@ pub(super) fn validate_change_set(change_set: &ChangeSet) -> Validated {
     };
     require(ascends(events().map(|event| event.revision)), "its events are not in order")?;
     let mut manifests = Manifests::default();
+    events().try_for_each(|event| validate_event(event))?;
     for new in events().filter_map(|event| event.body.new_deployment()) {
-        validate_new_deployment(new)?;
         manifests.validate(&new.version, true)?;
     }
     Ok(())
@@ -156,11 +159,24 @@ fn validate_instances(record: &Record) -> Validated {
     Ok(())
 }
 
+/// A service instance's META becomes a part of JSON replies.
+fn validate_service(service: &Service) -> Validated {
+    let is_json = |meta: &Arc<str>| serde_json::from_str::<IgnoredAny>(meta).is_ok();
+    require(service.meta.as_ref().is_none_or(is_json), "the meta of a service instance is no JSON")
+}
+
+fn validate_event(event: &Event) -> Validated {
+    match &event.body {
+        EventBody::ServiceRegistered { service, .. } => validate_service(service),
+        body => body.new_deployment().map_or(Ok(()), validate_new_deployment),
+    }
+}
+
 fn validate_log(record: &Record) -> Validated {
     let log: Vec<Arc<Event>> = record.log.iter().collect();
     require(log.len() == record.log.len(), "its log cannot be read")?;
+    log.iter().try_for_each(|event| validate_event(event))?;
     for new in log.iter().filter_map(|event| event.body.new_deployment()) {
-        validate_new_deployment(new)?;
         require(new.version.content.text().is_empty(), "its log has a manifest")?;
     }
     Ok(())

@@ -26,6 +26,8 @@ pub struct StatusCounts {
     pub by_status: [u64; Status::ALL.len()],
     pub timers: u64,
     pub tasks: u64,
+    /// Records that are kept as bytes, because they cannot be read.
+    pub unreadable: u64,
 }
 
 impl StatusCounts {
@@ -34,6 +36,7 @@ impl StatusCounts {
             *count = count.saturating_add(1);
         }
         self.tasks = self.tasks.saturating_add(entry.tasks as u64);
+        self.unreadable = self.unreadable.saturating_add(u64::from(entry.is_unreadable));
     }
 
     fn remove(&mut self, entry: &IndexEntry) {
@@ -41,6 +44,7 @@ impl StatusCounts {
             *count = count.saturating_sub(1);
         }
         self.tasks = self.tasks.saturating_sub(entry.tasks as u64);
+        self.unreadable = self.unreadable.saturating_sub(u64::from(entry.is_unreadable));
     }
 
     fn count_of(&mut self, entry: &IndexEntry) -> Option<&mut u64> {
@@ -121,7 +125,7 @@ impl Index {
             dbs: BTreeMap::new(),
             slots: Slab::new(),
             due: BTreeSet::new(),
-            counts: StatusCounts { by_status: [0; Status::ALL.len()], timers: 0, tasks: 0 },
+            counts: StatusCounts { by_status: [0; Status::ALL.len()], timers: 0, tasks: 0, unreadable: 0 },
         }
     }
 
@@ -195,6 +199,31 @@ impl Index {
             self.free(id);
         }
         None
+    }
+
+    fn finished_after(&mut self, after: Option<&DbKey>, count: usize) -> (Vec<DbKey>, Option<DbKey>) {
+        let first_db = after.map_or(i32::MIN, |after| after.db);
+        let mut ids = Vec::new();
+        for (db, keys) in self.dbs.range(first_db..) {
+            let from = match after {
+                Some(after) if after.db == *db => Bound::Excluded(&*after.key),
+                _ => Bound::Unbounded,
+            };
+            ids.extend(keys.range::<str, _>((from, Bound::Unbounded)).take(count - ids.len()).map(|(_, id)| *id));
+            if ids.len() >= count {
+                break;
+            }
+        }
+        let is_full = ids.len() >= count;
+        let (mut finished, mut last) = (Vec::new(), None);
+        for id in ids {
+            let Some(slot) = self.slots.get_mut(id) else { continue };
+            if slot.entry.is_finished() {
+                finished.push(slot.key.clone());
+            }
+            last = Some(slot.key.clone());
+        }
+        (finished, last.filter(|_| is_full))
     }
 
     fn swap(&mut self, first: i32, second: i32) {
@@ -331,6 +360,12 @@ pub fn page(db: i32, after: Option<&str>, count: usize) -> Vec<Arc<str>> {
     keys.range::<str, _>((from, Bound::Unbounded)).take(count).map(|(key, _)| key.clone()).collect()
 }
 
+/// Returns the keys with finished deployments among the next `count` keys after `after`, over all databases, and the
+/// last key looked at; None at the end.
+pub fn finished_after(after: Option<&DbKey>, count: usize) -> (Vec<DbKey>, Option<DbKey>) {
+    indexes().live.finished_after(after, count)
+}
+
 pub fn counts() -> StatusCounts {
     indexes().live.counts
 }
@@ -340,7 +375,7 @@ mod tests {
     use super::*;
 
     fn entry(due: Option<UnixMs>, status: Status, tasks: usize) -> IndexEntry {
-        IndexEntry { due, status: Some(status), tasks }
+        IndexEntry { is_unreadable: false, due, status: Some(status), tasks }
     }
 
     /// All due times, in order.
@@ -372,6 +407,21 @@ mod tests {
     }
 
     #[test]
+    fn unreadable_records_are_counted_as_such_and_as_nothing_else() {
+        let unreadable = IndexEntry { is_unreadable: true, ..IndexEntry::default() };
+        let mut index = Index::new();
+        index.set(0, "a", entry(Some(50), Status::Running, 2));
+        index.set(0, "a", unreadable);
+        index.set(0, "a", unreadable);
+        index.set(1, "b", unreadable);
+        assert_eq!(index.counts, StatusCounts { unreadable: 2, ..StatusCounts::default() });
+        index.set(1, "b", entry(None, Status::Failed, 0));
+        assert_eq!(index.counts.unreadable, 1);
+        index.remove(0, "a");
+        assert_eq!(index.counts.unreadable, 0);
+    }
+
+    #[test]
     fn swap_exchanges_databases_with_equal_keys() {
         let mut index = Index::new();
         index.set(0, "a", entry(Some(50), Status::Running, 2));
@@ -388,6 +438,31 @@ mod tests {
         index.remove(7, "a");
         index.remove(0, "a");
         assert!(due_times(&mut index).is_empty());
+    }
+
+    #[test]
+    fn finished_records_are_found_page_by_page() {
+        let mut index = Index::new();
+        let mut all = Vec::new();
+        for (db, key, is_finished) in
+            [(0, "a", true), (0, "b", false), (0, "c", true), (3, "a", true), (3, "b", true), (7, "c", false)]
+        {
+            let status = if is_finished { Status::Successful } else { Status::Running };
+            index.set(db, key, entry(None, status, 0));
+            all.extend(is_finished.then(|| DbKey { db, key: Arc::from(key) }));
+        }
+        for count in 1..8 {
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let (page, last) = index.finished_after(after.as_ref(), count);
+                found.extend(page);
+                after = last;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(found, all, "{count} at a time");
+        }
     }
 
     #[test]

@@ -63,12 +63,15 @@ pub fn recheck_loaded(ctx: Ctx) {
 
 /// Logs the counts of a load.
 pub fn log_loaded(ctx: Ctx) {
-    let StatusCounts { by_status, timers, tasks } = index::counts();
+    let StatusCounts { by_status, timers, tasks, unreadable } = index::counts();
     let all: u64 = by_status.iter().sum();
     if all > 0 {
         ctx.log(
             LogLevel::Notice,
             &format!("{all} deployments loaded, {timers} wait for a time, {tasks} tasks are open"),
         );
+    }
+    if unreadable > 0 {
+        ctx.log(LogLevel::Warning, &format!("{unreadable} records cannot be read here, and are kept as they are"));
     }
 }

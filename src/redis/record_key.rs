@@ -1,8 +1,8 @@
 //! A key of this module: opening it, decoding its record on demand, modifying and replacing it.
 
 use super::ffi::{self, Ctx, KeyValue, RStr, ValueType};
-use super::idle_queue;
 use super::stored::{IndexEntry, Stored};
+use super::{idle_queue, index};
 use crate::engine::rejection::ReadOnlyReason;
 use crate::engine::{Record, Rejection};
 
@@ -91,17 +91,27 @@ impl Key {
         }
     }
 
+    /// Decodes the record. The index had its summary: what the record says otherwise, the index says from here on, so
+    /// that a deadline is met, and an unreadable record leaves the timers.
     fn decode(&mut self) {
         let name = self.0.name();
-        if let Some(cell) = self.0.value_mut() {
-            cell.stored.decode(&name);
+        let Some(cell) = self.0.value_mut() else { return };
+        let known = IndexEntry::of(&cell.stored);
+        cell.stored.decode(&name);
+        let found = IndexEntry::of(&cell.stored);
+        if found != known {
+            index::set(self.0.ctx().selected_db(), &name, found);
         }
         self.enqueue_if_finished();
     }
 
-    /// Queues a finished record for encoding, unless it is queued already.
+    /// Queues a finished record for encoding, unless it is queued or encoded already.
     pub fn enqueue_if_finished(&mut self) {
-        if self.0.value_mut().is_some_and(|cell| !cell.queued && IndexEntry::of(&cell.stored).is_finished()) {
+        let may_be_queued = |cell: &mut KeyCell| {
+            let is_decoded = matches!(cell.stored, Stored::Record(_));
+            is_decoded && !cell.queued && IndexEntry::of(&cell.stored).is_finished()
+        };
+        if self.0.value_mut().is_some_and(may_be_queued) {
             let queued = idle_queue::enqueue(self.0.ctx().selected_db(), &self.0.name());
             if let Some(cell) = self.0.value_mut() {
                 cell.queued = queued;

@@ -89,6 +89,8 @@ pub struct DbKey {
 /// The properties of a stored value that the index keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IndexEntry {
+    /// The value is opaque: it has no status, no tasks, and is never due.
+    pub is_unreadable: bool,
     /// The time of the next tick, unix time in ms.
     pub due: Option<UnixMs>,
     /// The status of the deployment; None for an opaque value.
@@ -101,17 +103,18 @@ impl IndexEntry {
     pub fn of(stored: &Stored) -> IndexEntry {
         match stored {
             Stored::Record(record) => IndexEntry {
+                is_unreadable: false,
                 due: next_deadline(record),
                 status: record.deployment.as_ref().map(|d| d.status),
                 tasks: record.instances.open_tasks(),
             },
             Stored::Encoded(encoded) => encoded.entry,
-            Stored::Opaque { .. } => IndexEntry::default(),
+            Stored::Opaque { .. } => IndexEntry { is_unreadable: true, ..IndexEntry::default() },
         }
     }
 
     fn of_summary(summary: &Summary) -> IndexEntry {
-        IndexEntry { due: summary.due, status: Some(summary.status), tasks: summary.tasks }
+        IndexEntry { is_unreadable: false, due: summary.due, status: Some(summary.status), tasks: summary.tasks }
     }
 
     /// The deployment is terminal, and nothing becomes due.
@@ -122,17 +125,31 @@ impl IndexEntry {
 
 static READ_ONLY_LOG: LogLimiter = LogLimiter::new();
 static REFUSED_LOG: LogLimiter = LogLimiter::new();
+static SUMMARY_LOG: LogLimiter = LogLimiter::new();
 
 impl Stored {
     pub fn record(record: Record) -> Stored {
         Stored::Record(Box::new(record))
     }
 
-    /// Decodes an encoded record in place. One that cannot be decoded, which only a forged file has, becomes read-only.
+    /// Decodes an encoded record in place. One that cannot be decoded, which only a forged file or a faulty disk has,
+    /// becomes read-only. The summary by which the record was known until now may be as wrong: the record counts, so
+    /// whoever keeps an [`IndexEntry`] of the value has to renew it ([`Key::record`] does).
+    ///
+    /// [`Key::record`]: super::record_key::Key::record
     pub fn decode(&mut self, key: &str) {
         let Stored::Encoded(encoded) = self else { return };
         match catch_panic("decoding a record", || codec::decode_trusted_record(&encoded.bytes)) {
-            Ok(Ok(record)) => *self = Stored::record(record),
+            Ok(Ok((record, summary))) => {
+                if summary != Summary::of(&record) {
+                    let text = format!(
+                        "record of key '{key}' is not what its summary said, as which it was listed and counted: the \
+                         file that it was loaded from is damaged or forged"
+                    );
+                    SUMMARY_LOG.log(LogLevel::Warning, &text);
+                }
+                *self = Stored::record(record);
+            }
             failed => {
                 let error = failed.map(|result| result.err()).ok().flatten();
                 let bytes = std::mem::take(&mut encoded.bytes).into_vec();
@@ -162,22 +179,26 @@ impl Stored {
         }
     }
 
-    /// Returns the value with a change appended that cannot be applied here. A newer module can apply it.
+    /// Returns the value with a change appended that cannot be applied here. A newer module can apply it. A value that
+    /// was read-only before stays so for the reason that it had.
     pub fn append_undecoded(existing: Option<&Stored>, payload: &[u8]) -> Stored {
         let mut bytes = existing.map(|stored| stored.to_bytes().into_owned()).unwrap_or_default();
         bytes.extend_from_slice(payload);
-        Stored::Opaque { encver: ENCVER, bytes, reason: ReadOnlyReason::NotApplied }
+        match existing {
+            Some(Stored::Opaque { encver, reason, .. }) => Stored::Opaque { encver: *encver, bytes, reason: *reason },
+            _ => Stored::Opaque { encver: ENCVER, bytes, reason: ReadOnlyReason::NotApplied },
+        }
     }
 
     /// Keeps a payload that cannot be decoded; `error` is None where decoding it panicked. The operator has to act, so
     /// it is logged.
     fn read_only(encver: i32, bytes: Vec<u8>, error: Option<DecodeError>, key: &str) -> Stored {
-        let reason = match &error {
-            Some(DecodeError::NewerFormat { .. }) => ReadOnlyReason::NewerVersion,
-            _ if encver > ENCVER => ReadOnlyReason::NewerVersion,
-            _ => ReadOnlyReason::Damaged,
+        let reason = read_only_reason(encver, &bytes);
+        let error = match (reason, error) {
+            (ReadOnlyReason::NotApplied, _) => "a change of it cannot be applied".to_string(),
+            (_, Some(error)) => error.to_string(),
+            (_, None) => "decoding it failed".to_string(),
         };
-        let error = error.map_or_else(|| "decoding it failed".to_string(), |error| error.to_string());
         READ_ONLY_LOG.log(LogLevel::Warning, &format!("record of key '{key}' kept as it is, read-only: {error}"));
         Stored::Opaque { encver, bytes, reason }
     }
@@ -238,6 +259,23 @@ fn decode(bytes: &[u8], keep: bool) -> Result<Record, DecodeError> {
     match codec::decode_record(bytes) {
         Err(error) if keep => decode_with_changes(bytes).ok_or(error),
         outcome => outcome,
+    }
+}
+
+/// Returns the reason why a payload is read-only that could not be decoded: the same one on every path on which it may
+/// have come.
+fn read_only_reason(encver: i32, bytes: &[u8]) -> ReadOnlyReason {
+    if encver > ENCVER {
+        return ReadOnlyReason::NewerVersion;
+    }
+    // Changes that could not be applied are behind their record, see `append_undecoded`.
+    let payloads = codec::split(bytes).unwrap_or_else(|| vec![bytes]);
+    let Some((first, changes)) = payloads.split_first() else { return ReadOnlyReason::Damaged };
+    match codec::envelope_error(first) {
+        _ if codec::is_change_set(first) => ReadOnlyReason::NotApplied,
+        Some(DecodeError::NewerFormat { .. }) => ReadOnlyReason::NewerVersion,
+        None if !changes.is_empty() && codec::decode_record(first).is_ok() => ReadOnlyReason::NotApplied,
+        _ => ReadOnlyReason::Damaged,
     }
 }
 

@@ -12,7 +12,7 @@ use super::compat::valkey_4024;
 use super::config;
 use super::ffi::{avoids_replica_traffic, catch_panic, Ctx, KeyValue, LogLevel, LogLimiter, RString, TimerId};
 use super::record_key::Key;
-use super::stored::DbKey;
+use super::stored::{DbKey, IndexEntry, Stored};
 use super::{idle, idle_queue, index, replication, stats};
 use crate::engine::time::UnixMs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,6 +29,9 @@ const STALL_MS: u64 = 500;
 const LATE_MS: u64 = 1_000;
 /// The pause before a key is visited again whose tick failed or changed nothing, in ms.
 const RETRY_MS: u64 = 100;
+
+/// The pause before a key is visited again whose tick failed for a reason that does not pass by itself, in ms.
+const REFUSED_RETRY_MS: u64 = 5_000;
 
 /// The timer that will fire next.
 #[derive(Clone, Copy)]
@@ -54,6 +57,7 @@ static TICKING: AtomicBool = AtomicBool::new(false);
 static RUNNABLE_SINCE: AtomicU64 = AtomicU64::new(0);
 
 static LATE_LOG: LogLimiter = LogLimiter::new();
+static REFUSED_LOG: LogLimiter = LogLimiter::new();
 
 fn timer() -> MutexGuard<'static, Timer> {
     TIMER.lock().unwrap_or_else(PoisonError::into_inner)
@@ -199,15 +203,35 @@ fn tick(ctx: Ctx, due: UnixMs, key: &DbKey) {
             stats::record_timer_lag(lag);
             log_delay(due, clock::wall(), "timers are behind");
         }
-        // READONLY, OOM, NOREPLICAS, MISCONF, another node's key: retried later. A key that no longer holds a
-        // deployment is removed: the index missed that.
-        Err(_) => {
+        Err(error) => {
             let [name] = &name;
-            if !matches!(Key::peek(ctx, name).stored(), KeyValue::Ours(_)) {
-                index::remove(key.db, key.key.as_bytes());
+            match Key::peek(ctx, name).stored() {
+                // An unreadable record has nothing due.
+                KeyValue::Ours(stored @ Stored::Opaque { .. }) => index::set(key.db, &key.key, IndexEntry::of(stored)),
+                KeyValue::Ours(_) => on_refused(key, &error),
+                // A key that no longer holds a deployment is removed: the index missed that.
+                KeyValue::Empty | KeyValue::Foreign => index::remove(key.db, key.key.as_bytes()),
             }
         }
     }
+}
+
+/// Handles a refused tick. A state of the server that passes by itself is retried soon, which was scheduled before the
+/// tick. Anything else will hardly be better soon: it is logged, and retried rarely.
+fn on_refused(key: &DbKey, error: &str) {
+    if !is_passing(error) {
+        let name = &key.key;
+        REFUSED_LOG.log(LogLevel::Warning, &format!("what is due of key '{name}' cannot be processed: {error}"));
+        index::postpone(key.db, name, clock::wall().saturating_add(REFUSED_RETRY_MS));
+    }
+}
+
+/// Returns whether an error is about a state of the server that passes by itself.
+fn is_passing(error: &str) -> bool {
+    const CODES: [&str; 9] =
+        ["READONLY", "OOM", "NOREPLICAS", "MISCONF", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY"];
+    // The key of another node has no code: it goes with its slot.
+    CODES.contains(&error.split(' ').next().unwrap_or_default()) || error.contains("non local key")
 }
 
 /// Logs a delay that is more than a busy server explains.
@@ -221,4 +245,30 @@ fn log_delay(due: UnixMs, now: UnixMs, what: &str) {
 /// Postpones the next visit of a key whose tick changed nothing although something was due.
 pub fn postpone(db: i32, key: &str) {
     index::postpone(db, key, clock::wall().saturating_add(RETRY_MS));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_states_of_the_server_are_retried_soon() {
+        for error in [
+            "READONLY You can't write against a read only replica.",
+            "NOREPLICAS Not enough good replicas to write.",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "ERR Attempted to access a non local key in a cluster node",
+        ] {
+            assert!(is_passing(error), "{error}");
+        }
+        for error in [
+            "ERR unknown command 'DEPLOY.TICK'",
+            "ERR internal error: DEPLOY.APPLY, which replicates every change, was renamed or removed",
+            "BADSTATE this record is damaged and is read-only; its bytes are kept as they are",
+            "the server refused the call",
+            "",
+        ] {
+            assert!(!is_passing(error), "{error}");
+        }
+    }
 }

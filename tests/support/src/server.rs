@@ -345,6 +345,15 @@ impl Server {
         log_of(&self.folder)
     }
 
+    /// Returns the append-only file that grows.
+    pub fn append_only_file(&self) -> PathBuf {
+        let folder = self.folder.join("appendonlydir").read_dir().expect("the append-only folder").flatten();
+        let grows = |path: &PathBuf| path.to_string_lossy().ends_with(".incr.aof");
+        let mut files: Vec<PathBuf> = folder.map(|entry| entry.path()).filter(grows).collect();
+        assert_eq!(files.len(), 1, "{files:?}");
+        files.remove(0)
+    }
+
     pub fn is_alive(&mut self) -> bool {
         self.child.try_wait().expect("our own child").is_none()
     }
