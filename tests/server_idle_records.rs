@@ -76,6 +76,68 @@ fn idle_records_reply_and_dump_unchanged() {
 }
 
 #[test]
+fn a_lowered_idle_time_counts_for_queued_records() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        client.call(&["CONFIG", "SET", "deploy.encode-idle-ms", "3600000"]);
+        finished(&mut client, "a");
+        finished(&mut client, "b");
+        assert_eq!(at_rest(&mut client), 0);
+        client.call(&SOON);
+        wait_for_rest(&mut client, 2);
+        // Raised, it counts as well: what is used now stays as it is.
+        client.call(&["CONFIG", "SET", "deploy.encode-idle-ms", "3600000"]);
+        client.status("a");
+        finished(&mut client, "c");
+        wait_past(unix_ms() + 300);
+        assert_eq!(at_rest(&mut client), 1);
+        client.call(&SOON);
+        wait_for_rest(&mut client, 3);
+    });
+}
+
+#[test]
+fn records_that_ended_while_encoding_was_off_are_encoded_once_it_is_on() {
+    on_each_server(|kind| {
+        let mut server = Server::start(kind, &[]);
+        let mut client = server.client();
+        client.call(&NEVER);
+        finished(&mut client, "a");
+        client.begin_rollout("goes-on", 200_000);
+        client.call(&["SELECT", "3"]);
+        for n in 0..150 {
+            // Recorded, and so ended at once.
+            client.deploy(&format!("many-{n:03}"), r#"{"type":"batch","nodes":[{"node_id":"x"}]}"#, &[]);
+        }
+        client.call(&["SELECT", "0"]);
+        wait_past(unix_ms() + 200);
+        assert_eq!(at_rest(&mut client), 0);
+        client.call(&SOON);
+        wait_for_rest(&mut client, 1 + 150);
+        assert_index_matches(&mut client, &[0, 3]);
+        wait_for_rest(&mut client, 1 + 150);
+        // Off while some are queued, and on again.
+        client.call(&["CONFIG", "SET", "deploy.encode-idle-ms", "3600000"]);
+        finished(&mut client, "b");
+        client.call(&NEVER);
+        finished(&mut client, "c");
+        client.call(&SOON);
+        wait_for_rest(&mut client, 3 + 150);
+        // Loaded and read while it is off.
+        client.call(&NEVER);
+        server.restart(End::Save);
+        let mut client = server.client();
+        client.call(&NEVER);
+        let loaded = at_rest(&mut client);
+        client.status("a");
+        assert_eq!(at_rest(&mut client), loaded - 1);
+        client.call(&SOON);
+        wait_for_rest(&mut client, loaded);
+    });
+}
+
+#[test]
 fn changes_to_idle_records_continue_their_log() {
     on_each_server(|kind| {
         let server = Server::start(kind, &[]);

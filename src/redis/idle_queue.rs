@@ -1,70 +1,114 @@
 //! FIFO queue of finished records that may be encoded once they have been idle for `deploy.encode-idle-ms`; each key is
 //! queued at most once. Nothing in it costs a server on which nothing happens, however many records it holds.
+//!
+//! A key is queued with the time at which it was, and not with that of its visit: a changed configuration counts for
+//! what is queued already. While encoding is off nothing is queued; once it is on again, the records that were missed
+//! are looked for in the index, a page at a time.
 
 use super::stored::DbKey;
-use super::{clock, config};
+use super::{clock, config, index};
 use crate::engine::time::UnixMs;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-static IDLE_QUEUE: Mutex<VecDeque<(UnixMs, DbKey)>> = Mutex::new(VecDeque::new());
+struct IdleQueue {
+    /// Keys with the time at which they were queued.
+    keys: VecDeque<(UnixMs, DbKey)>,
+    /// The queue is not visited before this time.
+    not_before: UnixMs,
+    search: Search,
+}
 
-/// The time of the next visit to the queue, unix time in ms; `u64::MAX` for never.
-static NEXT_AT: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The search for finished records that are not queued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Search {
+    /// No record was missed.
+    Done,
+    /// Continues after this key; from the beginning for None.
+    After(Option<DbKey>),
+}
 
-fn queue() -> MutexGuard<'static, VecDeque<(UnixMs, DbKey)>> {
+static IDLE_QUEUE: Mutex<IdleQueue> =
+    Mutex::new(IdleQueue { keys: VecDeque::new(), not_before: 0, search: Search::Done });
+
+fn queue() -> MutexGuard<'static, IdleQueue> {
     IDLE_QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Queues a record. False where idle records are never encoded.
 pub fn enqueue(db: i32, key: &str) -> bool {
-    let Some(idle_ms) = config::encode_idle_ms() else { return false };
-    let at = clock::wall().saturating_add(idle_ms);
-    queue().push_back((at, DbKey { db, key: Arc::from(key) }));
-    NEXT_AT.fetch_min(at, Ordering::Relaxed);
-    true
+    let mut queue = queue();
+    let is_on = config::encode_idle_ms().is_some();
+    match is_on {
+        true => queue.keys.push_back((clock::wall(), DbKey { db, key: Arc::from(key) })),
+        false => queue.search = Search::After(None),
+    }
+    is_on
 }
 
 /// Queues a record again that was accessed meanwhile.
 pub fn requeue(key: DbKey, now: UnixMs) {
-    if let Some(idle_ms) = config::encode_idle_ms() {
-        queue().push_back((now.saturating_add(idle_ms), key));
-    }
+    queue().keys.push_back((now, key));
 }
 
 /// Removes and returns the first key whose time has come.
 pub fn pop_due(now: UnixMs) -> Option<DbKey> {
     let mut queue = queue();
-    if queue.front().is_none_or(|(at, _)| *at > now) {
+    let first = queue.keys.front().map(|(since, _)| *since)?;
+    if visit_at(first, now)? > now {
         return None;
     }
-    queue.pop_front().map(|(_, key)| key)
+    queue.keys.pop_front().map(|(_, key)| key)
+}
+
+/// Returns the time at which a record that was queued at `since` is visited; None while encoding is off.
+fn visit_at(since: UnixMs, now: UnixMs) -> Option<UnixMs> {
+    // Queued in the future: the wall clock was set back.
+    config::encode_idle_ms().map(|idle_ms| since.min(now).saturating_add(idle_ms))
+}
+
+/// Returns the next page of finished records that may not be queued. Empty where none was missed.
+pub fn take_missed(count: usize) -> Vec<DbKey> {
+    let search = queue().search.clone();
+    let Search::After(after) = &search else { return Vec::new() };
+    let (found, last) = index::finished_after(after.as_ref(), count);
+    let mut queue = queue();
+    // Unless it was begun anew meanwhile.
+    if queue.search == search {
+        queue.search = if last.is_some() { Search::After(last) } else { Search::Done };
+    }
+    found
 }
 
 /// The time of the next visit to the queue, unix time in ms; `u64::MAX` for never.
-pub fn next_at() -> UnixMs {
-    NEXT_AT.load(Ordering::Relaxed)
+pub fn next_at(now: UnixMs) -> UnixMs {
+    let queue = queue();
+    if config::encode_idle_ms().is_none() {
+        return u64::MAX;
+    }
+    let first = match queue.search {
+        Search::After(_) => Some(now),
+        Search::Done => queue.keys.front().and_then(|(since, _)| visit_at(*since, now)),
+    };
+    first.map_or(u64::MAX, |at| at.max(queue.not_before))
 }
 
 /// Postpones the next visit to `at`.
 pub fn postpone(at: UnixMs) {
-    NEXT_AT.store(at, Ordering::Relaxed);
-}
-
-/// Plans the next visit: at the time of the first key, and not before `earliest`.
-pub fn schedule(earliest: UnixMs) {
-    let first = queue().front().map(|(at, _)| (*at).max(earliest));
-    NEXT_AT.store(first.unwrap_or(u64::MAX), Ordering::Relaxed);
+    queue().not_before = at;
 }
 
 /// Exchanges two databases.
 pub fn swap(first: i32, second: i32) {
-    for (_, key) in queue().iter_mut() {
+    let mut queue = queue();
+    for (_, key) in &mut queue.keys {
         key.db = match key.db {
             db if db == first => second,
             db if db == second => first,
             db => db,
         };
+    }
+    if queue.search != Search::Done {
+        queue.search = Search::After(None);
     }
 }

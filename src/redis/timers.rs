@@ -75,7 +75,7 @@ pub fn arm(ctx: Ctx) {
     }
     let now = clock::wall();
     let latest = now.saturating_add(LONGEST_WAIT_MS);
-    arm_at(ctx, now, index::next_due().unwrap_or(latest).min(idle_queue::next_at()).min(latest));
+    arm_at(ctx, now, index::next_due().unwrap_or(latest).min(idle_queue::next_at(now)).min(latest));
 }
 
 /// Arms the timer for the first time: it fires as soon as the server has loaded its data.
