@@ -11,7 +11,7 @@ use test_support::prelude::*;
 const KEY: &str = "agent-api";
 
 /// Rule 8 "INFO", in its order.
-const FIELDS: [&str; 25] = [
+const FIELDS: [&str; 30] = [
     "deploy_deployments_running",
     "deploy_deployments_awaiting_promotion",
     "deploy_deployments_paused",
@@ -36,6 +36,11 @@ const FIELDS: [&str; 25] = [
     "deploy_refused_unhealthy",
     "deploy_refused_conflict",
     "deploy_refused_limit",
+    "deploy_rollouts_started_total",
+    "deploy_rollouts_successful_total",
+    "deploy_rollouts_failed_total",
+    "deploy_rollouts_reverted_total",
+    "deploy_rollouts_cancelled_total",
     "deploy_panics_caught",
 ];
 
@@ -100,6 +105,61 @@ fn info_fields_are_complete_and_correct() {
         let lag: Vec<u64> = ["p50", "p99", "max"].iter().map(|p| value(&format!("deploy_timer_lag_{p}_us"))).collect();
         assert!(lag.is_sorted() && lag[2] > 0, "{lag:?}");
         assert_eq!(value("deploy_panics_caught"), 0);
+    });
+}
+
+/// The five counters of rollouts: started, successful, failed, reverted, cancelled.
+fn rollouts(client: &mut Client) -> [u64; 5] {
+    ["started", "successful", "failed", "reverted", "cancelled"]
+        .map(|what| client.info("deploy", &format!("deploy_rollouts_{what}_total")).parse().expect("a number"))
+}
+
+#[test]
+fn rollouts_are_counted_where_they_are_decided() {
+    on_each_server(|kind| {
+        let mut server = Server::start(kind, &["--appendonly", "yes"]);
+        let replica = Server::start(kind, &[]);
+        replica.replicate_from(&server);
+        let mut client = server.client();
+        let quick = ["MIN_HEALTHY_MS", "0", "MAX_PARALLEL", "100%"];
+        assert_eq!(rollouts(&mut client), [0; 5]);
+        client.deploy(KEY, &manifest(&AGENTS, "small"), &quick);
+        assert_eq!(rollouts(&mut client), [1, 0, 0, 0, 0]);
+        client.carry_out_until(KEY, "successful");
+        assert_eq!(rollouts(&mut client), [1, 1, 0, 0, 0]);
+        // Nothing to roll out, and nothing that counts.
+        client.deploy(KEY, &manifest(&AGENTS, "small"), &quick);
+        let noop = client.deploy(KEY, &manifest(&AGENTS, "small"), &["MIN_HEALTHY_MS", "0"]);
+        assert_eq!(noop.text("mode"), "noop");
+        client.deploy("batch", r#"{"type":"batch","nodes":[{"node_id":"a"}]}"#, &[]);
+        client.refused(&["DEPLOY.FAIL", KEY]);
+        client.call(&["DEPLOY.PLAN", KEY, "MANIFEST", &manifest(&AGENTS, "large")]);
+        assert_eq!(rollouts(&mut client), [1, 1, 0, 0, 0]);
+        // One that fails and is reverted, which is a rollout as well.
+        client.deploy(KEY, &manifest(&AGENTS, "large"), &[&quick[..], &["AUTO_REVERT", "true"]].concat());
+        client.call(&["DEPLOY.REPORT", KEY, "agent-1", "failed"]);
+        assert_eq!(rollouts(&mut client), [3, 1, 1, 1, 0]);
+        client.carry_out_until(KEY, "successful");
+        assert_eq!(rollouts(&mut client), [3, 2, 1, 1, 0]);
+        // A person's rollback is no revert, and here nothing was taken up, so it changes nothing; what it takes the place
+        // of is cancelled.
+        client.call(&["MULTI"]);
+        client.call(&["DEPLOY.DEPLOY", KEY, "MANIFEST", &manifest(&AGENTS, "huge"), "MIN_HEALTHY_MS", "0"]);
+        client.call(&["DEPLOY.ROLLBACK", KEY]);
+        client.call(&["EXEC"]);
+        let after = rollouts(&mut client);
+        assert_eq!((after[0], after[3], after[4]), (4, 1, 1), "{after:?}");
+        client.call(&["DEPLOY.STOP", KEY]);
+
+        // A replica and a load decide nothing; a promoted replica counts what it decides.
+        replica.catch_up_with(&server);
+        let mut theirs = replica.client();
+        assert_eq!(rollouts(&mut theirs), [0; 5]);
+        theirs.call(&["REPLICAOF", "NO", "ONE"]);
+        theirs.deploy("new", &manifest(&AGENTS, "small"), &quick);
+        assert_eq!(rollouts(&mut theirs), [1, 0, 0, 0, 0]);
+        server.restart(End::NoSave);
+        assert_eq!(rollouts(&mut server.client()), [0; 5]);
     });
 }
 

@@ -2,7 +2,7 @@
 //! at any size.
 
 use super::index::StatusCounts;
-use super::stats::TimerLag;
+use super::stats::{RolloutCounts, TimerLag};
 use super::{ffi, index, stats, stored};
 use crate::engine::deployment::Status;
 use crate::engine::Code;
@@ -11,6 +11,7 @@ use crate::engine::Code;
 struct Snapshot {
     counts: StatusCounts,
     lag: TimerLag,
+    rollouts: RolloutCounts,
     rejections: [u64; Code::ALL.len()],
 }
 
@@ -31,6 +32,11 @@ const FIELDS: &[(&str, Source)] = &[
     ("records_unreadable", Source::Number(|s| s.counts.unreadable)),
     ("records_encoded", Source::Number(|_| stored::encoded_records())),
     ("refused_{code}", Source::ByCode),
+    ("rollouts_started_total", Source::Number(|s| s.rollouts.started)),
+    ("rollouts_successful_total", Source::Number(|s| s.rollouts.successful)),
+    ("rollouts_failed_total", Source::Number(|s| s.rollouts.failed)),
+    ("rollouts_reverted_total", Source::Number(|s| s.rollouts.reverted)),
+    ("rollouts_cancelled_total", Source::Number(|s| s.rollouts.cancelled)),
     ("panics_caught", Source::Number(|_| ffi::panics_caught())),
 ];
 
@@ -42,7 +48,12 @@ enum Source {
 
 /// Returns every field with its value, in order.
 pub fn fields() -> Vec<(String, u64)> {
-    let snapshot = Snapshot { counts: index::counts(), lag: stats::timer_lag(), rejections: stats::rejections() };
+    let snapshot = Snapshot {
+        counts: index::counts(),
+        lag: stats::timer_lag(),
+        rollouts: stats::rollouts(),
+        rejections: stats::rejections(),
+    };
     let mut fields = Vec::new();
     for (name, source) in FIELDS {
         match source {

@@ -1,6 +1,6 @@
 //! Counters since the module was loaded, which INFO shows.
 
-use crate::engine::Code;
+use crate::engine::{Change, ChangeSet, Code, EventBody};
 use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -34,6 +34,61 @@ pub fn count_published(events: usize) {
 
 pub fn events_published() -> u64 {
     EVENTS_PUBLISHED.load(Ordering::Relaxed)
+}
+
+/// What happened to rollouts, each counted as it was decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RolloutCounts {
+    /// Also rollbacks and reverts; not versions that change nothing (`noop`), and no batch runs.
+    pub started: u64,
+    pub successful: u64,
+    pub failed: u64,
+    /// Rollbacks that a failure began by itself.
+    pub reverted: u64,
+    pub cancelled: u64,
+}
+
+static ROLLOUTS: Mutex<RolloutCounts> =
+    Mutex::new(RolloutCounts { started: 0, successful: 0, failed: 0, reverted: 0, cancelled: 0 });
+
+impl RolloutCounts {
+    pub fn of(changes: &ChangeSet) -> RolloutCounts {
+        let mut counts = RolloutCounts::default();
+        for change in &changes.changes {
+            let Change::Event(event) = change else { continue };
+            match &event.body {
+                EventBody::DeploymentStarted(_) => counts.started += 1,
+                EventBody::DeploymentSuccessful { .. } => counts.successful += 1,
+                EventBody::DeploymentFailed { .. } => counts.failed += 1,
+                EventBody::RollbackStarted { cause: Some(_), .. } => counts.reverted += 1,
+                EventBody::DeploymentCancelled { .. } => counts.cancelled += 1,
+                _ => {}
+            }
+        }
+        counts
+    }
+}
+
+/// Adds what a committed change set did.
+pub fn count_rollouts(new: RolloutCounts) {
+    if new == RolloutCounts::default() {
+        return;
+    }
+    let RolloutCounts { started, successful, failed, reverted, cancelled } =
+        &mut *ROLLOUTS.lock().unwrap_or_else(PoisonError::into_inner);
+    for (count, more) in [
+        (started, new.started),
+        (successful, new.successful),
+        (failed, new.failed),
+        (reverted, new.reverted),
+        (cancelled, new.cancelled),
+    ] {
+        *count = count.saturating_add(more);
+    }
+}
+
+pub fn rollouts() -> RolloutCounts {
+    *ROLLOUTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The number of ticks, and percentiles of their lag in µs.

@@ -14,8 +14,9 @@ use super::publish::{self, EventMessages};
 use super::read_path::acl_user;
 use super::record_key::{key_name, no_such_key, Key};
 use super::reply::Answered;
+use super::stats::RolloutCounts;
 use super::stored::{first_revision, IndexEntry, Stored, ENCVER};
-use super::{blocked_clients, clock, config, index, replication, timers};
+use super::{blocked_clients, clock, config, index, replication, stats, timers};
 use crate::codec;
 use crate::engine::{self, ChangeSet, Command, Context, DecisionReply, Record};
 
@@ -40,13 +41,14 @@ pub fn change(ctx: Ctx, key: &RStr, command: &Command) -> Result<WriteOutcome, C
     // Only operator commands store the ACL user; looking it up is expensive on Redis 7.0.
     let by = if command.has_author() { acl_user(ctx) } else { String::new() };
     let context = Context { key: name, now_ms: clock::now(ctx), by: &by, limits: config::limits() };
-    let (reply, messages) = commit(ctx, key, record, command, &context)?;
-    let Some(messages) = messages else { return Ok(WriteOutcome { reply, changed: false }) };
+    let (reply, committed) = commit(ctx, key, record, command, &context)?;
+    let Some(Committed { messages, rollouts }) = committed else { return Ok(WriteOutcome { reply, changed: false }) };
     let stored = match new {
         None => Store::InPlace,
         Some(record) => Store::Put(Stored::record(record)),
     };
     store(ctx, key, open, stored)?;
+    stats::count_rollouts(rollouts);
     messages.publish(ctx);
     ctx.notify(c"deploy.changed", key);
     Ok(WriteOutcome { reply, changed: true })
@@ -58,15 +60,21 @@ pub fn change_and_reply(call: &Call, key: &RStr, command: &Command) -> Result<An
     Ok(call.reply_decision(&outcome.reply))
 }
 
+/// What is left to do of a decision once it is stored.
+struct Committed {
+    messages: EventMessages,
+    rollouts: RolloutCounts,
+}
+
 /// Decides a command on the record in place. Where the command is rejected or has no effect, the record is as before,
-/// and there are no messages.
+/// and nothing is committed.
 fn commit(
     ctx: Ctx,
     key: &RStr,
     record: &mut Record,
     command: &Command,
     context: &Context,
-) -> Result<(DecisionReply, Option<EventMessages>), CommandError> {
+) -> Result<(DecisionReply, Option<Committed>), CommandError> {
     let uncommitted = engine::decide_in_place(record, command, context)?;
     if uncommitted.batch.changes.is_empty() {
         return Ok((uncommitted.reply, None));
@@ -76,11 +84,12 @@ fn commit(
     // order against storing is not visible.
     let payload = codec::encode_uncommitted(&uncommitted);
     let messages = EventMessages::of(context.key, &uncommitted.batch);
+    let rollouts = RolloutCounts::of(&uncommitted.batch);
     if !ctx.replicate(replication::APPLY, key, &payload) {
         let error = "DEPLOY.APPLY, which replicates every change, was renamed or removed";
         return Err(CommandError::Internal(error.to_string()));
     }
-    Ok((uncommitted.commit(), Some(messages)))
+    Ok((uncommitted.commit(), Some(Committed { messages, rollouts })))
 }
 
 /// The way in which a new state gets into the key's value.
