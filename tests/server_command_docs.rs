@@ -22,7 +22,7 @@ const COMMANDS: [(&str, i64, &str, &str, &str); 26] = [
         -1,
         "readonly",
         "",
-        "request_policy:all_shards response_policy:special nondeterministic_output_order",
+        "",
     ),
     ("deploy.status", -2, "readonly", "RO access", ""),
     ("deploy.show", 2, "readonly", "RO access", "nondeterministic_output"),

@@ -74,8 +74,9 @@ pub static COMMANDS: &[Command] = &[
         arity: -1,
         summary: "Lists the deployments of the selected database.",
         complexity: "O(N) where N is the number of deployments looked at",
-        // Each node knows its own keys: cluster clients ask all shards, and merge the pages.
-        tips: "request_policy:all_shards response_policy:special nondeterministic_output_order",
+        // No request policy: each node has a cursor of its own, which no client can merge. redis-py fails at a response
+        // policy `special`, and without one clients that ask all shards join pages and cursors into one list.
+        tips: "",
         syntax: "[STATUS {status}] [MATCH glob] [CURSOR cursor] [COUNT count]",
     },
     Command {
