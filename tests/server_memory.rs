@@ -102,6 +102,116 @@ fn memory_usage_is_accurate_within_ten_percent() {
     });
 }
 
+/// Reports every agent as ready.
+fn all_ready(client: &mut Client, key: &str, agents: usize) {
+    for n in 0..agents {
+        client.report(key, &format!("agent-{n}"), "ready");
+    }
+}
+
+/// Records as commands leave them, with the capacity that grew on the way, which a restored record does not have.
+const HISTORIES: [(&str, Making); 8] = [
+    ("twenty agents after an update of all at once", |client, key| update_at_once(client, key, 20)),
+    ("twenty agents in the middle of an update of all at once", |client, key| {
+        client.deploy(key, &large_manifest(20, 10), &["MIN_HEALTHY_MS", "0"]);
+        all_ready(client, key, 20);
+        client.deploy(key, &large_manifest(20, 11), &["MIN_HEALTHY_MS", "200000", "MAX_PARALLEL", "100%"]);
+        all_ready(client, key, 7);
+    }),
+    ("sixty agents after an update of all at once", |client, key| update_at_once(client, key, 60)),
+    ("two hundred agents after an update of all at once", |client, key| update_at_once(client, key, 200)),
+    ("twenty-five of sixty agents, after the others have stopped", |client, key| {
+        update_at_once(client, key, 60);
+        client.deploy(
+            key,
+            &large_manifest(25, 12),
+            &["MIN_HEALTHY_MS", "0", "STRATEGY", "rolling", "MAX_PARALLEL", "100%"],
+        );
+        all_ready(client, key, 25);
+        for task in client.tasks(key) {
+            client.call(&[
+                "DEPLOY.REPORT",
+                key,
+                string(&task["agent"]),
+                "stopped",
+                "VERSION",
+                &task["version"].to_string(),
+                "JOB",
+                string(&task["job_id"]),
+            ]);
+        }
+    }),
+    ("five agents after many updates, one by one", |client, key| {
+        for round in 0..12 {
+            client.deploy(
+                key,
+                &large_manifest(5, 10 + round),
+                &["MIN_HEALTHY_MS", "0", "REQUEST", &format!("r-{round}")],
+            );
+            all_ready(client, key, 5);
+        }
+    }),
+    ("twenty agents with services that come and go", |client, key| {
+        update_at_once(client, key, 20);
+        for round in 0..3 {
+            for n in 0..20 {
+                let (agent, instance) = (format!("agent-{n}"), format!("i-{n}-{round}"));
+                let words = ["INSTANCE", &instance, "ADDRESS", "10.0.0.1", "PORT", "80", "TTL", "600000"];
+                client.call(&[&["DEPLOY.REGISTER", key, &agent, "http"][..], &words].concat());
+                if round < 2 {
+                    client.call(&["DEPLOY.DEREGISTER", key, &instance]);
+                }
+            }
+        }
+    }),
+    ("one agent that flaps", |client, key| {
+        client.deploy(key, &manifest(&["a"], "small"), &SLOW);
+        for n in 0..140 {
+            client.call(&["DEPLOY.REPORT", key, "a", if n % 2 == 0 { "ready" } else { "unready" }]);
+        }
+    }),
+];
+
+fn update_at_once(client: &mut Client, key: &str, agents: usize) {
+    for text in [10, 11] {
+        client.deploy(
+            key,
+            &large_manifest(agents, text),
+            &["MIN_HEALTHY_MS", "0", "MAX_PARALLEL", "100%", "HEALTH_CHECK", "agent_states"],
+        );
+        all_ready(client, key, agents);
+    }
+}
+
+#[test]
+fn memory_usage_counts_what_commands_leave_behind() {
+    let _alone = alone();
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        client.call(&["CONFIG", "SET", "deploy.encode-idle-ms", "0"]);
+        let mut wrong = Vec::new();
+        for (what, make) in HISTORIES {
+            client.call(&["FLUSHALL", "SYNC"]);
+            // What the server itself keeps after the first: buffers, tables, statistics.
+            make(&mut client, "first");
+            let before = used(&mut client);
+            let keys: Vec<String> = (0..40).map(|n| format!("svc-{n:05}")).collect();
+            for key in &keys {
+                make(&mut client, key);
+            }
+            let is = (used(&mut client) - before) / keys.len() as f64;
+            let told = int(&client.call(&["MEMORY", "USAGE", &keys[0], "SAMPLES", "0"])) as f64;
+            let off = (told / is - 1.0) * 100.0;
+            eprintln!("   {what}: {is:.0} bytes each, told {told:.0} ({off:+.1} %)");
+            if off.abs() > 10.0 {
+                wrong.push(format!("{what}: told {told:.0}, is {is:.0} ({off:+.1} %)"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    });
+}
+
 #[test]
 fn deleted_records_free_their_memory() {
     let _alone = alone();
