@@ -47,6 +47,57 @@ fn replica_equals_its_primary_at_every_step() {
     });
 }
 
+/// A replica that may be written to goes its own way, which the module cannot prevent: it says so in the log.
+#[test]
+fn conflicting_changes_of_the_primary_are_logged_on_a_writable_replica() {
+    on_each_server(|kind| {
+        let (primary, mut replica) = pair(kind);
+        let (mut client, mut theirs) = (primary.client(), replica.client());
+        theirs.call(&["CONFIG", "SET", "replica-read-only", "no"]);
+        client.deploy(KEY, &manifest(&AGENTS, "small"), &QUICK);
+        client.deploy("quiet", &manifest(&AGENTS, "small"), &QUICK);
+        replica.catch_up_with(&primary);
+        assert_eq!(theirs.status(KEY), client.status(KEY));
+        let not_applied = |replica: &Server, key: &str| {
+            let line = format!("change of key '{key}' not applied: ");
+            replica
+                .log()
+                .lines()
+                .filter_map(|text| text.split_once(&line))
+                .map(|(_, why)| why.to_string())
+                .collect::<Vec<_>>()
+        };
+        // The same command on either side, and yet another event.
+        theirs.report(KEY, "agent-1", "failed");
+        client.report(KEY, "agent-1", "starting");
+        // One that this server has and its primary has not; and a key that each has begun by itself.
+        theirs.deploy("own", &manifest(&AGENTS, "large"), &QUICK);
+        client.deploy("own", &manifest(&AGENTS, "small"), &QUICK);
+        client.report("quiet", "agent-1", "starting");
+        replica.catch_up_with(&primary);
+        for key in [KEY, "own"] {
+            let lines = not_applied(&replica, key);
+            assert_eq!(lines.len(), 1, "{key}: {}", replica.log());
+            assert!(lines[0].contains("the record has another change of revision"), "{lines:?}");
+        }
+        assert_eq!(not_applied(&replica, "quiet"), [""; 0]);
+        assert_eq!(theirs.status("quiet"), client.status("quiet"));
+        let own: Json = serde_json::from_str(&manifest(&AGENTS, "large")).expect("JSON");
+        assert_eq!(theirs.json(&["DEPLOY.VERSION", "own", "1", "JSON"])["manifest"], own, "its own change stays");
+        // Nothing is decided by time here, not even for its own deployment.
+        theirs.deploy("timed", &manifest(&["a"], "small"), &["MIN_HEALTHY_MS", "50"]);
+        theirs.report("timed", "a", "ready");
+        let due = unix_ms() + 50;
+        wait_past(due + 300);
+        assert_eq!(theirs.status("timed")["status"], "running");
+        assert!(replica.is_alive());
+        // A full synchronisation makes both equal.
+        theirs.call(&["REPLICAOF", "NO", "ONE"]);
+        replica.replicate_from(&primary);
+        replica.assert_equal_to(&primary);
+    });
+}
+
 #[test]
 fn late_replica_receives_all_records() {
     on_each_server(|kind| {

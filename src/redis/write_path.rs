@@ -18,7 +18,9 @@ use super::stats::RolloutCounts;
 use super::stored::{first_revision, IndexEntry, Stored, ENCVER};
 use super::{blocked_clients, clock, config, index, replication, stats, timers};
 use crate::codec;
-use crate::engine::{self, ChangeSet, Command, Context, DecisionReply, Record};
+use crate::engine::{self, Change, ChangeSet, Command, Context, DecisionReply, Event, Record};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The result of a command on the write path.
 pub struct WriteOutcome {
@@ -204,7 +206,15 @@ fn apply_changes(key: &RStr, open: &mut Key, payload: &[u8]) -> Result<Applied, 
         None => new.insert(codec::empty_record()),
     };
     match first_revision(&changes) {
-        Some(first) if first <= record.revision => return Ok(Applied::Known),
+        Some(first) if first <= record.revision => {
+            return match conflict(record, &changes) {
+                None => Ok(Applied::Known),
+                Some(revision) => Err(format!(
+                    "the record has another change of revision {revision}, which this server or an earlier primary \
+                     made: it stays different until the whole data set is synchronised"
+                )),
+            }
+        }
         Some(first) if first > record.revision.saturating_add(1) => {
             return Err(format!("it begins at revision {first}, and the record is at {}", record.revision))
         }
@@ -212,4 +222,27 @@ fn apply_changes(key: &RStr, open: &mut Key, payload: &[u8]) -> Result<Applied, 
     }
     let state = new.map_or(Store::InPlace, |record| Store::Put(Stored::record(record)));
     Ok(Applied::Changed(state, Some(changes)))
+}
+
+/// Returns the revision of the first event that the record does not have, although its revision says so: that of
+/// another event, where this server was written to. What the log has dropped meanwhile cannot be compared.
+fn conflict(record: &Record, changes: &ChangeSet) -> Option<u64> {
+    let logged: BTreeMap<u64, Arc<Event>> = record.log.iter().map(|event| (event.revision, event)).collect();
+    let is_same = |event: &Event| {
+        let Some(known) = logged.get(&event.revision) else { return event.revision <= record.revision };
+        let is_same_body = match (event.body.new_deployment(), known.body.new_deployment()) {
+            // The log has no manifests.
+            (Some(new), Some(known)) => {
+                let kept = record.version(event.version);
+                kept.is_none_or(|kept| kept.content == new.version.content) && new.changed == known.changed
+            }
+            _ => event.body == known.body,
+        };
+        let of = |event: &Event| (event.at, event.version, event.deployment_id.clone(), event.body.name());
+        is_same_body && of(event) == of(known)
+    };
+    changes.changes.iter().find_map(|change| match change {
+        Change::Event(event) if !is_same(event) => Some(event.revision),
+        _ => None,
+    })
 }
