@@ -335,6 +335,31 @@ fn history_version_tasks_list_and_receipts_have_the_documented_fields() {
     }
 }
 
+/// The attempt of a task is one to report with, also where the agent was never taken up.
+#[test]
+fn attempts_of_tasks_are_accepted_by_report() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        client.deploy(KEY, &manifest(&["a", "b"], "small"), &SLOW);
+        client.report(KEY, "b", "starting");
+        client.call(&["DEPLOY.STOP", KEY]);
+        let tasks = client.tasks(KEY);
+        assert_eq!(tasks.iter().map(|task| string(&task["task"])).collect::<Vec<_>>(), ["stop", "stop"]);
+        let issued = client.events_after(KEY, 0);
+        let issued = issued.iter().filter(|event| event["type"] == "task_issued" && event["task"] == "stop");
+        assert!(issued.clone().count() == 2 && issued.clone().all(|event| event["attempt"] == 1), "{issued:?}");
+        for task in tasks {
+            let (job, attempt) = (string(&task["job_id"]), task["attempt"].to_string());
+            let report = ["DEPLOY.REPORT", KEY, string(&task["agent"]), "stopped", "VERSION", "1", "JOB", job];
+            let error = client.refused(&[&report[..], &["ATTEMPT", "0"]].concat());
+            assert_eq!(error, "ERR ATTEMPT must be an integer from 1 to 4294967295");
+            assert_eq!(int(&client.call(&[&report[..], &["ATTEMPT", &attempt]].concat())), 1, "{task}");
+        }
+        assert!(client.tasks(KEY).is_empty());
+    });
+}
+
 /// Every id and cursor that the module hands out is taken back, whatever the length of the key.
 #[test]
 fn ids_and_cursors_of_long_keys_are_accepted() {

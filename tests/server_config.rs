@@ -109,6 +109,12 @@ fn configuration_changes_take_effect_at_once() {
     let sharded = Subscriber::start_sharded(&server, "told:{agent-api}");
     client.call(&["DEPLOY.TAG", KEY, "3", "three"]);
     sharded.wait_for_event("an event by sharded pub/sub", |event| event["type"] == "version_tagged");
+
+    // Not only what ends from now on.
+    set("deploy.encode-idle-ms", "3600000");
+    client.carry_out_until(KEY, "successful");
+    set("deploy.encode-idle-ms", "20");
+    wait_until("the record to be encoded", || client.info("deploy", "deploy_records_encoded") == "1");
 }
 
 /// A server that was started with a configuration file, as in a distribution.
