@@ -54,7 +54,8 @@ impl Draft<'_, '_> {
         let attempt = match task {
             TaskKind::Stop => {
                 let key = InstanceKey { agent: instance.agent.clone(), version, job_id: instance.job_id.clone() };
-                self.record.instances.get(&key).map_or(0, |i| i.attempt)
+                // An instance that never reported has attempt 0, and no report has.
+                self.record.instances.get(&key).map_or(1, |i| i.attempt.max(1))
             }
             _ => 1,
         };

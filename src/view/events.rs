@@ -109,8 +109,7 @@ fn body(event: &Event, to: &mut Fields) {
             "from_version": from_version.map(int),
             "job_id": &instance.job_id,
             "role": instance.role.name(),
-            // Of the stop of an instance that never reported it is 0, and no report has that.
-            "attempt": int((*attempt).max(1)),
+            "attempt": int(*attempt),
             "bundle": bundle,
             "since": int(event.at),
             "healthy_deadline_at": deadline.at().map(int),
