@@ -11,6 +11,9 @@ use crate::engine::time::UnixMs;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Longer than any pause between two visits, in ms.
+const MAX_PAUSE_MS: u64 = 1_000;
+
 struct IdleQueue {
     /// Keys with the time at which they were queued.
     keys: VecDeque<(UnixMs, DbKey)>,
@@ -90,7 +93,9 @@ pub fn next_at(now: UnixMs) -> UnixMs {
         Search::After(_) => Some(now),
         Search::Done => queue.keys.front().and_then(|(since, _)| visit_at(*since, now)),
     };
-    first.map_or(u64::MAX, |at| at.max(queue.not_before))
+    // Further away than any pause: the wall clock was set back.
+    let not_before = Some(queue.not_before).filter(|at| *at <= now.saturating_add(MAX_PAUSE_MS)).unwrap_or(now);
+    first.map_or(u64::MAX, |at| at.max(not_before))
 }
 
 /// Postpones the next visit to `at`.
