@@ -62,7 +62,11 @@ use std::process::ExitCode;
 use std::sync::mpsc::channel;
 use std::thread;
 
+/// Exit code after a panic in any thread.
+const PANIC_EXIT_CODE: i32 = 101;
+
 fn main() -> ExitCode {
+    exit_on_panic();
     match run(options::Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -72,9 +76,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// Has a panic in any thread end the process. Without the thread of its connection, for instance, a coordinator would
+/// continue to run and hear nothing. Its agents keep running, and the next coordinator takes them over.
+fn exit_on_panic() {
+    let print_panic = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print_panic(panic);
+        eprintln!("coordinator: exits after a panic; agents keep running");
+        std::process::exit(PANIC_EXIT_CODE);
+    }));
+}
+
 /// Runs the coordinator until a signal ends it.
 fn run(options: options::Options) -> Result<(), String> {
     let failpoint = failpoint::Failpoint::from_environment()?;
+    for url in &options.redis {
+        redis::Client::open(url.as_str())
+            .map_err(|error| format!("--redis {}: {error}", connection::without_password(url)))?;
+    }
     let state_dir = state_dir::StateDir::open(&options.state_dir)?;
     let (to_reconciler, events) = channel();
     let (to_connection, requests) = channel();
@@ -101,7 +120,7 @@ fn run(options: options::Options) -> Result<(), String> {
     let matching = options.matching.as_deref().and_then(|matching| glob::Pattern::new(matching).ok());
     let left_over = reconciler.keys().into_iter().filter(|key| matching.as_ref().is_some_and(|glob| glob.matches(key)));
     let keys = RefCell::new(left_over.collect());
-    let connection = connection::RedisConnection { options, requests, to_self: to_connection, notify, keys };
+    let connection = connection::RedisConnection { options, requests, to_self: to_connection, notify, failpoint, keys };
     thread::spawn(move || connection.run());
     reconciler.run(&events);
     Ok(())

@@ -502,15 +502,12 @@ fn call(address: &str) -> DemoResult<String> {
 /// Prints the events of the deployment from a thread of its own.
 fn print_events(client: &Client) -> DemoResult<()> {
     let mut connection = client.get_connection()?;
-    let (ready, is_ready) = std::sync::mpsc::channel();
+    // PubSub::subscribe would take a refusal for the confirmation.
+    let subscribe = redis::cmd("SUBSCRIBE").arg(format!("deploy:events:{KEY}")).get_packed_command();
+    connection.send_packed_command(&subscribe)?;
+    connection.recv_response()?.extract_error()?;
     thread::spawn(move || {
         let mut channel = connection.as_pubsub();
-        let subscribed = channel.subscribe(format!("deploy:events:{KEY}"));
-        let failed = subscribed.is_err();
-        let _ = ready.send(subscribed); // fails only if the demo has already ended
-        if failed {
-            return;
-        }
         while let Ok(message) = channel.get_message() {
             let payload: String = message.get_payload().unwrap_or_default();
             if let Some(line) = serde_json::from_str(&payload).ok().and_then(|event| event_line(&event)) {
@@ -518,7 +515,7 @@ fn print_events(client: &Client) -> DemoResult<()> {
             }
         }
     });
-    Ok(is_ready.recv()??)
+    Ok(())
 }
 
 /// Formats an event as a line; None for events that are left out.

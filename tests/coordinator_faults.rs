@@ -90,6 +90,30 @@ fn crash_before_reporting_stopped_is_recovered() {
     killed_at("before-stopped");
 }
 
+/// A thread that has ended would leave a coordinator that runs and hears nothing.
+#[test]
+fn panic_in_a_thread_ends_the_coordinator_and_leaves_its_agents() {
+    let (server, host, mut coordinator) = begun("good", &[]);
+    let before = host.agents();
+    coordinator.kill();
+    let mut panicking = Coordinator::start_failing_at(&host, "one", &[url(&server)], &[KEY], "connection-usable");
+    assert_eq!(panicking.wait_for_end().code(), Some(101), "{}", panicking.log());
+    assert!(panicking.log().contains("exits after a panic; agents keep running"), "{}", panicking.log());
+    let _next = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
+    wait_until("it to go on with them", || panicking.log().matches("goes on").count() >= 2);
+    assert_eq!(host.agents(), before);
+    host.stop(&mut server.client(), KEY);
+}
+
+#[test]
+fn invalid_url_ends_the_coordinator_without_showing_its_password() {
+    let host = Host::new();
+    let mut coordinator = Coordinator::start(&host, "one", &["http://ann:secret@localhost/".to_string()], &[KEY]);
+    assert_eq!(coordinator.wait_for_end().code(), Some(1));
+    assert!(coordinator.log().contains("--redis http://localhost/: "), "{}", coordinator.log());
+    assert!(!coordinator.log().contains("secret"), "{}", coordinator.log());
+}
+
 // ---- agents that behave badly ---------------------------------------------------------------------------------------
 
 const ONE: [&str; 1] = ["web-1"];

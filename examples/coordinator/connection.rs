@@ -6,9 +6,10 @@
 //! demoted primary would return stale records.
 
 use crate::api::{Snapshot, Status, Update};
+use crate::failpoint::{Failpoint, Step};
 use crate::manifest;
 use crate::options::Options;
-use redis::{Client, Connection, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::{Client, Connection, ErrorKind, PushKind, RedisError, RedisResult, ServerErrorKind, Value};
 use serde_json::Value as Json;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,10 +31,10 @@ pub enum Request {
 
 /// A result, sent to the reconciler.
 pub enum ConnectionEvent {
-    /// Connected to the primary at this URL.
-    Connected(String),
-    /// Not connected, for this reason.
-    Lost(String),
+    /// Connected to a primary.
+    Connected,
+    /// Not connected any more, or again not.
+    Lost,
     /// A record was read.
     Read { key: String, snapshot: Box<Snapshot> },
     /// The key holds no deployment.
@@ -49,12 +50,14 @@ pub struct RedisConnection<T: Fn(ConnectionEvent)> {
     /// Sender for the subscription's thread.
     pub to_self: Sender<Request>,
     pub notify: T,
+    pub failpoint: Failpoint,
     /// Keys to read, which DEPLOY.LIST may not list any more.
     pub keys: RefCell<BTreeSet<String>>,
 }
 
-/// Delay between two attempts to connect.
+/// Delay before it connects again; doubled up to the maximum while no record could be read.
 const RETRY: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Interval at which the subscription's thread checks whether its session has ended.
 const LISTENER_POLL: Duration = Duration::from_millis(250);
 
@@ -76,26 +79,32 @@ impl Drop for Session {
 impl<T: Fn(ConnectionEvent)> RedisConnection<T> {
     /// Connects, and reconnects, until all senders of requests are dropped.
     pub fn run(self) {
-        let (mut number, mut last_error) = (0, String::new());
+        let (mut number, mut last_error, mut delay) = (0, String::new(), RETRY);
         loop {
             number += 1;
             let reason = match self.connect(number) {
                 Ok((url, session)) => {
-                    last_error.clear();
-                    (self.notify)(ConnectionEvent::Connected(url));
-                    match self.run_session(session) {
+                    (self.notify)(ConnectionEvent::Connected);
+                    let on_usable = || {
+                        eprintln!("coordinator: connected to {url}");
+                        last_error.clear();
+                        delay = RETRY;
+                    };
+                    match self.run_session(session, on_usable) {
                         Ok(()) => return,
                         Err(error) => error.to_string(),
                     }
                 }
                 Err(reason) => reason,
             };
+            (self.notify)(ConnectionEvent::Lost);
             if last_error != reason {
-                (self.notify)(ConnectionEvent::Lost(reason.clone()));
+                eprintln!("coordinator: no Redis ({reason}); agents keep running");
                 last_error = reason;
             }
             // Requests made meanwhile are dropped: the reconciler repeats them once the record has been read.
-            let until = Instant::now() + RETRY;
+            let until = Instant::now() + delay;
+            delay = (delay * 2).min(RETRY_MAX);
             while let Some(timeout) = until.checked_duration_since(Instant::now()) {
                 if let Err(RecvTimeoutError::Disconnected) = self.requests.recv_timeout(timeout) {
                     return;
@@ -141,9 +150,9 @@ impl<T: Fn(ConnectionEvent)> RedisConnection<T> {
         let to_self = self.to_self.clone();
         let (subscribed, result) = std::sync::mpsc::channel();
         thread::spawn(move || {
+            let result = subscribe_to(&mut connection, "SUBSCRIBE", &channels);
+            let result = result.and_then(|()| subscribe_to(&mut connection, "PSUBSCRIBE", pattern.as_slice()));
             let mut channel = connection.as_pubsub();
-            let result = channels.iter().try_for_each(|name| channel.subscribe(name));
-            let result = result.and_then(|()| pattern.iter().try_for_each(|glob| channel.psubscribe(glob)));
             let result = result.and_then(|()| channel.set_read_timeout(Some(LISTENER_POLL)));
             if subscribed.send(result).is_err() {
                 return;
@@ -166,10 +175,12 @@ impl<T: Fn(ConnectionEvent)> RedisConnection<T> {
         result.recv().unwrap_or_else(|_| Err(failed()))
     }
 
-    /// Serves requests and reads the records. Returns an error when the connection fails, and Ok when all senders of
-    /// requests are dropped.
-    fn run_session(&self, mut session: Session) -> RedisResult<()> {
+    /// Serves requests and reads the records. Calls `on_usable` when all of them have been read for the first time.
+    /// Returns an error when the connection fails or the server refuses a command, and Ok when all senders of requests
+    /// are dropped.
+    fn run_session(&self, mut session: Session, on_usable: impl FnOnce()) -> RedisResult<()> {
         let mut next_poll = Instant::now();
+        let mut on_usable = Some(on_usable);
         loop {
             let mut to_read = BTreeSet::new();
             if Instant::now() >= next_poll {
@@ -206,6 +217,10 @@ impl<T: Fn(ConnectionEvent)> RedisConnection<T> {
                     Some(snapshot) => (self.notify)(ConnectionEvent::Read { key, snapshot: Box::new(snapshot) }),
                     None => (self.notify)(ConnectionEvent::NotFound { key }),
                 }
+            }
+            if let Some(on_usable) = on_usable.take() {
+                on_usable();
+                self.failpoint.panic_at(Step::ConnectionUsable);
             }
         }
     }
@@ -248,11 +263,7 @@ impl<T: Fn(ConnectionEvent)> RedisConnection<T> {
 
     /// Reads a record; None if the key holds no deployment.
     fn read(&self, session: &mut Session, key: &str) -> RedisResult<Option<Snapshot>> {
-        let mut transaction = redis::pipe();
-        transaction.atomic().ignore_errors();
-        transaction.cmd("ROLE").cmd("DEPLOY.STATUS").arg(key).arg("JSON").cmd("DEPLOY.TASKS").arg(key).arg("JSON");
-        let replies: Vec<RedisResult<Value>> = transaction.query(&mut session.connection)?;
-        let [role, status, tasks] = <[_; 3]>::try_from(replies).map_err(|_| unexpected_reply("EXEC"))?;
+        let [role, status, tasks] = read_in_transaction(&mut session.connection, key)?;
         require_primary(&role?)?;
         let (status, tasks) = match (status, tasks) {
             (Ok(status), Ok(tasks)) => (status, tasks),
@@ -288,6 +299,42 @@ impl<T: Fn(ConnectionEvent)> RedisConnection<T> {
         snapshot.specs = snapshot.status.instances.iter().filter_map(known).collect();
         Ok(Some(snapshot))
     }
+}
+
+/// Subscribes to channels. The client library takes a refusal of SUBSCRIBE for its confirmation, so the replies are read
+/// here. Events between them may be dropped, since the records are read afterwards.
+fn subscribe_to(connection: &mut Connection, command: &str, channels: &[String]) -> RedisResult<()> {
+    if channels.is_empty() {
+        return Ok(());
+    }
+    connection.send_packed_command(&redis::cmd(command).arg(channels).get_packed_command())?;
+    let mut confirmed = 0;
+    while confirmed < channels.len() {
+        let is_confirmation = match connection.recv_response()?.extract_error()? {
+            Value::Push { kind: PushKind::Subscribe | PushKind::PSubscribe, .. } => true,
+            Value::Array(parts) => {
+                matches!(parts.first(), Some(Value::BulkString(kind)) if kind.eq_ignore_ascii_case(command.as_bytes()))
+            }
+            _ => false,
+        };
+        confirmed += usize::from(is_confirmation);
+    }
+    Ok(())
+}
+
+/// Queries ROLE, DEPLOY.STATUS and DEPLOY.TASKS in a transaction, whose replies are returned. The client library panics
+/// if a server refuses MULTI or EXEC in a pipeline that it has made atomic itself, so they are ordinary commands here.
+fn read_in_transaction(connection: &mut Connection, key: &str) -> RedisResult<[RedisResult<Value>; 3]> {
+    let mut transaction = redis::pipe();
+    transaction.ignore_errors().cmd("MULTI").cmd("ROLE");
+    transaction.cmd("DEPLOY.STATUS").arg(key).arg("JSON").cmd("DEPLOY.TASKS").arg(key).arg("JSON").cmd("EXEC");
+    let mut replies: Vec<RedisResult<Value>> = transaction.query(connection)?;
+    let executed = replies.pop().unwrap_or_else(|| Err(unexpected_reply("EXEC")));
+    // A command that is refused says why; EXEC says only that there was one.
+    replies.into_iter().collect::<RedisResult<Vec<Value>>>()?;
+    let Value::Array(replies) = executed? else { return Err(unexpected_reply("EXEC")) };
+    <[_; 3]>::try_from(replies.into_iter().map(Value::extract_error).collect::<Vec<_>>())
+        .map_err(|_| unexpected_reply("EXEC"))
 }
 
 /// Parses a JSON reply of a command.
@@ -333,7 +380,7 @@ fn is_rejection(error: &RedisError) -> bool {
 }
 
 /// Removes user and password from a URL, for log lines.
-fn without_password(url: &str) -> String {
+pub fn without_password(url: &str) -> String {
     match (url.split_once("://"), url.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, address))) => format!("{scheme}://{address}"),
         _ => url.to_string(),

@@ -1,4 +1,5 @@
-//! Failpoints for tests: `DEPLOY_COORDINATOR_DIE_AT` names the step at which the coordinator sends itself SIGKILL.
+//! Failpoints for tests: `DEPLOY_COORDINATOR_DIE_AT` names the step at which the coordinator sends itself SIGKILL, or at
+//! which a thread of it panics.
 
 use rustix::process::{getpid, kill_process, Signal};
 
@@ -23,11 +24,13 @@ pub enum Step {
     BeforeReady,
     /// A process that had to stop has ended; `stopped` has not been reported.
     BeforeStopped,
+    /// The records have been read for the first time; the thread of the connection panics.
+    ConnectionUsable,
 }
 
 impl Step {
     /// All steps, in the order of a rollout.
-    pub const ALL: [Step; 9] = [
+    pub const ALL: [Step; 10] = [
         Step::TaskSeen,
         Step::TakenUp,
         Step::OldToldToStop,
@@ -37,6 +40,7 @@ impl Step {
         Step::StartNoted,
         Step::BeforeReady,
         Step::BeforeStopped,
+        Step::ConnectionUsable,
     ];
 
     /// Name of the step in `DEPLOY_COORDINATOR_DIE_AT`.
@@ -51,11 +55,13 @@ impl Step {
             Step::StartNoted => "start-noted",
             Step::BeforeReady => "before-ready",
             Step::BeforeStopped => "before-stopped",
+            Step::ConnectionUsable => "connection-usable",
         }
     }
 }
 
 /// The configured step, if any.
+#[derive(Clone, Copy)]
 pub struct Failpoint(Option<Step>);
 
 impl Failpoint {
@@ -71,5 +77,10 @@ impl Failpoint {
         if self.0 == Some(step) {
             let _ = kill_process(getpid(), Signal::KILL);
         }
+    }
+
+    /// Panics if `step` is the configured one.
+    pub fn panic_at(&self, step: Step) {
+        assert!(self.0 != Some(step), "failpoint {}", step.name());
     }
 }

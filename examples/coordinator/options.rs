@@ -85,8 +85,9 @@ pub struct Options {
 
 /// Last paragraph of `--help`.
 const EXIT_CODES: &str = "\
-Exit codes: 0 after SIGTERM, SIGINT or SIGHUP; 1 if the state directory cannot be used or is in use by another
-coordinator; 2 if the command line is invalid. The coordinator never exits because Redis is unreachable.";
+Exit codes: 0 after SIGTERM, SIGINT or SIGHUP; 1 if a URL is invalid, or the state directory cannot be used or is in use
+by another coordinator; 2 if the command line is invalid; 101 after an internal error. The coordinator never exits because
+Redis is unreachable or refuses it or one of its commands: it says so, and retries.";
 
 impl Options {
     /// Returns whether this coordinator runs the agent.

@@ -200,8 +200,7 @@ impl Reconciler {
     /// Updates the state by an event of the connection.
     fn on_connection_event(&mut self, event: ConnectionEvent, now: Instant) {
         match event {
-            ConnectionEvent::Connected(url) => {
-                eprintln!("coordinator: connected to {url}");
+            ConnectionEvent::Connected => {
                 self.connected = true;
                 for deployment in self.deployments.values_mut() {
                     // Nothing is sent before the record has been read again.
@@ -211,10 +210,7 @@ impl Reconciler {
                     supervisor.refresh_at = now;
                 }
             }
-            ConnectionEvent::Lost(reason) => {
-                eprintln!("coordinator: no Redis ({reason}); agents keep running");
-                self.connected = false;
-            }
+            ConnectionEvent::Lost => self.connected = false,
             ConnectionEvent::Read { key, snapshot } if self.shutdown_signals == 0 => {
                 self.apply_snapshot(&key, *snapshot, now)
             }
