@@ -1,10 +1,11 @@
-//! The package of `scripts/package` is complete: unpacked, the sample configuration starts a server with the module
-//! and its users, with nothing else of this repository.
+//! The package of `scripts/package` is complete: unpacked and prepared, the sample configuration starts a server with
+//! the module and its users, with nothing else of this repository; and its pages speak only of what is in it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use test_support::prelude::*;
+use test_support::sample::Sample;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -22,37 +23,6 @@ fn unpack(tarball: &Path, into: &Path) -> PathBuf {
         into.read_dir().expect("our own folder").flatten().map(|e| e.path()).filter(|path| path.is_dir()).collect();
     assert_eq!(folders.len(), 1, "one folder, of its own name: {folders:?}");
     folders.remove(0)
-}
-
-/// Ends with this value.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// As the first lines of the sample say, but on a free port.
-fn start(kind: ServerKind, folder: &Path) -> (Process, u16) {
-    let port = next_port();
-    let mut command = Command::new(kind.binary().expect("a server that there is"));
-    command.args(["./redis-deploy.conf", "--logfile", "server.log", "--port", &port.to_string()]).current_dir(folder);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().map(Process).expect("a server");
-    wait_until("the server to answer", || {
-        let log = || std::fs::read_to_string(folder.join("server.log")).unwrap_or_default();
-        let ended = child.0.try_wait().expect("our own child");
-        assert!(ended.is_none(), "the server did not start: {ended:?}\n{}", log());
-        connect(port).is_some_and(|mut client| client.try_call(&["PING"]).is_err_and(|e| e.starts_with("NOAUTH")))
-    });
-    (child, port)
-}
-
-fn log_in(port: u16, name: &str) -> Client {
-    let mut client = connect(port).expect("a connection");
-    client.call(&["AUTH", name, &format!("change-me-{name}")]);
-    client
 }
 
 #[test]
@@ -74,7 +44,9 @@ fn tarball_starts_a_server_with_working_users() {
     for file in [
         "libredis_deploy.so",
         "redis-deploy.conf",
-        "prometheus.lua",
+        "sentinel.conf",
+        "prepare",
+        "prometheus.sh",
         "README.md",
         "LICENSE",
         "CHANGELOG.md",
@@ -84,9 +56,11 @@ fn tarball_starts_a_server_with_working_users() {
     ] {
         assert!(unpacked.join(file).metadata().is_ok_and(|file| file.len() > 0), "{file}");
     }
+    let sample = Sample::complete(&unpacked);
     on_each_server(|kind| {
-        let (server, port) = start(kind, &unpacked);
-        let (mut operator, mut coordinator) = (log_in(port, "operator"), log_in(port, "coordinator"));
+        let server = sample.server(kind);
+        let log_in = |user: &str| sample.log_in(user, server.port);
+        let (mut operator, mut coordinator) = (log_in("operator"), log_in("coordinator"));
         operator.deploy("agent-api", &manifest(&AGENTS, "small"), &QUICK);
         let task = coordinator.tasks("agent-api").remove(0);
         assert_eq!(task["task"], "start");
@@ -94,27 +68,77 @@ fn tarball_starts_a_server_with_working_users() {
         let register = ["DEPLOY.REGISTER", "agent-api", "agent-1", "web", "INSTANCE", "i", "ADDRESS", "h", "PORT", "1"];
         coordinator.call(&register);
         coordinator.wait_for_status("agent-api", "successful");
-        assert_eq!(items(&log_in(port, "caller").call(&["DEPLOY.RESOLVE", "agent-api"])).len(), 1);
-        assert_eq!(log_in(port, "reader").status("agent-api")["by"], "operator");
-        let mut monitoring = log_in(port, "monitoring");
-        assert_eq!(monitoring.info("deploy", "deploy_deployments_successful"), "1");
-        // As redis_exporter calls it: names and numbers in turn, one pair for each of INFO's.
-        let script = std::fs::read_to_string(unpacked.join("prometheus.lua")).expect("packed");
-        let numbers = Fields::of(&monitoring.call(&["EVAL", &script, "0", "0"]));
-        assert_eq!(numbers.text("deploy_deployments_successful"), "1");
-        let info = text(&monitoring.call(&["INFO", "deploy"]));
-        assert_eq!(numbers.0.len(), info.lines().filter(|line| line.starts_with("deploy_")).count());
-        let values = Fields::of(&monitoring.call(&["CONFIG", "GET", "deploy.*"])).0;
+        assert_eq!(items(&log_in("caller").call(&["DEPLOY.RESOLVE", "agent-api"])).len(), 1);
+        assert_eq!(log_in("reader").status("agent-api")["by"], "operator");
+        assert_eq!(log_in("monitoring").info("deploy", "deploy_deployments_successful"), "1");
+        let mut admin = log_in("admin");
+        let values = Fields::of(&admin.call(&["CONFIG", "GET", "deploy.*"])).0;
         let values: BTreeMap<String, String> = values.into_iter().map(|(name, value)| (name, text(&value))).collect();
         // "All at their defaults", as the sample says: a server without it has the same.
         let plain = Server::start(kind, &[]);
         let defaults = Fields::of(&plain.client().call(&["CONFIG", "GET", "deploy.*"])).0;
         assert_eq!(values, defaults.into_iter().map(|(name, value)| (name, text(&value))).collect());
-        operator.call(&["DEPLOY.STOP", "agent-api"]);
-        drop(server);
-        std::fs::remove_dir_all(unpacked.join("appendonlydir")).expect("the sample is persistent");
+        // The path of the library holds wherever the data are, and in a file that the server has rewritten.
+        admin.call(&["CONFIG", "REWRITE"]);
+        let mut server = server;
+        server.kill();
+        server.start();
+        assert_eq!(sample.log_in("reader", server.port).status("agent-api")["status"], "successful");
     });
     std::fs::remove_dir_all(&folder).expect("our own folder");
+}
+
+/// Code quotes and code blocks with the name of a file or a program of the repository. A line that says so may name one
+/// that is not packed.
+fn paths_that_are_not_packed(unpacked: &Path) -> Vec<String> {
+    let folders = ["scripts/", "tests/", "packaging/", "src/", "docs/", "examples/", "benches/", "target/", "cargo "];
+    let mut missing = Vec::new();
+    let pages = unpacked.join("docs").read_dir().expect("the manual").flatten().map(|entry| entry.path());
+    let pages = pages.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    for page in pages.chain([unpacked.join("README.md")]) {
+        let text = std::fs::read_to_string(&page).expect("a page");
+        for line in text.lines().filter(|line| !line.to_lowercase().contains("repository")) {
+            let words = line
+                .split(['`', ' ', '(', ')', '"', '|'])
+                .chain(folders.iter().filter(|f| line.starts_with(**f)).copied());
+            for word in words.filter(|word| folders.iter().any(|folder| word.starts_with(folder))) {
+                if !unpacked.join(word.split('#').next().unwrap_or(word)).exists() {
+                    missing.push(format!("{}: {word}: {line}", page.file_name().unwrap_or_default().to_string_lossy()));
+                }
+            }
+        }
+    }
+    missing
+}
+
+#[test]
+fn pages_of_the_tarball_name_only_what_is_packed() {
+    let folder = new_folder();
+    let unpacked = unpack(&package(&folder), &folder);
+    assert_eq!(paths_that_are_not_packed(&unpacked), Vec::<String>::new());
+    let readme = std::fs::read_to_string(unpacked.join("README.md")).expect("the README");
+    for word in ["scripts/", "cargo", "target/", "<!--", "repository only", "tarball only", "end -->"] {
+        assert!(!readme.contains(word), "{word}");
+    }
+    // The quick start of the README loads the library that is packed.
+    let command = readme.lines().find(|line| line.starts_with("redis-server ")).expect("the quick start");
+    assert_eq!(command, "redis-server --loadmodule \"$PWD/libredis_deploy.so\"");
+    // No page tells anybody to load a module by a path that depends on the folder.
+    for page in ["README.md", "docs/operations.md", "docs/tour.md", "redis-deploy.conf"] {
+        let text = std::fs::read_to_string(unpacked.join(page)).expect("a page");
+        assert!(!text.contains("loadmodule ./") && !text.contains("loadmodule lib"), "{page}");
+    }
+    std::fs::remove_dir_all(&folder).expect("our own folder");
+}
+
+/// Ends with this value.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The packed clients, as the user that the sample has for them.
@@ -122,8 +146,9 @@ fn tarball_starts_a_server_with_working_users() {
 fn sample_coordinators_work_with_the_sample_acl() {
     let folder = new_folder();
     let unpacked = unpack(&package(&folder), &folder);
-    let (server, port) = start(ServerKind::Redis70, &unpacked);
-    let url = format!("redis://coordinator:change-me-coordinator@127.0.0.1:{port}/");
+    let sample = Sample::complete(&unpacked);
+    let server = sample.server(ServerKind::Redis70);
+    let url = sample.url("coordinator", server.port);
     let log = std::fs::File::create(folder.join("coordinators.log")).expect("a file");
     let spawn = |program: &str, script: &Path, key: &str| {
         let mut command = Command::new(program);
@@ -139,7 +164,7 @@ fn sample_coordinators_work_with_the_sample_acl() {
     let examples = Path::new(ROOT).join("examples");
     let _python = spawn("python3", &examples.join("coordinator.py"), "agent-python");
     let _node = spawn("node", &examples.join("coordinator.mjs"), "agent-node");
-    let mut operator = log_in(port, "operator");
+    let mut operator = sample.log_in("operator", server.port);
     let serving = r#"{"type":"service","nodes":[{"node_id":"a","services":[{"name":"web"}]},{"node_id":"b"}]}"#;
     for key in ["agent-python", "agent-node"] {
         operator.deploy(key, serving, &QUICK);
@@ -153,6 +178,6 @@ fn sample_coordinators_work_with_the_sample_acl() {
         });
         assert_eq!(array(&ended["services"]).len(), 1);
     }
-    drop(server);
+    assert_eq!(items(&sample.log_in("admin", server.port).call(&["ACL", "LOG"])), [], "what was refused");
     std::fs::remove_dir_all(&folder).expect("our own folder");
 }

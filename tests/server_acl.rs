@@ -11,10 +11,11 @@ use test_support::prelude::*;
 const KEY: &str = "agent-api";
 const SAMPLE: &str = include_str!("../packaging/redis-deploy.conf");
 
-/// A user of the sample configuration: its rules, password included.
-fn sample_user(name: &str) -> Vec<&'static str> {
+/// A user of the sample configuration: its rules, and a password, which the sample leaves to the operator.
+fn sample_user(name: &str) -> Vec<String> {
     let line = SAMPLE.lines().find(|line| line.starts_with(&format!("user {name} "))).expect("a user of the sample");
-    line.split(' ').skip(1).collect()
+    let rules = line.split(' ').skip(1).map(str::to_string);
+    rules.chain([format!(">change-me-{name}")]).collect()
 }
 
 fn log_in(server: &Server, name: &str, password: &str) -> Client {
@@ -25,7 +26,7 @@ fn log_in(server: &Server, name: &str, password: &str) -> Client {
 
 fn make_users(client: &mut Client) {
     for name in ["operator", "coordinator", "caller", "reader", "monitoring"] {
-        client.call(&[&["ACL", "SETUSER"][..], &sample_user(name)].concat());
+        client.call(&[&["ACL", "SETUSER"].map(str::to_string)[..], &sample_user(name)].concat());
     }
     for (name, rights) in [
         ("promoter", "~* +deploy.status +deploy.promote"),
@@ -78,7 +79,7 @@ const OPERATES: &str = "DEPLOY PROMOTE ROLLBACK PAUSE RESUME FAIL STOP TAG UNTAG
 fn allowed(user: &str) -> String {
     match user {
         "operator" => format!("{} {OPERATES}", reads()),
-        "coordinator" => "STATUS VERSION EVENTS TASKS RESOLVE REPORT REGISTER CHECK DEREGISTER".into(),
+        "coordinator" => "LIST STATUS VERSION EVENTS TASKS RESOLVE REPORT REGISTER CHECK DEREGISTER".into(),
         "caller" => "RESOLVE".into(),
         "reader" | "reads-keys" => reads(),
         "monitoring" => String::new(),

@@ -7,7 +7,7 @@
 //! | [`resp`], [`replication`] | the protocol itself: pipelines, replication streams, a scripted primary |
 //! | [`wait`], [`options`] | polling with a deadline; what the environment asks of a test run |
 //! | [`fixtures`], [`rollout`], [`workload`], [`rng`] | manifests, records in mid rollout, random commands |
-//! | [`processes`], [`terminal`], [`payload`] | coordinators and agents, `redis-cli`, DUMP payloads |
+//! | [`processes`], [`sample`], [`terminal`], [`payload`] | coordinators and agents, the sample configuration, `redis-cli`, DUMP payloads |
 //! | `scenario`, `manifests`, `arbitrary`, `golden` | the engine without a server (feature `engine`) |
 
 pub mod client;
@@ -21,6 +21,7 @@ pub mod reply;
 pub mod resp;
 pub mod rng;
 pub mod rollout;
+pub mod sample;
 pub mod server;
 pub mod subscriber;
 pub mod terminal;
