@@ -34,6 +34,8 @@ enum Behaviour {
     Exits,
     /// Runs, but never opens its port.
     Hangs,
+    /// Opens its port after this many ms.
+    StartsAfter(u64),
     /// Ignores SIGTERM.
     IgnoresSigterm,
     /// Exits with 4 after this many ms.
@@ -58,6 +60,7 @@ impl Behaviour {
             "good" => Behaviour::Good,
             "exits" => Behaviour::Exits,
             "hangs" => Behaviour::Hangs,
+            "starts-after" => Behaviour::StartsAfter(ms),
             "deaf" => Behaviour::IgnoresSigterm,
             "dies" => Behaviour::Dies(ms),
             "dies-once" => Behaviour::DiesOnce(ms),
@@ -92,6 +95,9 @@ fn main() {
     let terminated = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGTERM, terminated.clone()).expect("a handler for SIGTERM");
     let open_requests = Arc::new(AtomicUsize::new(0));
+    if let Behaviour::StartsAfter(ms) = behaviour {
+        thread::sleep(Duration::from_millis(ms));
+    }
     if behaviour != Behaviour::Hangs {
         if let Ok(port) = env::var("PORT") {
             serve(&port, behaviour, open_requests.clone());

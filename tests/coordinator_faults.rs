@@ -165,6 +165,63 @@ fn hanging_agent_is_unhealthy_at_its_deadline_and_rolled_back() {
     host.stop(&mut client, KEY);
 }
 
+fn states_of(client: &mut Client, attempt: u64) -> Vec<(String, Option<String>)> {
+    let log = client.events_after(KEY, 0);
+    let states = log.iter().filter(|event| event["type"] == "agent_state" && event["attempt"] == attempt);
+    states.map(|event| (string(&event["state"]).to_string(), event["reason"].as_str().map(str::to_string))).collect()
+}
+
+/// A process that has not opened its port yet is no failure, however often it is checked meanwhile.
+#[test]
+fn failing_checks_are_not_reported_during_the_start_period() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let host = Host::new();
+    let mut coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
+    let mut client = server.client();
+    let app = App { start_period_ms: 60_000, ..App::new(&host, &ONE, "starts-after 700") };
+    client.deploy(KEY, &app.manifest("first"), &BRISK);
+    client.wait_for_status(KEY, "successful");
+    let states: Vec<String> = states_of(&mut client, 1).into_iter().map(|(state, _)| state).collect();
+    assert_eq!(states, ["starting", "ready"]);
+    // The period ends with the first success: what fails then is told at once.
+    host.agent("web-1").signal("STOP");
+    wait_until("its check to fail", || client.status(KEY)["instances"][0]["state"] == "unready");
+    host.agent("web-1").signal("CONT");
+    wait_until("its check to pass", || client.status(KEY)["instances"][0]["state"] == "ready");
+    // A restart has a period of its own, also where the coordinator is another one by then.
+    host.agent("web-1").signal("KILL");
+    wait_until("it to be started again", || host.agents().get("web-1").is_some_and(|all| all[0].attempt == 2));
+    coordinator.kill();
+    let _next = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
+    wait_until("it to be ready again", || states_of(&mut client, 2).last().is_some_and(|(state, _)| state == "ready"));
+    let told = states_of(&mut client, 2).into_iter().filter_map(|(_, reason)| reason);
+    assert_eq!(told.filter(|reason| reason.contains("check up")).collect::<Vec<_>>(), Vec::<String>::new());
+    host.stop(&mut client, KEY);
+}
+
+#[test]
+fn failing_checks_are_reported_after_the_start_period() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let host = Host::new();
+    let _coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
+    let mut client = server.client();
+    let app = App { start_period_ms: 400, ..App::new(&host, &ONE, "hangs") };
+    client.deploy(KEY, &app.manifest("first"), &BRISK);
+    let instance = wait_for("its check to be critical", || {
+        let instance = client.status(KEY)["instances"][0].clone();
+        (instance["state"] == "unready").then_some(instance)
+    });
+    assert!(string(&instance["reason"]).contains("Connection refused"), "{instance}");
+    let times: Vec<u64> = client
+        .events_after(KEY, 0)
+        .iter()
+        .filter(|event| event["type"] == "agent_state")
+        .map(|event| number(&event["at"]))
+        .collect();
+    assert!(times[1] - times[0] >= 400, "{times:?}");
+    host.stop(&mut client, KEY);
+}
+
 #[test]
 fn agent_ignoring_sigterm_is_killed_before_its_successor_starts() {
     let (server, host, coordinator) = begun("deaf", &[]);

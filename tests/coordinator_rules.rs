@@ -60,6 +60,7 @@ fn coworker() -> Json {
                     "address": "0.0.0.0", "name": "cctv-operator-web-ui", "port": 61000,
                     "checks": [{
                         "interval": "2s", "name": "http-ready", "path": "/healthz", "timeout": "1s", "type": "http",
+                        "start_period": "1m",
                     }],
                 }],
             }],
@@ -85,6 +86,7 @@ fn reference_manifests_are_parsed() {
     let check = &service.checks[0];
     assert_eq!((check.kind.clone(), check.interval, check.timeout), (CheckKind::Tcp, ms(100), ms(1000)));
     assert_eq!((check.failures_before_critical, check.required), (3, true));
+    assert_eq!(check.start_period, ms(5000), "where none is given");
     let restart = RestartPolicy {
         attempts: 2,
         interval: ms(60_000),
@@ -101,6 +103,7 @@ fn reference_manifests_are_parsed() {
     let check = &spec.services[0].checks[0];
     assert_eq!(check.kind, CheckKind::Http { path: "/healthz".to_string(), expected_status: None });
     assert_eq!((check.interval, check.timeout, check.failures_before_critical), (ms(2000), ms(1000), 1));
+    assert_eq!(check.start_period, ms(60_000));
 }
 
 #[test]
@@ -123,6 +126,7 @@ fn invalid_manifests_are_rejected_with_the_reason() {
         ),
         (check(json!({ "type": "script" })), "service web: check script: a script needs a command"),
         (check(json!({ "type": "tcp", "interval": "soon" })), "service web: check tcp: interval:"),
+        (check(json!({ "type": "tcp", "start_period": 5 })), "check tcp: start_period must be a text such as"),
     ] {
         assert!(fault.contains(words), "{fault:?} does not say {words:?}");
     }

@@ -7,7 +7,7 @@
 //!  "resources": {"ports": [{"label": "admin", "port": "auto"}]},
 //!  "services": [{"name": "web", "port": "auto", "address": "0.0.0.0", "tags": [], "meta": {},
 //!                "checks": [{"name": "up", "type": "http", "path": "/health", "interval_ms": 500, "timeout": "1s",
-//!                            "failures_before_critical": 2}]}]}
+//!                            "start_period": "10s", "failures_before_critical": 2}]}]}
 //! ```
 //!
 //! and, for all nodes:
@@ -68,6 +68,9 @@ pub struct CheckSpec {
     pub port: Option<String>,
     pub interval: Duration,
     pub timeout: Duration,
+    /// Time after the start of the process in which failures do not count, until it has passed once; as Docker's
+    /// `start_period`.
+    pub start_period: Duration,
     /// Number of consecutive failures after which it is critical; at least 1.
     pub failures_before_critical: u32,
     /// A check that is not required is run and logged, but does not affect readiness.
@@ -229,6 +232,7 @@ fn check(check: &Json) -> Result<CheckSpec, String> {
         port,
         interval: duration(check, "interval").map_err(context)?.unwrap_or(Duration::from_secs(1)),
         timeout: duration(check, "timeout").map_err(context)?.unwrap_or(Duration::from_secs(1)),
+        start_period: duration(check, "start_period").map_err(context)?.unwrap_or(Duration::from_secs(5)),
         failures_before_critical: number("failures_before_critical")?.unwrap_or(1).max(1),
         required: check["required"].as_bool().unwrap_or(true),
         name,

@@ -187,7 +187,7 @@ impl Reconciler {
                 let supervisor = self.slots.get_mut(&slot).and_then(|slot| slot.supervisor.as_mut());
                 if let Some(supervisor) = supervisor.filter(|supervisor| supervisor.token == token) {
                     // Checks that fail while the agent starts are not logged.
-                    if supervisor.on_check(check, outcome) && supervisor.was_ready {
+                    if supervisor.on_check(check, outcome, now) && supervisor.was_ready {
                         let check = &supervisor.checks[check];
                         eprintln!("coordinator: {}: check {} is {:?}", supervisor.id, check.spec.name, check.state);
                     }
@@ -358,6 +358,7 @@ impl Reconciler {
         supervisor.attempt = group.attempt;
         supervisor.next = NextStart::At(now); // a saved failure is older than this process
         supervisor.was_ready = ["ready", "unready"].contains(&recorded.state.as_str());
+        supervisor.started_at = (!supervisor.was_ready).then_some(now);
         supervisor.process = Some(Process { group, child: None });
         let id = supervisor.id.clone();
         self.supervise(slot_id, supervisor, &recorded.node, CheckState::Unknown);
@@ -484,6 +485,7 @@ impl Reconciler {
                 );
                 self.watch(&process.group);
                 supervisor.process = Some(process);
+                supervisor.started_at = Some(now);
                 self.supervise(slot_id, supervisor, &node, CheckState::Pending);
                 self.failpoint.reach(Step::StartNoted);
                 None

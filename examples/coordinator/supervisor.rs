@@ -53,6 +53,8 @@ pub struct CheckRun {
     pub spec: CheckSpec,
     pub state: CheckState,
     failures: u32,
+    /// Whether it has passed since the process was started, which ends its start period.
+    has_passed: bool,
     /// Dropping it stops the check.
     pub running: Option<Sender<()>>,
 }
@@ -92,6 +94,9 @@ pub struct Supervisor {
     pub endpoints: Vec<Endpoint>,
     pub checks: Vec<CheckRun>,
     pub was_ready: bool,
+    /// Time from which the start periods of its checks count. None while no process runs, and for one that was found
+    /// running and had been ready.
+    pub started_at: Option<Instant>,
     pub next: NextStart,
     /// Description of the last exit.
     pub last_exit: Option<String>,
@@ -117,6 +122,7 @@ impl Supervisor {
             endpoints: Vec::new(),
             checks: Vec::new(),
             was_ready: false,
+            started_at: None,
             next: failed.map_or(NextStart::At(now), NextStart::Never),
             last_exit: None,
             refresh_at: now,
@@ -242,7 +248,14 @@ impl Supervisor {
         let services = self.spec.services.iter().enumerate();
         let checks = services.flat_map(|(service, spec)| spec.checks.iter().map(move |check| (service, check.clone())));
         checks
-            .map(|(service, spec)| CheckRun { service, spec, state: first.clone(), failures: 0, running: None })
+            .map(|(service, spec)| CheckRun {
+                service,
+                spec,
+                state: first.clone(),
+                failures: 0,
+                has_passed: false,
+                running: None,
+            })
             .collect()
     }
 
@@ -250,6 +263,7 @@ impl Supervisor {
     pub fn on_exit(&mut self, exit: String, now: Instant, now_ms: u64) {
         self.checks.clear();
         self.was_ready = false;
+        self.started_at = None;
         self.next = match self.restarts.after_end(&self.spec.restart, now_ms) {
             Verdict::After(delay) => NextStart::At(now + delay),
             Verdict::Exhausted => {
@@ -266,12 +280,20 @@ impl Supervisor {
     // ---- checks -----------------------------------------------------------------------------------------------------
 
     /// Handles the outcome of a check. Returns whether the state of the check has changed.
-    pub fn on_check(&mut self, index: usize, outcome: Outcome) -> bool {
+    pub fn on_check(&mut self, index: usize, outcome: Outcome, now: Instant) -> bool {
+        let started_at = self.started_at;
         let Some(check) = self.checks.get_mut(index) else { return false };
         let before = check.state.clone();
         match outcome {
-            Outcome::Passing => (check.state, check.failures) = (CheckState::Passing, 0),
-            Outcome::Warning(why) => (check.state, check.failures) = (CheckState::Warning(why), 0),
+            Outcome::Passing => (check.state, check.failures, check.has_passed) = (CheckState::Passing, 0, true),
+            Outcome::Warning(why) => {
+                (check.state, check.failures, check.has_passed) = (CheckState::Warning(why), 0, true)
+            }
+            Outcome::Failing(_)
+                if !check.has_passed && started_at.is_some_and(|at| now < at + check.spec.start_period) =>
+            {
+                check.state = CheckState::Pending;
+            }
             Outcome::Failing(why) => {
                 check.failures = check.failures.saturating_add(1);
                 if check.failures >= check.spec.failures_before_critical {

@@ -270,11 +270,13 @@ pub struct App<'a> {
     pub failures_before_critical: u64,
     /// Restarts that the policy allows within a minute.
     pub attempts: u64,
+    /// Time in which failing checks of a new process are not reported.
+    pub start_period_ms: u64,
 }
 
 impl<'a> App<'a> {
     pub fn new(host: &'a Host, agents: &'a [&'a str], behaviour: &'a str) -> App<'a> {
-        App { host, agents, behaviour, failures_before_critical: 1, attempts: 2 }
+        App { host, agents, behaviour, failures_before_critical: 1, attempts: 2, start_period_ms: 500 }
     }
 
     /// Returns the manifest; `label` makes the version differ from others.
@@ -291,7 +293,7 @@ impl<'a> App<'a> {
     pub fn node(&self, agent: &str, label: &str) -> Json {
         let check = json!({
             "name": "up", "type": "http", "path": "/health", "interval_ms": 40, "timeout_ms": 2000,
-            "failures_before_critical": self.failures_before_critical,
+            "failures_before_critical": self.failures_before_critical, "start_period_ms": self.start_period_ms,
         });
         json!({
             "node_id": agent,
