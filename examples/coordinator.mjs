@@ -5,15 +5,27 @@
 // Its agents are HTTP servers inside this process, which return their name and version; a real coordinator runs
 // processes, containers or virtual machines. They end with this process; after a restart they are started as new
 // attempts. It must be the only coordinator of its key. Requires node-redis (npm ci in this folder).
+//
+// Exit codes: 1 if at the start the server cannot be reached within ten tries, or refuses it; 2 if the arguments are
+// wrong. A connection that is lost later is retried for ever, with a message.
 
 import { createServer } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { createClient } from 'redis';
+import { createClient, ErrorReply } from 'redis';
 
+function end(code, text) {
+  console.error(text);
+  process.exit(code);
+}
+
+if (process.argv.length !== 4) {
+  end(2, 'usage: coordinator.mjs URL KEY, for example: coordinator.mjs redis://127.0.0.1:6379/ agent-api');
+}
 const [URL, KEY] = process.argv.slice(2);
 const TTL_MS = 3000;
 const BLOCK_MS = 2000;
 const REPLY_MS = TTL_MS / 2; // timeout of a reply, short enough to refresh the TTLs in time
+const CONNECT_TRIES = 10;
 
 function connect() {
   const connection = createClient({ url: URL, socket: { reconnectStrategy: (tries) => Math.min(tries * 20, 500) } });
@@ -21,6 +33,30 @@ function connect() {
   connection.connect().catch(() => {}); // it retries until it is destroyed
   return connection;
 }
+
+// Waits for a server that takes our commands, and ends this process if there is none: at the start, the address, the
+// password or the module may be wrong.
+async function waitForServer() {
+  const fail = (error) => end(1, `coordinator.mjs: ${URL.slice(URL.lastIndexOf('@') + 1)}: ${error.message}`);
+  const isTemporary = ({ message }) => /^(LOADING|MASTERDOWN|CLUSTERDOWN|BUSY) /.test(message);
+  const isRefusal = (error) => error instanceof ErrorReply && !isTemporary(error);
+  for (let tries = 1; ; tries++) {
+    try {
+      const connection = createClient({ url: URL, socket: { reconnectStrategy: false, connectTimeout: 2000 } });
+      connection.on('error', () => {});
+      await connection.connect();
+      await connection.sendCommand(['DEPLOY.TASKS', KEY]).finally(() => connection.destroy());
+      return;
+    } catch (error) {
+      if (error.message.startsWith('NOTFOUND')) return; // not deployed yet
+      if (tries === CONNECT_TRIES || isRefusal(error) || error.code === 'ERR_INVALID_URL') fail(error);
+      console.log(`connection: ${error.message}`);
+      await sleep(500);
+    }
+  }
+}
+await waitForServer();
+
 const connections = { commands: connect(), blocking: connect() }; // blocking commands need a connection of their own
 
 const agents = new Map(); // agent and job -> the running agent
@@ -30,7 +66,7 @@ const slot = ({ agent, job_id }) => JSON.stringify([agent, job_id]);
 // Runs a command; null if its subject does not exist (any more). Other errors are retried: the connection may be lost,
 // or the server may be loading, a replica or out of memory. Retries are harmless, since reports name their attempt.
 async function call(args, by = 'commands') {
-  for (;;) {
+  for (let delay = 100; ; delay = Math.min(2 * delay, 1000)) {
     const connection = connections[by];
     const late = new AbortController();
     try {
@@ -45,7 +81,7 @@ async function call(args, by = 'commands') {
         connections[by] = connect();
         connection.destroy();
       }
-      await sleep(100);
+      await sleep(delay);
     } finally {
       late.abort();
     }

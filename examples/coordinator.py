@@ -6,6 +6,9 @@
 Its agents are HTTP servers inside this process, which return their name and version; a real coordinator runs processes,
 containers or virtual machines. They end with this process; after a restart they are started as new attempts. It must be
 the only coordinator of its key. Requires redis-py (examples/requirements.txt).
+
+Exit codes: 1 if at the start the server cannot be reached within ten tries, or refuses it; 2 if the arguments are wrong.
+A connection that is lost later is retried for ever, with a message.
 """
 
 import json
@@ -18,11 +21,25 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-URL, KEY = sys.argv[1:3]
 TTL_MS = 3000
+CONNECT_TRIES = 10
+RETRY_S, RETRY_MAX_S = 0.1, 1  # delay between two tries, doubled up to the maximum
 
-# Retries are up to `call` and the loop at the end, not to the client.
-client = redis.Redis.from_url(URL, decode_responses=True, socket_timeout=5, retry=Retry(NoBackoff(), 0))
+
+def end(code, text):
+    print(text, file=sys.stderr)
+    sys.exit(code)
+
+
+if len(sys.argv) != 3:
+    end(2, "usage: coordinator.py URL KEY, for example: coordinator.py redis://127.0.0.1:6379/ agent-api")
+URL, KEY = sys.argv[1:]
+
+try:
+    # Retries are up to `call` and the loop at the end, not to the client.
+    client = redis.Redis.from_url(URL, decode_responses=True, socket_timeout=5, retry=Retry(NoBackoff(), 0))
+except ValueError as error:
+    end(2, f"coordinator.py: {error}")
 
 agents = {}  # (agent, job) -> the Agent that runs here
 in_progress = {}  # (agent, job) whose task is being executed -> whether it was requested again meanwhile
@@ -60,6 +77,7 @@ class Agent:
 def call(*args):
     """Runs a command; None if its subject does not exist (any more). Other errors are retried: the connection may be
     lost, or the server may be loading, a replica or out of memory. Retries are harmless: reports name their attempt."""
+    delay = RETRY_S
     while True:
         try:
             return client.execute_command(*args)
@@ -67,7 +85,25 @@ def call(*args):
             if str(error).startswith("NOTFOUND"):
                 return None
             print(f"{args[0]}: {error}", flush=True)
-            time.sleep(0.1)
+            time.sleep(delay)
+            delay = min(2 * delay, RETRY_MAX_S)
+
+
+def wait_for_server():
+    """Waits for a server that takes our commands, and ends this process if there is none: at the start, the address, the
+    password or the module may be wrong."""
+    for tries_left in reversed(range(CONNECT_TRIES)):
+        try:
+            client.execute_command("DEPLOY.TASKS", KEY)
+            return
+        except redis.RedisError as error:
+            if str(error).startswith("NOTFOUND"):
+                return  # not deployed yet
+            refused = isinstance(error, (redis.AuthenticationError, redis.ResponseError))
+            if not tries_left or refused and not str(error).startswith(("MASTERDOWN", "CLUSTERDOWN", "BUSY")):
+                end(1, f"coordinator.py: {URL.rpartition('@')[2]}: {error}")
+            print(f"connection: {error}", flush=True)
+            time.sleep(0.5)
 
 
 def query_json(command, *args):
@@ -155,7 +191,9 @@ def refresh():
                 agent.register()  # a failover may have lost the registration
 
 
+wait_for_server()
 threading.Thread(target=refresh, daemon=True).start()
+delay = RETRY_S
 while True:
     try:
         events = client.pubsub()
@@ -166,6 +204,8 @@ while True:
             message = events.get_message(timeout=5)
             if not message or message["type"] == "subscribe" or json.loads(message["data"])["type"] == "task_issued":
                 catch_up()
+                delay = RETRY_S
     except redis.RedisError as lost:
         print(f"connection: {lost}", flush=True)
-        time.sleep(0.1)
+        time.sleep(delay)
+        delay = min(2 * delay, RETRY_MAX_S)

@@ -7,8 +7,11 @@
 //!
 //! Its agents are HTTP servers inside this process, which return their name and version. They end with this process;
 //! after a restart they are started as new attempts. It must be the only coordinator of its key.
+//!
+//! Exit codes: 1 if at the start the server cannot be reached within ten tries, or refuses it; 2 if the arguments are
+//! wrong. A connection that is lost later is retried for ever, with a message.
 
-use redis::{Client, Connection, RedisResult, Value};
+use redis::{Client, Connection, ErrorKind, RedisResult, Value};
 use serde_json::Value as Json;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -16,11 +19,18 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const TTL_MS: u64 = 3000;
 /// Time without an event or a reply after which the connection is checked.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Number of tries to reach the server at the start, and the delay between two.
+const CONNECT_TRIES: u32 = 10;
+const CONNECT_DELAY: Duration = Duration::from_millis(500);
+/// Delay before a command or a connection is tried again, doubled up to the maximum.
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Slot: agent and job. At most one version of the agent runs in it at a time.
 type SlotId = (String, String);
@@ -45,31 +55,65 @@ struct Coordinator {
     in_progress: Mutex<HashMap<SlotId, bool>>,
 }
 
-fn main() -> RedisResult<()> {
+fn main() {
     let mut args = std::env::args().skip(1);
-    let (Some(url), Some(key)) = (args.next(), args.next()) else {
-        eprintln!("usage: mini_coordinator URL KEY");
-        std::process::exit(2);
+    let (Some(url), Some(key), None) = (args.next(), args.next(), args.next()) else {
+        end(2, "usage: mini_coordinator URL KEY, for example: mini_coordinator redis://127.0.0.1:6379/ agent-api");
     };
-    let coordinator =
-        Coordinator { client: Client::open(url)?, key, agents: Mutex::default(), in_progress: Mutex::default() };
+    let client = Client::open(url).unwrap_or_else(|error| end(2, &format!("mini_coordinator: {error}")));
+    let coordinator = Coordinator { client, key, agents: Mutex::default(), in_progress: Mutex::default() };
     let coordinator: &'static Coordinator = Box::leak(Box::new(coordinator));
+    coordinator.wait_for_server();
     thread::spawn(|| coordinator.refresh());
+    let mut delay = RETRY;
     loop {
+        let started_at = Instant::now();
         let Err(error) = coordinator.run_session();
         println!("connection: {error}");
-        thread::sleep(Duration::from_millis(100));
+        delay = if started_at.elapsed() > TIMEOUT { RETRY } else { delay };
+        thread::sleep(delay);
+        delay = (delay * 2).min(RETRY_MAX);
     }
 }
 
+/// Ends this process with a message.
+fn end(code: i32, text: &str) -> ! {
+    eprintln!("{text}");
+    std::process::exit(code)
+}
+
 impl Coordinator {
+    /// Waits for a server that takes our commands, and ends this process if there is none: at the start, the address,
+    /// the password or the module may be wrong.
+    fn wait_for_server(&self) {
+        for tries in 1.. {
+            let connection = self.client.get_connection_with_timeout(TIMEOUT);
+            let ask = |mut connection| redis::cmd("DEPLOY.TASKS").arg(&self.key).query::<Value>(&mut connection);
+            let Err(error) = connection.and_then(ask) else { return };
+            let code = error.code().unwrap_or_default();
+            if code == "NOTFOUND" {
+                return; // not deployed yet
+            }
+            let is_temporary = ["LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY"].contains(&code);
+            let is_refused = !code.is_empty() && !is_temporary || error.kind() == ErrorKind::AuthenticationFailed;
+            if tries == CONNECT_TRIES || is_refused {
+                end(1, &format!("mini_coordinator: {error}"));
+            }
+            println!("connection: {error}");
+            thread::sleep(CONNECT_DELAY);
+        }
+    }
+
     /// Handles events until the connection is lost. It subscribes before it catches up, so that no event is missed
     /// between.
     fn run_session(&'static self) -> RedisResult<std::convert::Infallible> {
-        let mut connection = self.client.get_connection()?;
+        let mut connection = self.client.get_connection_with_timeout(TIMEOUT)?;
+        connection.set_read_timeout(Some(TIMEOUT))?;
+        // PubSub::subscribe would take a refusal for the confirmation.
+        let subscribe = redis::cmd("SUBSCRIBE").arg(format!("deploy:events:{}", self.key)).get_packed_command();
+        connection.send_packed_command(&subscribe)?;
+        connection.recv_response()?.extract_error()?;
         let mut events = connection.as_pubsub();
-        events.subscribe(format!("deploy:events:{}", self.key))?;
-        events.set_read_timeout(Some(TIMEOUT))?;
         self.catch_up();
         loop {
             let event: String = match events.get_message() {
@@ -268,13 +312,15 @@ impl Coordinator {
             connection.set_read_timeout(Some(TIMEOUT))?;
             redis::cmd(words[0]).arg(&words[1..]).query(&mut connection)
         };
+        let mut delay = RETRY;
         loop {
             match self.client.get_connection_with_timeout(TIMEOUT).and_then(once) {
                 Ok(reply) => return Some(reply),
                 Err(error) if error.code() == Some("NOTFOUND") => return None,
                 Err(error) => println!("{}: {error}", words[0]),
             }
-            thread::sleep(Duration::from_millis(100));
+            thread::sleep(delay);
+            delay = (delay * 2).min(RETRY_MAX);
         }
     }
 }

@@ -191,6 +191,54 @@ fn rust_coordinator_completes_every_kind_of_rollout() {
     goes_through_everything(rust);
 }
 
+/// What a user of the command line expects: usage, and an end where no work is possible.
+fn ends_with_a_message_where_it_cannot_work(coordinator: fn() -> Command) {
+    let run = |arguments: &[&str]| {
+        let output = coordinator().args(arguments).stdin(Stdio::null()).output().expect("a program");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stderr), text(&output.stdout))
+    };
+    for arguments in [&[][..], &["redis://127.0.0.1/"], &["redis://127.0.0.1/", KEY, "more"]] {
+        let (code, errors, _) = run(arguments);
+        assert_eq!(code, Some(2), "{arguments:?}: {errors}");
+        assert!(errors.starts_with("usage: ") && errors.contains("URL KEY"), "{arguments:?}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+    let (code, errors, _) = run(&["nonsense", KEY]);
+    assert!([Some(1), Some(2)].contains(&code) && errors.lines().count() == 1, "{code:?}: {errors}");
+
+    // A dead address is tried ten times; nine times it says that it goes on.
+    let (code, errors, told) = run(&[&format!("redis://ann:secret@127.0.0.1:{}/", next_port()), KEY]);
+    assert_eq!((code, errors.lines().count(), told.lines().count()), (Some(1), 1, 9), "{errors}\n{told}");
+    assert!(!errors.contains("secret"), "{errors}");
+
+    // A server that refuses it will not change its mind: a wrong password, a missing right, no module.
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+    client.call(&["ACL", "SETUSER", "weak", "on", ">p", "~*", "&*", "+@connection"]);
+    for (user, words) in [("weak:wrong", ["auth", "pass"]), ("weak:p", ["deploy.tasks"; 2])] {
+        let (code, errors, told) = run(&[&format!("redis://{user}@127.0.0.1:{}/", server.port), KEY]);
+        assert_eq!((code, told.lines().count()), (Some(1), 0), "{errors}\n{told}");
+        let errors = errors.to_lowercase();
+        assert!(words.iter().any(|word| errors.contains(word)), "{errors}");
+    }
+}
+
+#[test]
+fn python_coordinator_ends_with_a_message_where_it_cannot_work() {
+    ends_with_a_message_where_it_cannot_work(python);
+}
+
+#[test]
+fn javascript_coordinator_ends_with_a_message_where_it_cannot_work() {
+    ends_with_a_message_where_it_cannot_work(node);
+}
+
+#[test]
+fn rust_coordinator_ends_with_a_message_where_it_cannot_work() {
+    ends_with_a_message_where_it_cannot_work(rust);
+}
+
 /// While a coordinator is cut off, its task is withdrawn: it must not act on what it read before.
 #[test]
 fn late_claim_stops_no_process() {

@@ -67,7 +67,8 @@ impl Sample {
         let changes =
             [("port 6379", format!("port {port}")), ("# dir /var/lib/redis", format!("dir {}", folder.display()))];
         let config = write_changed(&folder, "redis-deploy.conf", text, &changes);
-        let mut server = SampleServer { kind, port, config, folder, child: None };
+        let monitoring = self.password("monitoring").to_string();
+        let mut server = SampleServer { kind, port, config, folder, monitoring, child: None };
         server.start();
         server
     }
@@ -83,7 +84,7 @@ impl Sample {
             ("failover-timeout deploy 60000", "failover-timeout deploy 10000".to_string()),
         ];
         let config = write_changed(&folder, "sentinel.conf", text, &changes);
-        let mut sentinel = SampleServer { kind, port, config, folder, child: None };
+        let mut sentinel = SampleServer { kind, port, config, folder, monitoring: String::new(), child: None };
         sentinel.spawn(&["--sentinel"]);
         sentinel
     }
@@ -105,6 +106,8 @@ pub struct SampleServer {
     pub port: u16,
     config: PathBuf,
     folder: PathBuf,
+    /// Password of the user that asks whether it has loaded its data.
+    monitoring: String,
     child: Option<Child>,
 }
 
@@ -112,12 +115,18 @@ impl SampleServer {
     /// Starts the server again, from its own file, which the server or a sentinel may have rewritten.
     pub fn start(&mut self) {
         self.spawn(&["--logfile", "server.log"]);
-        let port = self.port;
-        wait_until("the server to answer", || {
+        wait_until("the server to have loaded its data", || {
             let ended = self.child.as_mut().expect("started above").try_wait().expect("our own child");
             assert!(ended.is_none(), "the server did not start: {ended:?}\n{}", self.log());
-            connect(port).is_some_and(|mut client| client.try_call(&["PING"]).is_err_and(|e| e.starts_with("NOAUTH")))
+            self.has_loaded()
         });
+    }
+
+    fn has_loaded(&self) -> bool {
+        let Some(mut client) = connect(self.port) else { return false };
+        let logged_in = client.try_call(&["AUTH", "monitoring", &self.monitoring]);
+        let info = logged_in.and_then(|_| client.try_call(&["INFO", "persistence"]));
+        info.is_ok_and(|info| crate::reply::text(&info).contains("\r\nloading:0\r\n"))
     }
 
     fn spawn(&mut self, arguments: &[&str]) {
