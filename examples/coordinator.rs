@@ -20,8 +20,9 @@
 //! | `options` | command line |
 //! | `failpoint` | steps at which a test makes the coordinator kill itself |
 //!
-//! Guarantees: an agent never runs twice at the same time in its job; no process is lost, at whatever moment the
-//! coordinator is killed; the death of the coordinator or of Redis does not affect healthy agents.
+//! Guarantees, as long as no other coordinator has the same agents: an agent never runs twice at the same time in its
+//! job; no process is lost, at whatever moment the coordinator is killed; the death of the coordinator or of Redis does
+//! not affect healthy agents. `docs/coordinators.md` says what happens otherwise, and lists the fields of manifests.
 //!
 //! Not implemented: batch jobs, following the slots of a Redis Cluster, sharded pub/sub (records are still read every
 //! `--poll-ms`), rotation of the agents' logs.

@@ -139,6 +139,36 @@ fn invalid_manifests_are_rejected_with_the_reason() {
     assert_eq!(restart(json!({ "attempts": "two" })), "policies.restart: attempts must be a number");
 }
 
+/// The names of the fields that the source reads: `value["field"]`, and those that it gives to a function.
+fn fields_in(source: &str) -> std::collections::BTreeSet<&str> {
+    let named = |before: &'static str, after: char| {
+        source.split(before).skip(1).filter_map(move |rest| rest.split_once(after).map(|(name, _)| name))
+    };
+    let durations = named("duration(", ')').filter_map(|arguments| arguments.split('"').nth(1));
+    let all = named("[\"", '"').chain(named("number(\"", '"')).chain(named("time(\"", '"')).chain(durations);
+    all.filter(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '_')).collect()
+}
+
+#[test]
+fn fields_of_manifests_are_documented() {
+    let read = |path: &str| {
+        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a file")
+    };
+    let source = read("examples/coordinator/manifest.rs");
+    let fields = fields_in(&source);
+    for known in ["command", "kill_timeout", "start_period", "expected_status", "max_delay", "label"] {
+        assert!(fields.contains(known), "{known}: {fields:?}");
+    }
+    let manual = read("docs/coordinators.md");
+    let (_, reference) = manual.split_once("### What it reads from a manifest").expect("its section");
+    for field in fields {
+        let quotes = ['`', '.', ']', '['];
+        let is_named =
+            reference.split('`').skip(1).step_by(2).any(|quoted| quoted.split(quotes).any(|part| part == field));
+        assert!(is_named, "{field} is not in docs/coordinators.md");
+    }
+}
+
 #[test]
 fn placeholders_are_filled_from_the_agents_environment() {
     let variables = BTreeMap::from([("PORT".to_string(), "8080".to_string())]);

@@ -42,6 +42,7 @@ pub struct Instance {
     pub job_id: String,
     pub state: String,
     pub attempt: u32,
+    pub reason: Option<String>,
 }
 
 /// Entry of `services`.
@@ -70,6 +71,13 @@ impl Instance {
     /// Returns whether this is the instance of an agent at a version in a job.
     pub fn is(&self, agent: &str, version: u64, job: &str) -> bool {
         self.agent == agent && self.version == version && self.job_id == job
+    }
+
+    /// Returns the id of the coordinator that has started the attempt of an instance that is `starting`, if its report
+    /// names one. (The record has it behind `starting: ` where the instance was healthy before.)
+    pub fn claimant(&self) -> Option<&str> {
+        let (_, claim) = self.reason.as_deref().filter(|_| self.state == "starting")?.split_once(CLAIM)?;
+        Some(claim.split_once(": ").map_or(claim, |(id, _)| id))
     }
 
     /// Returns whether the record has it as running.
@@ -123,6 +131,18 @@ pub struct Registration {
     pub meta: Option<Json>,
 }
 
+/// Beginning of the reason of each report of `starting`. By it a coordinator tells its own claims from those of others,
+/// also where the reply was lost.
+const CLAIM: &str = "claimed by ";
+
+/// Returns the reason of a report of `starting`.
+pub fn claim_reason(coordinator: &str, reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) => format!("{CLAIM}{coordinator}: {reason}"),
+        None => format!("{CLAIM}{coordinator}"),
+    }
+}
+
 /// Maximum length of REASON in bytes.
 const REASON_MAX: usize = 1024;
 
@@ -135,6 +155,15 @@ fn with_reason(command: &mut Cmd, reason: &Option<String>) {
 }
 
 impl Update {
+    /// Returns what it is about: a service instance, or the instance of an agent.
+    pub fn subject(&self) -> String {
+        match self {
+            Update::Register(registration) => format!("service {}", registration.instance),
+            Update::Check { instance, .. } | Update::Deregister { instance } => format!("service {instance}"),
+            Update::Report { agent, version, job, .. } => format!("agent {agent} v{version} in {job}"),
+        }
+    }
+
     /// Builds the command.
     pub fn command(&self, key: &str) -> Cmd {
         match self {

@@ -33,12 +33,16 @@ pub enum Request {
 pub enum ConnectionEvent {
     /// Connected to a primary.
     Connected,
+    /// Every record has been read since it was connected.
+    CaughtUp,
     /// Not connected any more, or again not.
     Lost,
     /// A record was read.
     Read { key: String, snapshot: Box<Snapshot> },
     /// The key holds no deployment.
     NotFound { key: String },
+    /// A report of `starting` has changed the record, so its attempt is this coordinator's.
+    Claimed { key: String, update: Update },
     /// The module rejected an update.
     Rejected { key: String, update: Update, error: String },
 }
@@ -220,6 +224,7 @@ impl<T: Fn(ConnectionEvent)> RedisConnection<T> {
             }
             if let Some(on_usable) = on_usable.take() {
                 on_usable();
+                (self.notify)(ConnectionEvent::CaughtUp);
                 self.failpoint.panic_at(Step::ConnectionUsable);
             }
         }
@@ -250,6 +255,9 @@ impl<T: Fn(ConnectionEvent)> RedisConnection<T> {
     fn send(&self, session: &mut Session, key: &str, updates: Vec<Update>) -> RedisResult<()> {
         for update in updates {
             match update.command(key).query::<i64>(&mut session.connection) {
+                Ok(1) if matches!(update, Update::Report { state: "starting", .. }) => {
+                    (self.notify)(ConnectionEvent::Claimed { key: key.to_string(), update });
+                }
                 // 0: already known or stale; the read that follows tells which.
                 Ok(_) => {}
                 Err(error) if is_rejection(&error) => {

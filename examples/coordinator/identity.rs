@@ -12,7 +12,7 @@ pub struct SlotId {
 }
 
 /// An instance: an agent at one version in one job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Id {
     pub key: String,
     pub agent: String,

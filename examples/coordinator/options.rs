@@ -31,7 +31,8 @@ pub struct Options {
     )]
     pub redis: Vec<String>,
 
-    /// Agents that this coordinator runs, by name; may be repeated. No agent may belong to two coordinators
+    /// Agents that this coordinator runs, by name; may be repeated. No agent may belong to two coordinators: one that
+    /// starts later takes it over, and the other stops its process
     #[arg(long, value_name = "GLOB", default_value = "*")]
     pub agents: Vec<glob::Pattern>,
 

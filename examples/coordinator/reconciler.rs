@@ -5,11 +5,13 @@
 //!
 //! - An unclaimed `start` or `replace` task is claimed by reporting `starting`. From then on the record asks for the
 //!   new instance, and DEPLOY.RESOLVE leaves the old one out; before, nothing is changed.
+//! - An instance that another coordinator has claimed, or has claimed back by a later attempt, is left to it: its process
+//!   here is stopped.
 //! - A process in a slot that is not of the instance assigned to it is stopped. Once the slot is empty, the assigned
 //!   instance is started.
 //! - If the state of an instance differs from the record, it is reported.
 
-use crate::api::{Instance, Snapshot, Update};
+use crate::api::{claim_reason, Instance, Snapshot, Update};
 use crate::checks::{self, Outcome};
 use crate::connection::{ConnectionEvent, Request};
 use crate::failpoint::{Failpoint, Step};
@@ -44,8 +46,10 @@ pub enum Event {
 
 /// Interval at which a start is retried that failed because of the slot's lock or of the state file.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// Delay after which updates are sent again to a record that has not changed.
+/// Delay after which an update is sent again that has had no effect, or that somebody has overridden; doubled up to the
+/// maximum while that goes on.
 const RESEND_INTERVAL: Duration = Duration::from_secs(1);
+const RESEND_INTERVAL_MAX: Duration = Duration::from_secs(10);
 /// Agent name in the `run` task of a batch job.
 const BATCH_AGENT: &str = "*";
 
@@ -56,10 +60,30 @@ struct Deployment {
     deleted_since: Option<Instant>,
     /// Set from sending updates until the record has been read again.
     awaiting_read: bool,
-    /// Last updates sent, with the record's revision and the time.
-    last_sent: Option<(u64, Vec<Update>, Instant)>,
+    /// The last update sent about each instance and service.
+    sent: BTreeMap<String, Sent>,
     /// Messages that are logged once.
     logged: BTreeSet<String>,
+}
+
+/// An update that was sent.
+struct Sent {
+    update: Update,
+    at: Instant,
+    /// Delay before it is sent again.
+    pause: Duration,
+}
+
+/// What is known about who runs an instance that the record has as running.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Owner {
+    /// This coordinator, up to this attempt.
+    Us(u32),
+    /// It was running, with this attempt, when this coordinator started, and nothing here is its process: it is to be
+    /// taken over by a claim of the next attempt.
+    TakeOver(u32),
+    /// Another coordinator has claimed it.
+    Other,
 }
 
 /// State of the main loop.
@@ -71,6 +95,9 @@ pub struct Reconciler {
     to_self: Sender<Event>,
     deployments: BTreeMap<String, Deployment>,
     slots: BTreeMap<SlotId, Slot>,
+    owners: BTreeMap<Id, Owner>,
+    /// Set once all records have been read for the first time.
+    caught_up: bool,
     connected: bool,
     last_token: u64,
     /// Number of signals that asked it to end.
@@ -107,6 +134,8 @@ impl Reconciler {
             to_self,
             deployments,
             slots,
+            owners: BTreeMap::new(),
+            caught_up: false,
             connected: false,
             last_token: 0,
             shutdown_signals: 0,
@@ -204,12 +233,14 @@ impl Reconciler {
                 self.connected = true;
                 for deployment in self.deployments.values_mut() {
                     // Nothing is sent before the record has been read again.
-                    (deployment.awaiting_read, deployment.last_sent) = (true, None);
+                    deployment.awaiting_read = true;
+                    deployment.sent.clear();
                 }
                 for supervisor in self.slots.values_mut().filter_map(|slot| slot.supervisor.as_mut()) {
                     supervisor.refresh_at = now;
                 }
             }
+            ConnectionEvent::CaughtUp => self.caught_up = true,
             ConnectionEvent::Lost => self.connected = false,
             ConnectionEvent::Read { key, snapshot } if self.shutdown_signals == 0 => {
                 self.apply_snapshot(&key, *snapshot, now)
@@ -221,7 +252,8 @@ impl Reconciler {
             }
             ConnectionEvent::NotFound { key } => {
                 let deployment = self.deployments.entry(key.clone()).or_default();
-                (deployment.snapshot, deployment.awaiting_read, deployment.last_sent) = (None, false, None);
+                (deployment.snapshot, deployment.awaiting_read) = (None, false);
+                deployment.sent.clear();
                 if deployment.deleted_since.is_none() {
                     deployment.deleted_since = Some(now);
                     if self.slots.keys().any(|slot| slot.key == key) {
@@ -233,6 +265,7 @@ impl Reconciler {
                     }
                 }
             }
+            ConnectionEvent::Claimed { key, update } => self.on_claimed(&key, update),
             ConnectionEvent::Rejected { key, update, error } => {
                 let deployment = self.deployments.entry(key.clone()).or_default();
                 if deployment.logged.insert(error.clone()) {
@@ -242,15 +275,26 @@ impl Reconciler {
         }
     }
 
+    /// Notes an attempt as this coordinator's. Where the reply is lost, the reason on the record tells.
+    fn on_claimed(&mut self, key: &str, update: Update) {
+        let Update::Report { agent, version, job, attempt, .. } = update else { return };
+        let Some(snapshot) = self.deployments.get(key).and_then(|deployment| deployment.snapshot.as_ref()) else {
+            return;
+        };
+        let submitted_at = snapshot.status.submitted_at(version);
+        self.owners.insert(Id { key: key.to_string(), agent, job, version, submitted_at }, Owner::Us(attempt));
+    }
+
     // ---- desired state ----------------------------------------------------------------------------------------------
 
     /// Assigns the instances of a record to their slots.
     fn apply_snapshot(&mut self, key: &str, snapshot: Snapshot, now: Instant) {
         let mut desired: BTreeMap<SlotId, (Id, &Instance)> = BTreeMap::new();
         let mut unread = BTreeSet::new();
-        for instance in
-            snapshot.status.instances.iter().filter(|i| self.options.owns(&i.agent) && i.agent != BATCH_AGENT)
-        {
+        let status = &snapshot.status;
+        self.owners.retain(|id, _| id.key != key || status.submitted_at(id.version) == id.submitted_at);
+        let is_relevant = |i: &&Instance| self.options.owns(&i.agent) && i.agent != BATCH_AGENT;
+        for instance in status.instances.iter().filter(is_relevant).collect::<Vec<_>>() {
             let id = instance_id(key, instance, &snapshot);
             let slot = id.slot();
             let is_held = self.slots.get(&slot).is_some_and(|slot| slot.holds(&id));
@@ -259,7 +303,7 @@ impl Reconciler {
             // An instance that the record has as failed or stopped stays in its slot: its state may have to be
             // corrected.
             let is_desired = instance.is_running() || is_held && (instance.state != "waiting" || task.is_some());
-            if must_stop || !is_desired {
+            if must_stop || !is_desired || instance.is_running() && !self.is_ours(&id, instance, &snapshot) {
                 continue;
             }
             if !snapshot.specs.contains_key(&(instance.version, instance.node.clone())) {
@@ -286,6 +330,48 @@ impl Reconciler {
         if deployment.snapshot.replace(Arc::new(snapshot)).is_none() {
             self.remove_stale_files(key);
         }
+    }
+
+    /// Returns whether an instance that the record has as running is to run here.
+    fn is_ours(&mut self, id: &Id, instance: &Instance, snapshot: &Snapshot) -> bool {
+        let owner = self.owners.get(id).copied();
+        let claimed_here = instance.claimant().map(|claimant| claimant == self.state_dir.coordinator);
+        let held = self.slots.get(&id.slot()).and_then(|slot| slot.attempt_of(id));
+        let now = match (claimed_here, owner) {
+            (Some(true), _) => Owner::Us(instance.attempt),
+            // A record that a failover or a crash has set back has an earlier attempt.
+            (None, Some(Owner::Us(attempt))) if instance.attempt <= attempt => Owner::Us(attempt),
+            (_, Some(Owner::TakeOver(attempt))) if instance.attempt <= attempt => Owner::TakeOver(attempt),
+            (_, Some(_)) => Owner::Other,
+            (_, None) => {
+                let saved = self.state_dir.load(id).map(|saved| saved.attempt);
+                match held.max(saved) {
+                    Some(attempt) if instance.attempt <= attempt && claimed_here.is_none() => {
+                        Owner::Us(instance.attempt)
+                    }
+                    Some(_) => Owner::Other,
+                    None if !self.caught_up || self.is_set_back(id, snapshot) => Owner::TakeOver(instance.attempt),
+                    None => Owner::Other,
+                }
+            }
+        };
+        if now == Owner::Other && held.is_some() {
+            let attempt = instance.attempt;
+            eprintln!(
+                "coordinator: {id}: another coordinator has claimed attempt {attempt}; its process here is stopped"
+            );
+        }
+        self.owners.insert(id.clone(), now);
+        matches!(now, Owner::Us(_))
+    }
+
+    /// Returns whether a record has lost changes since it was last read, and knew the version of the instance then.
+    fn is_set_back(&self, id: &Id, snapshot: &Snapshot) -> bool {
+        let before = self.deployments.get(&id.key).and_then(|deployment| deployment.snapshot.as_ref());
+        before.is_some_and(|before| {
+            snapshot.status.revision < before.status.revision
+                && before.status.submitted_at(id.version) == id.submitted_at
+        })
     }
 
     /// Removes the state files of instances that neither run nor are assigned to a slot.
@@ -639,16 +725,8 @@ impl Reconciler {
                 eprintln!("coordinator: {key}: {message}");
             }
         }
+        updates.retain(|update| deployment.may_send(update, &snapshot, now));
         if updates.is_empty() {
-            return;
-        }
-        let revision = snapshot.status.revision;
-        // The interval applies to refreshes of TTLs too, which do not change the revision.
-        let interval = RESEND_INTERVAL.min(Duration::from_millis(self.options.service_ttl_ms / 3));
-        let is_repeated = |(sent_revision, sent, at): &(u64, Vec<Update>, Instant)| {
-            *sent_revision == revision && *sent == updates && now < *at + interval
-        };
-        if deployment.last_sent.as_ref().is_some_and(is_repeated) {
             return;
         }
         for update in &updates {
@@ -662,7 +740,6 @@ impl Reconciler {
                 eprintln!("coordinator: {key} {agent} v{version}: reports {state}, attempt {attempt}{reason}");
             }
         }
-        deployment.last_sent = Some((revision, updates.clone(), now));
         deployment.awaiting_read = self.to_connection.send(Request::Send { key: key.to_string(), updates }).is_ok();
     }
 
@@ -676,6 +753,8 @@ impl Reconciler {
         messages: &mut Vec<String>,
     ) -> Vec<Update> {
         let id = instance_id(key, instance, snapshot);
+        let owner = self.owners.get(&id).copied();
+        let claim = Some(claim_reason(&self.state_dir.coordinator, None));
         let slot = self.slots.get_mut(&id.slot());
         let report = |state, attempt, reason| Update::Report {
             agent: instance.agent.clone(),
@@ -685,6 +764,9 @@ impl Reconciler {
             attempt,
             reason,
         };
+        if owner == Some(Owner::Other) && instance.state != "waiting" {
+            return Vec::new();
+        }
         if snapshot.must_stop(instance) {
             if slot.is_none_or(|slot| !slot.contains(&id)) {
                 return vec![report("stopped", instance.attempt, None)];
@@ -697,7 +779,8 @@ impl Reconciler {
         if let Some(supervisor) =
             slot.and_then(|slot| slot.supervisor.as_mut()).filter(|supervisor| supervisor.id == id)
         {
-            return supervisor.updates(instance, &snapshot.status.services, self.options.service_ttl_ms, now);
+            let (services, ttl_ms) = (&snapshot.status.services, self.options.service_ttl_ms);
+            return supervisor.updates(instance, services, ttl_ms, &self.state_dir.coordinator, now);
         }
         let Some(spec) = snapshot.specs.get(&(instance.version, instance.node.clone())) else { return Vec::new() };
         let task = snapshot.task_of(instance);
@@ -715,10 +798,36 @@ impl Reconciler {
             }
             (Ok(Some(_)), Some(task)) if instance.state == "waiting" => {
                 self.failpoint.reach(Step::TaskSeen);
-                vec![report("starting", task.attempt, None)]
+                vec![report("starting", task.attempt, claim)]
+            }
+            (Ok(Some(_)), _) if owner == Some(Owner::TakeOver(instance.attempt)) && instance.is_running() => {
+                vec![report("starting", instance.attempt.saturating_add(1), claim)]
             }
             _ => Vec::new(),
         }
+    }
+}
+
+impl Deployment {
+    /// Returns whether an update may be sent now, and notes that it is. One that repeats the last one about its subject
+    /// has had no effect or has been overridden: it waits for its pause, which grows. A refresh of a TTL is no
+    /// repetition.
+    fn may_send(&mut self, update: &Update, snapshot: &Snapshot, now: Instant) -> bool {
+        let is_refresh = match update {
+            Update::Check { instance, status, .. } => {
+                snapshot.status.services.iter().any(|known| known.instance == *instance && known.status == *status)
+            }
+            _ => false,
+        };
+        // Whoever has not been overridden for so long begins anew.
+        self.sent.retain(|_, sent| now < sent.at + 2 * sent.pause);
+        let repeated = self.sent.get(&update.subject()).filter(|sent| sent.update == *update && !is_refresh);
+        if repeated.is_some_and(|sent| now < sent.at + sent.pause) {
+            return false;
+        }
+        let pause = repeated.map_or(RESEND_INTERVAL, |sent| (sent.pause * 2).min(RESEND_INTERVAL_MAX));
+        self.sent.insert(update.subject(), Sent { update: update.clone(), at: now, pause });
+        true
     }
 }
 

@@ -106,6 +106,13 @@ impl Slot {
             || self.found.iter().any(|found| found.group.id == *id)
     }
 
+    /// Returns the attempt of an instance's process that runs, ran last or was found in this slot.
+    pub fn attempt_of(&self, id: &Id) -> Option<u32> {
+        let supervised = self.supervisor.iter().filter(|supervisor| supervisor.id == *id).map(|s| s.attempt);
+        let found = self.found.iter().filter(|found| found.group.id == *id).map(|found| found.group.attempt);
+        supervised.chain(found).max()
+    }
+
     /// Returns whether there is nothing left to do in this slot.
     pub fn is_empty(&self) -> bool {
         self.supervisor.is_none() && self.found.is_empty() && self.stopping.is_empty()

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lock           locked while a coordinator uses the directory
+//! id             id of the coordinator
 //! agents/*.json  state of an instance: written before its process is started, and again with the process id afterwards
 //! slots/*        lock of a slot, held by the process that runs in it (its standard input)
 //! logs/*.log     output of the agents
@@ -24,6 +25,8 @@ use std::path::{Path, PathBuf};
 pub struct StateDir {
     /// Absolute path.
     pub path: PathBuf,
+    /// Id of the coordinator: the name of its host, and a random part.
+    pub coordinator: String,
     /// Boot id of the system.
     boot: String,
     _lock: File,
@@ -62,6 +65,23 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// Reads the id of the coordinator, which is made when the directory is used for the first time.
+fn coordinator_id(path: &Path) -> io::Result<String> {
+    let saved = fs::read_to_string(path).unwrap_or_default();
+    if !saved.trim().is_empty() {
+        return Ok(saved.trim().to_string());
+    }
+    let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
+    let host: String =
+        host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(64).collect();
+    let random: String = fs::read_to_string("/proc/sys/kernel/random/uuid")?.chars().take(8).collect();
+    let id = format!("{host}-{random}");
+    let new = path.with_extension("new");
+    fs::write(&new, &id)?;
+    fs::rename(&new, path)?;
+    Ok(id)
+}
+
 impl StateDir {
     /// Creates the directory where it does not exist, and locks it.
     pub fn open(path: &Path) -> Result<StateDir, String> {
@@ -76,7 +96,8 @@ impl StateDir {
         match lock(&path.join("lock")) {
             Ok(Some(lock)) => {
                 let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-                Ok(StateDir { path, boot: boot.trim().to_string(), _lock: lock })
+                let coordinator = coordinator_id(&path.join("id")).map_err(|error| format!("{shown}/id: {error}"))?;
+                Ok(StateDir { path, coordinator, boot: boot.trim().to_string(), _lock: lock })
             }
             Ok(None) => Err(format!("{shown} is in use by another coordinator")),
             Err(error) => Err(format!("{shown}/lock: {error}")),

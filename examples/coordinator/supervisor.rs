@@ -1,6 +1,6 @@
 //! Supervisor of one instance: its process, checks and restarts, and the updates about them.
 
-use crate::api::{Instance, Registration, Service, Update};
+use crate::api::{claim_reason, Instance, Registration, Service, Update};
 use crate::checks::Outcome;
 use crate::identity::Id;
 use crate::manifest::{filled, mirror_neuron_port_variable, port_variable, CheckSpec, Spec};
@@ -353,7 +353,14 @@ impl Supervisor {
 
     /// Returns the updates that bring its record up to date. Those of services come first, so that the reason for an
     /// unhealthy agent names the failed check.
-    pub fn updates(&mut self, recorded: &Instance, services: &[Service], ttl_ms: u64, now: Instant) -> Vec<Update> {
+    pub fn updates(
+        &mut self,
+        recorded: &Instance,
+        services: &[Service],
+        ttl_ms: u64,
+        coordinator: &str,
+        now: Instant,
+    ) -> Vec<Update> {
         if self.process.is_some() && self.readiness().is_none() {
             return Vec::new();
         }
@@ -362,7 +369,7 @@ impl Supervisor {
             self.refresh_at = now + Duration::from_millis(ttl_ms / 3);
         }
         let mut all = self.service_updates(services, ttl_ms, refresh);
-        all.extend(self.state_update(recorded));
+        all.extend(self.state_update(recorded, coordinator));
         all
     }
 
@@ -405,9 +412,12 @@ impl Supervisor {
         all
     }
 
-    /// Returns the report of its state, if the record has another one.
-    fn state_update(&self, recorded: &Instance) -> Option<Update> {
+    /// Returns the report of its state, if the record has another one. A new attempt is always reported as `starting`
+    /// first, since that is the claim, which another coordinator may have made before.
+    fn state_update(&self, recorded: &Instance, coordinator: &str) -> Option<Update> {
+        let is_new_attempt = self.process.is_some() && self.attempt > recorded.attempt;
         let (mut state, mut reason) = match (&self.process, self.readiness()?) {
+            (Some(_), _) if is_new_attempt => ("starting", None),
             (Some(_), true) => ("ready", None),
             // A critical check is a reason to report `unready` even if the agent was never ready.
             (Some(_), false) if self.was_ready || self.first_failure().is_some() => ("unready", self.first_failure()),
@@ -420,7 +430,12 @@ impl Supervisor {
                 (NextStart::At(_), Some(exit)) => ("unready", Some(format!("{exit}; it will be restarted"))),
             },
         };
-        let attempt = self.attempt.max(recorded.attempt);
+        // What is said without a process is about the attempt that the record has; the process of a later one may have
+        // ended before it was reported.
+        let attempt = match state {
+            "unready" if self.process.is_none() => recorded.attempt.max(1),
+            _ => self.attempt.max(recorded.attempt),
+        };
         // `starting` would begin a new attempt; for one that the record knows, `unready` is reported.
         if state == "starting"
             && attempt == recorded.attempt
@@ -431,8 +446,8 @@ impl Supervisor {
         if recorded.state == state && recorded.attempt == attempt {
             return None;
         }
-        if state == "starting" && attempt > 1 {
-            reason = self.last_exit.clone().or(reason);
+        if state == "starting" {
+            reason = Some(claim_reason(coordinator, self.last_exit.as_deref().filter(|_| attempt > 1)));
         }
         Some(Update::Report {
             agent: self.id.agent.clone(),
