@@ -36,6 +36,8 @@ enum Behaviour {
     Hangs,
     /// Opens its port after this many ms.
     StartsAfter(u64),
+    /// Opens its port after this many ms, and fails every health check then.
+    StartsUnhealthy(u64),
     /// Ignores SIGTERM.
     IgnoresSigterm,
     /// Exits with 4 after this many ms.
@@ -61,6 +63,7 @@ impl Behaviour {
             "exits" => Behaviour::Exits,
             "hangs" => Behaviour::Hangs,
             "starts-after" => Behaviour::StartsAfter(ms),
+            "starts-unhealthy" => Behaviour::StartsUnhealthy(ms),
             "deaf" => Behaviour::IgnoresSigterm,
             "dies" => Behaviour::Dies(ms),
             "dies-once" => Behaviour::DiesOnce(ms),
@@ -95,7 +98,7 @@ fn main() {
     let terminated = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(SIGTERM, terminated.clone()).expect("a handler for SIGTERM");
     let open_requests = Arc::new(AtomicUsize::new(0));
-    if let Behaviour::StartsAfter(ms) = behaviour {
+    if let Behaviour::StartsAfter(ms) | Behaviour::StartsUnhealthy(ms) = behaviour {
         thread::sleep(Duration::from_millis(ms));
     }
     if behaviour != Behaviour::Hangs {
@@ -171,7 +174,7 @@ fn answer(mut stream: TcpStream, behaviour: Behaviour, started_at: Instant) -> s
         }
     }
     let healthy = match behaviour {
-        Behaviour::Unhealthy => false,
+        Behaviour::Unhealthy | Behaviour::StartsUnhealthy(_) => false,
         Behaviour::Flaps(ms) => (started_at.elapsed().as_millis() as u64 / ms).is_multiple_of(2),
         _ => true,
     };

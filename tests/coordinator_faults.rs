@@ -222,6 +222,30 @@ fn failing_checks_are_reported_after_the_start_period() {
     host.stop(&mut client, KEY);
 }
 
+/// What was wrong first need not be what is wrong now.
+#[test]
+fn new_reason_of_a_failing_check_replaces_the_old_one() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let host = Host::new();
+    let _coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
+    let mut client = server.client();
+    let app = App { start_period_ms: 0, ..App::new(&host, &ONE, "starts-unhealthy 400") };
+    client.deploy(KEY, &app.manifest("first"), &BRISK);
+    for words in ["Connection refused", "status 503"] {
+        wait_until(words, || {
+            let record = client.status(KEY);
+            [&record["instances"], &record["services"]]
+                .iter()
+                .all(|list| list[0]["reason"].as_str().is_some_and(|reason| reason.contains(words)))
+        });
+    }
+    // It is said once, and not at each run of the check.
+    let revision = client.status(KEY)["revision"].clone();
+    wait_past(unix_ms() + 1_500);
+    assert_eq!(client.status(KEY)["revision"], revision);
+    host.stop(&mut client, KEY);
+}
+
 #[test]
 fn agent_ignoring_sigterm_is_killed_before_its_successor_starts() {
     let (server, host, coordinator) = begun("deaf", &[]);

@@ -131,6 +131,10 @@ fn sample_users_carry_out_a_rollout_and_a_failover() {
     let sample = Sample::of_repository();
     on_each_server(|kind| {
         let (mut first, second) = (sample.server(kind), sample.server(kind));
+        for server in [&first, &second] {
+            // A primary waits for further replicas otherwise, before it begins.
+            sample.log_in("admin", server.port).call(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]);
+        }
         sample.log_in("admin", second.port).call(&["REPLICAOF", "127.0.0.1", &first.port.to_string()]);
         wait_until("the replica to be in sync", || replication(&sample, &second, "master_link_status") == "up");
         let sentinel = sample.sentinel(kind, first.port);

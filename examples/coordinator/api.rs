@@ -54,6 +54,7 @@ pub struct Service {
     pub address: String,
     pub port: u16,
     pub status: String,
+    pub reason: Option<String>,
     pub ttl_ms: Option<u64>,
 }
 
@@ -149,9 +150,19 @@ const REASON_MAX: usize = 1024;
 /// Appends REASON, truncated to its maximum length.
 fn with_reason(command: &mut Cmd, reason: &Option<String>) {
     if let Some(reason) = reason {
-        let end = (0..=REASON_MAX.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
-        command.arg("REASON").arg(&reason[..end]);
+        command.arg("REASON").arg(truncated(reason));
     }
+}
+
+/// Truncates a reason to its maximum length.
+fn truncated(reason: &str) -> &str {
+    let end = (0..=REASON_MAX.min(reason.len())).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
+    &reason[..end]
+}
+
+/// Returns whether a recorded reason is another one than `reason`. The record may have words of its own before it.
+pub fn is_other_reason(recorded: Option<&str>, reason: &str) -> bool {
+    recorded.is_none_or(|recorded| !recorded.ends_with(truncated(reason)))
 }
 
 impl Update {
@@ -162,6 +173,17 @@ impl Update {
             Update::Check { instance, .. } | Update::Deregister { instance } => format!("service {instance}"),
             Update::Report { agent, version, job, .. } => format!("agent {agent} v{version} in {job}"),
         }
+    }
+
+    /// Returns whether it is the same as another one but for the reason.
+    pub fn states_the_same_as(&self, other: &Update) -> bool {
+        let mut other = other.clone();
+        match (self, &mut other) {
+            (Update::Report { reason, .. }, Update::Report { reason: theirs, .. })
+            | (Update::Check { reason, .. }, Update::Check { reason: theirs, .. }) => theirs.clone_from(reason),
+            _ => {}
+        }
+        *self == other
     }
 
     /// Builds the command.

@@ -443,7 +443,8 @@ impl Reconciler {
         }
         supervisor.attempt = group.attempt;
         supervisor.next = NextStart::At(now); // a saved failure is older than this process
-        supervisor.was_ready = ["ready", "unready"].contains(&recorded.state.as_str());
+        supervisor.was_ready =
+            supervisor.attempt == recorded.attempt && ["ready", "unready"].contains(&recorded.state.as_str());
         supervisor.started_at = (!supervisor.was_ready).then_some(now);
         supervisor.process = Some(Process { group, child: None });
         let id = supervisor.id.clone();
@@ -810,18 +811,19 @@ impl Reconciler {
 
 impl Deployment {
     /// Returns whether an update may be sent now, and notes that it is. One that repeats the last one about its subject
-    /// has had no effect or has been overridden: it waits for its pause, which grows. A refresh of a TTL is no
-    /// repetition.
+    /// has had no effect, has been overridden, or has another reason: it waits for its pause, which grows. A refresh of a
+    /// TTL is no repetition.
     fn may_send(&mut self, update: &Update, snapshot: &Snapshot, now: Instant) -> bool {
         let is_refresh = match update {
-            Update::Check { instance, status, .. } => {
-                snapshot.status.services.iter().any(|known| known.instance == *instance && known.status == *status)
+            Update::Check { instance, status: "passing", .. } => {
+                snapshot.status.services.iter().any(|known| known.instance == *instance && known.status == "passing")
             }
             _ => false,
         };
         // Whoever has not been overridden for so long begins anew.
         self.sent.retain(|_, sent| now < sent.at + 2 * sent.pause);
-        let repeated = self.sent.get(&update.subject()).filter(|sent| sent.update == *update && !is_refresh);
+        let repeated =
+            self.sent.get(&update.subject()).filter(|sent| sent.update.states_the_same_as(update) && !is_refresh);
         if repeated.is_some_and(|sent| now < sent.at + sent.pause) {
             return false;
         }

@@ -1,6 +1,6 @@
 //! Supervisor of one instance: its process, checks and restarts, and the updates about them.
 
-use crate::api::{claim_reason, Instance, Registration, Service, Update};
+use crate::api::{claim_reason, is_other_reason, Instance, Registration, Service, Update};
 use crate::checks::Outcome;
 use crate::identity::Id;
 use crate::manifest::{filled, mirror_neuron_port_variable, port_variable, CheckSpec, Spec};
@@ -330,6 +330,11 @@ impl Supervisor {
         })
     }
 
+    /// Returns whether a required check of a service is critical.
+    fn has_failed_check(&self, index: usize) -> bool {
+        self.required_checks().any(|check| check.service == index && matches!(check.state, CheckState::Critical(_)))
+    }
+
     /// Returns the status of a service by its checks, with the reason.
     fn service_status(&self, index: usize) -> (&'static str, Option<String>) {
         let checks = || self.required_checks().filter(|check| check.service == index);
@@ -368,7 +373,11 @@ impl Supervisor {
         if refresh {
             self.refresh_at = now + Duration::from_millis(ttl_ms / 3);
         }
-        let mut all = self.service_updates(services, ttl_ms, refresh);
+        // Services that are registered before a new attempt is known would be those of the earlier one.
+        let mut all = match self.is_new_attempt(recorded) {
+            true => Vec::new(),
+            false => self.service_updates(services, ttl_ms, refresh),
+        };
         all.extend(self.state_update(recorded, coordinator));
         all
     }
@@ -392,7 +401,13 @@ impl Supervisor {
                     == (&endpoint.address, endpoint.port, Some(ttl_ms))
             };
             match recorded.filter(is_current) {
-                Some(service) if service.status == status && !(refresh && status != "critical") => {}
+                Some(service)
+                    if service.status == status
+                        && !(refresh && status != "critical")
+                        && !(self.has_failed_check(index)
+                            && reason
+                                .as_deref()
+                                .is_some_and(|why| is_other_reason(service.reason.as_deref(), why))) => {}
                 Some(_) => all.push(Update::Check { instance, status, reason }),
                 None => all.push(Update::Register(Box::new(Registration {
                     agent: self.id.agent.clone(),
@@ -412,12 +427,16 @@ impl Supervisor {
         all
     }
 
+    /// Returns whether its process is of an attempt that the record does not have.
+    fn is_new_attempt(&self, recorded: &Instance) -> bool {
+        self.process.is_some() && self.attempt > recorded.attempt
+    }
+
     /// Returns the report of its state, if the record has another one. A new attempt is always reported as `starting`
     /// first, since that is the claim, which another coordinator may have made before.
     fn state_update(&self, recorded: &Instance, coordinator: &str) -> Option<Update> {
-        let is_new_attempt = self.process.is_some() && self.attempt > recorded.attempt;
         let (mut state, mut reason) = match (&self.process, self.readiness()?) {
-            (Some(_), _) if is_new_attempt => ("starting", None),
+            (Some(_), _) if self.is_new_attempt(recorded) => ("starting", None),
             (Some(_), true) => ("ready", None),
             // A critical check is a reason to report `unready` even if the agent was never ready.
             (Some(_), false) if self.was_ready || self.first_failure().is_some() => ("unready", self.first_failure()),
@@ -443,7 +462,10 @@ impl Supervisor {
         {
             (state, reason) = ("unready", self.first_failure());
         }
-        if recorded.state == state && recorded.attempt == attempt {
+        let has_other_reason = reason
+            .as_deref()
+            .is_some_and(|reason| state == "unready" && is_other_reason(recorded.reason.as_deref(), reason));
+        if recorded.state == state && recorded.attempt == attempt && !has_other_reason {
             return None;
         }
         if state == "starting" {
