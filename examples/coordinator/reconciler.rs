@@ -770,7 +770,8 @@ impl Reconciler {
         }
         if snapshot.must_stop(instance) {
             if slot.is_none_or(|slot| !slot.contains(&id)) {
-                return vec![report("stopped", instance.attempt, None)];
+                // An instance that was never started has no attempt; its task is about the first.
+                return vec![report("stopped", instance.attempt.max(1), None)];
             }
             // Callers must not resolve it while it ends. Only services that this coordinator registered are removed.
             let services = snapshot.status.services.iter().filter(|service| service.agent == instance.agent);
