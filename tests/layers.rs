@@ -41,7 +41,7 @@ const ENGINE: Layers = Layers {
 const REDIS: Layers = Layers {
     folder: "src/redis",
     floors: &[
-        &["config", "error", "glob", "resp", "stats"],
+        &["config", "error", "glob", "resp", "slot", "stats"],
         &["ffi"],
         &["args", "clock", "publish", "reply", "stored"],
         &["background", "call", "command_docs", "index", "mem_usage", "replication"],

@@ -197,6 +197,43 @@ fn resharded_records_are_unchanged_and_continue() {
     });
 }
 
+/// A client that waits for a key whose slot moves is told to ask again, by the code word of the server's own blocking
+/// commands. `NOTFOUND` would say that the deployment is gone.
+#[test]
+fn clients_that_wait_are_unblocked_when_the_slot_moves() {
+    on_each_server(|kind| {
+        let cluster = Cluster::start(kind, 0, PATIENT_MS, &[]);
+        let (first, second) = (&cluster.nodes[0], &cluster.nodes[1]);
+        let keys: Vec<String> = cluster.keys(6).into_iter().step_by(3).collect();
+        let mut client = first.client();
+        let move_slot = |n: usize, key: &str| {
+            let slot = slot_of(&mut first.client(), key);
+            match kind {
+                ServerKind::Valkey91 if n == 1 => migrate_slots(&cluster, first, second, &[slot], || {}),
+                _ => cluster.reshard(slot, first, second, |_, _| {}),
+            }
+        };
+        for (n, key) in keys.iter().enumerate() {
+            let revision = client.begin_rollout(key, 200_000)["revision"].to_string();
+            let commands = [
+                vec!["DEPLOY.WAIT".to_string(), key.clone()],
+                ["DEPLOY.EVENTS", key, "AFTER", &revision, "BLOCK", "0"].map(str::to_string).to_vec(),
+            ];
+            let answers = commands.map(|words| {
+                let mut client = first.client();
+                std::thread::spawn(move || client.try_call(&words))
+            });
+            wait_until("the clients to wait", || client.info("clients", "blocked_clients") == "2");
+            move_slot(n, key);
+            for answer in answers {
+                let error = answer.join().expect("no panic").expect_err("it is served by another node");
+                assert!(error.starts_with("UNBLOCKED "), "{key}: {error}");
+            }
+            assert_eq!(second.client().status(key)["status"], "running");
+        }
+    });
+}
+
 /// Valkey 9 moves slots by itself, key by key and then event by event, with the source serving until the last moment.
 #[test]
 fn valkey_slot_migration_moves_records() {

@@ -130,6 +130,79 @@ fn move_moves_the_rollout_to_another_database() {
     });
 }
 
+/// A transaction may leave the database that it began in, and the server's own idea of the selected one with it.
+#[test]
+fn transactions_and_scripts_keep_records_in_their_databases() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        let transaction = |client: &mut Client, commands: &[&[&str]]| {
+            client.call(&["SELECT", "0"]);
+            client.call(&["FLUSHALL"]);
+            client.call(&["SELECT", "1"]);
+            start_rollout(client, KEY);
+            client.call(&["MULTI"]);
+            commands.iter().for_each(|words| drop(client.call(words)));
+            client.call(&["EXEC"]);
+            client.call(&["SELECT", "0"]);
+            assert_index_matches(client, &[0, 1, 2]);
+        };
+        transaction(&mut client, &[&["MOVE", KEY, "0"]]);
+        transaction(
+            &mut client,
+            &[&["MOVE", KEY, "0"], &["DEPLOY.DEPLOY", "other", "MANIFEST", &manifest(&AGENTS, "in 1")]],
+        );
+        transaction(&mut client, &[&["COPY", KEY, KEY, "DB", "0"], &["DEPLOY.PAUSE", KEY], &["SET", "after", "1"]]);
+        transaction(
+            &mut client,
+            &[&["SELECT", "2"], &["SELECT", "1"], &["COPY", KEY, "copied", "DB", "2"], &["RENAME", KEY, "new"]],
+        );
+        transaction(&mut client, &[&["SELECT", "0"], &["DEPLOY.DEPLOY", KEY, "MANIFEST", &manifest(&AGENTS, "in 0")]]);
+        transaction(
+            &mut client,
+            &[&["SWAPDB", "0", "1"], &["DEPLOY.DEPLOY", "other", "MANIFEST", &manifest(&AGENTS, "in 1")]],
+        );
+
+        // What follows is written to the client's own database.
+        for (commands, database) in [
+            (vec![vec!["MOVE", KEY, "0"], vec!["SET", "after", "1"]], "1"),
+            (vec![vec!["COPY", KEY, KEY, "DB", "0"], vec!["SET", "after", "1"]], "1"),
+            (
+                vec![
+                    vec!["SELECT", "2"],
+                    vec!["SELECT", "1"],
+                    vec!["COPY", KEY, KEY, "DB", "0"],
+                    vec!["SET", "after", "1"],
+                ],
+                "1",
+            ),
+        ] {
+            transaction(&mut client, &commands.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            client.call(&["SELECT", database]);
+            assert_eq!(text(&client.call(&["GET", "after"])), "1", "{commands:?}");
+            client.call(&["SELECT", "0"]);
+            assert_eq!(client.call(&["GET", "after"]), Value::Nil, "{commands:?}");
+        }
+        let scripts = [
+            "redis.call('COPY', KEYS[1], KEYS[1], 'DB', 0) redis.call('SET', 'after', 1)",
+            "redis.call('MOVE', KEYS[1], 0) redis.call('SET', 'after', 1)",
+            "redis.call('SELECT', 2) redis.call('SELECT', 1) redis.call('COPY', KEYS[1], KEYS[1], 'DB', 0) redis.call('SET', 'after', 1)",
+        ];
+        for script in scripts {
+            client.call(&["SELECT", "0"]);
+            client.call(&["FLUSHALL"]);
+            client.call(&["SELECT", "1"]);
+            start_rollout(&mut client, KEY);
+            client.call(&["EVAL", script, "1", KEY]);
+            assert_eq!(text(&client.call(&["GET", "after"])), "1", "{script}");
+            client.call(&["SELECT", "0"]);
+            assert_eq!(client.call(&["GET", "after"]), Value::Nil, "{script}");
+            assert_completes(&mut client, KEY);
+            assert_index_matches(&mut client, &[0, 1, 2]);
+        }
+    });
+}
+
 #[test]
 fn swapdb_swaps_rollouts() {
     on_each_server(|kind| {

@@ -82,6 +82,11 @@ named_enum! {
 }
 
 impl Outcome {
+    /// Returns true for what a batch run may report.
+    pub fn is_of_run(self) -> bool {
+        matches!(self, Outcome::Completed | Outcome::Failed)
+    }
+
     /// Returns the final status of the deployment; `version_recorded` for a batch job, whatever it reported.
     pub fn status(self, batch: bool) -> Status {
         match self {

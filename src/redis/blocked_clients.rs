@@ -8,20 +8,23 @@
 //! Timeouts are measured here too, by one timer for the earliest: with a timeout of the server's own, Redis 7.0 never
 //! answers a client whose timeout passes in the turn of the event loop in which it is unblocked.
 //!
-//! A key that disappears, or is replaced, is only known to have changed ([`invalidate`]): its value is rechecked in the
-//! next turn of the event loop, when the command that did it has ended.
+//! A key that is deleted is another one when it is made again: whoever waited for it is set aside at once
+//! ([`on_removed`]) and answered in the next turn of the event loop, when the command that did it has ended. A key whose
+//! whole data set was replaced is only known to have changed ([`recheck_all`]): its clients wait on, or are answered by
+//! what it holds now.
 
 use super::call::Call;
 use super::error::CommandError;
-use super::ffi::{catch_panic, run_in_next_turn, BlockedHandler, Ctx, KeyValue, Panicked, RString, TimerId};
+use super::ffi::{catch_panic, run_in_next_turn, BlockedHandler, Ctx, KeyValue, Panicked, RStr, RString, TimerId};
 use super::record_key::Key;
 use super::reply::{self, Answered, ReplyWriter};
 use super::stored::{DbKey, Stored};
+use crate::engine::deployment::Outcome;
 use crate::engine::deployment::Status;
 use crate::engine::{Record, Rejection};
-use crate::view::{self, EventsPage};
+use crate::view::{self, EventsPage, WaitView};
 use serde::Serialize;
-use std::cell::{Cell, LazyCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,30 +35,38 @@ type Blocked = super::ffi::Blocked<WaitHandler>;
 /// The answer to an unblocked client, shared by all that the same change unblocks.
 #[derive(Debug, Clone)]
 pub enum WaitAnswer {
-    Status(Arc<Snapshot>),
+    Status(Arc<WaitView>),
     Events(Arc<EventsPage>),
     Error(Rejection),
+    /// The key is served by another node now.
+    Unblocked,
 }
 
-/// The record at the change that ended a WAIT.
-#[derive(Debug)]
-pub struct Snapshot {
-    record: Arc<Record>,
-    key: Arc<str>,
-    deployment_id: Arc<str>,
-}
+/// The error that tells a client to ask the node that serves its key now; the code word is the server's own.
+const UNBLOCKED: &str = "UNBLOCKED this node does not serve the key's slot any more";
 
-/// A set of statuses.
+/// The words that UNTIL names: statuses, and outcomes of a batch run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Statuses(u8);
+pub struct Until {
+    /// A bit for each of [`Status::ALL`].
+    statuses: u8,
+    /// The outcome of a batch run, rather than the record of its version (rule 19.7).
+    run: bool,
+}
 
-impl Statuses {
-    pub fn add(&mut self, status: Status) {
-        self.0 |= Statuses::bit(status);
+impl Until {
+    /// Adds a word; false where there is none such.
+    #[must_use]
+    pub fn add(&mut self, word: &str) -> bool {
+        let status = Status::parse(word);
+        let outcome = Outcome::parse(word).filter(|outcome| outcome.is_of_run());
+        self.statuses |= status.map_or(0, Until::bit);
+        self.run |= outcome.is_some();
+        status.is_some() || outcome.is_some()
     }
 
-    fn contains(self, status: Status) -> bool {
-        self.0 & Statuses::bit(status) != 0
+    fn names(self, status: Status) -> bool {
+        self.statuses & Until::bit(status) != 0
     }
 
     fn bit(status: Status) -> u8 {
@@ -63,11 +74,30 @@ impl Statuses {
     }
 }
 
+/// The state of a record that decides about conditions of [`WaitCondition::Status`]: they are compared only where it
+/// has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    deployment_id: Arc<str>,
+    status: Status,
+    /// Of a batch job, whose runs end one by one: the revision.
+    run: Option<u64>,
+}
+
+impl Seen {
+    pub fn of(record: &Record) -> Option<Seen> {
+        let deployment = record.deployment.as_ref()?;
+        let is_batch = deployment.status == Status::VersionRecorded;
+        let run = is_batch.then_some(record.revision);
+        Some(Seen { deployment_id: deployment.id.clone(), status: deployment.status, run })
+    }
+}
+
 /// The condition that a client waits for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WaitCondition {
-    /// The end of a deployment, or one of these statuses.
-    Status { deployment_id: Arc<str>, until: Statuses },
+    /// The end of a deployment, or what UNTIL names.
+    Status { deployment_id: Arc<str>, until: Until },
     /// An event after this revision.
     Events { after: u64, count: Option<usize> },
 }
@@ -75,10 +105,10 @@ pub enum WaitCondition {
 /// The clients that wait for one key.
 #[derive(Debug, Default)]
 struct KeyWaiters {
-    by_status: BTreeMap<(Arc<str>, Statuses), BTreeSet<Blocked>>,
+    by_status: BTreeMap<(Arc<str>, Until), BTreeSet<Blocked>>,
     by_revision: BTreeMap<u64, BTreeMap<Option<usize>, BTreeSet<Blocked>>>,
-    /// The deployment and status at the last check.
-    seen: Option<(Arc<str>, Status)>,
+    /// The state at the last check.
+    seen: Option<Seen>,
 }
 
 impl KeyWaiters {
@@ -108,7 +138,10 @@ struct Registry {
     deadlines: BTreeSet<(Instant, Blocked)>,
     /// The timer for the first of them, and when it fires: not later than that.
     timer: Option<(Instant, TimerId)>,
-    pending_recheck: BTreeSet<DbKey>,
+    /// The clients whose key was deleted.
+    removed: Vec<(Blocked, BlockedClient)>,
+    /// Every key is to be rechecked.
+    all_invalid: bool,
     /// A recheck is scheduled.
     recheck_scheduled: bool,
 }
@@ -128,7 +161,7 @@ fn registry<T>(work: impl FnOnce(&mut Registry) -> T) -> T {
 }
 
 impl Registry {
-    fn add(&mut self, client: Blocked, blocked: BlockedClient, seen: Option<(Arc<str>, Status)>) {
+    fn add(&mut self, client: Blocked, blocked: BlockedClient, seen: Option<Seen>) {
         let waiters = self.by_key.entry(blocked.key.clone()).or_default();
         match &blocked.condition {
             WaitCondition::Status { deployment_id, until } => {
@@ -193,18 +226,13 @@ impl Registry {
                 satisfied.extend(all.iter().map(|client| (*client, WaitAnswer::Events(page.clone()))));
             }
         }
-        let now = record.deployment.as_ref().map(|d| (d.id.clone(), d.status));
+        let now = Seen::of(record);
         if !waiters.by_status.is_empty() && waiters.seen != now {
             waiters.seen = now;
-            // One copy for all that this change unblocks.
-            let copy = LazyCell::new(|| Arc::new(record.clone()));
             for ((id, until), all) in &waiters.by_status {
-                let answer = match is_satisfied(record, id, *until) {
-                    Ok(false) => continue,
-                    Ok(true) => {
-                        let (key, deployment_id) = (key.key.clone(), id.clone());
-                        WaitAnswer::Status(Arc::new(Snapshot { record: copy.clone(), key, deployment_id }))
-                    }
+                let answer = match wait_reply(record, &key.key, id, *until) {
+                    Ok(None) => continue,
+                    Ok(Some(view)) => WaitAnswer::Status(Arc::new(view)),
                     Err(rejection) => WaitAnswer::Error(rejection),
                 };
                 satisfied.extend(all.iter().map(|client| (*client, answer.clone())));
@@ -216,27 +244,33 @@ impl Registry {
         satisfied
     }
 
-    /// Removes and returns all clients of a key, with this error for each.
-    fn take_all(&mut self, key: &DbKey, rejection: &Rejection) -> Vec<(Blocked, WaitAnswer)> {
+    /// Removes and returns all clients of a key, with this answer for each.
+    fn take_all(&mut self, key: &DbKey, answer: &WaitAnswer) -> Vec<(Blocked, WaitAnswer)> {
         let all = self.by_key.get(key).map(KeyWaiters::all).unwrap_or_default();
         for client in &all {
             self.remove(*client);
         }
-        all.into_iter().map(|client| (client, WaitAnswer::Error(rejection.clone()))).collect()
+        all.into_iter().map(|client| (client, answer.clone())).collect()
     }
 }
 
-/// Returns true if a client that waits for a deployment is to be answered now.
+/// Returns the reply to a client that waits for a deployment; None where it has to wait.
 ///
 /// # Errors
 /// `NOTFOUND` for a deployment that is not on the record.
-pub fn is_satisfied(record: &Record, id: &str, until: Statuses) -> Result<bool, Rejection> {
-    if let Some(d) = record.deployment.as_ref().filter(|d| *d.id == *id) {
-        return Ok(!d.status.is_active() || until.contains(d.status));
-    }
-    match record.version_of_deployment(id) {
-        Some(version) if version.outcome.is_some() => Ok(true),
-        _ => Err(Rejection::NoSuchDeployment(id.to_string())),
+pub fn wait_reply(record: &Record, key: &Arc<str>, id: &str, until: Until) -> Result<Option<WaitView>, Rejection> {
+    let no_such = || Rejection::NoSuchDeployment(id.to_string());
+    let version = record.version_of_deployment(id);
+    let waits_for_run = version
+        .filter(|version| version.job_type.is_batch() && until.run && !until.names(Status::VersionRecorded))
+        .is_some_and(|version| !version.outcome.is_some_and(Outcome::is_of_run));
+    let is_satisfied = match record.deployment.as_ref().filter(|d| *d.id == *id) {
+        Some(d) => !d.status.is_active() || until.names(d.status),
+        None => version.ok_or_else(no_such)?.outcome.is_some(),
+    };
+    match is_satisfied && !waits_for_run {
+        true => view::wait(record, key, id).ok_or_else(no_such).map(Some),
+        false => Ok(None),
     }
 }
 
@@ -244,9 +278,9 @@ pub fn is_satisfied(record: &Record, id: &str, until: Statuses) -> Result<bool, 
 /// be blocked is answered at once, as at the timeout.
 pub fn block(
     call: &Call,
-    key: &str,
+    key: DbKey,
     condition: WaitCondition,
-    seen: Option<(Arc<str>, Status)>,
+    seen: Option<Seen>,
     timeout_ms: i64,
     at_timeout: &impl Serialize,
 ) -> Result<Answered, CommandError> {
@@ -257,7 +291,6 @@ pub fn block(
     let Some(client) = Blocked::block(ctx) else {
         return Err(CommandError::Internal("the server cannot block this client".to_string()));
     };
-    let key = DbKey { db: ctx.selected_db(), key: Arc::from(key) };
     let timeout = u64::try_from(timeout_ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     registry(|registry| registry.add(client, BlockedClient { key, condition, deadline }, seen));
@@ -275,7 +308,9 @@ pub fn on_change(db: i32, key: &str, stored: &Stored) {
     let key = DbKey { db, key: Arc::from(key) };
     unblock(registry(|registry| match stored {
         Stored::Record(record) => registry.take_satisfied(&key, record),
-        Stored::Opaque { reason, .. } => registry.take_all(&key, &Rejection::ReadOnlyRecord(*reason)),
+        Stored::Opaque { reason, .. } => {
+            registry.take_all(&key, &WaitAnswer::Error(Rejection::ReadOnlyRecord(*reason)))
+        }
         // A client that waits has the record decoded, and a finished one is encoded when nobody waits.
         Stored::Encoded(_) => Vec::new(),
     }));
@@ -287,12 +322,44 @@ fn unblock(clients: Vec<(Blocked, WaitAnswer)>) {
     }
 }
 
-/// Schedules a recheck of keys that may hold another value: for when the running command has ended.
-pub fn invalidate(filter: impl Fn(&DbKey) -> bool) {
+/// Sets the clients of a key aside that was deleted.
+pub fn on_removed(db: i32, name: &[u8]) {
+    set_aside(|key| key.db == db && key.key.as_bytes() == name);
+}
+
+/// Sets the clients of these databases aside: all of their keys were deleted, or are in another database now.
+pub fn on_dbs_removed(is_removed: impl Fn(i32) -> bool) {
+    set_aside(|key| is_removed(key.db));
+}
+
+fn set_aside(is_removed: impl Fn(&DbKey) -> bool) {
+    if !HAS_CLIENTS.load(Ordering::Relaxed) {
+        return;
+    }
+    registry(|registry| {
+        let keys: Vec<DbKey> = registry.by_key.keys().filter(|key| is_removed(key)).cloned().collect();
+        for key in keys {
+            let clients = registry.by_key.get(&key).map(KeyWaiters::all).unwrap_or_default();
+            for client in clients {
+                let removed = registry.remove(client).map(|blocked| (client, blocked));
+                registry.removed.extend(removed);
+            }
+        }
+    });
+    schedule_recheck();
+}
+
+/// Rechecks the keys of all clients: another data set is served from here on.
+pub fn recheck_all() {
+    if HAS_CLIENTS.load(Ordering::Relaxed) {
+        registry(|registry| registry.all_invalid = true);
+        schedule_recheck();
+    }
+}
+
+fn schedule_recheck() {
     let schedule = registry(|registry| {
-        let invalid: Vec<DbKey> = registry.by_key.keys().filter(|key| filter(key)).cloned().collect();
-        registry.pending_recheck.extend(invalid);
-        let schedule = !registry.pending_recheck.is_empty() && !registry.recheck_scheduled;
+        let schedule = (registry.all_invalid || !registry.removed.is_empty()) && !registry.recheck_scheduled;
         registry.recheck_scheduled |= schedule;
         schedule
     });
@@ -301,42 +368,78 @@ pub fn invalidate(filter: impl Fn(&DbKey) -> bool) {
     }
 }
 
-/// Schedules a recheck of one key.
-pub fn invalidate_key(db: i32, name: &[u8]) {
-    if HAS_CLIENTS.load(Ordering::Relaxed) {
-        invalidate(|key| key.db == db && key.key.as_bytes() == name);
+/// Answers the clients that were set aside, and rechecks the keys of the others where all are invalid.
+fn recheck(ctx: Ctx) {
+    if ctx.flags().is_loading() {
+        // What is missing now may be loaded yet: the end of the load schedules it again.
+        return registry(|registry| registry.recheck_scheduled = false);
+    }
+    let (removed, invalid) = registry(|registry| {
+        registry.recheck_scheduled = false;
+        let keys = registry.by_key.keys().filter(|_| registry.all_invalid).cloned().collect::<Vec<_>>();
+        registry.all_invalid = false;
+        (std::mem::take(&mut registry.removed), keys)
+    });
+    for (client, blocked) in removed {
+        client.unblock(Some(removed_answer(ctx, &blocked)));
+    }
+    for key in invalid {
+        recheck_key(ctx, &key);
     }
 }
 
-/// Rechecks the keys that were invalidated.
-fn recheck(ctx: Ctx) {
-    let keys = registry(|registry| {
-        registry.recheck_scheduled = false;
-        std::mem::take(&mut registry.pending_recheck)
-    });
-    for key in keys {
-        if !ctx.select_db(key.db) {
-            continue;
-        }
-        let mut open = Key::peek(ctx, &RString::new(key.key.as_bytes()));
-        let error = match open.record() {
-            Ok(Some(_)) => {
-                // Another record may have the same status: it is not the one that was seen.
-                registry(|registry| {
-                    if let Some(waiters) = registry.by_key.get_mut(&key) {
-                        waiters.seen = None;
-                    }
-                });
-                if let KeyValue::Ours(stored) = open.stored() {
-                    on_change(key.db, &key.key, stored);
-                }
-                continue;
-            }
-            Ok(None) => Rejection::NoSuchKey(key.key.to_string()),
-            Err(rejection) => rejection,
-        };
-        unblock(registry(|registry| registry.take_all(&key, &error)));
+/// Returns the answer to a client whose key was deleted. What may be there now is another one, and of its log a reader
+/// is told at once (rule 3.4).
+fn removed_answer(ctx: Ctx, blocked: &BlockedClient) -> WaitAnswer {
+    let DbKey { db, key } = &blocked.key;
+    let name = RString::new(key.as_bytes());
+    if !ctx.select_db(*db) {
+        return no_key_answer(ctx, key, &name);
     }
+    let mut open = Key::peek(ctx, &name);
+    if let KeyValue::Foreign = open.stored() {
+        return WaitAnswer::Error(Rejection::WrongType);
+    }
+    match (&blocked.condition, open.record()) {
+        (WaitCondition::Events { after, count }, Ok(Some(record))) => {
+            WaitAnswer::Events(Arc::new(view::events(record, key, Some(*after), *count)))
+        }
+        _ => no_key_answer(ctx, key, &name),
+    }
+}
+
+/// Returns the answer about a key that is not there: gone, or served by another node.
+fn no_key_answer(ctx: Ctx, key: &Arc<str>, name: &RStr) -> WaitAnswer {
+    match ctx.serves(name) {
+        true => WaitAnswer::Error(Rejection::NoSuchKey(key.to_string())),
+        false => WaitAnswer::Unblocked,
+    }
+}
+
+/// Rechecks one key, which may hold another value.
+fn recheck_key(ctx: Ctx, key: &DbKey) {
+    if !ctx.select_db(key.db) {
+        return;
+    }
+    let name = RString::new(key.key.as_bytes());
+    let mut open = Key::peek(ctx, &name);
+    let answer = match open.record() {
+        Ok(Some(_)) => {
+            // Another record may have the same status: it is not the one that was seen.
+            registry(|registry| {
+                if let Some(waiters) = registry.by_key.get_mut(key) {
+                    waiters.seen = None;
+                }
+            });
+            if let KeyValue::Ours(stored) = open.stored() {
+                on_change(key.db, &key.key, stored);
+            }
+            return;
+        }
+        Ok(None) => no_key_answer(ctx, &key.key, &name),
+        Err(rejection) => WaitAnswer::Error(rejection),
+    };
+    unblock(registry(|registry| registry.take_all(key, &answer)));
 }
 
 // ---- timeouts and replies -------------------------------------------------------------------------------------------
@@ -378,9 +481,11 @@ fn timeout_answer(ctx: Ctx, blocked: &BlockedClient) -> Option<WaitAnswer> {
     if !ctx.select_db(*db) {
         return None;
     }
-    Some(match Key::peek(ctx, &RString::new(key.as_bytes())).record() {
+    let name = RString::new(key.as_bytes());
+    let mut open = Key::peek(ctx, &name);
+    Some(match open.record() {
         Ok(Some(record)) => WaitAnswer::Events(Arc::new(view::events(record, key, Some(*after), None))),
-        Ok(None) => WaitAnswer::Error(Rejection::NoSuchKey(key.to_string())),
+        Ok(None) => no_key_answer(ctx, key, &name),
         Err(rejection) => WaitAnswer::Error(rejection),
     })
 }
@@ -396,11 +501,12 @@ impl BlockedHandler for WaitHandler {
         let replied = Cell::new(false);
         let writer = ReplyWriter::new(ctx, false, &replied);
         let outcome = catch_panic("the reply to a waiting client", || match answer {
-            Some(WaitAnswer::Status(at)) => writer.write(&view::status_of(&at.record, &at.key, &at.deployment_id)),
+            Some(WaitAnswer::Status(view)) => writer.write(&**view),
             Some(WaitAnswer::Events(page)) => writer.write(&**page),
             Some(WaitAnswer::Error(rejection)) => {
                 writer.send(|ctx| reply::error(ctx, &CommandError::Rejected(rejection.clone())))
             }
+            Some(WaitAnswer::Unblocked) => writer.send(|ctx| ctx.reply_error(UNBLOCKED)),
             None => writer.send(Ctx::reply_null),
         });
         match outcome {

@@ -77,7 +77,11 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encver: c_int) -> *mu
         let Some(stored) = stored else { return ptr::null_mut() };
         if let (Some(name), Some(db)) = (key_of_io(io), api!(RedisModule_GetDbIdFromIO)) {
             // SAFETY: the IO is valid for this call.
-            index::add_loaded(unsafe { db(io) }, name, IndexEntry::of(&stored));
+            let db = unsafe { db(io) };
+            index::add_loaded(db, name, IndexEntry::of(&stored));
+            if !is_loading {
+                valkey_4024::on_created(db, name);
+            }
         }
         let value = ValueType::into_raw(KeyCell::new(stored));
         if is_loading {
@@ -188,6 +192,7 @@ unsafe extern "C" fn free(value: *mut c_void) {
             if LAST_LOADED.compare_exchange(value, ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                 index::last_load_was_dropped();
             }
+            valkey_4024::on_freed(value.addr());
             // SAFETY: the value is a box of ours, and the server forgets it now.
             drop(unsafe { Box::from_raw(value.cast::<KeyCell>()) });
         }
@@ -202,7 +207,7 @@ unsafe extern "C" fn mem_usage(_: *mut raw::RedisModuleKeyOptCtx, value: *const 
 }
 
 /// A key of ours is removed: by DEL, UNLINK, expiry, eviction, or another value in its place.
-unsafe extern "C" fn unlink(opt: *mut raw::RedisModuleKeyOptCtx, _value: *const c_void) {
+unsafe extern "C" fn unlink(opt: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
     catch_panic_or("unlink", (), || {
         let (name, db) = (api!(RedisModule_GetKeyNameFromOptCtx), api!(RedisModule_GetDbIdFromOptCtx));
         let (Some(name), Some(db)) = (name, db) else { return };
@@ -211,16 +216,24 @@ unsafe extern "C" fn unlink(opt: *mut raw::RedisModuleKeyOptCtx, _value: *const 
         if !name.is_null() {
             let name = bytes_of(name);
             index::remove(db, name);
-            blocked_clients::invalidate_key(db, name);
-            valkey_4024::mark_rescan();
+            blocked_clients::on_removed(db, name);
+            valkey_4024::on_unlinked(db, value.addr());
         }
     });
 }
 
-unsafe extern "C" fn copy(_: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) -> *mut c_void {
-    valkey_4024::mark_rescan();
-    // SAFETY: the server hands back a value of ours.
+unsafe extern "C" fn copy(opt: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) -> *mut c_void {
     catch_panic_or("copy", ptr::null_mut(), || {
+        if let (Some(name), Some(db)) =
+            (api!(RedisModule_GetToKeyNameFromOptCtx), api!(RedisModule_GetToDbIdFromOptCtx))
+        {
+            // SAFETY: the option context is valid for this call.
+            let (name, db) = unsafe { (name(opt), db(opt)) };
+            if !name.is_null() {
+                valkey_4024::on_created(db, bytes_of(name));
+            }
+        }
+        // SAFETY: the server hands back a value of ours.
         unsafe { stored(value) }.map_or(ptr::null_mut(), |s| ValueType::into_raw(KeyCell::new(s.clone())))
     })
 }
@@ -244,7 +257,6 @@ unsafe extern "C" fn keyspace_event(
         if keyspace::on_generic_event(ctx, event, bytes_of(key)) && ctx.flags().is_primary() {
             timers::arm(ctx);
         }
-        valkey_4024::restore_db(ctx, event);
     });
     raw::REDISMODULE_OK as c_int
 }
@@ -262,7 +274,11 @@ unsafe extern "C" fn server_event(
                 // SAFETY: this event carries this structure.
                 if let Some(flush) = unsafe { data.cast::<raw::RedisModuleFlushInfo>().as_ref() } {
                     keyspace::on_flush(flush.dbnum);
-                    blocked_clients::invalidate(|key| flush.dbnum < 0 || key.db == flush.dbnum);
+                    // A replica flushes before it loads its primary's data set, in which its keys may be again.
+                    match ctx.flags().is_replica() {
+                        true => blocked_clients::recheck_all(),
+                        false => blocked_clients::on_dbs_removed(|db| flush.dbnum < 0 || db == flush.dbnum),
+                    }
                 }
             }
             (raw::REDISMODULE_EVENT_SWAPDB, _) => {
@@ -270,7 +286,7 @@ unsafe extern "C" fn server_event(
                 if let Some(swap) = unsafe { data.cast::<raw::RedisModuleSwapDbInfo>().as_ref() } {
                     let both = [swap.dbnum_first, swap.dbnum_second];
                     keyspace::on_swap(both[0], both[1]);
-                    blocked_clients::invalidate(|key| both.contains(&key.db));
+                    blocked_clients::on_dbs_removed(|db| both.contains(&db));
                 }
             }
             (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_STARTED) => {
@@ -282,10 +298,11 @@ unsafe extern "C" fn server_event(
             (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED) => {
                 keyspace::on_async_load_finished(true);
                 on_load_finished(ctx);
-                blocked_clients::invalidate(|_| true);
+                blocked_clients::recheck_all();
             }
             (raw::REDISMODULE_EVENT_LOADING, raw::REDISMODULE_SUBEVENT_LOADING_ENDED) => {
                 on_load_finished(ctx);
+                blocked_clients::recheck_all();
                 keyspace::log_loaded(ctx);
                 timers::resume(ctx);
             }
@@ -299,34 +316,25 @@ unsafe extern "C" fn server_event(
 /// other.
 unsafe extern "C" fn command_filter(command: *mut raw::RedisModuleCommandFilterCtx) {
     catch_panic_or("command filter", (), || {
-        let (Some(count), Some(get), Some(client)) = (
-            api!(RedisModule_CommandFilterArgsCount),
-            api!(RedisModule_CommandFilterArgGet),
-            api!(RedisModule_CommandFilterGetClientId),
-        ) else {
+        let (Some(count), Some(get)) =
+            (api!(RedisModule_CommandFilterArgsCount), api!(RedisModule_CommandFilterArgGet))
+        else {
             return;
         };
-        // SAFETY: the filter context is valid for this call, and so are its arguments; there is one at least.
-        let (count, name) = unsafe { (count(command), get(command, 0)) };
-        if !name.is_null() && valkey_4024::is_copy(bytes_of(name)) {
-            // SAFETY: as above.
-            let client = unsafe { client(command) };
-            if let Some(db) = db_of_client(client) {
-                valkey_4024::save_db(client, db, count);
-            }
+        // SAFETY: the filter context is valid for this call.
+        if unsafe { count(command) } != 3 {
+            return;
         }
+        let arguments = [0, 1, 2].map(|index| {
+            // SAFETY: as above; there are three arguments.
+            let argument = unsafe { get(command, index) };
+            if argument.is_null() {
+                return &[][..];
+            }
+            bytes_of(argument)
+        });
+        valkey_4024::on_command(&arguments);
     });
-}
-
-/// Returns the selected database of a client; None for one without a connection, such as a script's.
-fn db_of_client(client: u64) -> Option<i32> {
-    let get = api!(RedisModule_GetClientInfoById)?;
-    // SAFETY: all zero is a valid value of this structure of numbers.
-    let mut info: raw::RedisModuleClientInfo = unsafe { std::mem::zeroed() };
-    info.version = 1;
-    // SAFETY: the structure says its version, and is filled by this call.
-    let status = unsafe { get(ptr::from_mut(&mut info).cast(), client) };
-    (status == raw::REDISMODULE_OK as c_int).then_some(i32::from(info.db))
 }
 
 /// Subscribes to everything that happens to keys, databases and the server.

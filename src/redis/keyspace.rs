@@ -8,8 +8,10 @@ use super::{background, idle_queue};
 
 /// Refreshes the index entry of a key from its value.
 pub fn refresh(ctx: Ctx, name: &RStr) {
-    let (db, Ok(key)) = (ctx.selected_db(), std::str::from_utf8(name.as_slice())) else { return };
-    match Key::peek(ctx, name).stored() {
+    let Ok(key) = std::str::from_utf8(name.as_slice()) else { return };
+    let open = Key::peek(ctx, name);
+    let db = open.db();
+    match open.stored() {
         KeyValue::Ours(stored) => index::set(db, key, IndexEntry::of(stored)),
         KeyValue::Empty | KeyValue::Foreign => index::remove(db, name.as_slice()),
     }
@@ -20,11 +22,15 @@ pub fn refresh(ctx: Ctx, name: &RStr) {
 pub fn on_generic_event(ctx: Ctx, event: &[u8], name: &[u8]) -> bool {
     let is_new_key = matches!(event, b"restore" | b"rename_to" | b"copy_to" | b"move_to");
     if is_new_key {
-        let name = RString::new(name);
-        refresh(ctx, &name);
-        Key::peek(ctx, &name).requeue_if_finished();
+        on_new_key(ctx, &RString::new(name));
     }
     is_new_key
+}
+
+/// Brings a key into the index that another command has made. The timer finds its due time.
+pub fn on_new_key(ctx: Ctx, name: &RStr) {
+    refresh(ctx, name);
+    Key::peek(ctx, name).requeue_if_finished();
 }
 
 /// Handles FLUSHDB, or FLUSHALL where `db` is negative.

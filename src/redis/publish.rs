@@ -6,7 +6,7 @@
 
 use super::config::{self, Publish};
 use super::ffi::{Ctx, RString};
-use super::stats;
+use super::{slot, stats};
 use crate::engine::{Change, ChangeSet};
 use crate::view;
 use std::cell::Cell;
@@ -43,7 +43,11 @@ impl EventMessages {
         buffer.messages.clear();
         buffer.ends.clear();
         config::push_channel_prefix(&mut buffer.channel);
-        push_channel_key(key, mode, &mut buffer.channel);
+        match mode {
+            Publish::Classic => buffer.channel.push_str(key),
+            // In the slot of its key, so that the shard that has the key publishes it (rule 8 "Channel").
+            Publish::Sharded => slot::push_name_in_slot(key, &mut buffer.channel),
+        }
         for change in &changes.changes {
             if let Change::Event(event) = change {
                 view::append_event_json(event, key, &mut buffer.messages);
@@ -87,42 +91,5 @@ pub fn publish_on_replica(ctx: Ctx, key: &str, changes: &ChangeSet) {
     let flags = ctx.flags();
     if flags.is_replica() && !flags.is_loading() && !flags.is_cluster() {
         EventMessages::of(key, changes).publish(ctx);
-    }
-}
-
-/// Appends the key's part of the channel (rule 8 "Channel"). A sharded channel must be in the slot of its key, so the
-/// key becomes its hash tag, unless it has one already.
-fn push_channel_key(key: &str, mode: Publish, channel: &mut String) {
-    match mode {
-        Publish::Sharded if !has_hash_tag(key) => {
-            channel.push('{');
-            channel.push_str(key);
-            channel.push('}');
-        }
-        _ => channel.push_str(key),
-    }
-}
-
-/// Returns true for a key with a hash tag, as the cluster specification defines it: a non-empty text between the first
-/// `{` and the next `}`.
-fn has_hash_tag(key: &str) -> bool {
-    key.split_once('{').and_then(|(_, rest)| rest.find('}')).is_some_and(|end| end > 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sharded_channels_are_in_the_slot_of_their_key() {
-        let of = |key, mode| {
-            let mut channel = "deploy:events:".to_string();
-            push_channel_key(key, mode, &mut channel);
-            channel
-        };
-        assert_eq!(of("a", Publish::Classic), "deploy:events:a");
-        assert_eq!(of("a", Publish::Sharded), "deploy:events:{a}");
-        assert_eq!(of("x{a}y", Publish::Sharded), "deploy:events:x{a}y");
-        assert_eq!(of("{}a", Publish::Sharded), "deploy:events:{{}a}");
     }
 }

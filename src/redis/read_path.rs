@@ -43,8 +43,8 @@ pub fn read(
 }
 
 /// Like [`read`], for a reply with as many entries as `size` returns: a large one is written in the background, from a
-/// copy of the record, whose texts are shared. In a transaction or a script, where nobody can be blocked, it is written
-/// at once.
+/// copy of the record, whose texts are shared. In a transaction or a script, where nobody can be blocked, and for a
+/// client with CLIENT TRACKING, it is written at once.
 pub fn read_large(
     call: &Call,
     key: &RStr,
@@ -53,7 +53,9 @@ pub fn read_large(
     answer: impl FnOnce(&Record, &str, ReplyWriter) -> Answered + Send + 'static,
 ) -> Result<Answered, CommandError> {
     with_record(call, key, |record, name| {
-        if size(record) >= BACKGROUND_MIN_ENTRIES {
+        // A client that tracks its keys is told of a change when it happens: a reply that is written later would be
+        // taken for the news.
+        if size(record) >= BACKGROUND_MIN_ENTRIES && !call.ctx().client_tracks_keys() {
             if let Some(client) = DeferredClient::block(call.ctx()) {
                 let (record, name) = (record.clone(), name.to_string());
                 return Ok(call.reply_by(|_| reply_in_background(client, record, name, json, answer)));

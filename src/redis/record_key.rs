@@ -52,6 +52,16 @@ impl Key {
         Key(ffi::Key::write(ctx, name, &RECORD_TYPE))
     }
 
+    /// Returns the address of the key's value; None where it has none of ours.
+    pub fn address(&self) -> Option<usize> {
+        self.0.address()
+    }
+
+    /// Returns the key's database.
+    pub fn db(&self) -> i32 {
+        self.0.db()
+    }
+
     /// Returns the value as it is stored; a record may be encoded: see [`Key::record`].
     pub fn stored(&self) -> KeyValue<&Stored> {
         match self.0.value() {
@@ -100,7 +110,7 @@ impl Key {
         cell.stored.decode(&name);
         let found = IndexEntry::of(&cell.stored);
         if found != known {
-            index::set(self.0.ctx().selected_db(), &name, found);
+            index::set(self.0.db(), &name, found);
         }
         self.enqueue_if_finished();
     }
@@ -112,7 +122,7 @@ impl Key {
             is_decoded && !cell.queued && IndexEntry::of(&cell.stored).is_finished()
         };
         if self.0.value_mut().is_some_and(may_be_queued) {
-            let queued = idle_queue::enqueue(self.0.ctx().selected_db(), &self.0.name());
+            let queued = idle_queue::enqueue(self.0.db(), &self.0.name());
             if let Some(cell) = self.0.value_mut() {
                 cell.queued = queued;
             }

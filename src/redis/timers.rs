@@ -8,7 +8,6 @@
 //! replicas; `M`: memory), and one that it refuses is retried a little later.
 
 use super::clock;
-use super::compat::valkey_4024;
 use super::config;
 use super::ffi::{avoids_replica_traffic, catch_panic, Ctx, KeyValue, LogLevel, LogLimiter, RString, TimerId};
 use super::record_key::Key;
@@ -119,7 +118,6 @@ fn on_timer(ctx: Ctx) {
     // Before anything else, so that nothing that goes wrong below can stop the clock.
     arm_at(ctx, now, now.saturating_add(LONGEST_WAIT_MS));
     let outcome = catch_panic("the timer", || {
-        valkey_4024::subscribe_deferred(ctx);
         if must_yield_once(armed_for, now) {
             if let (Some(armed), true) = (armed_for, may_write(ctx)) {
                 log_delay(armed.at, now, "the server stood still, and all timers with it");

@@ -133,7 +133,7 @@ fn store(ctx: Ctx, key: &RStr, mut open: Key, state: Store) -> Result<(), Comman
 /// record. On a server that may not write, the timer finds the entry by itself.
 fn after_store(ctx: Ctx, key: &RStr, open: &mut Key) {
     let (Ok(name), KeyValue::Ours(stored)) = (std::str::from_utf8(key.as_slice()), open.stored()) else { return };
-    let (db, entry) = (ctx.selected_db(), IndexEntry::of(stored));
+    let (db, entry) = (open.db(), IndexEntry::of(stored));
     blocked_clients::on_change(db, name, stored);
     index::set(db, name, entry);
     if entry.due.is_some() && ctx.flags().is_primary() {

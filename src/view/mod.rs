@@ -24,6 +24,7 @@ mod status;
 mod tasks;
 mod value;
 mod version;
+mod wait;
 
 // Each file exports its shapes and the functions that build them.
 pub use discovery::*;
@@ -36,3 +37,4 @@ pub use status::*;
 pub use tasks::*;
 pub use value::{append_json, to_json, RawJson};
 pub use version::*;
+pub use wait::*;

@@ -10,7 +10,6 @@ use crate::engine::deployment::{Action, Deployment, Status};
 use crate::engine::instance::{Health, Instance};
 use crate::engine::policy::Policy;
 use crate::engine::record::Record;
-use crate::engine::version::Version;
 use crate::engine::Summary;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -19,23 +18,18 @@ use std::sync::Arc;
 /// The number of events that STATUS includes.
 const EVENTS_SHOWN: usize = 10;
 
-/// The reply of STATUS and WAIT (rule 7 STATUS).
-///
-/// Of a deployment of the past, WAIT replies what its version still tells; every other field is null or empty (rule 8
-/// WAIT). Fields that are null only then are marked "past: null".
+/// The reply of STATUS (rule 7.2).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StatusView<'a> {
     pub deployment_key: &'a str,
     pub deployment_id: &'a str,
     pub status: &'static str,
     pub cause: Option<&'static str>,
-    pub description: Cow<'a, str>,
-    /// Past: null.
-    pub mode: Option<&'static str>,
+    pub description: String,
+    pub mode: &'static str,
     /// The strategy in effect, which may be another than the requested one.
     pub strategy: &'static str,
-    /// Past: null.
-    pub requested_strategy: Option<&'static str>,
+    pub requested_strategy: &'static str,
     pub rollback_of: Option<i64>,
     /// The ACL user, or `auto` where a rule acted.
     pub by: &'a str,
@@ -53,10 +47,8 @@ pub struct StatusView<'a> {
     /// The bundle of the target version.
     pub bundle: Option<&'a str>,
     pub policy: &'a Policy,
-    /// Past: null.
-    pub deadlines: Option<DeadlinesView>,
-    /// Past: null.
-    pub health: Option<HealthSummary>,
+    pub deadlines: DeadlinesView,
+    pub health: HealthSummary,
     /// By agent, version and job.
     pub instances: Vec<InstanceView<'a>>,
     /// By id.
@@ -70,8 +62,8 @@ pub struct StatusView<'a> {
     pub updated_at: i64,
     pub finished_at: Option<i64>,
     pub revision: i64,
-    /// The reason for the mode. Past: null.
-    pub mode_reason: Option<&'a str>,
+    /// The reason for the mode.
+    pub mode_reason: &'a str,
     /// The last operator command about this deployment.
     pub last_action: Option<ActionView<'a>>,
     /// In the order in which they go.
@@ -136,10 +128,10 @@ pub fn status<'a>(record: &'a Record, key: &'a str) -> Option<StatusView<'a>> {
         deployment_id: &deployment.id,
         status: deployment.status.name(),
         cause: deployment.cause.map(|cause| cause.name()),
-        description: Cow::Owned(description(record)),
-        mode: Some(deployment.mode.name()),
+        description: description(record),
+        mode: deployment.mode.name(),
         strategy: deployment.strategy.name(),
-        requested_strategy: Some(deployment.requested_strategy.name()),
+        requested_strategy: deployment.requested_strategy.name(),
         rollback_of: deployment.rollback_of.map(int),
         by: &deployment.by,
         reason: deployment.reason.as_deref(),
@@ -153,8 +145,8 @@ pub fn status<'a>(record: &'a Record, key: &'a str) -> Option<StatusView<'a>> {
         target_job_id: &deployment.target_job_id,
         bundle,
         policy: &deployment.policy,
-        deadlines: Some(deadlines(record, deployment)),
-        health: Some(HealthSummary::of(record, deployment)),
+        deadlines: deadlines(record, deployment),
+        health: HealthSummary::of(record, deployment),
         instances: record.instances.iter().map(|i| instance(record, i)).collect(),
         services: services(record, key),
         versions: history(record, usize::MAX),
@@ -163,60 +155,9 @@ pub fn status<'a>(record: &'a Record, key: &'a str) -> Option<StatusView<'a>> {
         updated_at: int(record.updated_at),
         finished_at: deployment.finished_at.map(int),
         revision: int(record.revision),
-        mode_reason: Some(&deployment.mode_reason),
+        mode_reason: &deployment.mode_reason,
         last_action: deployment.last_action.as_ref().map(action),
         changed_agents: &deployment.changed,
-    })
-}
-
-/// Returns the deployment with this id, present or past; None where the record knows none, or where one of the past has
-/// no outcome.
-pub fn status_of<'a>(record: &'a Record, key: &'a str, deployment_id: &str) -> Option<StatusView<'a>> {
-    if record.deployment.as_ref().is_some_and(|deployment| *deployment.id == *deployment_id) {
-        return status(record, key);
-    }
-    final_status(record, key, record.version_of_deployment(deployment_id)?)
-}
-
-/// Returns a deployment of the past by its version.
-fn final_status<'a>(record: &'a Record, key: &'a str, version: &'a Version) -> Option<StatusView<'a>> {
-    let status = version.outcome?.status(version.job_type.is_batch()).name();
-    Some(StatusView {
-        deployment_key: key,
-        deployment_id: &version.deployment_id,
-        status,
-        cause: version.cause.map(|cause| cause.name()),
-        // The payload of an earlier release has none.
-        description: Cow::Borrowed(version.description.as_deref().unwrap_or(status)),
-        mode: None,
-        strategy: version.strategy.name(),
-        requested_strategy: None,
-        rollback_of: version.rollback_of.map(int),
-        by: &version.by,
-        reason: version.reason.as_deref(),
-        current_version: record.current_version.map(int),
-        stable_version: record.stable_version().map(int),
-        source_version: None,
-        target_version: int(version.number),
-        rollback_target: record.rollback_target().map(int),
-        current_job_id: record.current_job_id.as_deref(),
-        source_job_id: None,
-        target_job_id: &version.job_id,
-        bundle: version.bundle.as_deref(),
-        policy: &version.policy,
-        deadlines: None,
-        health: None,
-        instances: Vec::new(),
-        services: Vec::new(),
-        versions: Vec::new(),
-        events: Vec::new(),
-        created_at: int(version.submitted_at),
-        updated_at: int(record.updated_at),
-        finished_at: version.finished_at.map(int),
-        revision: int(record.revision),
-        mode_reason: None,
-        last_action: None,
-        changed_agents: &[],
     })
 }
 

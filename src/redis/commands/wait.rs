@@ -1,14 +1,16 @@
 //! DEPLOY.WAIT and DEPLOY.EVENTS, which can block their caller.
 
-use crate::engine::deployment::Status;
+use crate::engine::deployment::{Outcome, Status};
 use crate::redis::args::{self, syntax, unknown, Args};
-use crate::redis::blocked_clients::{block, is_satisfied, Statuses, WaitCondition};
+use crate::redis::blocked_clients::{block, wait_reply, Seen, Until, WaitCondition};
 use crate::redis::call::Call;
 use crate::redis::error::CommandError;
-use crate::redis::read_path::with_record;
-use crate::redis::record_key::no_such_key;
+use crate::redis::read_path::with_open_record;
+use crate::redis::record_key::{no_such_key, Key};
 use crate::redis::reply::Answered;
+use crate::redis::stored::DbKey;
 use crate::view;
+use std::sync::Arc;
 
 /// The longest timeout, in ms: what the server accepts.
 const MAX_TIMEOUT_MS: u64 = i64::MAX as u64 / 1_000_000;
@@ -22,30 +24,37 @@ fn timeout(option: &str, args: &mut Args) -> Result<i64, CommandError> {
 pub fn wait(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let mut id = None;
-    let mut until = Statuses::default();
+    let mut until = Until::default();
     let mut timeout_ms = 0;
     while let Some(option) = args.option()? {
         match &*option {
             b"ID" => id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
             b"UNTIL" => {
-                for word in args.value_names("UNTIL", 1, Status::ALL.len(), args::TAG_MAX)? {
-                    let known = Status::ALL.map(Status::name).join(", ");
-                    let status = Status::parse(&word);
-                    until.add(status.ok_or_else(|| args::not_one_of("UNTIL", &known, word.as_bytes()))?);
+                for word in args.value_names("UNTIL", 1, Status::ALL.len() + 1, args::TAG_MAX)? {
+                    if !until.add(&word) {
+                        let statuses = Status::ALL.map(Status::name).join(", ");
+                        let known = format!("{statuses}, {}", Outcome::Completed.name());
+                        return Err(args::not_one_of("UNTIL", &known, word.as_bytes()));
+                    }
                 }
             }
             b"TIMEOUT" => timeout_ms = timeout("TIMEOUT", &mut args)?,
             _ => return Err(unknown(&option)),
         }
     }
-    with_record(call, key, |record, name| {
+    let mut open = Key::read(call.ctx(), key);
+    let db = open.db();
+    with_open_record(&mut open, key, |record, name| {
         let Some(current) = &record.deployment else { return Err(no_such_key(key).into()) };
         let deployment_id = id.unwrap_or_else(|| current.id.clone());
-        if is_satisfied(record, &deployment_id, until)? {
-            return Ok(call.reply(&view::status_of(record, name, &deployment_id), false));
+        let key = DbKey { db, key: Arc::from(name) };
+        match wait_reply(record, &key.key, &deployment_id, until)? {
+            Some(view) => Ok(call.reply(&view, false)),
+            None => {
+                let condition = WaitCondition::Status { deployment_id, until };
+                block(call, key, condition, Seen::of(record), timeout_ms, &())
+            }
         }
-        let seen = Some((current.id.clone(), current.status));
-        block(call, name, WaitCondition::Status { deployment_id, until }, seen, timeout_ms, &())
     })
 }
 
@@ -61,13 +70,20 @@ pub fn events(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
             _ => return Err(unknown(&option)),
         }
     }
-    with_record(call, key, |record, name| {
+    let mut open = Key::read(call.ctx(), key);
+    let db = open.db();
+    with_open_record(&mut open, key, |record, name| {
         let page = view::events(record, name, after, count);
-        let last_seen = after.unwrap_or(0);
+        // A caller whose AFTER is above the last revision has read another log, which has begun anew: it waits for
+        // nothing, and is told so by the last revision (rule 3.4).
+        let has_news = match after {
+            Some(after) => record.revision != after,
+            None => !record.log.is_empty(),
+        };
         match block_ms {
-            Some(timeout_ms) if record.revision <= last_seen || record.log.is_empty() => {
-                let after = last_seen.max(record.revision);
-                block(call, name, WaitCondition::Events { after, count }, None, timeout_ms, &page)
+            Some(timeout_ms) if !has_news => {
+                let condition = WaitCondition::Events { after: record.revision, count };
+                block(call, DbKey { db, key: Arc::from(name) }, condition, None, timeout_ms, &page)
             }
             _ => Ok(call.reply(&page, false)),
         }

@@ -1,114 +1,148 @@
 //! A workaround for valkey#4024, a fault of Valkey 8.1 to 9.1.1: a module that subscribes to keyspace notifications
 //! leaves the calling client on the database of the notification, which for MOVE and COPY … DB is not its own. The
-//! client would go on there, and a replica would apply what follows to the wrong database.
+//! client, or a script or transaction, would go on there, and a replica would apply what follows to the wrong database.
 //!
-//! So the database that the client came from is determined, and selected again. Where the server restores it by itself,
-//! or has a client of its own for the notification, selecting it changes nothing.
+//! So the module does not subscribe there, and learns of new keys in other ways:
 //!
-//! - MOVE notifies `move_from`, on the client's own database, before `move_to`.
-//! - COPY notifies the target alone. A command filter saves the client's database before the command runs. It cannot
-//!   see a script's own client, nor a SELECT that was queued before: a script that uses COPY … DB should SELECT again.
-//! - While an AOF is replayed, the server runs no filter. There the module does not subscribe: it does so at the first
-//!   run of the timer, which comes after, and then rescans for keys that a RENAME, MOVE or COPY in the AOF made.
+//! - RESTORE loads the value, and COPY copies it: both callbacks name the key.
+//! - RENAME and MOVE remove a value from a key and do not free it. When the command has ended, the value is looked for
+//!   where a command filter has seen that such a command would take it, and else among all keys.
 
-use crate::redis::ffi::{has_db_switch_bug, Ctx, LogLevel, RString, Unavailable};
+use crate::redis::ffi::{has_db_switch_bug, run_in_next_turn, Ctx, RString, Unavailable};
 use crate::redis::keyspace;
-use crate::redis::record_key::RECORD_TYPE;
-use std::collections::BTreeMap;
+use crate::redis::record_key::{Key, RECORD_TYPE};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The number of clients whose database is saved: more than there will be open transactions with a COPY … DB.
-const MAX_CLIENTS: usize = 1_000;
+/// The number of targets of commands that are remembered. Beyond it, a value is looked for among all keys.
+const MAX_TARGETS: usize = 1_000;
 
-/// The databases that clients came from.
-struct SavedDbs {
-    moved_from: Option<i32>,
-    copied_from: BTreeMap<u64, i32>,
+/// The server has the fault.
+static IS_FAULTY: AtomicBool = AtomicBool::new(false);
+
+/// The values that commands have taken from their keys, and where they may be.
+struct Moved {
+    /// The database that each value was removed from, by the address of the value.
+    values: BTreeMap<usize, i32>,
+    /// The keys that commands would take a value to; None: in the database that it comes from.
+    targets: BTreeSet<(Vec<u8>, Option<i32>)>,
+    /// The keys that were restored or copied to.
+    created: BTreeSet<(i32, Vec<u8>)>,
+    is_scheduled: bool,
 }
 
-static SAVED_DBS: Mutex<SavedDbs> = Mutex::new(SavedDbs { moved_from: None, copied_from: BTreeMap::new() });
+static MOVED: Mutex<Moved> = Mutex::new(Moved {
+    values: BTreeMap::new(),
+    targets: BTreeSet::new(),
+    created: BTreeSet::new(),
+    is_scheduled: false,
+});
 
-/// The keyspace subscription was deferred until after AOF loading.
-static SUBSCRIPTION_DEFERRED: AtomicBool = AtomicBool::new(false);
-/// While it was deferred, a record was removed or copied, and may exist under another name.
-static RESCAN_NEEDED: AtomicBool = AtomicBool::new(false);
-
-fn saved_dbs() -> MutexGuard<'static, SavedDbs> {
-    SAVED_DBS.lock().unwrap_or_else(PoisonError::into_inner)
+fn moved() -> MutexGuard<'static, Moved> {
+    MOVED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The function that subscribes to keyspace notifications, once it was deferred.
-static SUBSCRIBE: OnceLock<fn(Ctx) -> Result<(), Unavailable>> = OnceLock::new();
+fn is_faulty() -> bool {
+    IS_FAULTY.load(Ordering::Relaxed)
+}
 
-/// Subscribes to keyspace notifications by `subscribe`: now, or on a faulty server once it has loaded its data. Returns
-/// true where the server is faulty, and needs the command filter.
+/// Subscribes to keyspace notifications by `subscribe`, except on a faulty server. Returns true where the server is
+/// faulty, and needs the command filter.
 pub fn subscribe(ctx: Ctx, subscribe: fn(Ctx) -> Result<(), Unavailable>) -> Result<bool, Unavailable> {
-    if has_db_switch_bug() {
-        // It is set already where the module was loaded before: by the same function.
-        SUBSCRIBE.get_or_init(|| subscribe);
-        SUBSCRIPTION_DEFERRED.store(true, Ordering::Relaxed);
-        return Ok(true);
+    IS_FAULTY.store(has_db_switch_bug(), Ordering::Relaxed);
+    match is_faulty() {
+        true => Ok(true),
+        false => subscribe(ctx).map(|()| false),
     }
-    subscribe(ctx).map(|()| false)
 }
 
-/// Marks that a record was removed or copied. Called for each of them, on every server, so it only sets a flag.
-pub fn mark_rescan() {
-    RESCAN_NEEDED.store(true, Ordering::Relaxed);
-}
-
-/// Makes up for a deferred subscription, at the first run of the timer: it comes after what the server loads at start.
-pub fn subscribe_deferred(ctx: Ctx) {
-    if !SUBSCRIPTION_DEFERRED.swap(false, Ordering::Relaxed) {
-        return;
-    }
-    if SUBSCRIBE.get().is_none_or(|subscribe| subscribe(ctx).is_err()) {
-        let text = "no keyspace notifications: a renamed or moved deployment waits for a restart";
-        ctx.log(LogLevel::Warning, text);
-    }
-    if !RESCAN_NEEDED.load(Ordering::Relaxed) {
-        return;
-    }
-    let selected_db = ctx.selected_db();
-    for _db in (0..).take_while(|db| ctx.select_db(*db)) {
-        ctx.scan(&RECORD_TYPE).iter().for_each(|name| keyspace::refresh(ctx, &RString::new(name)));
-    }
-    ctx.select_db(selected_db);
-}
-
-/// Returns true for a command whose notification does not tell the database that it came from.
-pub fn is_copy(command: &[u8]) -> bool {
-    command.eq_ignore_ascii_case(b"copy")
-}
-
-/// Saves the database of a client that is about to call COPY, or to queue it. Only `COPY a b DB n` leaves the database.
-pub fn save_db(client: u64, db: i32, arguments: i32) {
-    let mut saved = saved_dbs();
-    if arguments < 5 {
-        saved.copied_from.remove(&client);
-        return;
-    }
-    if saved.copied_from.len() >= MAX_CLIENTS {
-        saved.copied_from.clear();
-    }
-    saved.copied_from.insert(client, db);
-}
-
-/// Selects the client's own database again, after a notification was handled.
-pub fn restore_db(ctx: Ctx, event: &[u8]) {
-    let saved = match event {
-        b"move_from" => {
-            saved_dbs().moved_from = Some(ctx.selected_db());
-            return;
+/// Notes the target of a command that may take a value from one key to another.
+pub fn on_command(arguments: &[&[u8]]) {
+    let target = match arguments {
+        [name, _, target] if name.eq_ignore_ascii_case(b"rename") || name.eq_ignore_ascii_case(b"renamenx") => {
+            (target.to_vec(), None)
         }
-        b"move_to" => saved_dbs().moved_from.take(),
-        // A transaction may have several, and all of them were saved when they were queued.
-        b"copy_to" if ctx.flags().is_in_script_or_multi() => saved_dbs().copied_from.get(&ctx.client_id()).copied(),
-        b"copy_to" => saved_dbs().copied_from.remove(&ctx.client_id()),
+        [name, key, db] if name.eq_ignore_ascii_case(b"move") => {
+            let Some(db) = std::str::from_utf8(db).ok().and_then(|db| db.parse().ok()) else { return };
+            (key.to_vec(), Some(db))
+        }
         _ => return,
     };
-    if let Some(db) = saved.filter(|db| *db != ctx.selected_db()) {
-        ctx.select_db(db);
+    let mut moved = moved();
+    if moved.targets.len() < MAX_TARGETS {
+        moved.targets.insert(target);
     }
+}
+
+/// Notes that a value was removed from its key. It is at another one, unless it is freed before the command has ended.
+pub fn on_unlinked(db: i32, value: usize) {
+    if is_faulty() {
+        moved().values.insert(value, db);
+        schedule();
+    }
+}
+
+/// Notes that a value was freed. It may be called on another thread.
+pub fn on_freed(value: usize) {
+    if is_faulty() {
+        moved().values.remove(&value);
+    }
+}
+
+/// Notes a key that is about to get a value: by RESTORE, which deletes the old value after it has loaded the new one, or
+/// by COPY.
+pub fn on_created(db: i32, key: &[u8]) {
+    if is_faulty() {
+        moved().created.insert((db, key.to_vec()));
+        schedule();
+    }
+}
+
+fn schedule() {
+    let is_scheduled = std::mem::replace(&mut moved().is_scheduled, true);
+    if !is_scheduled && !run_in_next_turn(find_moved) {
+        moved().is_scheduled = false;
+    }
+}
+
+/// Brings restored, copied and moved values into the index.
+fn find_moved(ctx: Ctx) {
+    let (mut values, targets, created) = {
+        let mut moved = moved();
+        moved.is_scheduled = false;
+        let values = std::mem::take(&mut moved.values);
+        // What a queued command will do yet is looked for among all keys, should something else be moved before.
+        let targets = if values.is_empty() { BTreeSet::new() } else { std::mem::take(&mut moved.targets) };
+        (values, targets, std::mem::take(&mut moved.created))
+    };
+    for (db, key) in created {
+        visit(ctx, db, &key);
+    }
+    let sources: BTreeSet<i32> = values.values().copied().collect();
+    for (key, db) in &targets {
+        for db in db.map_or_else(|| sources.clone(), |db| BTreeSet::from([db])) {
+            if let Some(value) = visit(ctx, db, key) {
+                values.remove(&value);
+            }
+        }
+    }
+    if values.is_empty() {
+        return;
+    }
+    for db in (0..).take_while(|db| ctx.select_db(*db)) {
+        for key in ctx.scan(&RECORD_TYPE) {
+            visit(ctx, db, &key);
+        }
+    }
+}
+
+/// Brings a key into the index, and returns the address of its value.
+fn visit(ctx: Ctx, db: i32, key: &[u8]) -> Option<usize> {
+    if !ctx.select_db(db) {
+        return None;
+    }
+    let name = RString::new(key);
+    keyspace::on_new_key(ctx, &name);
+    Key::peek(ctx, &name).address()
 }

@@ -121,6 +121,19 @@ impl Ctx {
         api!(RedisModule_SelectDb).is_some_and(|select| unsafe { select(self.raw, db) } == raw::REDISMODULE_OK as c_int)
     }
 
+    /// Returns true if this node serves a key: always, except in a cluster for a slot of another node.
+    pub fn serves(self, key: &RStr) -> bool {
+        let arguments = [RString::new(key.as_slice())];
+        // RM_Call refuses the key of another node. Nothing is changed: no access time, and no error of the server's.
+        !self.flags().is_cluster() || self.call(c"TYPE", c"Ev", &arguments).is_ok()
+    }
+
+    /// Returns true if the caller uses CLIENT TRACKING.
+    pub fn client_tracks_keys(self) -> bool {
+        const TRACKING: u64 = raw::REDISMODULE_CLIENTINFO_FLAG_TRACKING as u64;
+        client_info(self.client_id()).is_some_and(|info| info.flags & TRACKING != 0)
+    }
+
     /// The id of the client on whose behalf this runs.
     pub fn client_id(self) -> u64 {
         // SAFETY: the context is valid for this call.
@@ -221,6 +234,17 @@ impl Ctx {
             unsafe { notify(self.raw, raw::REDISMODULE_NOTIFY_MODULE, event.as_ptr(), key.raw()) };
         }
     }
+}
+
+/// Returns what the server tells about a client; None for one without a connection, such as a script's.
+fn client_info(client: u64) -> Option<raw::RedisModuleClientInfo> {
+    let get = api!(RedisModule_GetClientInfoById)?;
+    // SAFETY: all zero is a valid value of this structure of numbers.
+    let mut info: raw::RedisModuleClientInfo = unsafe { std::mem::zeroed() };
+    info.version = 1;
+    // SAFETY: the structure says its version, and is filled by this call.
+    let status = unsafe { get(std::ptr::from_mut(&mut info).cast(), client) };
+    (status == raw::REDISMODULE_OK as c_int).then_some(info)
 }
 
 /// The text of an error reply; None where the reply is not an error.

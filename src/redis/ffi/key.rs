@@ -139,6 +139,22 @@ impl<T> Key<T> {
         true
     }
 
+    /// The address of the value of our type: it stays the same when the value moves to another key.
+    pub fn address(&self) -> Option<usize> {
+        self.value.map(|value| value.as_ptr().addr())
+    }
+
+    /// The key's database. In a transaction it may be another than the client's: the server's own "selected database" is
+    /// that of the last SELECT or MOVE.
+    pub fn db(&self) -> i32 {
+        match api!(RedisModule_GetDbIdFromModuleKey) {
+            // SAFETY: the key is open.
+            Some(get) if !self.raw.is_null() => unsafe { get(self.raw) },
+            // A key that does not exist was not opened.
+            _ => self.ctx.selected_db(),
+        }
+    }
+
     /// The key's name; empty where the server does not tell.
     pub fn name(&self) -> String {
         let Some(get) = api!(RedisModule_GetKeyNameFromModuleKey) else { return String::new() };

@@ -1,4 +1,4 @@
-//! A client of the protocol (RESP2) over a plain socket, for what no client library does: thousands of commands ahead
+//! A client of the protocol (RESP2, and of RESP3 maps, nulls and pushes) over a plain socket, for what no client library does: thousands of commands ahead
 //! of their replies, replication streams, and measurements in which a client library would be part of the result. It
 //! writes bytes that were made before, and can skip replies without storing them.
 
@@ -17,6 +17,8 @@ pub enum Reply {
     Bytes(Vec<u8>),
     Nil,
     Array(Vec<Reply>),
+    /// A message that the server sent unasked.
+    Push(Vec<Reply>),
 }
 
 impl Reply {
@@ -249,7 +251,10 @@ impl Conn {
                 Reply::Bytes(bytes)
             }
             "*" => Reply::Array((0..rest.parse::<usize>().expect("a count")).map(|_| self.reply()).collect()),
-            _ => panic!("not RESP2: {line}"),
+            "%" => Reply::Array((0..2 * rest.parse::<usize>().expect("a count")).map(|_| self.reply()).collect()),
+            ">" => Reply::Push((0..rest.parse::<usize>().expect("a count")).map(|_| self.reply()).collect()),
+            "_" => Reply::Nil,
+            _ => panic!("not read here: {line}"),
         }
     }
 
