@@ -76,7 +76,7 @@ fn apply_command(record: &Record, command: &Command, now_ms: u64) -> Option<Reco
 /// Builds all views of a record.
 fn render(record: &Record) {
     view::to_json(&view::status(record, "key"));
-    view::to_json(&view::history(record));
+    view::to_json(&view::history(record, usize::MAX));
     view::to_json(&view::tasks(record));
     if let Some(summary) = engine::Summary::of(record) {
         view::to_json(&view::list_entry(&summary, "key"));

@@ -535,7 +535,7 @@ pub fn node_change(old: &Node, new: &Node) -> Option<String> {
         (Json::Object(was), Json::Object(is)) => {
             let names: BTreeSet<&String> = was.names().chain(is.names()).collect();
             let differing: Vec<&str> =
-                names.into_iter().filter(|name| was.get(*name) != is.get(*name)).map(String::as_str).collect();
+                names.into_iter().filter(|name| was.get(name) != is.get(name)).map(String::as_str).collect();
             some(&differing)
         }
         _ => "whole node".to_string(),

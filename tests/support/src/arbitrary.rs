@@ -351,7 +351,7 @@ impl Tape<'_> {
             ttl_ms,
             expires_at: ttl_ms.and_then(|_| self.maybe(Tape::time)),
             since: self.time(),
-            attempt: self.next() as u32,
+            attempt: self.next(),
         }
     }
 
