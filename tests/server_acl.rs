@@ -217,20 +217,24 @@ fn acl_categories_exist_where_supported() {
         };
         let (all, read, write, waits) =
             (ours(&mut root, "deploy"), ours(&mut root, "read"), ours(&mut root, "write"), ours(&mut root, "blocking"));
-        if !has_categories {
+        // Valkey 8.0 has the categories and grants by them, and leaves the commands of modules out of their lists.
+        if !has_categories || kind == ServerKind::Valkey80 {
             assert!(all.is_empty() && read.is_empty() && write.is_empty() && waits.is_empty());
+        } else {
+            let commands = root.call(&["COMMAND", "LIST", "FILTERBY", "MODULE", "deploy"]);
+            assert_eq!(all, items(&commands).iter().map(|c| text(c).to_lowercase()).collect());
+            assert!(read.is_disjoint(&write));
+            for name in reads().split(' ') {
+                assert!(read.contains(&format!("deploy.{}", name.to_lowercase())), "{name}");
+            }
+            for name in format!("{OPERATES} REPORT REGISTER CHECK DEREGISTER APPLY").split(' ') {
+                assert!(write.contains(&format!("deploy.{}", name.to_lowercase())), "{name}");
+            }
+            assert_eq!(waits, BTreeSet::from(["deploy.events".into(), "deploy.wait".into()]));
+        }
+        if !has_categories {
             return;
         }
-        let commands = root.call(&["COMMAND", "LIST", "FILTERBY", "MODULE", "deploy"]);
-        assert_eq!(all, items(&commands).iter().map(|c| text(c).to_lowercase()).collect());
-        assert!(read.is_disjoint(&write));
-        for name in reads().split(' ') {
-            assert!(read.contains(&format!("deploy.{}", name.to_lowercase())), "{name}");
-        }
-        for name in format!("{OPERATES} REPORT REGISTER CHECK DEREGISTER APPLY").split(' ') {
-            assert!(write.contains(&format!("deploy.{}", name.to_lowercase())), "{name}");
-        }
-        assert_eq!(waits, BTreeSet::from(["deploy.events".into(), "deploy.wait".into()]));
 
         prepare(&mut root);
         root.call(&["ACL", "SETUSER", "looker", "on", ">p", "%R~*", "+@read"]);

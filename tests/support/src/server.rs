@@ -16,19 +16,32 @@ use std::time::SystemTime;
 pub enum ServerKind {
     /// The distribution's own `redis-server`, 7.0 on Debian 12.
     Redis70,
+    Redis80,
     Redis82,
+    Redis86,
+    Valkey80,
     Valkey81,
     Valkey91,
 }
 
 impl ServerKind {
-    pub const ALL: [ServerKind; 4] =
-        [ServerKind::Redis70, ServerKind::Redis82, ServerKind::Valkey81, ServerKind::Valkey91];
+    pub const ALL: [ServerKind; 7] = [
+        ServerKind::Redis70,
+        ServerKind::Redis80,
+        ServerKind::Redis82,
+        ServerKind::Redis86,
+        ServerKind::Valkey80,
+        ServerKind::Valkey81,
+        ServerKind::Valkey91,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             ServerKind::Redis70 => "redis-7.0",
+            ServerKind::Redis80 => "redis-8.0",
             ServerKind::Redis82 => "redis-8.2",
+            ServerKind::Redis86 => "redis-8.6",
+            ServerKind::Valkey80 => "valkey-8.0",
             ServerKind::Valkey81 => "valkey-8.1",
             ServerKind::Valkey91 => "valkey-9.1",
         }
