@@ -155,6 +155,56 @@ fn deleted_key_is_not_found() {
     });
 }
 
+/// A load flushes everything first, and brings the same record back.
+#[test]
+fn clients_wait_on_while_the_data_set_is_loaded_again() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &["--enable-debug-command", "yes"]);
+        let mut client = server.client();
+        let revision = client.begin_rollout(KEY, 200_000)["revision"].to_string();
+        let mut answers =
+            waiting(&server, &[&["DEPLOY.WAIT", KEY], &["DEPLOY.EVENTS", KEY, "AFTER", &revision, "BLOCK", "0"]]);
+        client.call(&["DEBUG", "RELOAD"]);
+        assert_eq!(client.info("clients", "blocked_clients"), "2");
+        client.call(&["DEPLOY.FAIL", KEY]);
+        assert!(!items(&items(&answer(answers.pop().expect("two")).expect("events"))[2]).is_empty());
+        let waited = answer(answers.pop().expect("one")).expect("a reply");
+        assert_eq!(Fields::of(&waited).text("status"), "failed");
+    });
+}
+
+/// A full resynchronization may bring a shorter log, where a failover or a crash has lost events.
+#[test]
+fn readers_of_a_log_that_lost_events_are_answered() {
+    on_each_server(|kind| {
+        let (primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
+        let mut client = primary.client();
+        client.begin_rollout(KEY, 200_000);
+        let shorter = dump(&mut client, KEY);
+        let last = number(&client.status(KEY)["revision"]) as i64;
+        client.call(&["DEPLOY.PAUSE", KEY]);
+        let revision = client.status(KEY)["revision"].to_string();
+        replica.replicate_from(&primary);
+        replica.catch_up_with(&primary);
+        let mut answers =
+            waiting(&replica, &[&["DEPLOY.WAIT", KEY], &["DEPLOY.EVENTS", KEY, "AFTER", &revision, "BLOCK", "0"]]);
+        // The primary loses the event while the replica cannot hear it.
+        restore(&mut client, "new", &shorter, &[]).expect("restored");
+        replica.signal("STOP");
+        client.call(&["CLIENT", "KILL", "TYPE", "replica"]);
+        client.call(&["RENAME", "new", KEY]);
+        client.call(&["DEBUG", "CHANGE-REPL-ID"]);
+        replica.signal("CONT");
+        replica.catch_up_with(&primary);
+        let events = answer(answers.pop().expect("two")).expect("events");
+        assert_eq!(int(&items(&events)[1]), last);
+        // The other one waits on, for a deployment that is there.
+        client.call(&["DEPLOY.FAIL", KEY]);
+        let waited = answer(answers.pop().expect("one")).expect("a reply");
+        assert_eq!(Fields::of(&waited).text("status"), "failed");
+    });
+}
+
 #[test]
 fn events_after_the_last_revision_are_answered_at_once() {
     on_each_server(|kind| {
@@ -200,6 +250,15 @@ fn outcome_of_a_batch_run_can_be_waited_for() {
     }
     let reply = Fields::of(&client.call(completes));
     assert_eq!(reply.text("cause"), "agent_failed", "what has ended is replied at once");
+
+    // A run that is stopped before it reports will have no outcome: nobody waits for it.
+    client.deploy(KEY, BATCH, &[]);
+    let stopped = waiting(&server, &[completes]);
+    client.call(&["DEPLOY.STOP", KEY]);
+    client.call(&["DEPLOY.REPORT", KEY, "*", "stopped"]);
+    for waited in stopped {
+        assert_eq!(Fields::of(&answer(waited).expect("a reply")).text("status"), "version_recorded");
+    }
     let error = client.refused(&["DEPLOY.WAIT", KEY, "UNTIL", "1", "done"]);
     assert!(error.starts_with("ERR UNTIL must be one of ") && error.contains("'done'"), "{error}");
 }

@@ -8,19 +8,20 @@
 //! Timeouts are measured here too, by one timer for the earliest: with a timeout of the server's own, Redis 7.0 never
 //! answers a client whose timeout passes in the turn of the event loop in which it is unblocked.
 //!
-//! A key that is deleted is another one when it is made again: whoever waited for it is set aside at once
-//! ([`on_removed`]) and answered in the next turn of the event loop, when the command that did it has ended. A key whose
-//! whole data set was replaced is only known to have changed ([`recheck_all`]): its clients wait on, or are answered by
-//! what it holds now.
+//! A key that is deleted is another one when it is made again. Whoever waited for it is set aside at once ([`on_removed`])
+//! and judged in the next turn of the event loop, when the command that did it has ended, or the load: he waits on where
+//! the same record is back, as after a full resynchronization, and is told where it is not.
 
 use super::call::Call;
 use super::error::CommandError;
-use super::ffi::{catch_panic, run_in_next_turn, BlockedHandler, Ctx, KeyValue, Panicked, RStr, RString, TimerId};
+use super::ffi::{catch_panic, run_in_next_turn, BlockedHandler, Ctx, Panicked, RStr, RString, TimerId};
 use super::record_key::Key;
 use super::reply::{self, Answered, ReplyWriter};
 use super::stored::{DbKey, Stored};
 use crate::engine::deployment::Outcome;
 use crate::engine::deployment::Status;
+use crate::engine::manifest::BATCH_AGENT;
+use crate::engine::time::UnixMs;
 use crate::engine::{Record, Rejection};
 use crate::view::{self, EventsPage, WaitView};
 use serde::Serialize;
@@ -125,6 +126,8 @@ impl KeyWaiters {
 #[derive(Debug)]
 struct BlockedClient {
     key: DbKey,
+    /// The time at which the record was created, which tells it from another one of this name.
+    created_at: UnixMs,
     condition: WaitCondition,
     /// None: without a timeout.
     deadline: Option<Instant>,
@@ -138,10 +141,8 @@ struct Registry {
     deadlines: BTreeSet<(Instant, Blocked)>,
     /// The timer for the first of them, and when it fires: not later than that.
     timer: Option<(Instant, TimerId)>,
-    /// The clients whose key was deleted.
-    removed: Vec<(Blocked, BlockedClient)>,
-    /// Every key is to be rechecked.
-    all_invalid: bool,
+    /// The clients whose key was deleted, or may hold another record.
+    set_aside: Vec<(Blocked, BlockedClient)>,
     /// A recheck is scheduled.
     recheck_scheduled: bool,
 }
@@ -208,6 +209,12 @@ impl Registry {
         Some(blocked)
     }
 
+    /// Removes a client, also one that was set aside.
+    fn forget(&mut self, client: Blocked) -> Option<BlockedClient> {
+        let index = self.set_aside.iter().position(|(other, _)| *other == client);
+        index.map(|index| self.set_aside.swap_remove(index).1).or_else(|| self.remove(client))
+    }
+
     /// Removes and returns all clients whose timeout has passed.
     fn take_expired(&mut self, now: Instant) -> Vec<(Blocked, BlockedClient)> {
         let expired = self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now).map(|(_, client)| *client);
@@ -261,9 +268,11 @@ impl Registry {
 pub fn wait_reply(record: &Record, key: &Arc<str>, id: &str, until: Until) -> Result<Option<WaitView>, Rejection> {
     let no_such = || Rejection::NoSuchDeployment(id.to_string());
     let version = record.version_of_deployment(id);
-    let waits_for_run = version
-        .filter(|version| version.job_type.is_batch() && until.run && !until.names(Status::VersionRecorded))
-        .is_some_and(|version| !version.outcome.is_some_and(Outcome::is_of_run));
+    // A run that has left the record without an outcome, since it was stopped, will have none.
+    let waits_for_run = version.is_some_and(|version| {
+        let waits = version.job_type.is_batch() && until.run && !until.names(Status::VersionRecorded);
+        waits && record.instances.of_agent(BATCH_AGENT).iter().any(|run| run.version == version.number)
+    });
     let is_satisfied = match record.deployment.as_ref().filter(|d| *d.id == *id) {
         Some(d) => !d.status.is_active() || until.names(d.status),
         None => version.ok_or_else(no_such)?.outcome.is_some(),
@@ -279,8 +288,8 @@ pub fn wait_reply(record: &Record, key: &Arc<str>, id: &str, until: Until) -> Re
 pub fn block(
     call: &Call,
     key: DbKey,
+    record: &Record,
     condition: WaitCondition,
-    seen: Option<Seen>,
     timeout_ms: i64,
     at_timeout: &impl Serialize,
 ) -> Result<Answered, CommandError> {
@@ -293,7 +302,8 @@ pub fn block(
     };
     let timeout = u64::try_from(timeout_ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis);
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    registry(|registry| registry.add(client, BlockedClient { key, condition, deadline }, seen));
+    let blocked = BlockedClient { key, created_at: record.created_at, condition, deadline };
+    registry(|registry| registry.add(client, blocked, Seen::of(record)));
     arm(ctx);
     Ok(call.reply_by(|_| {}))
 }
@@ -324,42 +334,38 @@ fn unblock(clients: Vec<(Blocked, WaitAnswer)>) {
 
 /// Sets the clients of a key aside that was deleted.
 pub fn on_removed(db: i32, name: &[u8]) {
-    set_aside(|key| key.db == db && key.key.as_bytes() == name);
-}
-
-/// Sets the clients of these databases aside: all of their keys were deleted, or are in another database now.
-pub fn on_dbs_removed(is_removed: impl Fn(i32) -> bool) {
-    set_aside(|key| is_removed(key.db));
-}
-
-fn set_aside(is_removed: impl Fn(&DbKey) -> bool) {
     if !HAS_CLIENTS.load(Ordering::Relaxed) {
         return;
     }
+    if let Ok(name) = std::str::from_utf8(name) {
+        set_aside(vec![DbKey { db, key: Arc::from(name) }]);
+    }
+}
+
+/// Sets the clients of these databases aside: their keys were deleted, or another data set is served from here on.
+pub fn on_dbs_replaced(is_replaced: impl Fn(i32) -> bool) {
+    if HAS_CLIENTS.load(Ordering::Relaxed) {
+        let keys = registry(|registry| registry.by_key.keys().filter(|key| is_replaced(key.db)).cloned().collect());
+        set_aside(keys);
+    }
+}
+
+fn set_aside(keys: Vec<DbKey>) {
     registry(|registry| {
-        let keys: Vec<DbKey> = registry.by_key.keys().filter(|key| is_removed(key)).cloned().collect();
         for key in keys {
-            let clients = registry.by_key.get(&key).map(KeyWaiters::all).unwrap_or_default();
-            for client in clients {
-                let removed = registry.remove(client).map(|blocked| (client, blocked));
-                registry.removed.extend(removed);
+            for client in registry.by_key.get(&key).map(KeyWaiters::all).unwrap_or_default() {
+                let blocked = registry.remove(client).map(|blocked| (client, blocked));
+                registry.set_aside.extend(blocked);
             }
         }
     });
     schedule_recheck();
 }
 
-/// Rechecks the keys of all clients: another data set is served from here on.
-pub fn recheck_all() {
-    if HAS_CLIENTS.load(Ordering::Relaxed) {
-        registry(|registry| registry.all_invalid = true);
-        schedule_recheck();
-    }
-}
-
-fn schedule_recheck() {
+/// Schedules a recheck of the clients that were set aside.
+pub fn schedule_recheck() {
     let schedule = registry(|registry| {
-        let schedule = (registry.all_invalid || !registry.removed.is_empty()) && !registry.recheck_scheduled;
+        let schedule = !registry.set_aside.is_empty() && !registry.recheck_scheduled;
         registry.recheck_scheduled |= schedule;
         schedule
     });
@@ -368,43 +374,47 @@ fn schedule_recheck() {
     }
 }
 
-/// Answers the clients that were set aside, and rechecks the keys of the others where all are invalid.
+/// Judges the clients that were set aside.
 fn recheck(ctx: Ctx) {
+    registry(|registry| registry.recheck_scheduled = false);
     if ctx.flags().is_loading() {
-        // What is missing now may be loaded yet: the end of the load schedules it again.
-        return registry(|registry| registry.recheck_scheduled = false);
+        return; // what is missing now may be loaded yet: the end of the load schedules it again
     }
-    let (removed, invalid) = registry(|registry| {
-        registry.recheck_scheduled = false;
-        let keys = registry.by_key.keys().filter(|_| registry.all_invalid).cloned().collect::<Vec<_>>();
-        registry.all_invalid = false;
-        (std::mem::take(&mut registry.removed), keys)
-    });
-    for (client, blocked) in removed {
-        client.unblock(Some(removed_answer(ctx, &blocked)));
+    for (client, blocked) in registry(|registry| std::mem::take(&mut registry.set_aside)) {
+        match answer_after_removal(ctx, &blocked) {
+            Some(answer) => client.unblock(Some(answer)),
+            // Nothing was seen of this record yet.
+            None => registry(|registry| registry.add(client, blocked, None)),
+        }
     }
-    for key in invalid {
-        recheck_key(ctx, &key);
-    }
+    arm(ctx);
 }
 
-/// Returns the answer to a client whose key was deleted. What may be there now is another one, and of its log a reader
-/// is told at once (rule 3.4).
-fn removed_answer(ctx: Ctx, blocked: &BlockedClient) -> WaitAnswer {
+/// Returns the answer to a client whose key was deleted; None where it waits on, since the same record is back. What is
+/// there otherwise is another one, and of its log a reader is told at once (rule 3.4).
+fn answer_after_removal(ctx: Ctx, blocked: &BlockedClient) -> Option<WaitAnswer> {
     let DbKey { db, key } = &blocked.key;
     let name = RString::new(key.as_bytes());
     if !ctx.select_db(*db) {
-        return no_key_answer(ctx, key, &name);
+        return Some(no_key_answer(ctx, key, &name));
     }
     let mut open = Key::peek(ctx, &name);
-    if let KeyValue::Foreign = open.stored() {
-        return WaitAnswer::Error(Rejection::WrongType);
-    }
-    match (&blocked.condition, open.record()) {
-        (WaitCondition::Events { after, count }, Ok(Some(record))) => {
-            WaitAnswer::Events(Arc::new(view::events(record, key, Some(*after), *count)))
+    let record = match open.record() {
+        Ok(Some(record)) => record,
+        Ok(None) => return Some(no_key_answer(ctx, key, &name)),
+        Err(rejection) => return Some(WaitAnswer::Error(rejection)),
+    };
+    let is_same = record.created_at == blocked.created_at;
+    match &blocked.condition {
+        WaitCondition::Events { after, .. } if is_same && record.revision == *after => None,
+        WaitCondition::Events { after, count } => {
+            Some(WaitAnswer::Events(Arc::new(view::events(record, key, Some(*after), *count))))
         }
-        _ => no_key_answer(ctx, key, &name),
+        WaitCondition::Status { .. } if !is_same => Some(WaitAnswer::Error(Rejection::NoSuchKey(key.to_string()))),
+        WaitCondition::Status { deployment_id, until } => match wait_reply(record, key, deployment_id, *until) {
+            Ok(view) => view.map(|view| WaitAnswer::Status(Arc::new(view))),
+            Err(rejection) => Some(WaitAnswer::Error(rejection)),
+        },
     }
 }
 
@@ -414,32 +424,6 @@ fn no_key_answer(ctx: Ctx, key: &Arc<str>, name: &RStr) -> WaitAnswer {
         true => WaitAnswer::Error(Rejection::NoSuchKey(key.to_string())),
         false => WaitAnswer::Unblocked,
     }
-}
-
-/// Rechecks one key, which may hold another value.
-fn recheck_key(ctx: Ctx, key: &DbKey) {
-    if !ctx.select_db(key.db) {
-        return;
-    }
-    let name = RString::new(key.key.as_bytes());
-    let mut open = Key::peek(ctx, &name);
-    let answer = match open.record() {
-        Ok(Some(_)) => {
-            // Another record may have the same status: it is not the one that was seen.
-            registry(|registry| {
-                if let Some(waiters) = registry.by_key.get_mut(key) {
-                    waiters.seen = None;
-                }
-            });
-            if let KeyValue::Ours(stored) = open.stored() {
-                on_change(key.db, &key.key, stored);
-            }
-            return;
-        }
-        Ok(None) => no_key_answer(ctx, &key.key, &name),
-        Err(rejection) => WaitAnswer::Error(rejection),
-    };
-    unblock(registry(|registry| registry.take_all(key, &answer)));
 }
 
 // ---- timeouts and replies -------------------------------------------------------------------------------------------
@@ -516,13 +500,13 @@ impl BlockedHandler for WaitHandler {
     }
 
     fn on_timeout(ctx: Ctx, client: Blocked) {
-        let Some(blocked) = registry(|registry| registry.remove(client)) else { return };
+        let Some(blocked) = registry(|registry| registry.forget(client)) else { return };
         WaitHandler::reply(ctx, timeout_answer(ctx, &blocked).as_ref());
         client.unblock(None);
     }
 
     fn on_disconnect(client: Blocked) {
-        if registry(|registry| registry.remove(client)).is_some() {
+        if registry(|registry| registry.forget(client)).is_some() {
             client.unblock(None);
         }
     }

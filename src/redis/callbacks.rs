@@ -274,11 +274,7 @@ unsafe extern "C" fn server_event(
                 // SAFETY: this event carries this structure.
                 if let Some(flush) = unsafe { data.cast::<raw::RedisModuleFlushInfo>().as_ref() } {
                     keyspace::on_flush(flush.dbnum);
-                    // A replica flushes before it loads its primary's data set, in which its keys may be again.
-                    match ctx.flags().is_replica() {
-                        true => blocked_clients::recheck_all(),
-                        false => blocked_clients::on_dbs_removed(|db| flush.dbnum < 0 || db == flush.dbnum),
-                    }
+                    blocked_clients::on_dbs_replaced(|db| flush.dbnum < 0 || db == flush.dbnum);
                 }
             }
             (raw::REDISMODULE_EVENT_SWAPDB, _) => {
@@ -286,7 +282,7 @@ unsafe extern "C" fn server_event(
                 if let Some(swap) = unsafe { data.cast::<raw::RedisModuleSwapDbInfo>().as_ref() } {
                     let both = [swap.dbnum_first, swap.dbnum_second];
                     keyspace::on_swap(both[0], both[1]);
-                    blocked_clients::on_dbs_removed(|db| both.contains(&db));
+                    blocked_clients::on_dbs_replaced(|db| both.contains(&db));
                 }
             }
             (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_STARTED) => {
@@ -298,13 +294,16 @@ unsafe extern "C" fn server_event(
             (raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD, raw::REDISMODULE_SUBEVENT_REPL_ASYNC_LOAD_COMPLETED) => {
                 keyspace::on_async_load_finished(true);
                 on_load_finished(ctx);
-                blocked_clients::recheck_all();
+                blocked_clients::on_dbs_replaced(|_| true);
             }
             (raw::REDISMODULE_EVENT_LOADING, raw::REDISMODULE_SUBEVENT_LOADING_ENDED) => {
                 on_load_finished(ctx);
-                blocked_clients::recheck_all();
+                blocked_clients::schedule_recheck();
                 keyspace::log_loaded(ctx);
                 timers::resume(ctx);
+            }
+            (raw::REDISMODULE_EVENT_LOADING, raw::REDISMODULE_SUBEVENT_LOADING_FAILED) => {
+                blocked_clients::schedule_recheck();
             }
             (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, _) => timers::resume(ctx),
             _ => {}

@@ -2,7 +2,7 @@
 
 use crate::engine::deployment::{Outcome, Status};
 use crate::redis::args::{self, syntax, unknown, Args};
-use crate::redis::blocked_clients::{block, wait_reply, Seen, Until, WaitCondition};
+use crate::redis::blocked_clients::{block, wait_reply, Until, WaitCondition};
 use crate::redis::call::Call;
 use crate::redis::error::CommandError;
 use crate::redis::read_path::with_open_record;
@@ -52,7 +52,7 @@ pub fn wait(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
             Some(view) => Ok(call.reply(&view, false)),
             None => {
                 let condition = WaitCondition::Status { deployment_id, until };
-                block(call, key, condition, Seen::of(record), timeout_ms, &())
+                block(call, key, record, condition, timeout_ms, &())
             }
         }
     })
@@ -83,7 +83,7 @@ pub fn events(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
         match block_ms {
             Some(timeout_ms) if !has_news => {
                 let condition = WaitCondition::Events { after: record.revision, count };
-                block(call, DbKey { db, key: Arc::from(name) }, condition, None, timeout_ms, &page)
+                block(call, DbKey { db, key: Arc::from(name) }, record, condition, timeout_ms, &page)
             }
             _ => Ok(call.reply(&page, false)),
         }
