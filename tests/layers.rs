@@ -44,7 +44,7 @@ const REDIS: Layers = Layers {
         &["config", "error", "glob", "resp", "slot", "stats"],
         &["ffi"],
         &["args", "clock", "publish", "reply", "stored"],
-        &["background", "call", "command_docs", "index", "mem_usage", "replication"],
+        &["background", "call", "command_docs", "importing", "index", "mem_usage", "replication"],
         &["idle_queue"],
         &["info", "record_key"],
         &["blocked_clients", "idle", "keyspace", "read_path"],

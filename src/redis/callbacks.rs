@@ -6,10 +6,11 @@
 
 use super::compat::valkey_4024;
 use super::config::{Config, ConfigKind, ConfigValue, ModuleArguments, CONFIGS};
-use super::ffi::{self, api, bytes_of, catch_panic, catch_panic_or, Ctx, Flags, RString, Unavailable, ValueType};
+use super::ffi::{self, api, bytes_of, catch_panic, catch_panic_or, slot_events, slot_move};
+use super::ffi::{Ctx, Flags, RString, SlotMove, Unavailable, ValueType};
 use super::record_key::{KeyCell, RECORD_TYPE};
 use super::stored::{IndexEntry, Stored};
-use super::{blocked_clients, index, info, keyspace, mem_usage, replication, stored, timers};
+use super::{blocked_clients, importing, index, info, keyspace, mem_usage, replication, stored, timers};
 use redis_module::native_types::RedisType;
 use redis_module::{raw, TYPE_METHOD_VERSION};
 use std::ffi::{c_char, c_int, c_longlong, c_void, CStr, CString};
@@ -78,7 +79,9 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encver: c_int) -> *mu
         if let (Some(name), Some(db)) = (key_of_io(io), api!(RedisModule_GetDbIdFromIO)) {
             // SAFETY: the IO is valid for this call.
             let db = unsafe { db(io) };
-            index::add_loaded(db, name, IndexEntry::of(&stored));
+            if !importing::defer(db, &RString::new(name)) {
+                index::add_loaded(db, name, IndexEntry::of(&stored));
+            }
             if !is_loading {
                 valkey_4024::on_created(db, name);
             }
@@ -296,6 +299,12 @@ unsafe extern "C" fn server_event(
                 on_load_finished(ctx);
                 blocked_clients::on_dbs_replaced(|_| true);
             }
+            (
+                raw::REDISMODULE_EVENT_LOADING,
+                raw::REDISMODULE_SUBEVENT_LOADING_RDB_START
+                | raw::REDISMODULE_SUBEVENT_LOADING_AOF_START
+                | raw::REDISMODULE_SUBEVENT_LOADING_REPL_START,
+            ) => keyspace::on_load_started(),
             (raw::REDISMODULE_EVENT_LOADING, raw::REDISMODULE_SUBEVENT_LOADING_ENDED) => {
                 on_load_finished(ctx);
                 blocked_clients::schedule_recheck();
@@ -305,8 +314,20 @@ unsafe extern "C" fn server_event(
             (raw::REDISMODULE_EVENT_LOADING, raw::REDISMODULE_SUBEVENT_LOADING_FAILED) => {
                 blocked_clients::schedule_recheck();
             }
-            (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, _) => timers::resume(ctx),
-            _ => {}
+            (raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED, _) => {
+                keyspace::on_role_change(ctx);
+                timers::resume(ctx);
+            }
+            _ => {
+                // SAFETY: the arguments of this event.
+                let Some((step, slots)) = (unsafe { slot_move(event.id, sub, data) }) else { return };
+                if keyspace::on_slot_move(ctx, step, &slots) && ctx.flags().is_primary() {
+                    timers::arm(ctx);
+                }
+                if step == SlotMove::Trimmed {
+                    blocked_clients::on_dbs_replaced(|_| true);
+                }
+            }
         }
     });
 }
@@ -347,6 +368,7 @@ pub fn subscribe(ctx: Ctx) -> Result<(), Unavailable> {
         raw::REDISMODULE_EVENT_REPL_ASYNC_LOAD,
     ];
     ffi::subscribe_to_server(ctx, &events, server_event)?;
+    ffi::subscribe_to_server(ctx, slot_events(), server_event)?;
     let needs_filter = valkey_4024::subscribe(ctx, |ctx| ffi::subscribe_to_keyspace(ctx, keyspace_event))?;
     if needs_filter {
         ffi::register_command_filter(ctx, command_filter);

@@ -7,6 +7,8 @@
 //! - written by the write path
 //! - added by `rdb_load`, and by the notifications `restore`, `rename_to`, `copy_to`, `move_to`
 //! - removed by `unlink` (DEL, UNLINK, expiry, eviction, SET over it, the source of RENAME and MOVE), and by FLUSHDB
+//! - removed when another node of the cluster serves the key's slot; held back while its slot is on the way to this node
+//!   ([`importing`](super::importing))
 //! - swapped by SWAPDB, and by the end of a replica's asynchronous load, which fills an index of its own beside the old
 //!
 //! Counts for INFO are kept with every change, so that INFO costs the same however many deployments there are.
@@ -364,6 +366,16 @@ pub fn page(db: i32, after: Option<&str>, count: usize) -> Vec<Arc<str>> {
 /// last key looked at; None at the end.
 pub fn finished_after(after: Option<&DbKey>, count: usize) -> (Vec<DbKey>, Option<DbKey>) {
     indexes().live.finished_after(after, count)
+}
+
+/// Returns every key.
+pub fn keys() -> Vec<DbKey> {
+    let indexes = indexes();
+    let of_db = |(db, keys): (&i32, &BTreeMap<Arc<str>, SlotId>)| {
+        let db = *db;
+        keys.keys().map(move |key| DbKey { db, key: key.clone() }).collect::<Vec<_>>()
+    };
+    indexes.live.dbs.iter().flat_map(of_db).collect()
 }
 
 pub fn counts() -> StatusCounts {

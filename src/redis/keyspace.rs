@@ -1,10 +1,10 @@
 //! Keyspace events: brings what other commands, loads and flushes do to our keys into the index.
 
-use super::ffi::{Ctx, KeyValue, LogLevel, RStr, RString};
+use super::ffi::{slot_of, Ctx, KeyValue, LogLevel, RStr, RString, SlotMove, SlotRanges};
 use super::index::{self, Index, StatusCounts};
 use super::record_key::Key;
-use super::stored::IndexEntry;
-use super::{background, idle_queue};
+use super::stored::{DbKey, IndexEntry};
+use super::{background, idle_queue, importing};
 
 /// Refreshes the index entry of a key from its value.
 pub fn refresh(ctx: Ctx, name: &RStr) {
@@ -12,6 +12,7 @@ pub fn refresh(ctx: Ctx, name: &RStr) {
     let open = Key::peek(ctx, name);
     let db = open.db();
     match open.stored() {
+        KeyValue::Ours(_) if importing::defer(db, name) => {}
         KeyValue::Ours(stored) => index::set(db, key, IndexEntry::of(stored)),
         KeyValue::Empty | KeyValue::Foreign => index::remove(db, name.as_slice()),
     }
@@ -31,6 +32,44 @@ pub fn on_generic_event(ctx: Ctx, event: &[u8], name: &[u8]) -> bool {
 pub fn on_new_key(ctx: Ctx, name: &RStr) {
     refresh(ctx, name);
     Key::peek(ctx, name).requeue_if_finished();
+}
+
+/// Handles a step of a move of slots. Returns true where deployments became this node's own.
+pub fn on_slot_move(ctx: Ctx, step: SlotMove, slots: &SlotRanges) -> bool {
+    match step {
+        SlotMove::ImportStarted => importing::begin(slots),
+        SlotMove::ImportFailed => drop(importing::end(slots)),
+        SlotMove::ImportCompleted => refresh_all(ctx, importing::end(slots)),
+        SlotMove::ExportCompleted | SlotMove::Trimmed => {
+            let is_moved = |slot: u16| slots.iter().any(|range| range.contains(&slot));
+            for DbKey { db, key } in index::keys() {
+                if slot_of(&RString::new(key.as_bytes())).is_some_and(is_moved) {
+                    index::remove(db, key.as_bytes());
+                }
+            }
+        }
+    }
+    step == SlotMove::ImportCompleted
+}
+
+/// Handles a new role of this server. The end of an import is the primary's to know.
+pub fn on_role_change(ctx: Ctx) {
+    refresh_all(ctx, importing::end_all());
+}
+
+/// Handles the start of a load. What has arrived is replaced by it, and so is what is still to arrive.
+pub fn on_load_started() {
+    drop(importing::end_all());
+}
+
+fn refresh_all(ctx: Ctx, keys: Vec<DbKey>) {
+    let selected_db = ctx.selected_db();
+    for DbKey { db, key } in keys {
+        if ctx.select_db(db) {
+            refresh(ctx, &RString::new(key.as_bytes()));
+        }
+    }
+    ctx.select_db(selected_db);
 }
 
 /// Handles FLUSHDB, or FLUSHALL where `db` is negative.
@@ -58,13 +97,7 @@ fn free_in_background(old: Option<Index>) {
 
 /// Rechecks, after a load, the keys that it has read and that may not exist.
 pub fn recheck_loaded(ctx: Ctx) {
-    let selected_db = ctx.selected_db();
-    for key in index::take_dropped() {
-        if ctx.select_db(key.db) {
-            refresh(ctx, &RString::new(key.key.as_bytes()));
-        }
-    }
-    ctx.select_db(selected_db);
+    refresh_all(ctx, index::take_dropped());
 }
 
 /// Logs the counts of a load.

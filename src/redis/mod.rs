@@ -30,6 +30,7 @@ pub mod ffi;
 pub mod glob;
 pub mod idle;
 pub mod idle_queue;
+pub mod importing;
 pub mod index;
 pub mod info;
 pub mod keyspace;

@@ -2,7 +2,8 @@
 //! gets functions and rows as arguments. The upper half, [`callbacks`](super::callbacks), is everything that the server
 //! calls by name of a data type, an event or a configuration.
 //!
-//! - [`context`]: the context of a call; [`reply`]: the reply functions; [`server`]: facts about the process
+//! - [`context`]: the context of a call; [`reply`]: the reply functions; [`server`]: facts about the process;
+//!   [`slots`]: slots of a cluster
 //! - [`string`], [`key`]: strings, keys and the values at them
 //! - [`blocked`], [`timer`]: blocked clients, timers, work for the next turn of the event loop
 //! - [`register`]: registration in OnLoad
@@ -22,6 +23,7 @@ mod panic;
 mod register;
 mod reply;
 mod server;
+mod slots;
 mod string;
 mod timer;
 
@@ -35,6 +37,7 @@ pub use log::{LogLevel, LogLimiter};
 pub use panic::{catch_panic, catch_panic_or, install_panic_hook, panics_caught, Panicked};
 pub use register::*;
 pub use server::{alloc_size, avoids_replica_traffic, cached_microseconds, has_db_switch_bug, milliseconds};
+pub use slots::{slot_events, slot_move, slot_of, SlotMove, SlotRanges};
 pub(in crate::redis) use string::bytes_of;
 pub use string::{RStr, RString};
 pub use timer::{run_in_next_turn, TimerId};
