@@ -6,12 +6,13 @@
 
 use proptest::prelude::*;
 use redis_deploy::engine::Record;
-use redis_deploy::view::{self, WIDTH};
+use redis_deploy::view::{self, DEFAULT_WIDTH, MAX_WIDTH, MIN_WIDTH};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use test_support::arbitrary;
 use test_support::scenario::World;
+use unicode_width::UnicodeWidthChar;
 
 fn files() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/pages");
@@ -78,21 +79,46 @@ fn show_pages_are_unchanged() {
 // ---- what holds of any page -----------------------------------------------------------------------------------------
 
 /// The most lines that a page has, whatever is on the record.
-const LINES: usize = 80;
+const LINES: usize = 100;
 
 fn page(record: &Record, key: &str, now_ms: u64) -> Vec<String> {
-    let page = view::show(record, key, now_ms);
+    page_of_width(record, key, now_ms, DEFAULT_WIDTH)
+}
+
+fn page_of_width(record: &Record, key: &str, now_ms: u64, width: usize) -> Vec<String> {
+    let page = view::show(record, key, now_ms, width);
     assert!(!page.is_empty() && page.len() <= LINES, "{} lines", page.len());
     for line in &page {
-        assert!(line.len() <= WIDTH, "{} columns: {line}", line.len());
-        assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line:?}");
+        assert!(columns(line) <= width, "{} columns: {line}", columns(line));
         assert_eq!(line.trim_end(), line, "blanks at the end would blink");
     }
     page
 }
 
+/// The display width of a line. No character of it may be one that a terminal acts upon or does not show.
+fn columns(line: &str) -> usize {
+    let mut last_was_letter = false;
+    let mut columns = 0;
+    for c in line.chars() {
+        let width = c.width().unwrap_or_else(|| panic!("{c:?} in {line:?}"));
+        assert!(width > 0 || last_was_letter, "{c:?} in {line:?}");
+        assert!(!is_directive(c), "{c:?} in {line:?}");
+        last_was_letter |= width > 0;
+        columns += width;
+    }
+    columns
+}
+
+/// Characters that reorder, join or hide others, end a line, or are blank.
+fn is_directive(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{a0}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202f}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{3000}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}')
+        || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
+}
+
 fn texts() -> impl Strategy<Value = String> {
-    prop_oneof![".{0,300}", "[\\x00-\\x7f]{0,300}", Just("a\x1b[2J\x1b]0;x\x07\r\n\u{202e}\\".repeat(40))]
+    let scripts = "[a\\\\ й代한ก\u{301}\u{e34}\u{200b}\u{202e}\u{1f680}]{0,300}";
+    prop_oneof![".{0,300}", "[\\x00-\\x7f]{0,300}", scripts, Just("a\x1b[2J\x1b]0;x\x07\r\n\u{202e}\\".repeat(40))]
 }
 
 fn times() -> impl Strategy<Value = u64> {
@@ -112,10 +138,11 @@ proptest! {
     /// With untrusted strings in every text of the record, and any numbers.
     #[test]
     fn hostile_texts_stay_in_their_columns(
-        record in arbitrary::records(), hostile in texts(), number in any::<u64>(), now_ms in times()
+        record in arbitrary::records(), hostile in texts(), number in any::<u64>(), now_ms in times(),
+        width in MIN_WIDTH..=MAX_WIDTH,
     ) {
         let record = spoilt(record, &hostile, number);
-        page(&record, &hostile, now_ms);
+        page_of_width(&record, &hostile, now_ms, width);
     }
 }
 
@@ -150,6 +177,60 @@ fn spoilt(mut record: Record, hostile: &str, number: u64) -> Record {
         record.instances.insert(instance);
     }
     record
+}
+
+/// A reason that fits on a line of its own is on the page once, whole, whatever the width and the state of the agent.
+#[test]
+fn reasons_of_agents_that_are_not_healthy_are_whole() {
+    let reason = "cannot open /var/lib/models/large-0042.bin: x"; // less than the narrowest line
+    for (state, later) in [("failed", None), ("unready", None), ("starting", None), ("starting", Some("@9000 TICK"))] {
+        for width in [MIN_WIDTH, DEFAULT_WIDTH, MAX_WIDTH] {
+            let mut world = World::default();
+            world.run("manifest v1 = service a-rather-long-name-of-an-agent b");
+            world.run("@0 DEPLOY v1 MIN_HEALTHY_MS 1000 HEALTHY_DEADLINE_MS 5000 PROGRESS_DEADLINE_MS 60000");
+            world.run(&format!("@10 REPORT a-rather-long-name-of-an-agent {state} REASON \"{reason}\""));
+            later.map(|line| world.run(line));
+            let page = page_of_width(world.expect_record(), "app", 9_000, width);
+            let agents: Vec<&String> =
+                page.iter().skip_while(|line| !line.starts_with("AGENT")).take_while(|line| !line.is_empty()).collect();
+            let told = agents.iter().filter(|line| line.contains(reason)).count();
+            assert_eq!(told, 1, "{state} at {width}: {page:#?}");
+        }
+    }
+}
+
+/// Events of one kind in a row have one line, each failure its own.
+#[test]
+fn events_in_a_row_are_folded_and_failures_never() {
+    let mut world = World::default();
+    world.run("manifest v1 = service a b c d e");
+    world.run("@0 DEPLOY v1 MIN_HEALTHY_MS 1000 HEALTHY_DEADLINE_MS 5000 PROGRESS_DEADLINE_MS 60000");
+    for agent in ["a", "b", "c", "d", "e"] {
+        world.run(&format!("@10 REPORT {agent} starting"));
+    }
+    world.run("@6000 TICK");
+    let events = |world: &World| -> Vec<String> {
+        let page = page(world.expect_record(), "app", 7_000);
+        page.into_iter().skip_while(|line| !line.starts_with("UTC")).skip(1).collect()
+    };
+    let failures = events(&world).iter().filter(|line| line.contains("agent_unhealthy")).count();
+    assert_eq!(failures, 5);
+
+    world.run("@8000 STOP");
+    let last = events(&world).pop().expect("a line");
+    assert!(last.contains("task_issued") && last.contains("5 times, last: stop e v1, by ops"), "{last}");
+}
+
+#[test]
+fn names_and_reasons_of_other_scripts_are_printed() {
+    let mut world = World::default();
+    world.run("manifest v1 = service агент-1 агент-2 代理");
+    world.run("@0 DEPLOY v1 REASON \"größer ключ 更快\"");
+    let page = page(world.expect_record(), "ключ", 20);
+    for start in ["ключ ", "by          ops: größer ключ 更快", "агент-1  1 ", "агент-2  1 ", "代理     1 "]
+    {
+        assert!(page.iter().any(|line| line.starts_with(start)), "{start}: {page:#?}");
+    }
 }
 
 #[test]
@@ -217,8 +298,10 @@ fn pages_with_many_problems_fit_a_terminal() {
         world.run(&format!("@100 REPORT {agent} failed REASON \"{}\"", "because of this and that ".repeat(40)));
     }
     let page = page(world.expect_record(), "app", 500);
-    let more = page.iter().filter(|line| line.starts_with("    ") && !line.starts_with("     ")).count();
-    assert_eq!(more, 10, "{page:#?}");
+    let agents = page.iter().skip_while(|line| !line.starts_with("AGENT")).take_while(|line| !line.is_empty());
+    let more = agents.filter(|line| line.starts_with("    ") && !line.starts_with("     ")).count();
+    // One for each, and ten that make the first reasons longer.
+    assert_eq!(more, 30, "{page:#?}");
     assert!(page.iter().any(|line| line == "and 5 more: 5 unhealthy"), "{page:#?}");
 }
 

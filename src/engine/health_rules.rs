@@ -36,7 +36,10 @@ impl Draft<'_, '_> {
         let ms = self.record.version(key.version).map_or(0, |v| v.policy.healthy_deadline_ms);
         let why = match self.record.check_health(instance) {
             Ok(()) => "not ready long enough".to_string(),
-            Err(_) if matches!(instance.state, InstanceState::Starting) => "never ready: starting".to_string(),
+            Err(_) if instance.state == InstanceState::Starting => match instance.reason.as_deref() {
+                None | Some("") => "never ready: starting".to_string(),
+                Some(reason) => format!("never ready: starting: {reason}"),
+            },
             Err(why) => why,
         };
         self.mark_unhealthy(key, &format!("not healthy within {ms} ms: {why}"));

@@ -221,6 +221,14 @@ impl<'a> Args<'a> {
             .ok_or_else(|| syntax(format!("{option} must be an integer from 1 to {max}")))
     }
 
+    /// Returns an integer from `min` to `max`.
+    pub fn value_between(&mut self, option: &str, min: usize, max: usize) -> Result<usize, CommandError> {
+        let number = digits(self.value(option)?).and_then(|n| usize::try_from(n).ok());
+        number
+            .filter(|n| (min..=max).contains(n))
+            .ok_or_else(|| syntax(format!("{option} must be an integer from {min} to {max}")))
+    }
+
     pub fn value_word<T>(
         &mut self,
         option: &str,

@@ -53,16 +53,20 @@ impl Serialize for HealthSummary {
     }
 }
 
-/// Describes how the deployment ended or, while it is active, its progress: `1 of 3 agents healthy`.
+/// Describes how the deployment ended or, while it is active, its progress: `1 of 3 agents healthy`. Names the first
+/// unhealthy instance, and why.
 pub fn description(record: &Record) -> String {
     let Some(deployment) = &record.deployment else { return String::new() };
+    let unhealthy = record.instances.iter().find(|i| record.is_own(i) && i.health == Health::Unhealthy);
+    let unhealthy = unhealthy.map(|i| format!(" ({}: {})", i.agent, record.why_not_healthy(i))).unwrap_or_default();
+    let progress = || progress(record, deployment) + &unhealthy;
     match deployment.status {
-        Status::Running => progress(record, deployment),
-        Status::AwaitingPromotion => awaiting(record, deployment),
+        Status::Running => progress(),
+        Status::AwaitingPromotion => awaiting(progress()),
         Status::Paused => {
             let held = match deployment.paused_from {
-                Some(Status::AwaitingPromotion) => awaiting(record, deployment),
-                _ => progress(record, deployment),
+                Some(Status::AwaitingPromotion) => awaiting(progress()),
+                _ => progress(),
             };
             match (&deployment.deferred_failure, &deployment.unsafe_report) {
                 (Some(deferred), _) => format!("paused: {held}; fails at resume: {}", deferred.words),
@@ -70,17 +74,27 @@ pub fn description(record: &Record) -> String {
                 (None, None) => format!("paused: {held}"),
             }
         }
-        Status::Successful | Status::Failed | Status::Cancelled | Status::VersionRecorded => {
-            deployment.ended.as_deref().unwrap_or(deployment.status.name()).to_string()
-        }
+        Status::Successful | Status::Failed | Status::Cancelled | Status::VersionRecorded => end(deployment),
     }
 }
 
-fn awaiting(record: &Record, deployment: &Deployment) -> String {
-    format!("{}, awaiting promotion", progress(record, deployment))
+/// Like [`description`], without what the page says elsewhere: which agents are unhealthy, and what a resume does.
+pub(super) fn short_description(record: &Record, deployment: &Deployment) -> String {
+    match deployment.status {
+        Status::Running | Status::Paused | Status::AwaitingPromotion => progress(record, deployment),
+        Status::Successful | Status::Failed | Status::Cancelled | Status::VersionRecorded => end(deployment),
+    }
 }
 
-/// Counts the instances that the present phase waits for, and names the first unhealthy one.
+fn end(deployment: &Deployment) -> String {
+    deployment.ended.as_deref().unwrap_or(deployment.status.name()).to_string()
+}
+
+fn awaiting(progress: String) -> String {
+    format!("{progress}, awaiting promotion")
+}
+
+/// Counts the instances that the present phase waits for.
 fn progress(record: &Record, deployment: &Deployment) -> String {
     let summary = HealthSummary::of(record, deployment);
     let (healthy, desired, what) = if deployment.promoted {
@@ -95,10 +109,6 @@ fn progress(record: &Record, deployment: &Deployment) -> String {
     let mut words = format!("{healthy} of {desired} {what} healthy");
     if summary.own.unhealthy > 0 {
         words.push_str(&format!(", {} unhealthy", summary.own.unhealthy));
-        let first = record.instances.iter().find(|i| record.is_own(i) && i.health == Health::Unhealthy);
-        if let Some(instance) = first {
-            words.push_str(&format!(" ({}: {})", instance.agent, record.why_not_healthy(instance)));
-        }
     }
     words
 }

@@ -135,9 +135,15 @@ pub fn status(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
 
 pub fn show(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
-    args.end()?;
+    let mut width = view::DEFAULT_WIDTH;
+    while let Some(option) = args.option()? {
+        match &*option {
+            b"WIDTH" => width = args.value_between("WIDTH", view::MIN_WIDTH, view::MAX_WIDTH)?,
+            _ => return Err(unknown(&option)),
+        }
+    }
     let now = clock::now(call.ctx());
-    with_record(call, key, |record, name| Ok(call.reply_page(&view::show(record, name, now))))
+    with_record(call, key, |record, name| Ok(call.reply_page(&view::show(record, name, now, width))))
 }
 
 pub fn history(call: &Call, mut args: Args) -> Result<Answered, CommandError> {

@@ -1,9 +1,9 @@
 //! The table of agents: version, role, state, health and its duration, one line for each. Where there are too many,
 //! those of the highest priority have a line.
 
-use super::page::{count, Page, NAME, REASON, WIDTH};
-use super::text::{format_duration, pad, remaining, truncate, truncate_escaped, until, wrap};
-use crate::engine::deployment::Deployment;
+use super::page::{count, Page, NAME, REASON};
+use super::text::{escape_name, escape_names, escape_text, format_duration, pad, remaining, truncate, until, width};
+use crate::engine::deployment::{Deployment, Mode};
 use crate::engine::instance::{Health, Instance, InstanceState, Role};
 use crate::engine::manifest::BATCH_AGENT;
 use crate::engine::record::Record;
@@ -13,8 +13,9 @@ use std::collections::HashMap;
 
 /// The number of agents that have a line.
 const SHOWN: usize = 20;
-/// The number of additional lines that all agents together may have.
-const MORE_LINES: usize = 10;
+/// The number of lines that a reason may have, and all reasons together. A reason that fits on one line is never cut.
+const LINES_OF_REASON: usize = 3;
+const LINES_OF_REASONS: usize = SHOWN + 10;
 
 /// The state of an agent in the rollout, most important first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,18 +107,28 @@ impl<'r> Row<'r> {
 struct Columns {
     agent: usize,
     version: usize,
+    role: usize,
+    note: usize,
 }
 
-const ROLE: usize = 9;
 const STATE: usize = 8;
 const HEALTH: usize = 9;
-const FOR: usize = 9;
-const AGENT_MAX: usize = 24;
-const VERSION_MAX: usize = 15;
+const FOR: usize = 6;
+/// The columns between the columns.
+const GAPS: usize = 2 * 2 + 3 + 2;
+const AGENT_MIN: usize = 8;
+const VERSION_MAX: usize = 12;
 
 impl Columns {
-    fn note(&self) -> usize {
-        WIDTH - (self.agent + self.version + ROLE + STATE + HEALTH + FOR + 3 * 2 + 3)
+    /// `longest`: the width of the longest agent.
+    fn of(width: usize, record: &Record, d: &Deployment, longest: usize) -> Columns {
+        // Both versions of an agent, with an arrow.
+        let version = 2 * record.last_version.to_string().len() + 4;
+        let version = if version > VERSION_MAX { version / 2 } else { version }.clamp("VERSION".len(), VERSION_MAX);
+        let role = if d.mode == Mode::BlueGreen { Role::Candidate } else { Role::Primary }.name().len();
+        let rest = width.saturating_sub(version + role + STATE + HEALTH + FOR + GAPS);
+        let agent = longest.max("AGENT".len()).min((width / 4).min(rest).max(AGENT_MIN));
+        Columns { agent, version, role, note: rest.saturating_sub(agent) }
     }
 
     fn write(&self, page: &mut Page, cells: [&str; 6], note: &str) {
@@ -126,7 +137,7 @@ impl Columns {
             "{}  {}  {} {} {} {}  {note}",
             pad(agent, self.agent),
             pad(version, self.version),
-            pad(role, ROLE),
+            pad(role, self.role),
             pad(state, STATE),
             pad(health, HEALTH),
             pad(since, FOR),
@@ -135,29 +146,30 @@ impl Columns {
 }
 
 pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) {
-    let mut rows: Vec<&Row> = table.rows.iter().collect();
+    // Of all agents, since the ones that are shown change, and the column must not.
+    let longest = table.rows.iter().map(|row| width(&escape_name(row.agent, page.width))).max().unwrap_or(0);
+    let columns = Columns::of(page.width, record, d, longest);
+    let names = escape_names(table.rows.iter().map(|row| row.agent), columns.agent);
+    let mut rows: Vec<(&Row, &str)> = table.rows.iter().zip(names.iter().map(String::as_str)).collect();
     if rows.len() > SHOWN {
         // Within a priority they stay in the order in which they go.
-        rows.sort_by_key(|row| row.priority);
+        rows.sort_by_key(|(row, _)| row.priority);
     }
     let (shown, more) = rows.split_at(rows.len().min(SHOWN));
-    // Of all agents, since the ones that are shown change, and the column must not.
-    let longest = table.rows.iter().map(|row| truncate_escaped(row.agent, AGENT_MAX).len()).max().unwrap_or(0);
-    let agent = longest.max("AGENT".len());
-    let digits = record.last_version.to_string().len();
-    let columns = Columns { agent, version: (2 * digits + 4).clamp("VERSION".len(), VERSION_MAX) };
     columns.write(page, ["AGENT", "VERSION", "ROLE", "STATE", "HEALTH", "FOR"], "");
     if shown.is_empty() {
         page.line("no agent runs, and none is to be started".to_string());
     }
-    let mut room = MORE_LINES;
-    for row in shown {
-        let more_lines = line(page, record, &columns, row, room, now);
-        room = room.saturating_sub(more_lines);
+    let mut room = LINES_OF_REASONS;
+    for (index, (row, name)) in shown.iter().enumerate() {
+        // Each of those that follow keeps a line.
+        let rows_left = shown.len().saturating_sub(index + 1);
+        let lines = line(page, record, &columns, row, name, room.saturating_sub(rows_left), now);
+        room = room.saturating_sub(lines);
     }
     if !more.is_empty() {
         let of_priority =
-            |priority: &Priority| (*priority, more.iter().filter(|row| row.priority == *priority).count());
+            |priority: &Priority| (*priority, more.iter().filter(|(row, _)| row.priority == *priority).count());
         let words: Vec<String> = PRIORITIES
             .iter()
             .map(of_priority)
@@ -181,67 +193,74 @@ fn word(priority: Priority, d: &Deployment) -> &'static str {
     }
 }
 
-/// Writes an agent's line. A problem is described in additional lines, at most `room`; returns their number.
-fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, room: usize, now: UnixMs) -> usize {
-    let agent = truncate_escaped(row.agent, columns.agent);
+/// Writes an agent's line. The reason why it is not healthy has lines of its own where it does not fit behind the other
+/// notes, at most `room`; returns their number.
+fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, name: &str, room: usize, now: UnixMs) -> usize {
     let Some(main) = row.main else {
         let note = if record.is_active() { "to go" } else { "no instance" };
-        columns.write(page, [&agent, "-", "-", "-", "-", "-"], note);
+        columns.write(page, [name, "-", "-", "-", "-", "-"], note);
         return 0;
     };
     let from = row.others.iter().map(|i| i.version).find(|version| *version != main.version);
-    let version = match from {
-        Some(from) => format!("{from} -> {}", main.version),
-        None => main.version.to_string(),
-    };
+    let version = from.map(|from| format!("{from} -> {}", main.version));
+    let version = version.filter(|both| both.len() <= columns.version).unwrap_or_else(|| main.version.to_string());
     let health = if row.agent == BATCH_AGENT { "-" } else { main.health.name() };
     let since = format_duration(now.saturating_sub(main.since));
-    let cells = [&agent, &version, main.role.name(), main.state.name(), health, &since];
-    let notes = notes(record, row, main, now);
-    let note = notes.join("; ");
-    if note.len() <= columns.note() || room == 0 || !is_in_trouble(record, row, main) {
-        columns.write(page, cells, &as_many_as_fit(&notes, columns.note()));
+    let cells = [name, &version, main.role.name(), main.state.name(), health, &since];
+    let reasons = reasons(record, row, main);
+    let first = first_notes(row, main, now);
+    let more = more_notes(record, row, main);
+    let is_well = main.health == Health::Healthy && unhealthy_others(row).next().is_none();
+    let all: Vec<String> = first.iter().chain(&reasons).chain(&more).cloned().collect();
+    let fits = width(&all.join("; ")) <= columns.note;
+    if fits || is_well || reasons.is_empty() {
+        // The reason of what is well may be cut short.
+        columns.write(page, cells, &as_many_as_fit(&all, columns.note));
         return 0;
     }
-    columns.write(page, cells, "");
-    let lines = wrap(&note, WIDTH - 4, room.min(2));
-    for line in &lines {
-        page.line(format!("    {line}"));
-    }
-    lines.len()
+    let notes: Vec<String> = first.into_iter().chain(more).filter(|note| width(note) <= columns.note).collect();
+    columns.write(page, cells, &as_many_as_fit(&notes, columns.note));
+    page.below(&reasons.join("; "), room.clamp(1, LINES_OF_REASON))
 }
 
 /// Joins as many of the first notes as fit; truncates the text where not even the first one fits.
-fn as_many_as_fit(notes: &[String], width: usize) -> String {
-    let whole = (1..=notes.len()).rev().map(|n| notes[..n].join("; ")).find(|note| note.len() <= width);
-    whole.unwrap_or_else(|| truncate(&notes.join("; "), width))
+fn as_many_as_fit(notes: &[String], columns: usize) -> String {
+    let whole = (1..=notes.len()).rev().map(|n| notes[..n].join("; ")).find(|note| width(note) <= columns);
+    whole.unwrap_or_else(|| truncate(&notes.join("; "), columns))
 }
 
-/// Returns whether the agent is unhealthy, or ready with a failing health check.
-fn is_in_trouble(record: &Record, row: &Row, main: &Instance) -> bool {
-    row.priority == Priority::Unhealthy || (row.priority == Priority::Pending && health_problem(record, main).is_some())
+/// Returns why the agent is not healthy: its main instance, and each other one that is unhealthy. For a healthy one, the
+/// reason that was reported.
+fn reasons(record: &Record, row: &Row, main: &Instance) -> Vec<String> {
+    let reported = main.reason.as_deref().filter(|reason| !reason.is_empty());
+    let why = match main.health {
+        _ if row.agent == BATCH_AGENT => None,
+        Health::Unhealthy => Some(record.why_not_healthy(main)),
+        // Until it is ready, there is nothing to check.
+        Health::Pending if main.state == InstanceState::Ready => record.check_health(main).err(),
+        Health::Pending | Health::Healthy => None,
+    };
+    // The one may quote the other.
+    let is_new = |reason: &&str| why.as_ref().is_none_or(|why| !why.contains(*reason));
+    let reported = reported.filter(is_new).map(str::to_string);
+    let others = unhealthy_others(row).map(|i| format!("v{} unhealthy: {}", i.version, record.why_not_healthy(i)));
+    why.into_iter().chain(reported).chain(others).map(|reason| escape_text(&reason, REASON)).collect()
 }
 
-/// Returns the reason why an instance that is ready fails its health check.
-fn health_problem(record: &Record, main: &Instance) -> Option<String> {
-    match main.state {
-        InstanceState::Ready => record.check_health(main).err(),
-        _ => None,
-    }
+/// Returns the other instances of an agent that are unhealthy, and are to stay.
+fn unhealthy_others<'s, 'r>(row: &'s Row<'r>) -> impl Iterator<Item = &'r Instance> + 's {
+    row.others.iter().copied().filter(|i| i.health == Health::Unhealthy && !i.is_stopping())
 }
 
-/// Returns the notes of an agent: its task, pending verdict and reason, then attempts, other instances and services.
-fn notes(record: &Record, row: &Row, main: &Instance, now: UnixMs) -> Vec<String> {
+/// Returns the notes that come first: the task of an agent and its pending verdict.
+fn first_notes(row: &Row, main: &Instance, now: UnixMs) -> Vec<String> {
+    let verdict = if row.agent == BATCH_AGENT || main.is_stopping() { None } else { verdict(main, now) };
+    task(main).into_iter().chain(verdict).collect()
+}
+
+/// Returns the notes that come last: attempts, other instances and services.
+fn more_notes(record: &Record, row: &Row, main: &Instance) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
-    words.extend(task(main));
-    if row.agent != BATCH_AGENT && !main.is_stopping() {
-        words.extend(verdict(main, now));
-        words.extend(health_problem(record, main).map(|why| truncate_escaped(&why, REASON)));
-    }
-    words.extend(
-        main.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| truncate_escaped(reason, REASON)),
-    );
-    words.dedup();
     if main.attempt > 1 {
         words.push(format!("attempt {}", main.attempt));
     }
@@ -275,13 +294,12 @@ fn verdict(main: &Instance, now: UnixMs) -> Option<String> {
 
 /// Describes another instance of the same agent.
 fn beside(main: &Instance, other: &Instance) -> String {
-    let role = if other.role == main.role || other.role == Role::Retired { "" } else { other.role.name() };
+    let role = if other.role == Role::Canary && main.role != Role::Canary { " canary" } else { "" };
     let state = if other.is_stopping() { "to stop" } else { other.state.name() };
     let version = other.version;
-    let words = format!("v{version} {role} {state}").replace("  ", " ");
     if other.version == main.version {
-        format!("{words} in {}", truncate_escaped(&other.job_id, NAME))
+        format!("v{version}{role} {state} in {}", escape_name(&other.job_id, NAME))
     } else {
-        words
+        format!("v{version}{role} {state}")
     }
 }

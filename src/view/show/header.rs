@@ -1,97 +1,105 @@
 //! The header: status, progress, author, mode, versions, tasks and services of the deployment.
 
-use super::page::{by, count, Page, LABEL, NAME, REASON, WIDTH};
-use super::text::{ago, format_duration, time_of_day, truncate_escaped};
-use crate::engine::deployment::{Deployment, Mode, Outcome};
+use super::page::{by, count, Page, NAME, REASON};
+use super::text::{ago, escape_name, escape_text, format_duration, time_of_day};
+use crate::engine::deployment::{Cause, Deployment, Mode, Outcome, Status};
 use crate::engine::instance::TaskKind;
+use crate::engine::policy::Strategy;
 use crate::engine::record::Record;
 use crate::engine::services::CheckStatus;
 use crate::engine::time::UnixMs;
-use crate::view::health::{description, HealthSummary};
+use crate::view::health::{short_description, HealthSummary};
 
 const BAR: usize = 20;
 
 pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixMs) {
-    page.paragraph("status", &status(record, d), 3);
-    page.entry("progress", &progress(record, d));
-    page.entry("deployment", &deployment(record, d, now));
-    page.paragraph("by", by(&d.by, d.reason.as_deref()).trim_start_matches("by "), 2);
-    page.entry("action", &action(d, now));
-    page.paragraph("mode", &mode(d), 2);
-    page.entry("version", &versions(record, d));
-    page.entry("job", &job(record, d));
-    page.entry("tasks", &tasks(record, now));
-    page.entry("services", &services(record));
+    page.entry("status", &status(record, d), 3);
+    progress(page, record, d);
+    page.entry("deployment", &deployment(d, now), 2);
+    page.entry("by", by(&d.by, d.reason.as_deref()).trim_start_matches("by "), 2);
+    page.entry("action", &action(d, now), 2);
+    page.entry("mode", &mode(d), 2);
+    page.entry("version", &versions(record, d), 2);
+    page.entry("job", &job(record, d), 2);
+    page.entry("tasks", &tasks(record, now), 2);
+    page.entry("services", &services(record), 1);
 }
 
 fn status(record: &Record, d: &Deployment) -> String {
     let name = d.status.name().to_ascii_uppercase();
-    // While it is active, a cause is that of the failure which it reverts.
-    let cause = d.cause.filter(|_| !d.status.is_active());
-    let cause = cause.map(|cause| format!(" ({})", cause.name())).unwrap_or_default();
-    let words = description(record);
-    let words = words.strip_prefix("paused: ").unwrap_or(&words);
-    format!("{name}{cause}: {}", truncate_escaped(words, REASON))
+    let cause = own_cause(d).map(|cause| format!(" ({})", cause.name())).unwrap_or_default();
+    format!("{name}{cause}: {}", escape_text(&short_description(record, d), REASON))
 }
 
-/// Returns the progress bar and its numbers: `#` healthy, `+` pending, `!` unhealthy, `-` nothing yet.
-fn progress(record: &Record, d: &Deployment) -> String {
-    if d.mode == Mode::VersionOnly {
-        let (done, words) = match record.version(d.target_version).and_then(|version| version.outcome) {
-            Some(Outcome::Completed) => (true, "the run has completed"),
-            Some(Outcome::Failed) => (true, "the run has failed"),
-            _ if record.instances.iter().any(|i| record.is_own(i)) => (false, "the run is outstanding"),
-            _ => (false, "nothing runs"),
-        };
-        return format!("{}  {words}", bar(usize::from(done), 0, 0, 1));
-    }
+/// Returns the cause of the deployment's own end. Until it fails or is cancelled, its cause is that of the failure which
+/// it reverts.
+fn own_cause(d: &Deployment) -> Option<Cause> {
+    d.cause.filter(|_| matches!(d.status, Status::Failed | Status::Cancelled))
+}
+
+/// Writes the progress bar, and below it the number of agents that each of its signs stands for.
+fn progress(page: &mut Page, record: &Record, d: &Deployment) {
     let summary = HealthSummary::of(record, d);
     let (own, desired) = (summary.own, summary.desired);
-    if desired == 0 {
-        return format!("{}  no agent changes", bar(1, 0, 0, 1));
-    }
-    let rest = desired.saturating_sub(own.placed);
-    let rest = match (rest, d.status.is_active()) {
-        (n, true) => format!(", {n} to go"),
-        (0, false) => String::new(),
-        (n, false) => format!(", {n} not reached"),
+    let words = if d.mode == Mode::VersionOnly {
+        match record.version(d.target_version).and_then(|version| version.outcome) {
+            Some(Outcome::Completed) => "the run has completed".to_string(),
+            Some(Outcome::Failed) => "the run has failed".to_string(),
+            _ if record.instances.iter().any(|i| record.is_own(i)) => "the run is outstanding".to_string(),
+            _ => "nothing runs".to_string(),
+        }
+    } else if desired == 0 {
+        "no agent changes".to_string()
+    } else {
+        format!("{} of {desired} healthy", own.healthy)
     };
-    format!(
-        "{}  {} of {desired} healthy, {} pending, {} unhealthy{rest}",
-        bar(own.healthy, own.pending, own.unhealthy, desired),
-        own.healthy,
-        own.pending,
-        own.unhealthy,
-    )
+    page.entry("progress", &format!("{}  {words}", bar(record, d, BAR)), 1);
+    if d.mode != Mode::VersionOnly && desired > 0 {
+        let rest = if d.status.is_active() { "to go" } else { "not reached" };
+        let (healthy, pending, unhealthy) = (own.healthy, own.pending, own.unhealthy);
+        let to_go = desired.saturating_sub(own.placed);
+        let legend = format!("# {healthy} healthy  + {pending} pending  ! {unhealthy} unhealthy  - {to_go} {rest}");
+        page.entry("", &legend, 2);
+    }
 }
 
-fn bar(healthy: usize, pending: usize, unhealthy: usize, desired: usize) -> String {
-    let place = |n: usize| n.min(desired).saturating_mul(BAR) / desired.max(1);
+/// Returns the progress bar: `#` healthy, `+` pending, `!` unhealthy, `-` nothing yet.
+pub(super) fn bar(record: &Record, d: &Deployment, columns: usize) -> String {
+    let summary = HealthSummary::of(record, d);
+    let (own, desired) = (summary.own, summary.desired);
+    let outcome = record.version(d.target_version).and_then(|version| version.outcome);
+    let (healthy, pending, unhealthy, desired) = match (d.mode, outcome) {
+        (Mode::VersionOnly, Some(Outcome::Completed)) => (1, 0, 0, 1),
+        (Mode::VersionOnly, Some(Outcome::Failed)) => (0, 0, 1, 1),
+        (Mode::VersionOnly, _) => (0, 0, 0, 1),
+        _ if desired == 0 => (1, 0, 0, 1),
+        _ => (own.healthy, own.pending, own.unhealthy, desired),
+    };
+    let share = |n: usize| n.min(desired).saturating_mul(columns) / desired.max(1);
+    // What is unhealthy is never too little to be seen.
+    let unhealthy = if unhealthy > 0 { share(unhealthy).max(1) } else { 0 };
+    let well = columns.saturating_sub(unhealthy);
+    let healthy_or_pending = share(healthy.saturating_add(pending)).min(well);
     let mut bar = String::new();
-    for (sign, upto) in [
-        ('#', place(healthy)),
-        ('+', place(healthy.saturating_add(pending))),
-        ('!', place(healthy.saturating_add(pending).saturating_add(unhealthy))),
-        ('-', BAR),
+    for (sign, up_to) in [
+        ('#', share(healthy).min(well)),
+        ('+', healthy_or_pending),
+        ('!', healthy_or_pending.saturating_add(unhealthy)),
+        ('-', columns),
     ] {
-        while bar.len() < upto {
+        while bar.len() < up_to {
             bar.push(sign);
         }
     }
     format!("[{bar}]")
 }
 
-fn deployment(record: &Record, d: &Deployment, now: UnixMs) -> String {
-    let id = truncate_escaped(&d.id, NAME);
-    let revision = record.revision;
+fn deployment(d: &Deployment, now: UnixMs) -> String {
+    let id = escape_name(&d.id, NAME);
     match d.finished_at {
-        None => format!(
-            "{id}, begun {} UTC, {}, revision {revision}",
-            time_of_day(d.created_at, now),
-            ago(d.created_at, now)
-        ),
+        None => format!("{id}, begun {}, {}", time_of_day(d.created_at, now), ago(d.created_at, now)),
         Some(end) => format!(
-            "{id}, ended {} UTC, {}, after {}, revision {revision}",
+            "{id}, ended {}, {}, after {}",
             time_of_day(end, now),
             ago(end, now),
             format_duration(end.saturating_sub(d.created_at))
@@ -106,7 +114,7 @@ fn action(d: &Deployment, now: UnixMs) -> String {
         Some(action) => {
             format!(
                 "{} {} {}",
-                truncate_escaped(&action.name, NAME),
+                escape_name(&action.name, NAME),
                 ago(action.at, now),
                 by(&action.by, action.reason.as_deref())
             )
@@ -114,45 +122,53 @@ fn action(d: &Deployment, now: UnixMs) -> String {
     }
 }
 
+/// Describes how the rollout runs, and why so. What was asked for is said once.
 fn mode(d: &Deployment) -> String {
-    let instead = match d.strategy == d.requested_strategy {
-        true => String::new(),
-        false => format!(" instead of {}", d.requested_strategy.name()),
+    let mut words = match (d.mode, d.strategy) {
+        (Mode::BlueGreen, Strategy::BlueGreen) => d.strategy.name().to_string(),
+        (mode, strategy) => format!("{}, {}", mode.name(), strategy.name()),
     };
-    let rollback = d.rollback_of.map(|version| format!(", rollback to version {version}")).unwrap_or_default();
-    let canaries = match (d.mode, d.canaries) {
-        (Mode::InPlace, 1) => " with 1 canary".to_string(),
-        (Mode::InPlace, n @ 2..) => format!(" with {n} canaries"),
-        _ => String::new(),
-    };
-    let promoted = if d.promoted { ", promoted" } else { "" };
-    format!(
-        "{}, {}{canaries}{instead}{rollback}{promoted}: {}",
-        d.mode.name(),
-        d.strategy.name(),
-        truncate_escaped(&d.mode_reason, REASON)
-    )
+    match (d.mode, d.canaries) {
+        (Mode::InPlace, 1) => words.push_str(" with 1 canary"),
+        (Mode::InPlace, n @ 2..) => words.push_str(&format!(" with {n} canaries")),
+        _ => {}
+    }
+    if d.strategy != d.requested_strategy {
+        words.push_str(&format!(" instead of {}", d.requested_strategy.name()));
+    }
+    if let Some(version) = d.rollback_of {
+        let cause = d.cause.filter(|_| own_cause(d).is_none());
+        let cause = cause.map(|cause| format!(" after {}", cause.name())).unwrap_or_default();
+        words.push_str(&format!(", rollback to version {version}{cause}"));
+    }
+    if d.promoted {
+        words.push_str(", promoted");
+    }
+    if *d.mode_reason != *format!("strategy {}", d.strategy.name()) {
+        words.push_str(&format!(": {}", escape_text(&d.mode_reason, REASON)));
+    }
+    words
 }
 
 fn versions(record: &Record, d: &Deployment) -> String {
-    let or_none = |version: Option<u64>| version.map_or("none".to_string(), |version| version.to_string());
+    let or = |none: &str, version: Option<u64>| version.map_or(none.to_string(), |version| version.to_string());
     format!(
         "target {}, source {}, current {}, stable {}; ROLLBACK takes {}",
         d.target_version,
-        or_none(d.source_version),
-        or_none(record.current_version),
-        or_none(record.stable_version()),
-        or_none(record.rollback_target())
+        or("-", d.source_version),
+        or("-", record.current_version),
+        or("-", record.stable_version()),
+        or("none", record.rollback_target())
     )
 }
 
 fn job(record: &Record, d: &Deployment) -> String {
-    let mut words = truncate_escaped(&d.target_job_id, NAME);
+    let mut words = escape_name(&d.target_job_id, NAME);
     if let Some(source) = d.source_job_id.as_ref().filter(|source| **source != d.target_job_id) {
-        words.push_str(&format!(", from {}", truncate_escaped(source, NAME)));
+        words.push_str(&format!(", from {}", escape_name(source, NAME)));
     }
     if let Some(bundle) = record.version(d.target_version).and_then(|version| version.bundle.as_ref()) {
-        words.push_str(&format!("; bundle {}", truncate_escaped(bundle, WIDTH - LABEL)));
+        words.push_str(&format!("; bundle {}", escape_text(bundle, REASON)));
     }
     words
 }
@@ -166,7 +182,7 @@ fn tasks(record: &Record, now: UnixMs) -> String {
         kinds.join(", "),
         format_duration(now.saturating_sub(task.since)),
         task.kind.name(),
-        truncate_escaped(&instance.agent, NAME)
+        escape_name(&instance.agent, NAME)
     )
 }
 

@@ -1,7 +1,7 @@
 //! The table of versions, newest first.
 
 use super::page::{Page, NAME, REASON};
-use super::text::{format_duration, pad, truncate_escaped};
+use super::text::{escape_name, escape_text, format_duration, pad};
 use crate::engine::deployment::{Deployment, Outcome};
 use crate::engine::record::Record;
 use crate::engine::time::UnixMs;
@@ -15,13 +15,13 @@ const VERSION: usize = 7;
 const MARKS: usize = 23;
 const OUTCOME: usize = 10;
 const BY: usize = 10;
-const AGE: usize = 9;
+const AGE: usize = 6;
 
 pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixMs) {
     let mut line = |cells: [&str; 5], rest: &str| {
         let [version, marks, outcome, by, age] = cells;
         page.line(format!(
-            "{}  {}  {}  {}  {}  {rest}",
+            "{} {} {} {} {} {rest}",
             pad(version, VERSION),
             pad(marks, MARKS),
             pad(outcome, OUTCOME),
@@ -37,7 +37,7 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixM
                 &version.number.to_string(),
                 &marks(record, d, version),
                 outcome(version),
-                &truncate_escaped(&version.by, BY),
+                &escape_name(&version.by, BY),
                 &format_duration(now.saturating_sub(version.submitted_at)),
             ],
             &what(version),
@@ -85,9 +85,8 @@ fn outcome(version: &Version) -> &'static str {
 }
 
 fn what(version: &Version) -> String {
-    let tag = version.tag.as_ref().map(|tag| format!("tag {}", truncate_escaped(tag, NAME)));
+    let tag = version.tag.as_ref().map(|tag| format!("tag {}", escape_name(tag, NAME)));
     let rollback = version.rollback_of.map(|of| format!("rollback to {of}"));
-    let reason =
-        version.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| truncate_escaped(reason, REASON));
+    let reason = version.reason.as_ref().filter(|reason| !reason.is_empty()).map(|reason| escape_text(reason, REASON));
     [tag, rollback, reason].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

@@ -13,7 +13,7 @@
 //! column has the width of its longest possible value, and an agent keeps its line while its instances change. Only
 //! problems add lines.
 //!
-//! Pure, as all views; the time is an argument. The page has at most 80 lines, whatever the record's size.
+//! Pure, as all views; the time is an argument. The page has at most 100 lines, whatever the record's size.
 
 mod agents;
 mod events;
@@ -26,15 +26,13 @@ mod text;
 use crate::engine::record::Record;
 use crate::engine::time::UnixMs;
 use page::Page;
-pub use page::WIDTH;
-use text::{moment, pad, truncate_escaped};
+pub use page::{DEFAULT_WIDTH, MAX_WIDTH, MIN_WIDTH};
+use text::{escape_name, moment, pad};
 
-/// Returns the lines of the page: printable ASCII, at most [`WIDTH`] columns.
-pub fn show(record: &Record, key: &str, now_ms: UnixMs) -> Vec<String> {
-    let mut page = Page::default();
-    let moment = format!("{} UTC", moment(now_ms));
-    let name = WIDTH - moment.len() - 2;
-    page.line(format!("{}  {moment}", pad(&truncate_escaped(key, name), name)));
+/// Returns the lines of the page, at most `width` columns each: from [`MIN_WIDTH`] to [`MAX_WIDTH`].
+pub fn show(record: &Record, key: &str, now_ms: UnixMs, width: usize) -> Vec<String> {
+    let mut page = Page::new(width);
+    title(&mut page, key, now_ms);
     let Some(deployment) = &record.deployment else {
         page.line("nothing has happened to it yet".to_string());
         return page.lines;
@@ -49,4 +47,11 @@ pub fn show(record: &Record, key: &str, now_ms: UnixMs) -> Vec<String> {
     page.line(String::new());
     events::write(&mut page, record, now_ms);
     page.lines
+}
+
+/// Writes the first line: what the page is about, and the time.
+fn title(page: &mut Page, name: &str, now: UnixMs) {
+    let moment = format!("{} UTC", moment(now));
+    let columns = page.width.saturating_sub(moment.len() + 2);
+    page.line(format!("{}  {moment}", pad(&escape_name(name, columns), columns)));
 }

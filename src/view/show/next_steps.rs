@@ -3,7 +3,7 @@
 use super::agents::{AgentTable, Priority, Row};
 use super::header::open_tasks;
 use super::page::{count, Page, NAME, REASON};
-use super::text::{remaining, time_of_day, truncate_escaped, until};
+use super::text::{escape_name, escape_text, remaining, time_of_day, until};
 use crate::engine::deployment::{Deployment, Mode, Status};
 use crate::engine::instance::{InstanceState, TaskKind};
 use crate::engine::record::Record;
@@ -12,10 +12,10 @@ use crate::engine::time::{Deadline, UnixMs};
 const NOTHING: &str = "-";
 
 pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) {
-    page.entry("next", &next(record, d, table, now));
-    page.entry("then", &then(record, d));
-    page.entry("deadline", &deadline(d, now));
-    page.entry("on failure", &on_failure(record, d));
+    page.entry("next", &next(record, d, table, now), 2);
+    page.entry("then", &then(record, d), 2);
+    page.entry("deadline", &deadline(d, now), 2);
+    page.entry("on failure", &on_failure(record, d), 2);
 }
 
 fn next(record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) -> String {
@@ -23,15 +23,15 @@ fn next(record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) -> Str
         Status::Running => waits_for(table, now),
         Status::AwaitingPromotion => "PROMOTE by a person".to_string(),
         Status::Paused => match (&d.deferred_failure, &d.unsafe_report) {
-            (Some(deferred), _) => format!("RESUME, which fails it: {}", truncate_escaped(&deferred.words, REASON)),
+            (Some(deferred), _) => format!("RESUME, which fails it: {}", escape_text(&deferred.words, REASON)),
             (None, Some(report)) => {
-                format!("RESUME, which falls back to blue-green: {}", truncate_escaped(&report.words, REASON))
+                format!("RESUME, which falls back to blue-green: {}", escape_text(&report.words, REASON))
             }
             (None, None) if d.paused_from == Some(Status::AwaitingPromotion) => "RESUME, and then PROMOTE".to_string(),
             // Verdicts go on.
             (None, None) => match soonest(table) {
                 Some((row, at)) => {
-                    format!("RESUME by a person; {} healthy {}", truncate_escaped(row.agent, NAME), until(at, now))
+                    format!("RESUME by a person; {} healthy {}", escape_name(row.agent, NAME), until(at, now))
                 }
                 None => "RESUME by a person".to_string(),
             },
@@ -42,7 +42,7 @@ fn next(record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) -> Str
 
 /// Describes the agents that a running deployment waits for: the next to become healthy, and those that block it.
 fn waits_for(table: &AgentTable, now: UnixMs) -> String {
-    let name = |row: &Row| truncate_escaped(row.agent, NAME);
+    let name = |row: &Row| escape_name(row.agent, NAME);
     let mut words = Vec::new();
     if let Some((row, at)) = soonest(table) {
         words.push(format!("{} healthy {}", name(row), until(at, now)));
@@ -131,7 +131,7 @@ fn then(record: &Record, d: &Deployment) -> String {
             false => format!("PROMOTE by a person, then {follow}"),
         },
         (Status::Running, Mode::InPlace) if to_go > 0 => {
-            let agent = d.changed.get(own.placed).map(|agent| truncate_escaped(agent, NAME)).unwrap_or_default();
+            let agent = d.changed.get(own.placed).map(|agent| escape_name(agent, NAME)).unwrap_or_default();
             match to_go {
                 1 => format!("{agent} goes, the last one"),
                 n => format!("{agent} goes, and {} after it, {parallel} at a time", n - 1),
@@ -157,7 +157,7 @@ fn canaries_are(canaries: usize) -> String {
 fn deadline(d: &Deployment, now: UnixMs) -> String {
     match (d.status, d.progress) {
         (Status::Running, Deadline::Running { at }) => {
-            format!("fails at {} UTC without progress, {}", time_of_day(at, now), until(at, now))
+            format!("fails at {} without progress, {}", time_of_day(at, now), until(at, now))
         }
         (Status::Running, _) if d.policy.progress_deadline_ms == 0 => {
             "fails with the first unhealthy agent".to_string()

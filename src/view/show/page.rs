@@ -1,35 +1,49 @@
 //! The page under construction, and the widths of its columns.
 
-use super::text::{truncate, truncate_escaped, wrap};
+use super::text::{escape_name, escape_text, truncate, wrap};
 
-/// The maximum width of a line: it fits a terminal of 100 columns.
-pub const WIDTH: usize = 95;
+/// The width of a page in columns, unless WIDTH says another (rule 19.5).
+pub const DEFAULT_WIDTH: usize = 80;
+/// The widths that WIDTH may say.
+pub const MIN_WIDTH: usize = 60;
+pub const MAX_WIDTH: usize = 200;
 
 /// The column in which a label's text begins.
-pub const LABEL: usize = 12;
+const LABEL: usize = 12;
+/// The indentation of a line that belongs to the one above it.
+const INDENT: usize = 4;
 
 /// The lines of the page so far.
-#[derive(Default)]
 pub struct Page {
     pub lines: Vec<String>,
+    pub width: usize,
 }
 
 impl Page {
-    /// Adds one line, truncated to [`WIDTH`] and to printable ASCII.
+    pub fn new(width: usize) -> Page {
+        Page { lines: Vec::new(), width: width.clamp(MIN_WIDTH, MAX_WIDTH) }
+    }
+
+    /// Adds one line, truncated to the width of the page.
     pub fn line(&mut self, text: String) {
-        self.lines.push(truncate(&text, WIDTH));
+        self.lines.push(truncate(&text, self.width));
     }
 
-    /// Adds a label and its text in one line.
-    pub fn entry(&mut self, label: &str, words: &str) {
-        self.line(format!("{label:<LABEL$}{words}"));
-    }
-
-    /// Adds a label and its text in as many lines as it needs, at most `most`.
-    pub fn paragraph(&mut self, label: &str, words: &str, most: usize) {
-        for (place, line) in wrap(words, WIDTH - LABEL, most).iter().enumerate() {
-            self.entry(if place == 0 { label } else { "" }, line);
+    /// Adds a label and its text, in as many lines as it needs, at most `most`.
+    pub fn entry(&mut self, label: &str, words: &str, most: usize) {
+        for (index, line) in wrap(words, self.width - LABEL, most).iter().enumerate() {
+            let label = if index == 0 { label } else { "" };
+            self.line(format!("{label:<LABEL$}{line}"));
         }
+    }
+
+    /// Adds a text below the line that it belongs to, in at most `most` lines. Returns their number.
+    pub fn below(&mut self, words: &str, most: usize) -> usize {
+        let lines = wrap(words, self.width - INDENT, most);
+        for line in &lines {
+            self.line(format!("{:INDENT$}{line}", ""));
+        }
+        lines.len()
     }
 }
 
@@ -44,12 +58,12 @@ pub fn count(number: usize, one: &str) -> String {
 /// Returns author and reason: `by ann: faster model`.
 pub fn by(who: &str, reason: Option<&str>) -> String {
     match reason.filter(|reason| !reason.is_empty()) {
-        Some(reason) => format!("by {}: {}", truncate_escaped(who, NAME), truncate_escaped(reason, REASON)),
-        None => format!("by {}", truncate_escaped(who, NAME)),
+        Some(reason) => format!("by {}: {}", escape_name(who, NAME), escape_text(reason, REASON)),
+        None => format!("by {}", escape_name(who, NAME)),
     }
 }
 
 /// The maximum width of a name within a sentence.
 pub const NAME: usize = 32;
-/// The maximum width of a reason; every line is narrower.
-pub const REASON: usize = 3 * WIDTH;
+/// The maximum width of a reason within a sentence: three of the longest lines.
+pub const REASON: usize = 3 * MAX_WIDTH;

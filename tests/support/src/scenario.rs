@@ -658,7 +658,7 @@ fn instance_line(i: &Instance) -> String {
 /// Formats a SHOW page, with a bar before each line, so that empty ones are visible.
 fn page(record: &Record, key: &str, now: u64) -> String {
     let mut text = String::new();
-    for line in view::show(record, key, now) {
+    for line in view::show(record, key, now, view::DEFAULT_WIDTH) {
         let bar = if line.is_empty() { "|" } else { "| " };
         writeln!(text, "{bar}{line}").expect("a string");
     }
