@@ -37,9 +37,9 @@ const VERSION: [&str; 13] = [
 ];
 
 #[rustfmt::skip]
-const LIST_ENTRY: [&str; 11] = [
+const LIST_ENTRY: [&str; 16] = [
     "deployment_key", "deployment_id", "status", "mode", "strategy", "current_version", "stable_version",
-    "target_version", "healthy", "desired", "updated_at",
+    "target_version", "healthy", "desired", "updated_at", "cause", "by", "reason", "phase", "exposure",
 ];
 
 #[rustfmt::skip]
@@ -357,6 +357,63 @@ fn attempts_of_tasks_are_accepted_by_report() {
             assert_eq!(int(&client.call(&[&report[..], &["ATTEMPT", &attempt]].concat())), 1, "{task}");
         }
         assert!(client.tasks(KEY).is_empty());
+    });
+}
+
+/// LIST takes several statuses, and replies the same as JSON, whether a record is decoded or not.
+#[test]
+fn list_filters_by_several_statuses_and_replies_json() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        for key in ["done", "failed", "paused", "running"] {
+            client.deploy(key, &manifest(&["a"], "small"), &[&QUICK[..], &["REASON", "größer"]].concat());
+        }
+        client.carry_out_until("done", "successful");
+        client.call(&["DEPLOY.FAIL", "failed", "REASON", "too slow"]);
+        client.call(&["DEPLOY.PAUSE", "paused"]);
+        let check = |client: &mut Client| {
+            let mut keys = |words: &[&str]| -> Vec<String> {
+                let reply = client.call(&[&["DEPLOY.LIST"], words].concat());
+                let json: serde_json::Value =
+                    serde_json::from_str(&text(&client.call(&[&["DEPLOY.LIST"], words, &["JSON"]].concat())))
+                        .expect("JSON");
+                assert_eq!(as_json(&reply)[0], json[0]);
+                let entries = json[1].as_array().expect("entries");
+                let [_, flat] = items(&reply) else { panic!("{reply:?}") };
+                for (entry, of_json) in items(flat).iter().map(Fields::of).zip(entries) {
+                    assert_eq!(entry.names(), LIST_ENTRY);
+                    assert_eq!(of_json.as_object().expect("a map").keys().collect::<Vec<_>>(), LIST_ENTRY);
+                    assert_eq!(entry.text("by"), "default");
+                }
+                entries.iter().map(|entry| string(&entry["deployment_key"]).to_string()).collect()
+            };
+            assert_eq!(keys(&[]), ["done", "failed", "paused", "running"]);
+            assert_eq!(keys(&["STATUS", "failed"]), ["failed"]);
+            assert_eq!(keys(&["STATUS", "1", "failed"]), ["failed"]);
+            assert_eq!(keys(&["STATUS", "3", "running", "PAUSED", "paused", "MATCH", "p*"]), ["paused"]);
+            assert_eq!(keys(&["COUNT", "1", "STATUS", "2", "running", "paused"]), ["paused"]);
+        };
+        check(&mut client);
+        let listed = as_json(&client.call(&["DEPLOY.LIST", "STATUS", "failed"]));
+        client.call(&["DEBUG", "RELOAD"]);
+        check(&mut client);
+        assert_eq!(as_json(&client.call(&["DEPLOY.LIST", "STATUS", "failed"])), listed, "read from bytes");
+        let failed = client.call(&["DEPLOY.LIST", "STATUS", "failed", "JSON"]);
+        let failed: serde_json::Value = serde_json::from_str(&text(&failed)).expect("JSON");
+        let entry = &failed[1][0];
+        assert_eq!((&entry["cause"], &entry["reason"]), (&json!("operator"), &json!("too slow")));
+        assert!(entry["phase"].is_null() && entry["exposure"].is_null());
+        for (words, error) in [
+            (&["STATUS", "0"][..], "STATUS must be followed by a positive integer, the number of its values"),
+            (&["STATUS", "2", "failed"], "STATUS is followed by fewer values than it says"),
+            (&["STATUS", "9999999999999999999", "failed"], "STATUS is followed by fewer values than it says"),
+            (&["STATUS", "2", "failed", "sideways"], "not 'sideways'"),
+            (&["JSON", "STATUS", "failed"], "JSON must be the last argument"),
+        ] {
+            let refused = client.refused(&[&["DEPLOY.LIST"], words].concat());
+            assert!(refused.starts_with("ERR ") && refused.contains(error), "{words:?}: {refused}");
+        }
     });
 }
 

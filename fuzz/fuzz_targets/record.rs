@@ -78,8 +78,8 @@ fn render(record: &Record) {
     view::to_json(&view::status(record, "key"));
     view::to_json(&view::history(record, usize::MAX));
     view::to_json(&view::tasks(record));
-    if let Some(summary) = engine::Summary::of(record) {
-        view::to_json(&view::list_entry(&summary, "key"));
+    if let Some((summary, deployment)) = engine::Summary::of(record).zip(record.deployment.as_ref()) {
+        view::to_json(&view::list_entry(&summary, deployment, "key"));
     }
     engine::next_deadline(record);
 }

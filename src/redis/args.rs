@@ -238,6 +238,28 @@ impl<'a> Args<'a> {
         word(option, self.value(option)?, parse, known)
     }
 
+    /// Returns one of a closed set of words, or the words of `n word …`.
+    pub fn value_words<T>(
+        &mut self,
+        option: &str,
+        parse: impl Fn(&str) -> Option<T>,
+        known: &str,
+    ) -> Result<Vec<T>, CommandError> {
+        let first = self.value(option)?;
+        match digits(first) {
+            None => Ok(vec![word(option, first, parse, known)?]),
+            Some(count) => {
+                let count = usize::try_from(count).ok().filter(|count| *count > 0).ok_or_else(|| {
+                    syntax(format!("{option} must be followed by a positive integer, the number of its values"))
+                })?;
+                if count > self.rest.len() {
+                    return Err(syntax(format!("{option} is followed by fewer values than it says")));
+                }
+                (0..count).map(|_| word(option, self.value(option)?, &parse, known)).collect()
+            }
+        }
+    }
+
     /// Returns the names of `n name …`: from `least` to `most` of them, each at most `max` bytes.
     pub fn value_names(
         &mut self,

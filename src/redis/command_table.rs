@@ -77,7 +77,7 @@ pub static COMMANDS: &[Command] = &[
         // No request policy: each node has a cursor of its own, which no client can merge. redis-py fails at a response
         // policy `special`, and without one clients that ask all shards join pages and cursors into one list.
         tips: "",
-        syntax: "[STATUS {status}] [MATCH glob] [CURSOR cursor] [COUNT count]",
+        syntax: "[STATUS [n] {status}...] [MATCH glob] [CURSOR cursor] [COUNT count] [JSON]",
     },
     Command {
         name: c"DEPLOY.STATUS",

@@ -2,7 +2,7 @@
 
 use super::ffi::{catch_panic, LogLevel, LogLimiter};
 use crate::codec::{self, DecodeError};
-use crate::engine::deployment::Status;
+use crate::engine::deployment::{Deployment, Status};
 use crate::engine::rejection::ReadOnlyReason;
 use crate::engine::time::UnixMs;
 use crate::engine::{apply, next_deadline, Change, ChangeSet, Record, Summary};
@@ -64,6 +64,11 @@ impl EncodedRecord {
     /// The summary that LIST shows; None for a forged payload.
     pub fn summary(&self) -> Option<Summary> {
         codec::summary_of(&self.bytes).ok()
+    }
+
+    /// The deployment, read without the lists of the record; None for a forged payload.
+    pub fn deployment(&self) -> Option<Arc<Deployment>> {
+        codec::header_of(&self.bytes).ok()?.deployment
     }
 }
 

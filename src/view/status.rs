@@ -177,10 +177,19 @@ pub struct ListEntry<'a> {
     /// All of its changed agents.
     pub desired: i64,
     pub updated_at: i64,
+    /// As in WAIT.
+    pub cause: Option<&'static str>,
+    /// Who started the deployment.
+    pub by: &'a str,
+    pub reason: Option<&'a str>,
+    /// Null: no deployment has phases yet.
+    pub phase: Option<&'static str>,
+    /// Null: no deployment has an exposure yet.
+    pub exposure: Option<i64>,
 }
 
-/// Returns the line of a record in the listing.
-pub fn list_entry<'a>(summary: &'a Summary, key: &'a str) -> ListEntry<'a> {
+/// Returns the line of a record in the listing, from its summary and its deployment.
+pub fn list_entry<'a>(summary: &'a Summary, deployment: &'a Deployment, key: &'a str) -> ListEntry<'a> {
     ListEntry {
         deployment_key: key,
         deployment_id: &summary.deployment_id,
@@ -193,6 +202,12 @@ pub fn list_entry<'a>(summary: &'a Summary, key: &'a str) -> ListEntry<'a> {
         healthy: int(summary.healthy),
         desired: int(summary.desired),
         updated_at: int(summary.updated_at),
+        // As in WAIT: the cause of a failure is none of the revert's success.
+        cause: deployment.cause.filter(|_| deployment.status != Status::Successful).map(|cause| cause.name()),
+        by: &deployment.by,
+        reason: deployment.reason.as_deref(),
+        phase: None,
+        exposure: None,
     }
 }
 

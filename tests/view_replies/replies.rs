@@ -2,7 +2,7 @@
 
 use crate::json::{assert_json, reply};
 use crate::record::{instance, record, task, text, texts, version, KEY};
-use redis_deploy::engine::deployment::{Cause, Mode, Outcome, Receipt, Status};
+use redis_deploy::engine::deployment::{Cause, Deployment, Mode, Outcome, Receipt, Status};
 use redis_deploy::engine::instance::{Instance, InstanceState, Role, TaskKind};
 use redis_deploy::engine::manifest::{JobType, ManifestText};
 use redis_deploy::engine::plan;
@@ -15,12 +15,24 @@ use std::sync::Arc;
 
 #[test]
 fn list_entries_are_excerpts_of_the_status() {
+    let mut record = record();
+    let summary = Summary::of(&record).expect("it has a deployment");
+    let mut deployment = record.deployment.take().expect("it has one");
     assert_json(
-        &view::list_entry(&Summary::of(&record()).expect("it has a deployment"), KEY),
+        &view::list_entry(&summary, &deployment, KEY),
         r#"{"deployment_key":"agent-api","deployment_id":"dep_agent-api_2","status":"running","mode":"in_place",
         "strategy":"rolling","current_version":1,"stable_version":1,"target_version":2,"healthy":1,"desired":3,
-        "updated_at":1790000000400}"#,
+        "updated_at":1790000000400,"cause":null,"by":"default","reason":null,"phase":null,"exposure":null}"#,
     );
+    // The cause of a failure is none of the revert that was successful.
+    let deployment = Arc::make_mut(&mut deployment);
+    (deployment.cause, deployment.reason) = (Some(Cause::AgentFailed), Some(text("why")));
+    let listed =
+        |deployment: &Deployment| serde_json::to_value(view::list_entry(&summary, deployment, KEY)).expect("JSON");
+    let entry = listed(deployment);
+    assert_eq!((&entry["cause"], &entry["reason"]), (&Value::from("agent_failed"), &Value::from("why")));
+    deployment.status = Status::Successful;
+    assert_eq!(listed(deployment)["cause"], Value::Null);
 }
 
 #[test]

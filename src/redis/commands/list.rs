@@ -1,6 +1,6 @@
 //! DEPLOY.LIST: the deployments of the selected database, page by page, from the index.
 
-use crate::engine::deployment::Status;
+use crate::engine::deployment::{Deployment, Status};
 use crate::engine::Summary;
 use crate::redis::args::{self, syntax, unknown, Args};
 use crate::redis::call::Call;
@@ -25,20 +25,22 @@ const START: &str = "0";
 const AFTER: &str = "after:";
 
 struct Filter {
-    status: Option<Status>,
+    /// Empty for all.
+    statuses: Vec<Status>,
     glob: Option<Arc<str>>,
 }
 
 pub fn list(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
-    let mut filter = Filter { status: None, glob: None };
-    let (mut cursor, mut count) = (None, COUNT_DEFAULT);
+    let mut filter = Filter { statuses: Vec::new(), glob: None };
+    let (mut cursor, mut count, mut json) = (None, COUNT_DEFAULT, false);
     while let Some(option) = args.option()? {
         match &*option {
-            b"STATUS" => filter.status = Some(args.value_word("STATUS", Status::parse, STATUSES)?),
+            b"STATUS" => filter.statuses = args.value_words("STATUS", Status::parse, STATUSES)?,
             b"MATCH" => filter.glob = args.value_text("MATCH", args::GLOB_MAX)?,
             // It has a key, and a key may have any length: RENAME and RESTORE make it.
             b"CURSOR" => cursor = args.value_text("CURSOR", usize::MAX)?,
             b"COUNT" => count = usize::try_from(args.value_positive("COUNT")?).unwrap_or(usize::MAX),
+            b"JSON" => json = args.last_json()?,
             _ => return Err(unknown(&option)),
         }
     }
@@ -48,12 +50,12 @@ pub fn list(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     };
     let (next, entries) = page(call.ctx(), after, count, &filter);
     let cursor = next.map_or(START.to_string(), |key| format!("{AFTER}{key}"));
-    let entries: Vec<_> = entries.iter().map(|(key, summary)| view::list_entry(summary, key)).collect();
-    Ok(call.reply(&(cursor, entries), false))
+    let entries: Vec<_> = entries.iter().map(|(key, summary, d)| view::list_entry(summary, d, key)).collect();
+    Ok(call.reply(&(cursor, entries), json))
 }
 
-/// A key with the summary of its record.
-type Listed = (Arc<str>, Summary);
+/// A key with the summary of its record, and its deployment.
+type Listed = (Arc<str>, Summary, Arc<Deployment>);
 
 /// Returns one page, and the key after which the next one starts: None where this is the last.
 fn page(ctx: Ctx, after: Option<&str>, count: usize, filter: &Filter) -> (Option<Arc<str>>, Vec<Listed>) {
@@ -87,9 +89,12 @@ fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) ->
         return None;
     }
     let open = Key::peek(ctx, &name);
-    let summary = match open.stored() {
-        KeyValue::Ours(Stored::Record(record)) => Summary::of(record)?,
-        KeyValue::Ours(Stored::Encoded(encoded)) => encoded.summary()?,
+    let is_wanted = |summary: &Summary| filter.statuses.is_empty() || filter.statuses.contains(&summary.status);
+    let (summary, deployment) = match open.stored() {
+        KeyValue::Ours(Stored::Record(record)) => {
+            (Summary::of(record).filter(is_wanted)?, record.deployment.as_ref().map(Arc::clone)?)
+        }
+        KeyValue::Ours(Stored::Encoded(encoded)) => (encoded.summary().filter(is_wanted)?, encoded.deployment()?),
         // A read-only record has no summary.
         KeyValue::Ours(Stored::Opaque { .. }) => return None,
         KeyValue::Empty | KeyValue::Foreign => {
@@ -97,6 +102,5 @@ fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) ->
             return None;
         }
     };
-    let is_wanted = filter.status.is_none_or(|wanted| wanted == summary.status);
-    is_wanted.then(|| (key.clone(), summary))
+    Some((key.clone(), summary, deployment))
 }
