@@ -3,7 +3,8 @@
 //! Until the move is completed the other node serves them: they are in no list and no count here, and no timer visits
 //! them. So they stay out of the index until then.
 
-use super::ffi::{slot_of, RStr, SlotRanges};
+use super::ffi::{RStr, SlotRanges};
+use super::slot::slot_of;
 use super::stored::DbKey;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,7 @@ pub fn defer(db: i32, name: &RStr) -> bool {
     if !IS_IMPORTING.load(Ordering::Relaxed) {
         return false;
     }
-    let (Some(slot), Ok(key)) = (slot_of(name), std::str::from_utf8(name.as_slice())) else { return false };
+    let (slot, Ok(key)) = (slot_of(name.as_slice()), std::str::from_utf8(name.as_slice())) else { return false };
     let mut importing = importing();
     let is_imported = importing.slots.contains(&slot);
     if is_imported {

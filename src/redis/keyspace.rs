@@ -1,8 +1,9 @@
 //! Keyspace events: brings what other commands, loads and flushes do to our keys into the index.
 
-use super::ffi::{slot_of, Ctx, KeyValue, LogLevel, RStr, RString, SlotMove, SlotRanges};
+use super::ffi::{Ctx, KeyValue, LogLevel, RStr, RString, SlotMove, SlotRanges};
 use super::index::{self, Index, StatusCounts};
 use super::record_key::Key;
+use super::slot::slot_of;
 use super::stored::{DbKey, IndexEntry};
 use super::{background, idle_queue, importing};
 
@@ -43,7 +44,7 @@ pub fn on_slot_move(ctx: Ctx, step: SlotMove, slots: &SlotRanges) -> bool {
         SlotMove::ExportCompleted | SlotMove::Trimmed => {
             let is_moved = |slot: u16| slots.iter().any(|range| range.contains(&slot));
             for DbKey { db, key } in index::keys() {
-                if slot_of(&RString::new(key.as_bytes())).is_some_and(is_moved) {
+                if is_moved(slot_of(key.as_bytes())) {
                     index::remove(db, key.as_bytes());
                 }
             }

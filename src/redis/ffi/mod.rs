@@ -37,7 +37,7 @@ pub use log::{LogLevel, LogLimiter};
 pub use panic::{catch_panic, catch_panic_or, install_panic_hook, panics_caught, Panicked};
 pub use register::*;
 pub use server::{alloc_size, avoids_replica_traffic, cached_microseconds, has_db_switch_bug, milliseconds};
-pub use slots::{slot_events, slot_move, slot_of, SlotMove, SlotRanges};
+pub use slots::{slot_events, slot_move, SlotMove, SlotRanges};
 pub(in crate::redis) use string::bytes_of;
 pub use string::{RStr, RString};
 pub use timer::{run_in_next_turn, TimerId};

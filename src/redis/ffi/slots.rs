@@ -1,9 +1,6 @@
-//! Slots of a cluster: the slot of a key, and what the server tells about slots that it moves by itself (since Redis 8.4
-//! and Valkey 9.0).
+//! Slots of a cluster: what the server tells about those that it moves by itself (since Redis 8.4 and Valkey 9.0).
 
-use super::api::api;
 use super::server::{is_valkey, version};
-use super::string::RStr;
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_void};
 use std::ops::RangeInclusive;
@@ -111,11 +108,4 @@ unsafe fn slice<'a, T>(start: *const T, count: usize) -> &'a [T] {
         // SAFETY: the caller's promise.
         false => unsafe { std::slice::from_raw_parts(start, count) },
     }
-}
-
-/// Returns the slot of a key; None where the server does not tell (before Redis 7.4 and Valkey 8.1).
-pub fn slot_of(key: &RStr) -> Option<u16> {
-    let slot = api!(RedisModule_ClusterKeySlot)?;
-    // SAFETY: a string of the server or of our own, which is only read.
-    u16::try_from(unsafe { slot(key.raw()) }).ok()
 }
