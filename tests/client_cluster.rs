@@ -86,6 +86,11 @@ assert cursor == "0" and page, page
 assert cluster.execute_command("DEPLOY.HELP")[0].startswith("DEPLOY.")
 for command in ["STATUS", "SHOW", "HISTORY", "TASKS", "EVENTS", "RESOLVE", "PAUSE"]:
     cluster.execute_command("DEPLOY." + command, key)
+assert cluster.execute_command("DEPLOY.SHOW", key, "WIDTH", "100").startswith(key)
+for node in cluster.get_primaries():
+    for words in [[], ["WIDTH", "100"]]:
+        shown = cluster.execute_command("DEPLOY.SHOW", *words, target_nodes=node)
+        assert shown.startswith("database 0 "), shown
 print(len(page))
 "#;
     let url = format!("redis://127.0.0.1:{}", cluster.nodes[0].port);

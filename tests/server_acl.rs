@@ -48,7 +48,7 @@ fn commands() -> impl Iterator<Item = (&'static str, &'static Command)> {
 fn calls() -> Vec<(&'static str, Vec<String>)> {
     let manifest = manifest(&AGENTS, "other");
     let call = |(name, command): (&'static str, &Command)| {
-        let key = if command.syntax.starts_with("key") { KEY } else { "" };
+        let key = if command.syntax.starts_with("key") || command.syntax.starts_with("[key]") { KEY } else { "" };
         let arguments = match name {
             "DEPLOY" | "PLAN" => "MANIFEST MANIFEST-TEXT",
             "VERSION" => "1",

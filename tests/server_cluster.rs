@@ -97,6 +97,31 @@ fn nodes_serve_and_list_the_keys_of_their_slots() {
     });
 }
 
+/// SHOW is sent to the node of its key, and without one each node has a page of its own, whatever its width.
+#[test]
+fn show_is_answered_by_the_node_of_its_key_and_without_one_by_each() {
+    on_each_server(|kind| {
+        let cluster = Cluster::start(kind, 0, PATIENT_MS, &[]);
+        let keys = cluster.keys(3);
+        for key in &keys {
+            cluster.client_of(key).deploy(key, &manifest(&AGENTS, "small"), &SLOW);
+        }
+        for (n, key) in keys.iter().enumerate() {
+            let (mut home, mut elsewhere) = (cluster.nodes[n].client(), cluster.nodes[(n + 1) % 3].client());
+            for words in [&["DEPLOY.SHOW", key][..], &["DEPLOY.SHOW", key, "WIDTH", "100"]] {
+                assert!(text(&home.call(words)).starts_with(key.as_str()));
+                assert_eq!(moved_to(&elsewhere.refused(words)), Some(cluster.nodes[n].port));
+            }
+            for words in [&["DEPLOY.SHOW"][..], &["DEPLOY.SHOW", "WIDTH", "100"]] {
+                let page = text(&home.call(words));
+                assert!(page.starts_with("database 0 "), "{page}");
+                let named: Vec<bool> = keys.iter().map(|key| page.contains(&format!("\n{key} "))).collect();
+                assert_eq!(named, [0, 1, 2].map(|other| other == n), "{page}");
+            }
+        }
+    });
+}
+
 #[test]
 fn cluster_replica_gives_no_verdict_until_promoted() {
     on_each_server(|kind| {

@@ -25,7 +25,8 @@ const COMMANDS: [(&str, i64, &str, &str, &str); 26] = [
         "",
     ),
     ("deploy.status", -2, "readonly", "RO access", ""),
-    ("deploy.show", 2, "readonly", "RO access", "nondeterministic_output"),
+    // It says itself whether its first argument is a key.
+    ("deploy.show", -1, "readonly movablekeys", "RO access variable_flags", "nondeterministic_output"),
     ("deploy.history", -2, "readonly", "RO access", ""),
     ("deploy.version", -3, "readonly fast", "RO access", ""),
     ("deploy.promote", -2, "write denyoom", "RW access update", ""),
@@ -138,7 +139,8 @@ fn command_getkeys_finds_the_key() {
             assert_eq!(texts(&client.call(&call("GETKEYS"))), set("word-1"), "{name}");
             let reply = client.call(&call("GETKEYSANDFLAGS"));
             let pair = items(&items(&reply)[0]);
-            assert_eq!((text(&pair[0]), texts(&pair[1])), ("word-1".to_string(), set(key)), "{name}");
+            let key = key.replace("variable_flags", "");
+            assert_eq!((text(&pair[0]), texts(&pair[1])), ("word-1".to_string(), set(&key)), "{name}");
         }
     });
 }
@@ -223,7 +225,8 @@ fn docs(client: &mut Client, name: &str) -> (Fields, Vec<Argument>) {
 
 /// The words before the first keyword, each with a value that is taken.
 fn positional(arguments: &[Argument], sample: &impl Fn(&str, &str, usize) -> String) -> Vec<String> {
-    let required = arguments.iter().take_while(|a| !a.is("optional") && a.keywords().is_empty());
+    let is_positional = |a: &&Argument| (!a.is("optional") || a.kind == "key") && a.keywords().is_empty();
+    let required = arguments.iter().take_while(is_positional);
     required.flat_map(|argument| argument.written(sample).remove(0)).collect()
 }
 
@@ -249,6 +252,8 @@ fn sample(command: &str, keyword: &str, name: &str, n: usize) -> String {
         (_, option, _) if option.ends_with("_MS") => "20000",
         (_, "ID", _) => "dep_base_2",
         (_, "UNTIL", _) => ["awaiting_promotion", "failed"][n],
+        ("deploy.list", "STATUS", _) => ["running", "failed"][n],
+        (_, "WIDTH", _) => "100",
         (_, "MATCH", _) => "*",
         (_, "CURSOR", _) => "0",
         (_, "INSTANCE", _) | (_, _, "instance-id") => "i-1",
@@ -446,6 +451,6 @@ fn redis_cli_shows_syntax_hints() {
             "DEPLOY.RESOLVE ",
             "key [SERVICE name] [TAG tag] [ROLE primary|canary|candidate|any] [ALL] [JSON]",
         );
-        session.expect_hint("DEPLOY.SHOW ", "key");
+        session.expect_hint("DEPLOY.SHOW ", "[key] [WIDTH n]");
     });
 }

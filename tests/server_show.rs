@@ -86,8 +86,18 @@ fn show_rejects_missing_and_mistyped_keys() {
     client.call(&["SET", "a-string", "x"]);
     assert!(client.refused(&["DEPLOY.SHOW", "nothing"]).starts_with("NOTFOUND "));
     assert!(client.refused(&["DEPLOY.SHOW", "a-string"]).starts_with("WRONGTYPE "));
-    assert!(client.refused(&["DEPLOY.SHOW"]).contains("wrong number of arguments"));
-    assert!(client.refused(&["DEPLOY.SHOW", KEY, "JSON"]).contains("wrong number of arguments"));
+    for (words, error) in [
+        (&[KEY, "JSON"][..], "unknown option 'JSON'"),
+        (&[KEY, "WIDTH"], "WIDTH needs a value"),
+        (&[KEY, "WIDTH", "59"], "WIDTH must be an integer from 60 to 200"),
+        (&[KEY, "WIDTH", "201"], "WIDTH must be an integer from 60 to 200"),
+        (&[KEY, "WIDTH", "80", "WIDTH", "80"], "option 'WIDTH' is given twice"),
+        (&["WIDTH", "-1"], "WIDTH must be an integer from 60 to 200"),
+        (&["WIDTH", "wide"], "WIDTH must be an integer from 60 to 200"),
+    ] {
+        let refused = client.refused(&[&["DEPLOY.SHOW"], words].concat());
+        assert_eq!(refused, format!("ERR {error}"), "{words:?}");
+    }
     assert!(client.refused(&["DEPLOY.HELP", "help", "me"]).contains("wrong number of arguments"));
 }
 
@@ -104,14 +114,199 @@ fn redis_cli_prints_the_page_line_by_line() {
         let resp3 = on_terminal(&server, &["-3", "DEPLOY.SHOW", KEY]);
         assert_eq!(still(&resp3), page, "on a terminal, RESP3");
         for line in resp3.iter().chain(&piped) {
-            assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line:?}");
+            assert!(!line.chars().any(char::is_control), "{line:?}");
         }
         let reason = piped.iter().find(|line| line.starts_with("by ")).expect("its line");
-        assert_eq!(
-            reason.as_str(),
-            r"by          default: line one\r\nline \u{1b}[31mtwo \u{43a}\u{43b}\u{44e}\u{447}"
-        );
+        assert_eq!(reason.as_str(), r"by          default: line one\r\nline \u{1b}[31mtwo ключ");
     });
+}
+
+/// The words behind the columns of a page's line that begins so.
+fn line_of<'p>(page: &'p [String], start: &str) -> &'p str {
+    page.iter().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {page:#?}"))
+}
+
+/// What follows has another time than what was before: the page is in the order of time.
+fn pass_a_millisecond() {
+    let before = unix_ms();
+    wait_until("the clock to go on", || unix_ms() > before);
+}
+
+/// Deployments of every status: two wait for a person, two run, two have failed.
+fn start_all_sorts(client: &mut Client) {
+    let a = manifest(&["a"], "small");
+    for key in ["done-1", "done-2", "awaits", "was-awaiting"] {
+        client.deploy(key, &a, &QUICK);
+        client.carry_out_until(key, "successful");
+    }
+    client.deploy("paused", &a, &SLOW);
+    client.call(&["DEPLOY.PAUSE", "paused", "REASON", "lunch"]);
+    pass_a_millisecond();
+    for key in ["awaits", "was-awaiting"] {
+        client.deploy(key, &manifest(&["a"], "large"), &[&QUICK[..], &["CANARY", "1"]].concat());
+        client.carry_out_until(key, "awaiting_promotion");
+    }
+    client.call(&["DEPLOY.STOP", "was-awaiting"]);
+    client.deploy("runs-1", &a, &SLOW);
+    pass_a_millisecond();
+    client.deploy("runs-2", &a, &SLOW);
+    client.report("runs-2", "a", "ready");
+    client.deploy("fails-1", &a, &SLOW);
+    client.call(&["DEPLOY.REPORT", "fails-1", "a", "failed", "REASON", "нет модели"]);
+    pass_a_millisecond();
+    client.deploy("fails-2", &a, &SLOW);
+    client.call(&["DEPLOY.FAIL", "fails-2", "REASON", "too slow"]);
+}
+
+#[test]
+fn show_without_a_key_is_the_page_of_the_database() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        let empty = page_of(&client.call(&["DEPLOY.SHOW"]));
+        assert!(empty[0].starts_with("database 0 ") && empty.iter().filter(|line| *line == "none").count() == 3);
+        start_all_sorts(&mut client);
+        let check = |client: &mut Client| {
+            let page = page_of(&client.call(&["DEPLOY.SHOW"]));
+            let text = page.join("\n");
+            assert!(
+                page[1].contains("2 running, 1 awaiting_promotion, 1 paused, 2 successful, 2 failed,"),
+                "{page:#?}"
+            );
+            assert!(line_of(&page, "paused ").ends_with("RESUME, paused by default: lunch"), "{page:#?}");
+            assert!(line_of(&page, "awaits ").ends_with("PROMOTE, 1 of 1 canaries healthy"), "{page:#?}");
+            assert!(line_of(&page, "runs-1 ").contains("a coordinator to start a"), "{page:#?}");
+            assert!(
+                line_of(&page, "runs-2 ").contains("[++++++++++] ")
+                    && line_of(&page, "runs-2 ").contains("a healthy in "),
+                "{page:#?}"
+            );
+            assert!(line_of(&page, "fails-1 ").contains("agent_failed: agent a failed: нет модели"), "{page:#?}");
+            assert!(line_of(&page, "fails-2 ").contains("operator: failed by default: too slow"), "{page:#?}");
+            let order: Vec<usize> = ["paused", "awaits", "runs-1", "runs-2", "fails-2", "fails-1"]
+                .iter()
+                .map(|key| text.find(&format!("\n{key} ")).expect("a row"))
+                .collect();
+            assert!(order.is_sorted(), "the oldest first, but of failures the newest: {page:#?}");
+            assert!(!text.contains("done-1") && !text.contains("was-awaiting"), "{page:#?}");
+            page
+        };
+        let page = check(&mut client);
+        // The same after a load, from bytes, and on a replica; in another protocol, and in a script.
+        client.call(&["DEBUG", "RELOAD"]);
+        assert_eq!(still(&check(&mut client)), still(&page));
+        let replica = Server::start(kind, &[]);
+        replica.replicate_from(&server);
+        check(&mut replica.client());
+        let Value::VerbatimString { .. } = server.client_resp3().call(&["DEPLOY.SHOW"]) else { panic!("RESP3") };
+        let of_script = client.call(&["EVAL", "return redis.call('DEPLOY.SHOW')", "0"]);
+        assert_eq!(still(&page_of(&of_script)), still(&page));
+        // What is gone or has moved on leaves it.
+        client.call(&["DEL", "fails-1"]);
+        client.call(&["RENAME", "fails-2", "renamed"]);
+        client.call(&["DEPLOY.RESUME", "paused"]);
+        client.call(&["MOVE", "runs-1", "1"]);
+        let page = page_of(&client.call(&["DEPLOY.SHOW"]));
+        assert!(page[1].contains("2 running, 1 awaiting_promotion, 0 paused, 2 successful, 1 failed,"), "{page:#?}");
+        line_of(&page, "renamed ");
+        line_of(&page, "paused   "); // now among those that run
+        for gone in ["fails-", "runs-1"] {
+            assert!(!page.iter().any(|line| line.starts_with(gone)), "{page:#?}");
+        }
+        client.call(&["SELECT", "1"]);
+        let other = page_of(&client.call(&["DEPLOY.SHOW"]));
+        assert!(other[0].starts_with("database 1 ") && other.iter().any(|line| line.starts_with("runs-1 ")));
+        client.call(&["FLUSHALL"]);
+        assert_eq!(page_of(&client.call(&["DEPLOY.SHOW"]))[2..], empty[2..]);
+    });
+}
+
+/// WIDTH is the key where it stands alone or before an option, and the option where a number follows.
+#[test]
+fn show_takes_a_width_with_and_without_a_key() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        start_all_sorts(&mut client);
+        let long = format!("{}-1", "long-name".repeat(10));
+        client.deploy(&long, &manifest(&["a"], "small"), &SLOW);
+        client.deploy("WIDTH", &manifest(&["a"], "small"), &SLOW);
+        for width in [60, 61, 80, 120, 200] {
+            for words in
+                [&["DEPLOY.SHOW", "WIDTH"][..], &["DEPLOY.SHOW", &long, "width"], &["DEPLOY.SHOW", "WIDTH", "WIDTH"]]
+            {
+                let page = page_of(&client.call(&[words, &[&width.to_string()]].concat()));
+                assert_eq!(page[0].chars().count(), width, "{page:#?}");
+                assert!(page.iter().all(|line| line.chars().count() <= width), "{page:#?}");
+            }
+        }
+        assert!(page_of(&client.call(&["DEPLOY.SHOW", "WIDTH"]))[0].starts_with("WIDTH "));
+        assert!(page_of(&client.call(&["DEPLOY.SHOW", "width", "100"]))[0].starts_with("database 0 "));
+        assert!(page_of(&client.call(&["DEPLOY.SHOW", "WIDTH", "WIDTH", "100"]))[0].starts_with("WIDTH "));
+        // What the server takes for a key.
+        let mut keys = |words: &[&str]| client.try_call(&[&["COMMAND", "GETKEYS", "DEPLOY.SHOW"], words].concat());
+        for words in [&["WIDTH"][..], &["WIDTH", "WIDTH", "100"]] {
+            assert_eq!(texts_of(&keys(words).expect("a key")), ["WIDTH"]);
+        }
+        assert_eq!(texts_of(&keys(&[&long]).expect("a key")), [long.clone()]);
+        assert_eq!(texts_of(&keys(&["app", "WIDTH", "100"]).expect("a key")), ["app"]);
+        assert!(keys(&[]).is_err() && keys(&["WIDTH", "100"]).is_err());
+    });
+}
+
+fn texts_of(reply: &Value) -> Vec<String> {
+    items(reply).iter().map(text).collect()
+}
+
+#[test]
+fn show_leaves_out_keys_without_read_permission() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut root = server.client();
+        start_all_sorts(&mut root);
+        root.deploy("WIDTH", &manifest(&["a"], "small"), &SLOW);
+        root.call(&["ACL", "SETUSER", "eve", "on", "nopass", "%R~*-1", "-@all", "+deploy.show"]);
+        let mut eve = server.client();
+        eve.call(&["AUTH", "eve", "x"]);
+        for words in [&["DEPLOY.SHOW"][..], &["DEPLOY.SHOW", "WIDTH", "90"]] {
+            let page = page_of(&eve.call(words));
+            line_of(&page, "runs-1 ");
+            line_of(&page, "fails-1 ");
+            for other in ["runs-2", "fails-2", "paused", "awaits", "WIDTH"] {
+                assert!(!page.iter().any(|line| line.starts_with(other)), "{other}: {page:#?}");
+            }
+            assert!(page.iter().any(|line| line == "and 2 more"), "they are counted: {page:#?}");
+        }
+        eve.call(&["DEPLOY.SHOW", "runs-1", "WIDTH", "90"]);
+        for words in [&["runs-2"][..], &["runs-2", "WIDTH", "90"], &["WIDTH"], &["WIDTH", "WIDTH", "90"]] {
+            assert!(eve.refused(&[&["DEPLOY.SHOW"], words].concat()).starts_with("NOPERM"), "{words:?}");
+        }
+    });
+}
+
+/// However much there is, the page has at most 50 lines, and what is finished costs nothing.
+#[test]
+fn the_page_of_a_large_database_is_short() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+    let a = manifest(&["a"], "small");
+    for n in 0..40 {
+        for (key, command) in [("fails", "DEPLOY.FAIL"), ("waits", "DEPLOY.PAUSE"), ("runs", "DEPLOY.RESUME")] {
+            let key = format!("{key}-{n:02}");
+            client.deploy(&key, &a, &SLOW);
+            client.call(&[command, &key, "REASON", &"a long reason ".repeat(20)]);
+        }
+    }
+    for width in ["60", "80", "200"] {
+        let page = page_of(&client.call(&["DEPLOY.SHOW", "WIDTH", width]));
+        assert!(page.len() <= 50, "{} lines", page.len());
+        line_of(&page, "waits-00 ");
+        line_of(&page, "runs-00 ");
+        line_of(&page, "fails-39 ");
+        for more in ["and 28 more", "and 35 more"] {
+            assert!(page.iter().any(|line| line == more), "{page:#?}");
+        }
+    }
 }
 
 #[test]

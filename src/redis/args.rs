@@ -101,9 +101,14 @@ impl<'a> Args<'a> {
         Args { rest: argv.iter(), seen: SeenOptions { inline: [&[]; 8], count: 0, overflow: Vec::new() } }
     }
 
+    /// Returns the arguments that are left.
+    pub fn as_slice(&self) -> &'a [RStr] {
+        self.rest.as_slice()
+    }
+
     // ---- positional arguments: a missing one is a wrong number of arguments
 
-    /// Returns the key, the first argument of every command but LIST and HELP.
+    /// Returns the key, the first argument of every command but LIST and HELP; of SHOW an optional one.
     pub fn key(&mut self) -> Result<&'a RStr, CommandError> {
         self.rest.next().ok_or(CommandError::WrongArity)
     }

@@ -4,7 +4,7 @@
 use super::args::{self, Args};
 use super::call::Call;
 use super::command_docs::{command_help, help_lines, syntax, ArgumentDoc, CommandDoc};
-use super::commands::{coordinator, discovery, internal, list, operator, wait};
+use super::commands::{coordinator, discovery, internal, list, operator, show, wait};
 use super::error::CommandError;
 use super::ffi::{self, Argument, CommandInfo, Ctx, EntryPoint, KeyAccess, LogLevel, Unavailable};
 use super::reply::Answered;
@@ -15,6 +15,17 @@ use std::ffi::CStr;
 macro_rules! entry {
     ($handler:expr) => {
         ffi::entry_point(|ctx, arguments| dispatch::run(ctx, arguments, $handler))
+    };
+}
+
+/// Makes the entry point of DEPLOY.SHOW, whose first argument need not be a key.
+macro_rules! entry_of_show {
+    () => {
+        ffi::entry_point(|ctx, arguments| {
+            if !ffi::answer_keys_request(ctx, KeyAccess::Read, || show::has_key(arguments)) {
+                dispatch::run(ctx, arguments, show::show);
+            }
+        })
     };
 }
 
@@ -92,15 +103,16 @@ pub static COMMANDS: &[Command] = &[
     },
     Command {
         name: c"DEPLOY.SHOW",
-        entry: entry!(operator::show),
-        flags: c"readonly",
+        entry: entry_of_show!(),
+        // Without a key, WIDTH stands where the key would.
+        flags: c"readonly getkeys-api",
         access: KeyAccess::Read,
-        arity: 2,
-        summary: "Returns the state of a deployment as a page of text.",
-        complexity: SIZE,
+        arity: -1,
+        summary: "Returns the state of a deployment, or of all of the database, as a page of text.",
+        complexity: "O(N) where N is the size of the record, or of the records named",
         // The page shows ages and remaining times.
         tips: "nondeterministic_output",
-        syntax: "key",
+        syntax: "[key] [WIDTH n]",
     },
     Command {
         name: c"DEPLOY.HISTORY",
@@ -383,6 +395,7 @@ impl Command {
             &CommandInfo {
                 name: self.name,
                 access: self.access,
+                has_movable_key: self.has_flag("getkeys-api"),
                 arity: self.arity,
                 summary: self.summary,
                 complexity: self.complexity,

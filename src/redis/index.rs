@@ -1,5 +1,5 @@
 //! The index of all keys: database and key → the time of the record's next tick, and its status. It serves the timer,
-//! `DEPLOY.LIST` and INFO.
+//! `DEPLOY.LIST`, the page of a database and INFO.
 //!
 //! It is a hint: whoever uses an entry opens the key and looks. So it need not observe every way in which a key can
 //! appear or disappear, only enough of them that what is missing is found and what is stale is harmless:
@@ -11,7 +11,8 @@
 //!   ([`importing`](super::importing))
 //! - swapped by SWAPDB, and by the end of a replica's asynchronous load, which fills an index of its own beside the old
 //!
-//! Counts for INFO are kept with every change, so that INFO costs the same however many deployments there are.
+//! Counts are kept with every change, and so is the order of what the page of a database shows, so that INFO and that
+//! page cost the same however many deployments there are.
 //! Keys that are not UTF-8 are no deployment keys (rule 8 "Codes"), and are not in it.
 
 use super::stored::{DbKey, IndexEntry};
@@ -37,7 +38,7 @@ impl StatusCounts {
         if let Some(count) = self.count_of(entry) {
             *count = count.saturating_add(1);
         }
-        self.tasks = self.tasks.saturating_add(entry.tasks as u64);
+        self.tasks = self.tasks.saturating_add(u64::from(entry.tasks));
         self.unreadable = self.unreadable.saturating_add(u64::from(entry.is_unreadable));
     }
 
@@ -45,7 +46,7 @@ impl StatusCounts {
         if let Some(count) = self.count_of(entry) {
             *count = count.saturating_sub(1);
         }
-        self.tasks = self.tasks.saturating_sub(entry.tasks as u64);
+        self.tasks = self.tasks.saturating_sub(u64::from(entry.tasks));
         self.unreadable = self.unreadable.saturating_sub(u64::from(entry.is_unreadable));
     }
 
@@ -111,11 +112,53 @@ impl Slab {
     }
 }
 
+/// A section of the page of a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Section {
+    /// Deployments that wait for a person.
+    Waiting,
+    Running,
+    Failed,
+}
+
+impl Section {
+    fn of(entry: &IndexEntry) -> Option<Section> {
+        match entry.status? {
+            Status::AwaitingPromotion | Status::Paused => Some(Section::Waiting),
+            Status::Running => Some(Section::Running),
+            Status::Failed => Some(Section::Failed),
+            Status::Successful | Status::Cancelled | Status::VersionRecorded => None,
+        }
+    }
+}
+
+/// One database.
+#[derive(Debug, Default)]
+struct Db {
+    /// In key order, for LIST.
+    keys: BTreeMap<Arc<str>, SlotId>,
+    /// The keys that the page of the database may show, by [`IndexEntry::since`].
+    shown: BTreeSet<(Section, UnixMs, SlotId)>,
+    /// Without timers.
+    counts: StatusCounts,
+}
+
+impl Db {
+    fn replace(&mut self, id: SlotId, old: &IndexEntry, new: &IndexEntry) {
+        self.counts.remove(old);
+        self.counts.add(new);
+        let (section, was_in) = (Section::of(new), Section::of(old));
+        if (section, new.since) != (was_in, old.since) {
+            was_in.map(|section| self.shown.remove(&(section, old.since, id)));
+            section.map(|section| self.shown.insert((section, new.since, id)));
+        }
+    }
+}
+
 /// The index of one data set.
 #[derive(Debug)]
 pub struct Index {
-    /// In key order, for LIST.
-    dbs: BTreeMap<i32, BTreeMap<Arc<str>, SlotId>>,
+    dbs: BTreeMap<i32, Db>,
     slots: Slab,
     due: BTreeSet<(UnixMs, SlotId)>,
     counts: StatusCounts,
@@ -137,30 +180,39 @@ impl Index {
     }
 
     fn find(&self, db: i32, key: &str) -> Option<SlotId> {
-        self.dbs.get(&db)?.get(key).copied()
+        self.dbs.get(&db)?.keys.get(key).copied()
     }
 
-    fn set(&mut self, db: i32, key: &str, entry: IndexEntry) -> SlotId {
+    fn set(&mut self, db: i32, key: &str, mut entry: IndexEntry) -> SlotId {
         let id = match self.find(db, key) {
             Some(id) => id,
             None => {
                 let key = DbKey { db, key: Arc::from(key) };
                 let id = self.slots.insert(Slot { key: key.clone(), entry: IndexEntry::default(), due: None });
-                self.dbs.entry(db).or_default().insert(key.key, id);
+                self.dbs.entry(db).or_default().keys.insert(key.key, id);
                 id
             }
         };
         if let Some(slot) = self.slots.get_mut(id) {
+            // The record does not say since when it awaits its promotion: from the first time that this was seen.
+            if entry.status == Some(Status::AwaitingPromotion) && slot.entry.status == entry.status {
+                entry.since = slot.entry.since;
+            }
             let old = std::mem::replace(&mut slot.entry, entry);
             self.counts.remove(&old);
             self.counts.add(&entry);
+            self.dbs.entry(db).or_default().replace(id, &old, &entry);
         }
         self.schedule(id, entry.due);
         id
     }
 
     fn remove(&mut self, db: i32, key: &str) {
-        let Some(id) = self.dbs.get_mut(&db).and_then(|keys| keys.remove(key)) else { return };
+        let Some(of_db) = self.dbs.get_mut(&db) else { return };
+        let Some(id) = of_db.keys.remove(key) else { return };
+        if let Some(slot) = self.slots.get_mut(id) {
+            of_db.replace(id, &slot.entry, &IndexEntry::default());
+        }
         self.free(id);
     }
 
@@ -169,6 +221,17 @@ impl Index {
         if let Some(slot) = self.slots.remove(id) {
             self.counts.remove(&slot.entry);
         }
+    }
+
+    /// Returns at most `count` keys of a section: the newest failures, but of what runs or waits the oldest.
+    fn shown(&mut self, db: i32, section: Section, count: usize) -> Vec<Arc<str>> {
+        let Some(of_db) = self.dbs.get(&db) else { return Vec::new() };
+        let all = of_db.shown.range((section, UnixMs::MIN, SlotId::MIN)..=(section, UnixMs::MAX, SlotId::MAX));
+        let ids: Vec<SlotId> = match section {
+            Section::Failed => all.rev().take(count).map(|(.., id)| *id).collect(),
+            Section::Waiting | Section::Running => all.take(count).map(|(.., id)| *id).collect(),
+        };
+        ids.into_iter().filter_map(|id| self.slots.get_mut(id).map(|slot| slot.key.key.clone())).collect()
     }
 
     /// Sets or clears the time at which the timer visits a key.
@@ -197,7 +260,7 @@ impl Index {
         if db < 0 || self.dbs.keys().all(|known| *known == db) {
             return Some(std::mem::replace(self, Index::new()));
         }
-        for id in self.dbs.remove(&db).unwrap_or_default().into_values() {
+        for id in self.dbs.remove(&db).unwrap_or_default().keys.into_values() {
             self.free(id);
         }
         None
@@ -206,12 +269,12 @@ impl Index {
     fn finished_after(&mut self, after: Option<&DbKey>, count: usize) -> (Vec<DbKey>, Option<DbKey>) {
         let first_db = after.map_or(i32::MIN, |after| after.db);
         let mut ids = Vec::new();
-        for (db, keys) in self.dbs.range(first_db..) {
+        for (db, of_db) in self.dbs.range(first_db..) {
             let from = match after {
                 Some(after) if after.db == *db => Bound::Excluded(&*after.key),
                 _ => Bound::Unbounded,
             };
-            ids.extend(keys.range::<str, _>((from, Bound::Unbounded)).take(count - ids.len()).map(|(_, id)| *id));
+            ids.extend(of_db.keys.range::<str, _>((from, Bound::Unbounded)).take(count - ids.len()).map(|(_, id)| *id));
             if ids.len() >= count {
                 break;
             }
@@ -231,13 +294,13 @@ impl Index {
     fn swap(&mut self, first: i32, second: i32) {
         let sides = [(first, second), (second, first)];
         let sides = sides.map(|(from, to)| (to, self.dbs.remove(&from).unwrap_or_default()));
-        for (to, keys) in sides {
-            for id in keys.values() {
+        for (to, of_db) in sides {
+            for id in of_db.keys.values() {
                 if let Some(slot) = self.slots.get_mut(*id) {
                     slot.key.db = to;
                 }
             }
-            self.dbs.insert(to, keys);
+            self.dbs.insert(to, of_db);
         }
     }
 }
@@ -357,9 +420,9 @@ pub fn postpone(db: i32, key: &str, until: UnixMs) {
 /// Returns the keys of a database that follow `after`, in key order, at most `count`.
 pub fn page(db: i32, after: Option<&str>, count: usize) -> Vec<Arc<str>> {
     let indexes = indexes();
-    let Some(keys) = indexes.live.dbs.get(&db) else { return Vec::new() };
+    let Some(of_db) = indexes.live.dbs.get(&db) else { return Vec::new() };
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-    keys.range::<str, _>((from, Bound::Unbounded)).take(count).map(|(key, _)| key.clone()).collect()
+    of_db.keys.range::<str, _>((from, Bound::Unbounded)).take(count).map(|(key, _)| key.clone()).collect()
 }
 
 /// Returns the keys with finished deployments among the next `count` keys after `after`, over all databases, and the
@@ -382,12 +445,23 @@ pub fn counts() -> StatusCounts {
     indexes().live.counts
 }
 
+/// Returns the counts of one database, without timers.
+pub fn counts_of(db: i32) -> StatusCounts {
+    indexes().live.dbs.get(&db).map(|of_db| of_db.counts).unwrap_or_default()
+}
+
+/// Returns at most `count` keys of a section of the page of a database: the newest failures, but of what runs or waits
+/// the oldest.
+pub fn shown(db: i32, section: Section, count: usize) -> Vec<Arc<str>> {
+    indexes().live.shown(db, section, count)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entry(due: Option<UnixMs>, status: Status, tasks: usize) -> IndexEntry {
-        IndexEntry { is_unreadable: false, due, status: Some(status), tasks }
+    fn entry(due: Option<UnixMs>, status: Status, tasks: u32) -> IndexEntry {
+        IndexEntry { due, status: Some(status), tasks, ..IndexEntry::default() }
     }
 
     /// All due times, in order.
@@ -443,8 +517,8 @@ mod tests {
         index.swap(0, 1);
         assert_eq!(index.counts, counts);
         assert_eq!(due_times(&mut index), [(20, 0, "a".to_string()), (50, 1, "a".to_string())]);
-        assert_eq!(index.dbs[&0].len(), 2);
-        assert_eq!(index.dbs[&1].len(), 1);
+        assert_eq!(index.dbs[&0].keys.len(), 2);
+        assert_eq!(index.dbs[&1].keys.len(), 1);
         index.swap(1, 7);
         assert_eq!(due_times(&mut index).last(), Some(&(50, 7, "a".to_string())));
         index.remove(7, "a");
@@ -487,6 +561,42 @@ mod tests {
         index.flush(-1);
         assert_eq!(index.counts, StatusCounts::default());
         assert!(index.dbs.is_empty() && index.due.is_empty() && index.slots.chunks.is_empty());
+    }
+
+    #[test]
+    fn sections_hold_what_a_page_shows_in_order() {
+        let mut index = Index::new();
+        let at = |status, since| IndexEntry { since, ..entry(None, status, 0) };
+        let shown = |index: &mut Index, db| -> Vec<String> {
+            [Section::Waiting, Section::Running, Section::Failed]
+                .map(|section| index.shown(db, section, 2).join(" "))
+                .into()
+        };
+        for n in 0..5_u64 {
+            index.set(0, &format!("done-{n}"), at(Status::Successful, 0));
+            index.set(0, &format!("failed-{n}"), at(Status::Failed, 100 + n));
+            index.set(0, &format!("running-{n}"), at(Status::Running, 100 - n));
+        }
+        index.set(0, "paused", at(Status::Paused, 7));
+        index.set(0, "awaiting", at(Status::AwaitingPromotion, 5));
+        assert_eq!(shown(&mut index, 0), ["awaiting paused", "running-4 running-3", "failed-4 failed-3"]);
+        // A change of a record that goes on waiting does not move it.
+        index.set(0, "awaiting", at(Status::AwaitingPromotion, 50));
+        assert_eq!(shown(&mut index, 0)[0], "awaiting paused");
+        index.set(0, "running-4", at(Status::Failed, 90));
+        index.set(0, "awaiting", at(Status::Successful, 0));
+        index.remove(0, "failed-4");
+        assert_eq!(shown(&mut index, 0), ["paused", "running-3 running-2", "failed-3 failed-2"]);
+        index.set(1, "other", at(Status::Failed, 1));
+        index.swap(0, 1);
+        assert_eq!(shown(&mut index, 0), ["", "", "other"]);
+        assert_eq!(shown(&mut index, 1)[2], "failed-3 failed-2");
+        assert_eq!(index.dbs[&1].counts.by_status.iter().sum::<u64>(), 16);
+        let all = index.dbs.values().map(|db| db.counts.by_status.iter().sum::<u64>()).sum::<u64>();
+        assert_eq!(index.counts.by_status.iter().sum::<u64>(), all);
+        index.flush(1);
+        assert_eq!(shown(&mut index, 1), ["", "", ""]);
+        assert_eq!(shown(&mut index, 0), ["", "", "other"]);
     }
 
     #[test]

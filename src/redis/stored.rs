@@ -66,9 +66,9 @@ impl EncodedRecord {
         codec::summary_of(&self.bytes).ok()
     }
 
-    /// The deployment, read without the lists of the record; None for a forged payload.
-    pub fn deployment(&self) -> Option<Arc<Deployment>> {
-        codec::header_of(&self.bytes).ok()?.deployment
+    /// The record's own fields, its deployment among them, without its lists; None for a forged payload.
+    pub fn header(&self) -> Option<Record> {
+        codec::header_of(&self.bytes).ok()
     }
 }
 
@@ -101,7 +101,10 @@ pub struct IndexEntry {
     /// The status of the deployment; None for an opaque value.
     pub status: Option<Status>,
     /// The number of open tasks.
-    pub tasks: usize,
+    pub tasks: u32,
+    /// The order of deployments of one status in the page of a database: the time since which it runs or waits, or at
+    /// which it failed. 0 for one that the page does not name.
+    pub since: UnixMs,
 }
 
 impl IndexEntry {
@@ -111,20 +114,44 @@ impl IndexEntry {
                 is_unreadable: false,
                 due: next_deadline(record),
                 status: record.deployment.as_ref().map(|d| d.status),
-                tasks: record.instances.open_tasks(),
+                tasks: count(record.instances.open_tasks()),
+                since: record.deployment.as_deref().map_or(0, |d| since(d, record.updated_at)),
             },
             Stored::Encoded(encoded) => encoded.entry,
             Stored::Opaque { .. } => IndexEntry { is_unreadable: true, ..IndexEntry::default() },
         }
     }
 
-    fn of_summary(summary: &Summary) -> IndexEntry {
-        IndexEntry { is_unreadable: false, due: summary.due, status: Some(summary.status), tasks: summary.tasks }
+    /// Of bytes with this summary. More of them is read for those few that the page of the database may show.
+    fn of_summary(summary: &Summary, bytes: &[u8]) -> IndexEntry {
+        let is_shown = summary.status.is_active() || summary.status == Status::Failed;
+        let deployment = || codec::header_of(bytes).ok()?.deployment;
+        let since = match is_shown {
+            true => deployment().map_or(summary.updated_at, |d| since(&d, summary.updated_at)),
+            false => 0,
+        };
+        let (due, status, tasks) = (summary.due, Some(summary.status), count(summary.tasks));
+        IndexEntry { is_unreadable: false, due, status, tasks, since }
     }
 
     /// The deployment is terminal, and nothing becomes due.
     pub fn is_finished(&self) -> bool {
         self.due.is_none() && self.status.is_some_and(|status| !status.is_active())
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Returns [`IndexEntry::since`]. A deployment does not say since when it awaits its promotion.
+fn since(d: &Deployment, updated_at: UnixMs) -> UnixMs {
+    match d.status {
+        Status::Running => d.created_at,
+        Status::Paused => d.last_action.as_ref().map_or(updated_at, |action| action.at),
+        Status::AwaitingPromotion => updated_at,
+        Status::Failed => d.finished_at.unwrap_or(updated_at),
+        Status::Successful | Status::Cancelled | Status::VersionRecorded => 0,
     }
 }
 
@@ -214,7 +241,7 @@ impl Stored {
         match codec::summary_of(&bytes) {
             Ok(summary) if encver <= ENCVER => {
                 let is_large = bytes.len() > MAX_ENCODED_BYTES;
-                let entry = IndexEntry::of_summary(&summary);
+                let entry = IndexEntry::of_summary(&summary, &bytes);
                 let mut stored = Stored::Encoded(EncodedRecord::new(bytes.into(), entry));
                 if is_large {
                     stored.decode(key);

@@ -80,8 +80,14 @@ fn optional(words: &mut Words) -> Argument {
 fn keyword(word: &str, words: &mut Words) -> Argument {
     let is_value = |next: &&str| next.starts_with(|c: char| c.is_ascii_lowercase());
     let mut values = Vec::new();
-    while let Some(value) = words.next_if(is_value) {
-        values.push(plain(value));
+    loop {
+        if let Some(value) = words.next_if(is_value) {
+            values.push(plain(value));
+        } else if let Some(value) = optional_value(words) {
+            values.push(Argument { optional: true, ..plain(value) });
+        } else {
+            break;
+        }
     }
     match values.len() {
         0 => Argument {
@@ -92,6 +98,16 @@ fn keyword(word: &str, words: &mut Words) -> Argument {
         },
         _ => block(Some(word), values),
     }
+}
+
+/// Parses a value in brackets, which a keyword may have before its other values: `STATUS [n] status...`.
+fn optional_value<'s>(words: &mut Words<'s>) -> Option<&'s str> {
+    let mut ahead = words.clone();
+    let value =
+        ahead.next_if_eq(&"[").and_then(|_| ahead.next()).filter(|word| word.starts_with(char::is_lowercase))?;
+    ahead.next_if_eq(&"]")?;
+    *words = ahead;
+    Some(value)
 }
 
 /// Returns one argument as it is, several as a block.
@@ -175,6 +191,7 @@ mod tests {
         assert_eq!(of("key n [JSON]"), "key n [JSON]");
         assert_eq!(of("key INSTANCE id [TAGS n tag...]"), "key INSTANCE <id> [TAGS n tag...]");
         assert_eq!(of("key [VERSION n | TAG tag] [ALL]"), "key [VERSION <n> | TAG <tag>] [ALL]");
+        assert_eq!(of("[A [n] x...] [NOW [ID id]]"), "[A [n] x...] [NOW [ID <id>]]");
         assert_eq!(of("key JOB id ID id [TTL ms]"), "key JOB <job> ID <id> [TTL <ms>]");
         assert_eq!(of("key state:on|off [ROLE role:a|b] word:c|d..."), "key on | off [ROLE a | b] c | d...");
         assert!(of("key {policy}")

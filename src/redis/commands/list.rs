@@ -94,7 +94,9 @@ fn entry(ctx: Ctx, db: i32, key: &Arc<str>, rights: &Rights, filter: &Filter) ->
         KeyValue::Ours(Stored::Record(record)) => {
             (Summary::of(record).filter(is_wanted)?, record.deployment.as_ref().map(Arc::clone)?)
         }
-        KeyValue::Ours(Stored::Encoded(encoded)) => (encoded.summary().filter(is_wanted)?, encoded.deployment()?),
+        KeyValue::Ours(Stored::Encoded(encoded)) => {
+            (encoded.summary().filter(is_wanted)?, encoded.header()?.deployment?)
+        }
         // A read-only record has no summary.
         KeyValue::Ours(Stored::Opaque { .. }) => return None,
         KeyValue::Empty | KeyValue::Foreign => {

@@ -5,4 +5,5 @@ pub mod discovery;
 pub mod internal;
 pub mod list;
 pub mod operator;
+pub mod show;
 pub mod wait;

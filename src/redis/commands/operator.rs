@@ -5,9 +5,8 @@ use crate::engine::policy::PolicyPatch;
 use crate::engine::{plan as plan_deploy, Command, Record};
 use crate::redis::args::{self, syntax, unknown, Args};
 use crate::redis::call::Call;
-use crate::redis::clock;
 use crate::redis::error::CommandError;
-use crate::redis::read_path::{query, read, read_large, with_record};
+use crate::redis::read_path::{query, read, read_large};
 use crate::redis::reply::Answered;
 use crate::redis::write_path::change_and_reply;
 use crate::view;
@@ -131,19 +130,6 @@ pub fn status(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let json = args.only_json()?;
     let size = |record: &Record| record.instances.len() + record.services.len();
     read_large(call, key, json, size, |record, name, reply| reply.write(&view::status(record, name)))
-}
-
-pub fn show(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
-    let key = args.key()?;
-    let mut width = view::DEFAULT_WIDTH;
-    while let Some(option) = args.option()? {
-        match &*option {
-            b"WIDTH" => width = args.value_between("WIDTH", view::MIN_WIDTH, view::MAX_WIDTH)?,
-            _ => return Err(unknown(&option)),
-        }
-    }
-    let now = clock::now(call.ctx());
-    with_record(call, key, |record, name| Ok(call.reply_page(&view::show(record, name, now, width))))
 }
 
 pub fn history(call: &Call, mut args: Args) -> Result<Answered, CommandError> {

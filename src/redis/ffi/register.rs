@@ -195,6 +195,20 @@ pub fn create_command(
     ok(unsafe { create(ctx.raw(), name.as_ptr(), Some(entry.0), flags.as_ptr(), key, key, key) })
 }
 
+/// Answers the server's question which arguments of a command with the flag `getkeys-api` are keys: the first one, if
+/// `has_key` says so. Returns false where the server has no such question, and wants the command carried out.
+pub fn answer_keys_request(ctx: Ctx, access: KeyAccess, has_key: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the context is valid for this call.
+    let is_asked = api!(RedisModule_IsKeysPositionRequest).is_some_and(|is| unsafe { is(ctx.raw()) } != 0);
+    if let (true, Some(report)) = (is_asked, api!(RedisModule_KeyAtPosWithFlags)) {
+        if has_key() {
+            // SAFETY: the server asks for keys, and the position is that of an argument.
+            unsafe { report(ctx.raw(), 1, access.flags() as c_int) };
+        }
+    }
+    is_asked
+}
+
 /// Adds an ACL category; False where the server lets modules add none.
 pub fn add_acl_category(ctx: Ctx, name: &CStr) -> bool {
     // SAFETY: a C string, which is copied.
@@ -286,6 +300,8 @@ pub struct Argument {
 pub struct CommandInfo<'a> {
     pub name: &'a CStr,
     pub access: KeyAccess,
+    /// The command itself says whether its first argument is a key: it has the flag `getkeys-api`.
+    pub has_movable_key: bool,
     pub arity: i32,
     pub summary: &'a str,
     pub complexity: &'a str,
@@ -311,6 +327,10 @@ pub fn set_command_info(ctx: Ctx, info: &CommandInfo) -> Result<(), Unavailable>
     // SAFETY: an all-zero specification is the one that ends the list (null pointers, INVALID).
     let mut keys: [raw::RedisModuleCommandKeySpec; 2] = unsafe { std::mem::zeroed() };
     keys[0].flags = u64::from(info.access.flags());
+    if info.has_movable_key {
+        // The server then asks the command, and takes its word.
+        keys[0].flags |= u64::from(raw::REDISMODULE_CMD_KEY_VARIABLE_FLAGS);
+    }
     keys[0].begin_search_type = raw::RedisModuleKeySpecBeginSearchType_REDISMODULE_KSPEC_BS_INDEX;
     keys[0].bs.index = raw::RedisModuleCommandKeySpec__bindgen_ty_1__bindgen_ty_1 { pos: 1 };
     keys[0].find_keys_type = raw::RedisModuleKeySpecFindKeysType_REDISMODULE_KSPEC_FK_RANGE;

@@ -16,6 +16,7 @@
 //! Pure, as all views; the time is an argument. The page has at most 100 lines, whatever the record's size.
 
 mod agents;
+mod database;
 mod events;
 mod header;
 mod history;
@@ -25,6 +26,7 @@ mod text;
 
 use crate::engine::record::Record;
 use crate::engine::time::UnixMs;
+pub use database::{add_failed, add_running, add_waiting, show_database, DatabasePage, Failed, Running, Waiting};
 use page::Page;
 pub use page::{DEFAULT_WIDTH, MAX_WIDTH, MIN_WIDTH};
 use text::{escape_name, moment, pad};

@@ -18,7 +18,7 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, table: &Ag
     page.entry("on failure", &on_failure(record, d), 2);
 }
 
-fn next(record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) -> String {
+pub(super) fn next(record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) -> String {
     match d.status {
         Status::Running => waits_for(table, now),
         Status::AwaitingPromotion => "PROMOTE by a person".to_string(),
