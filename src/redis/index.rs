@@ -434,9 +434,9 @@ pub fn finished_after(after: Option<&DbKey>, count: usize) -> (Vec<DbKey>, Optio
 /// Returns every key.
 pub fn keys() -> Vec<DbKey> {
     let indexes = indexes();
-    let of_db = |(db, keys): (&i32, &BTreeMap<Arc<str>, SlotId>)| {
+    let of_db = |(db, of_db): (&i32, &Db)| {
         let db = *db;
-        keys.keys().map(move |key| DbKey { db, key: key.clone() }).collect::<Vec<_>>()
+        of_db.keys.keys().map(move |key| DbKey { db, key: key.clone() }).collect::<Vec<_>>()
     };
     indexes.live.dbs.iter().flat_map(of_db).collect()
 }
