@@ -248,7 +248,7 @@ fn show_takes_a_width_with_and_without_a_key() {
         for words in [&["WIDTH"][..], &["WIDTH", "WIDTH", "100"]] {
             assert_eq!(texts_of(&keys(words).expect("a key")), ["WIDTH"]);
         }
-        assert_eq!(texts_of(&keys(&[&long]).expect("a key")), [long.clone()]);
+        assert_eq!(texts_of(&keys(&[&long]).expect("a key")), [&*long]);
         assert_eq!(texts_of(&keys(&["app", "WIDTH", "100"]).expect("a key")), ["app"]);
         assert!(keys(&[]).is_err() && keys(&["WIDTH", "100"]).is_err());
     });
