@@ -3,7 +3,7 @@
 //! calls by name of a data type, an event or a configuration.
 //!
 //! - [`context`]: the context of a call; [`reply`]: the reply functions; [`server`]: facts about the process;
-//!   [`slots`]: slots of a cluster
+//!   [`slots`]: slots that move
 //! - [`string`], [`key`]: strings, keys and the values at them
 //! - [`blocked`], [`timer`]: blocked clients, timers, work for the next turn of the event loop
 //! - [`register`]: registration in OnLoad

@@ -16,6 +16,13 @@ pub fn connect(port: u16) -> Option<Client> {
     Client::open(port, "resp2").ok()
 }
 
+/// Returns a client of the server that listens on a Unix socket; None where there is none.
+pub fn connect_unix(socket: &std::path::Path) -> Option<Client> {
+    let connection = redis::Client::open(format!("redis+unix://{}", socket.display())).ok()?.get_connection().ok()?;
+    connection.set_read_timeout(Some(patience())).ok()?;
+    Some(Client { connection })
+}
+
 /// One connection, in words: `client.call(&["DEPLOY.PAUSE", "agent-api"])`.
 pub struct Client {
     connection: Connection,

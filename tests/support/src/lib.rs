@@ -3,6 +3,7 @@
 //! | modules | purpose |
 //! | --- | --- |
 //! | [`server`], [`cluster`] | start, stop and connect real servers |
+//! | [`network`] | hosts that can be cut off from each other |
 //! | [`client`], [`reply`], [`subscriber`] | the ordinary client of the tests, over the `redis` crate |
 //! | [`resp`], [`replication`] | the protocol itself: pipelines, replication streams, a scripted primary |
 //! | [`wait`], [`options`] | polling with a deadline; what the environment asks of a test run |
@@ -13,6 +14,7 @@
 pub mod client;
 pub mod cluster;
 pub mod fixtures;
+pub mod network;
 pub mod options;
 pub mod payload;
 pub mod processes;

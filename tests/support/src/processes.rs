@@ -201,26 +201,25 @@ pub struct Coordinator {
 impl Coordinator {
     /// Starts one with the state directory `name`; `extra` are further arguments, keys among them.
     pub fn start(host: &Host, name: &str, urls: &[String], extra: &[&str]) -> Coordinator {
-        Coordinator::start_with(host, name, urls, extra, None)
+        Coordinator::start_by(Command::new(example("coordinator")), host, name, urls, extra)
     }
 
     /// Starts one that kills itself at a step.
     pub fn start_failing_at(host: &Host, name: &str, urls: &[String], extra: &[&str], step: &str) -> Coordinator {
-        Coordinator::start_with(host, name, urls, extra, Some(step))
+        let mut command = Command::new(example("coordinator"));
+        command.env("DEPLOY_COORDINATOR_DIE_AT", step);
+        Coordinator::start_by(command, host, name, urls, extra)
     }
 
-    fn start_with(host: &Host, name: &str, urls: &[String], extra: &[&str], step: Option<&str>) -> Coordinator {
+    /// Starts one by a command for its program, which may run it on another host.
+    pub fn start_by(mut command: Command, host: &Host, name: &str, urls: &[String], extra: &[&str]) -> Coordinator {
         let log = host.folder.join(format!("{name}.log"));
         let log = fs::OpenOptions::new().create(true).append(true).open(log).expect("a log");
-        let mut command = Command::new(example("coordinator"));
         command.arg("--state-dir").arg(host.state(name));
         command.args(urls.iter().flat_map(|url| ["--redis", url]));
         command.args(["--poll-ms", "500", "--shutdown-delay-ms", "20", "--kill-timeout-ms", "400"]);
         command.args(["--redis-timeout-ms", "1000"]).args(extra);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        if let Some(step) = step {
-            command.env("DEPLOY_COORDINATOR_DIE_AT", step);
-        }
         let child = command.spawn().expect("the coordinator");
         Coordinator { child, name: name.to_string(), folder: host.folder.clone() }
     }
