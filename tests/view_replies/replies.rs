@@ -22,7 +22,7 @@ fn list_entries_are_excerpts_of_the_status() {
         &view::list_entry(&summary, &deployment, KEY),
         r#"{"deployment_key":"agent-api","deployment_id":"dep_agent-api_2","status":"running","mode":"in_place",
         "strategy":"rolling","current_version":1,"stable_version":1,"target_version":2,"healthy":1,"desired":3,
-        "updated_at":1790000000400,"cause":null,"by":"default","reason":null,"phase":null,"exposure":null}"#,
+        "updated_at":1790000000400,"cause":null,"by":"default","reason":"faster model","phase":null,"exposure":null}"#,
     );
     // The cause of a failure is none of the revert that was successful.
     let deployment = Arc::make_mut(&mut deployment);
