@@ -191,7 +191,7 @@ fn rust_coordinator_completes_every_kind_of_rollout() {
     goes_through_everything(rust);
 }
 
-/// What a user of the command line expects: usage, and an end where no work is possible.
+/// Behaves as users of a command line expect: usage, and an end where no work is possible.
 fn ends_with_a_message_where_it_cannot_work(coordinator: fn() -> Command) {
     let run = |arguments: &[&str]| {
         let output = coordinator().args(arguments).stdin(Stdio::null()).output().expect("a program");

@@ -30,7 +30,7 @@ struct Chaos {
     coordinators: [Option<Coordinator>; 2],
     rng: Rng,
     versions: u64,
-    /// Whether both coordinators are given all agents, by mistake, instead of their own.
+    /// True if both coordinators are given all agents, by mistake, instead of their own.
     overlapping: bool,
 }
 

@@ -222,7 +222,7 @@ fn failing_checks_are_reported_after_the_start_period() {
     host.stop(&mut client, KEY);
 }
 
-/// What was wrong first need not be what is wrong now.
+/// The first failure need not be the present one.
 #[test]
 fn new_reason_of_a_failing_check_replaces_the_old_one() {
     let server = Server::start(ServerKind::Redis70, &[]);

@@ -206,14 +206,14 @@ struct Cut {
     at: u64,
     acknowledged: Vec<(String, u64)>,
     acknowledged_elsewhere: Vec<(String, u64)>,
-    /// What each host heard, and which of them has the new primary.
+    /// The events that each host heard; `promoted` is the index of the new primary.
     heard: [Vec<(usize, Json)>; 3],
     promoted: usize,
     log_of_each: BTreeMap<String, Vec<Json>>,
 }
 
 impl Cut {
-    /// When the cut-off side last acknowledged a deploy, and last gave a verdict, in ms from the cut.
+    /// The times at which the cut-off side last acknowledged a deploy, and last gave a verdict, in ms from the cut.
     fn last_ms(&self) -> (u64, u64) {
         let acknowledged = self.acknowledged.iter().map(|(_, at)| *at).max().unwrap_or(0);
         // What it decided later, as one of the survivors' replicas, is theirs, and in their log.
@@ -398,7 +398,7 @@ fn fenced_primary_that_is_cut_off_stops_and_one_history_survives() {
     }
 }
 
-/// What the documentation says of the fence: without it the cut-off side goes on until it is joined again.
+/// Documented of the fence: without it the cut-off side goes on until it is joined again.
 #[test]
 fn primary_without_a_fence_goes_on_when_cut_off() {
     if !is_long_run() {

@@ -126,7 +126,7 @@ fn line_of<'p>(page: &'p [String], start: &str) -> &'p str {
     page.iter().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {page:#?}"))
 }
 
-/// What follows has another time than what was before: the page is in the order of time.
+/// The events that follow have another time than what was before: the page is in the order of time.
 fn pass_a_millisecond() {
     let before = unix_ms();
     wait_until("the clock to go on", || unix_ms() > before);

@@ -160,7 +160,8 @@ pub struct Receipt {
     pub status: Status,
     pub mode: Mode,
     pub revision: u64,
-    /// What is allowed, but may not be intended (rule 19.2). None for other commands than DEPLOY and ROLLBACK.
+    /// Warnings: choices that are allowed, but may not be intended (rule 19.2). None for other commands than DEPLOY and
+    /// ROLLBACK.
     pub warnings: Option<Vec<Arc<str>>>,
 }
 

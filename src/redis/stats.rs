@@ -36,7 +36,7 @@ pub fn events_published() -> u64 {
     EVENTS_PUBLISHED.load(Ordering::Relaxed)
 }
 
-/// What happened to rollouts, each counted as it was decided.
+/// Counters of what happened to rollouts, each incremented as it is decided.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RolloutCounts {
     /// Also rollbacks and reverts; not versions that change nothing (`noop`), and no batch runs.

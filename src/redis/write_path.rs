@@ -62,7 +62,7 @@ pub fn change_and_reply(call: &Call, key: &RStr, command: &Command) -> Result<An
     Ok(call.reply_decision(&outcome.reply))
 }
 
-/// What is left to do of a decision once it is stored.
+/// The rest of a decision once it is stored.
 struct Committed {
     messages: EventMessages,
     rollouts: RolloutCounts,

@@ -27,7 +27,7 @@ pub struct ReceiptWithWarnings<'a> {
     pub status: &'static str,
     pub mode: &'static str,
     pub revision: i64,
-    /// What is allowed, but may not be intended, as PLAN says it.
+    /// Warnings: choices that are allowed, but may not be intended, as PLAN says it.
     pub warnings: &'a [Arc<str>],
 }
 

@@ -179,7 +179,7 @@ pub struct ListEntry<'a> {
     pub updated_at: i64,
     /// As in WAIT.
     pub cause: Option<&'static str>,
-    /// Who started the deployment.
+    /// The user who started the deployment.
     pub by: &'a str,
     pub reason: Option<&'a str>,
     /// Null: no deployment has phases yet.

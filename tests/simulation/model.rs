@@ -53,7 +53,7 @@ pub struct SeenService {
     pub since: u64,
     /// The attempt of its owner that registered it.
     pub attempt: u32,
-    /// What registered it has ended, and nobody has registered or checked it since.
+    /// Its owner has ended, and nobody has registered or checked it since.
     pub is_orphan: bool,
 }
 
@@ -63,9 +63,9 @@ pub struct Told {
     pub version: Version,
     pub stable: bool,
     pub manifest: Arc<Value>,
-    /// When it was promoted, and by whom.
+    /// The time of its promotion, and the user who promoted it.
     pub promoted: Option<(u64, Arc<str>)>,
-    /// When its deployment, or its batch job, ended, and for which cause.
+    /// The time at which its deployment, or its batch job, ended, and the cause.
     pub ended: Option<(u64, Option<Cause>)>,
 }
 

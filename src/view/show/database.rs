@@ -47,7 +47,7 @@ pub struct Failed {
     why: String,
 }
 
-/// What the page of a database shows.
+/// The contents of the page of a database.
 pub struct DatabasePage {
     pub db: i32,
     pub by_status: Vec<(Status, u64)>,
