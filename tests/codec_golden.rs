@@ -36,8 +36,8 @@ fn golden_record(format: u16) -> Record {
 
 fn golden_batches(format: u16) -> Vec<(&'static str, ChangeSet)> {
     match format {
-        1 => golden::batches(),
-        _ => golden::batches_of_format_2(),
+        1 => golden::change_sets(),
+        _ => golden::change_sets_of_format_2(),
     }
 }
 
@@ -166,7 +166,7 @@ proptest! {
     fn encoded_batches_give_a_replica_the_same_record(history in arbitrary::histories()) {
         let mut replica = Record::empty();
         for decision in history {
-            let batch = decode_change_set(&encode_change_set(&decision.batch)).expect("the engine made it");
+            let batch = decode_change_set(&encode_change_set(&decision.change_set)).expect("the engine made it");
             engine::apply(&mut replica, &batch);
             prop_assert_eq!(&replica, &decision.record);
             replica = decode_record(&encode_record(&replica)).expect("the engine made it");
@@ -175,7 +175,7 @@ proptest! {
     }
 
     #[test]
-    fn a_change_set_survives(batch in arbitrary::batches()) {
+    fn a_change_set_survives(batch in arbitrary::change_sets()) {
         let bytes = encode_change_set(&batch);
         prop_assert_eq!(decode_change_set(&bytes), Ok(batch));
     }
@@ -219,7 +219,7 @@ fn equal_texts_of_a_decoded_record_are_one_in_memory() {
 fn a_node_is_left_out_where_it_is_the_agent() {
     let times =
         |text: &str, bytes: &[u8]| bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count();
-    let mut golden = golden::batches();
+    let mut golden = golden::change_sets();
     let (_, healthy) = golden.swap_remove(7);
     assert_eq!(times("monitor", &encode_change_set(&healthy)), 1);
     let mut other = healthy.clone();
@@ -288,8 +288,8 @@ fn uncommitted_changes_are_encoded_as_any_change_set() {
     for (now_ms, command) in (1_000..).zip(&commands) {
         let context = Context { key: "app", now_ms, by: "default", limits: Limits::default() };
         let pending = engine::decide_in_place(&mut record, command, &context).expect("a good command");
-        assert_eq!(encode_uncommitted(&pending), encode_change_set(&pending.batch), "{command:?}");
-        changes += pending.batch.changes.len();
+        assert_eq!(encode_uncommitted(&pending), encode_change_set(&pending.change_set), "{command:?}");
+        changes += pending.change_set.changes.len();
         pending.commit();
         assert_eq!(decode_record(&encode_record(&record)).as_ref(), Ok(&record));
     }
@@ -302,7 +302,7 @@ fn a_summary_is_read_alone_and_must_be_true() {
         assert_eq!(summary_of(&encode_record(&record)).ok(), Summary::of(&record));
     }
     assert_eq!(summary_of(b"dp\x01"), Err(DecodeError::Truncated));
-    assert_eq!(summary_of(&encode_change_set(&golden::batches()[0].1)), Err(DecodeError::Malformed));
+    assert_eq!(summary_of(&encode_change_set(&golden::change_sets()[0].1)), Err(DecodeError::Malformed));
     // That of an untrusted record is compared: the one byte by which these two differ is the status.
     let mut record = golden::record();
     let bytes = encode_record(&record);
@@ -354,7 +354,7 @@ fn envelope_has_the_documented_layout() {
 
 #[test]
 fn a_truncated_envelope_is_refused() {
-    for bytes in [encode_record(&golden::record()), encode_change_set(&golden::batches()[0].1)] {
+    for bytes in [encode_record(&golden::record()), encode_change_set(&golden::change_sets()[0].1)] {
         for length in 0..bytes.len() {
             assert_eq!(decode_record(&bytes[..length]), Err(DecodeError::Truncated), "at {length}");
             assert_eq!(decode_change_set(&bytes[..length]), Err(DecodeError::Truncated), "at {length}");
@@ -449,7 +449,7 @@ fn foreign_bytes_and_other_kinds_are_refused() {
     assert_eq!(decode_record(b""), Err(DecodeError::Truncated));
     assert_eq!(decode_record(b"REDIS0011"), Err(DecodeError::NotOurs));
     assert_eq!(decode_change_set(&record), Err(DecodeError::Malformed));
-    assert_eq!(decode_record(&encode_change_set(&golden::batches()[0].1)), Err(DecodeError::Malformed));
+    assert_eq!(decode_record(&encode_change_set(&golden::change_sets()[0].1)), Err(DecodeError::Malformed));
     for (place, byte) in [(2, 0), (4, 0), (5, 1)] {
         let mut odd = record.clone();
         odd[place] = byte;
@@ -570,7 +570,7 @@ fn text_lengths_are_bounded() {
 
 #[test]
 fn a_manifest_is_in_a_change_set_and_not_in_the_log() {
-    let (_, batch) = golden::batches().swap_remove(0);
+    let (_, batch) = golden::change_sets().swap_remove(0);
     let Change::Event(event) = &batch.changes[0] else { panic!("an event comes first") };
     let mut late = (**event).clone();
     late.revision = 45;
@@ -588,7 +588,7 @@ fn a_manifest_is_in_a_change_set_and_not_in_the_log() {
 
 #[test]
 fn the_events_of_a_change_set_are_in_order() {
-    let (_, batch) = golden::batches().swap_remove(9);
+    let (_, batch) = golden::change_sets().swap_remove(9);
     let twice = ChangeSet { changes: [batch.changes.clone(), batch.changes].concat(), log_max: 100 };
     assert_eq!(
         decode_change_set(&encode_change_set(&twice)),

@@ -131,7 +131,7 @@ fn counting_allocator_reports_peak_and_largest() {
 fn claimed_lengths_allocate_nothing() {
     let bombs = [1 << 20, 1 << 27, 1 << 31, 1 << 34, 1 << 61, u64::MAX].map(eight_bytes);
     let record = codec::encode_record(&golden::record_of_format_2());
-    let batch = codec::encode_change_set(&golden::batches_of_format_2()[0].1);
+    let batch = codec::encode_change_set(&golden::change_sets_of_format_2()[0].1);
     for (kind, bytes) in [(1, record), (2, batch)] {
         let payload = &bytes[10..bytes.len() - 4];
         for place in 0..payload.len() {
@@ -161,7 +161,7 @@ proptest! {
     #[test]
     fn scrambled_payloads_allocate_in_proportion(
         record in arbitrary::records(),
-        batch in arbitrary::batches(),
+        batch in arbitrary::change_sets(),
         scrambles in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
     ) {
         for (kind, bytes) in [(1, codec::encode_record(&record)), (2, codec::encode_change_set(&batch))] {

@@ -41,7 +41,7 @@ impl Bench {
 
     fn ask(&mut self, command: Command) -> Result<DecisionReply, Rejection> {
         let decision = decide(self.record.as_ref(), &command, &self.context())?;
-        for change in &decision.batch.changes {
+        for change in &decision.change_set.changes {
             let Change::Event(event) = change else { continue };
             if let EventBody::TaskIssued {
                 instance, task: TaskKind::Start | TaskKind::Replace | TaskKind::Run, ..

@@ -728,7 +728,7 @@ fn validate_repeat(world: &World, now: u64, command: &Command, reply: &DecisionR
     assert_eq!(receipt(&again.reply), receipt(reply), "answered the same: {command:?}");
     // A verdict that is due at this very time comes with the next command, whatever it is.
     let due = next_deadline(world.expect_record()).is_some_and(|at| at <= now);
-    assert!(due || again.batch.changes.is_empty(), "nothing changes: {command:?}\n{:#?}", again.batch);
+    assert!(due || again.change_set.changes.is_empty(), "nothing changes: {command:?}\n{:#?}", again.change_set);
     if matches!(again.reply, DecisionReply::Changed(_)) {
         assert_eq!(again.reply, DecisionReply::Changed(false), "known already: {command:?}");
     }
@@ -766,16 +766,16 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
                 Outcome::Rejected(_) => assert_eq!(world.record, before, "a refused command changes nothing"),
                 Outcome::Done(decision) => {
                     accepted.push((now, command.clone()));
-                    let batch = &decision.batch;
+                    let change_set = &decision.change_set;
                     assert_eq!(
-                        batch.changes.is_empty(),
+                        change_set.changes.is_empty(),
                         before == world.record,
                         "no change without an event or a note"
                     );
                     let follower = second.get_or_insert_with(Record::empty);
-                    for change in &batch.changes {
+                    for change in &change_set.changes {
                         let was = follower.clone();
-                        apply(follower, &ChangeSet { changes: vec![change.clone()], log_max: batch.log_max });
+                        apply(follower, &ChangeSet { changes: vec![change.clone()], log_max: change_set.log_max });
                         if let Change::Event(event) = change {
                             judge(&was, event, follower, onward);
                         }
@@ -783,7 +783,7 @@ fn play(history: &[(When, Asked)], ticks: bool) -> (World, u64, Vec<(u64, Comman
                         callers.judge(follower);
                     }
                     // A remembered REQUEST is answered from memory: there, nothing moves on.
-                    if !batch.changes.is_empty() {
+                    if !change_set.changes.is_empty() {
                         callers.validate_times(now);
                     }
                     assert_eq!(Some(&*follower), world.record.as_ref(), "a follower that is fed events is equal");
@@ -839,7 +839,7 @@ proptest! {
                 }
                 let command = Command::Report(work(instance, true));
                 let Outcome::Done(decision) = world.execute(now, &command) else { panic!("a task's report was refused") };
-                prop_assert!(!decision.batch.changes.is_empty(), "a task that a report does not end: {:?}", command);
+                prop_assert!(!decision.change_set.changes.is_empty(), "a task that a report does not end: {:?}", command);
             }
             match world.expect_record().deployment.as_ref().expect("one").status {
                 Status::Paused => { world.execute(now, &Command::Resume(Operate::default())); }

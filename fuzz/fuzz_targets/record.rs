@@ -65,7 +65,7 @@ fn apply_command(record: &Record, command: &Command, now_ms: u64) -> Option<Reco
     let context = Context { key: "key", now_ms, by: "someone", limits: Limits::default() };
     let decision = engine::decide(Some(record), command, &context).ok()?;
     let mut replica = record.clone();
-    engine::apply(&mut replica, &decision.batch);
+    engine::apply(&mut replica, &decision.change_set);
     assert!(replica == decision.record, "a replica differs after {command:?}");
     if let Err(rule) = invariants::check(&decision.record) {
         panic!("after {command:?}: {rule}");

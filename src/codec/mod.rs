@@ -132,7 +132,7 @@ pub fn encode_change_set(change_set: &ChangeSet) -> Vec<u8> {
 /// bytes are copied: the result is that of [`encode_change_set`].
 pub fn encode_uncommitted(uncommitted: &Uncommitted) -> Vec<u8> {
     wrap(Kind::ChangeSet, |payload| {
-        payload::write_change_set(&uncommitted.batch, uncommitted.encoded_events(), payload);
+        payload::write_change_set(&uncommitted.change_set, uncommitted.encoded_events(), payload);
     })
 }
 

@@ -358,7 +358,8 @@ mod tests {
         let (agent, state) = ("a".into(), ReportedState::Ready);
         let report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
         let second = decided(Some(&first.record), Command::Report(report));
-        let (start, changes) = (codec::encode_change_set(&first.batch), codec::encode_change_set(&second.batch));
+        let (start, changes) =
+            (codec::encode_change_set(&first.change_set), codec::encode_change_set(&second.change_set));
 
         let frozen = Stored::append_undecoded(Some(&Stored::record(first.record.clone())), &changes);
         assert_eq!(decode(&frozen.to_bytes(), true), Ok(second.record.clone()));

@@ -78,15 +78,15 @@ fn commit(
     context: &Context,
 ) -> Result<(DecisionReply, Option<Committed>), CommandError> {
     let uncommitted = engine::decide_in_place(record, command, context)?;
-    if uncommitted.batch.changes.is_empty() {
+    if uncommitted.change_set.changes.is_empty() {
         return Ok((uncommitted.reply, None));
     }
     // Everything that costs or could fail comes before the commit. Replicating comes first, because the server may
     // refuse it: it does where DEPLOY.APPLY was renamed. It only queues what is sent when the command ends, so that its
     // order against storing is not visible.
     let payload = codec::encode_uncommitted(&uncommitted);
-    let messages = EventMessages::of(context.key, &uncommitted.batch);
-    let rollouts = RolloutCounts::of(&uncommitted.batch);
+    let messages = EventMessages::of(context.key, &uncommitted.change_set);
+    let rollouts = RolloutCounts::of(&uncommitted.change_set);
     if !ctx.replicate(replication::APPLY, key, &payload) {
         let error = "DEPLOY.APPLY, which replicates every change, was renamed or removed";
         return Err(CommandError::Internal(error.to_string()));

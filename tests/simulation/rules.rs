@@ -50,7 +50,7 @@ pub struct Outcome<'a> {
     pub before: Option<&'a Record>,
     pub after: &'a Record,
     pub second: &'a Record,
-    pub batch: &'a ChangeSet,
+    pub change_set: &'a ChangeSet,
     pub reply: &'a DecisionReply,
     pub command: &'a Command,
     pub now: u64,
@@ -65,7 +65,7 @@ impl Outcome<'_> {
             Command::Rollback(rollback) => rollback.request.is_some(),
             _ => false,
         };
-        request && self.batch.changes.is_empty()
+        request && self.change_set.changes.is_empty()
     }
 }
 
@@ -798,7 +798,7 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     }
     let Some(was) = before.version(before.last_version) else { return Ok(()) };
     // Only where nothing came due first, which may have changed what is there.
-    let first = o.batch.changes.iter().find_map(|c| match c {
+    let first = o.change_set.changes.iter().find_map(|c| match c {
         Change::Event(event) => Some(&event.body),
         Change::Silent(_) => None,
     });
@@ -1006,7 +1006,12 @@ fn a_tick_leaves_nothing_due(o: &Outcome) -> Said {
 fn an_early_tick_changes_nothing(o: &Outcome) -> Said {
     if matches!(o.command, Command::Tick) {
         let due = o.before.and_then(next_deadline).is_some_and(|at| at <= o.now);
-        must!(due != o.batch.changes.is_empty(), "a tick at {} changed {} things", o.now, o.batch.changes.len());
+        must!(
+            due != o.change_set.changes.is_empty(),
+            "a tick at {} changed {} things",
+            o.now,
+            o.change_set.changes.len()
+        );
     }
     Ok(())
 }
@@ -1018,7 +1023,7 @@ fn reports_count_once(o: &Outcome) -> Said {
         return Ok(());
     };
     let events = || {
-        o.batch.changes.iter().filter_map(|c| match c {
+        o.change_set.changes.iter().filter_map(|c| match c {
             Change::Event(event) => Some(event),
             Change::Silent(_) => None,
         })
@@ -1120,7 +1125,7 @@ fn nothing_of_an_ended_deployment_waits_for_replacement(o: &Outcome) -> Said {
 /// Rules 4.3 to 4.5: after success every agent of the version has one instance, all in one job; the rest is told to
 /// stop.
 fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
-    let succeeded = o.batch.changes.iter().any(|c| {
+    let succeeded = o.change_set.changes.iter().any(|c| {
         matches!(c, Change::Event(e) if matches!(&e.body, EventBody::DeploymentSuccessful { .. } | EventBody::DeploymentNoop(_)))
     });
     let r = rollout(o.model)?;
@@ -1219,7 +1224,7 @@ fn a_repeated_rollback_changes_nothing(o: &Outcome) -> Said {
             && e.deployment_id == was.id
     };
     let events = || {
-        o.batch.changes.iter().filter_map(|c| match c {
+        o.change_set.changes.iter().filter_map(|c| match c {
             Change::Event(event) => Some(event),
             Change::Silent(_) => None,
         })

@@ -46,9 +46,9 @@ fn save_and_load(record: &Record) -> Result<Record, Broken> {
     loaded.map_err(|error| Broken { rule: "what_was_saved_can_be_loaded", words: error.to_string() })
 }
 
-/// Returns a batch after encoding and decoding.
-fn send(batch: &ChangeSet) -> Result<ChangeSet, Broken> {
-    let sent = codec::decode_change_set(&codec::encode_change_set(batch));
+/// Returns a change set after encoding and decoding.
+fn send(change_set: &ChangeSet) -> Result<ChangeSet, Broken> {
+    let sent = codec::decode_change_set(&codec::encode_change_set(change_set));
     sent.map_err(|error| Broken { rule: "what_was_sent_can_be_read", words: error.to_string() })
 }
 
@@ -57,7 +57,7 @@ impl Sut {
         Sut { key, limits, record: None, second: None, model: Model::default(), reload: false, events: BTreeMap::new() }
     }
 
-    /// Executes a command, applies its batch to the second record, and checks every rule.
+    /// Executes a command, applies its change set to the second record, and checks every rule.
     pub fn feed(&mut self, input: &Input) -> Result<Result<DecisionReply, Rejection>, Broken> {
         let context = Context { key: &self.key, now_ms: input.at, by: input.by, limits: self.limits };
         if input.reloaded {
@@ -85,7 +85,7 @@ impl Sut {
         let empty = Record::empty();
         // Event by event, for the rules about each.
         let mut before = self.record.clone().unwrap_or_default();
-        for change in &decision.batch.changes {
+        for change in &decision.change_set.changes {
             let mut after = before.clone();
             apply(&mut after, &ChangeSet { changes: vec![change.clone()], log_max: usize::MAX });
             if let Change::Event(event) = change {
@@ -144,8 +144,8 @@ impl Sut {
         }
         // The second engine gets the batch whole, as a replica would.
         let second = self.second.get_or_insert_with(Record::empty);
-        if !decision.batch.changes.is_empty() {
-            apply(second, &send(&decision.batch)?);
+        if !decision.change_set.changes.is_empty() {
+            apply(second, &send(&decision.change_set)?);
         }
         if self.model.rollout.is_some() {
             let outcome = Outcome {
@@ -154,7 +154,7 @@ impl Sut {
                 before: self.record.as_ref(),
                 after: &decision.record,
                 second,
-                batch: &decision.batch,
+                change_set: &decision.change_set,
                 reply: &decision.reply,
                 command: &input.command,
                 now: input.at,
@@ -163,7 +163,7 @@ impl Sut {
             for (rule, holds) in COMMAND_RULES {
                 holds(&outcome).map_err(|words| Broken { rule, words })?;
             }
-            if !decision.batch.changes.is_empty() {
+            if !decision.change_set.changes.is_empty() {
                 invariants_hold(&decision.record).map_err(|words| Broken { rule: "invariants_hold", words })?;
             }
         } else if decision.record != empty {

@@ -35,10 +35,10 @@ pub enum DecisionReply {
     Nothing,
 }
 
-/// The decision of a command. Where `batch.changes` is empty, `record` equals the one before.
+/// The decision of a command. Where `change_set.changes` is empty, `record` equals the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    pub batch: ChangeSet,
+    pub change_set: ChangeSet,
     pub record: Record,
     pub reply: DecisionReply,
 }
@@ -47,9 +47,9 @@ pub struct Decision {
 pub fn decide(record: Option<&Record>, command: &Command, context: &Context) -> Result<Decision, Rejection> {
     let mut after = record.cloned().unwrap_or_default();
     let pending = decide_in_place(&mut after, command, context)?;
-    let batch = pending.batch.clone();
+    let change_set = pending.change_set.clone();
     let reply = pending.commit();
-    Ok(Decision { batch, record: after, reply })
+    Ok(Decision { change_set, record: after, reply })
 }
 
 /// A decision that was made in place and is not committed. Dropped, it restores the record.
@@ -57,7 +57,7 @@ pub fn decide(record: Option<&Record>, command: &Command, context: &Context) -> 
 pub struct Uncommitted<'r> {
     record: Transaction<'r>,
     /// The changes; empty where the command has no effect.
-    pub batch: ChangeSet,
+    pub change_set: ChangeSet,
     pub reply: DecisionReply,
 }
 
@@ -74,7 +74,7 @@ impl Uncommitted<'_> {
 
     /// Commits the changes and returns the reply.
     pub fn commit(self) -> DecisionReply {
-        self.record.commit(self.batch.log_max);
+        self.record.commit(self.change_set.log_max);
         self.reply
     }
 }
@@ -132,7 +132,7 @@ pub fn decide_in_place<'r>(
 
 fn done<'r>(draft: Draft<'r, '_>, reply: DecisionReply) -> Uncommitted<'r> {
     let log_max = draft.context.limits.events_max;
-    Uncommitted { record: draft.record, batch: ChangeSet { changes: draft.changes, log_max }, reply }
+    Uncommitted { record: draft.record, change_set: ChangeSet { changes: draft.changes, log_max }, reply }
 }
 
 /// The reply to a command, before the rollout has advanced.

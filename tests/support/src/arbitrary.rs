@@ -30,7 +30,7 @@ pub fn histories() -> impl Strategy<Value = Vec<Decision>> {
     tapes().prop_map(|tape| Tape::new(&tape).history())
 }
 
-pub fn batches() -> impl Strategy<Value = ChangeSet> {
+pub fn change_sets() -> impl Strategy<Value = ChangeSet> {
     tapes().prop_map(|tape| Tape::new(&tape).batch())
 }
 

@@ -350,9 +350,9 @@ fn receipt_with_warnings() -> Receipt {
     }
 }
 
-/// Returns [`batches`] with a value in each field that format 2 added.
-pub fn batches_of_format_2() -> Vec<(&'static str, ChangeSet)> {
-    let mut batches = batches();
+/// Returns [`change_sets`] with a value in each field that format 2 added.
+pub fn change_sets_of_format_2() -> Vec<(&'static str, ChangeSet)> {
+    let mut batches = change_sets();
     for change in batches.iter_mut().flat_map(|(_, batch)| &mut batch.changes) {
         match change {
             Change::Event(event) => {
@@ -372,7 +372,7 @@ fn event(revision: u64, body: EventBody) -> Event {
 }
 
 /// Returns a batch of each kind of change by its name: first the events in the order of the enum, then the notes.
-pub fn batches() -> Vec<(&'static str, ChangeSet)> {
+pub fn change_sets() -> Vec<(&'static str, ChangeSet)> {
     let by = || text("ops");
     let reason = || some("because");
     let progress = Deadline::Running { at: T + 605_000 };

@@ -73,10 +73,10 @@ impl World {
             Err(rejection) => Outcome::Rejected(rejection),
             Ok(decision) => {
                 let mut folded = self.record.clone().unwrap_or_default();
-                apply(&mut folded, &decision.batch);
+                apply(&mut folded, &decision.change_set);
                 assert_eq!(folded, decision.record, "the events give the record: {command:?}");
                 if let Err(broken) = invariants::check(&decision.record) {
-                    panic!("after {command:?} at {now_ms}: {broken}\n{:#?}", decision.batch);
+                    panic!("after {command:?} at {now_ms}: {broken}\n{:#?}", decision.change_set);
                 }
                 let mut revision = self.record.as_ref().map_or(0, |r| r.revision);
                 for event in events(&decision) {
@@ -177,7 +177,7 @@ impl World {
             Outcome::Done(decision) => {
                 let mut text = match &decision.reply {
                     DecisionReply::Changed(changed) => format!("{}\n", u8::from(*changed)),
-                    DecisionReply::Nothing if decision.batch.changes.is_empty() => "nothing\n".to_string(),
+                    DecisionReply::Nothing if decision.change_set.changes.is_empty() => "nothing\n".to_string(),
                     DecisionReply::Nothing => String::new(),
                     DecisionReply::Receipt(r) => format!(
                         "{} v{} {} {}, job {}, revision {}\n",
@@ -192,7 +192,7 @@ impl World {
                 if let DecisionReply::Receipt(Receipt { warnings: Some(warnings), .. }) = &decision.reply {
                     warnings.iter().for_each(|warning| text.push_str(&format!("  warning: {warning}\n")));
                 }
-                for change in &decision.batch.changes {
+                for change in &decision.change_set.changes {
                     text.push_str(&change_line(change));
                 }
                 Ok(text)
@@ -407,7 +407,7 @@ pub fn manifest_text(body: &str) -> String {
 }
 
 pub fn events(decision: &Decision) -> impl Iterator<Item = &Arc<Event>> {
-    decision.batch.changes.iter().filter_map(|change| match change {
+    decision.change_set.changes.iter().filter_map(|change| match change {
         Change::Event(event) => Some(event),
         Change::Silent(_) => None,
     })
