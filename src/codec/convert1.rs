@@ -5,7 +5,7 @@
 
 use super::convert2::write_event;
 use super::error::DecodeError;
-use super::format::{read_event, Format, StoredVersionShape};
+use super::format::{read_event, read_version, Format, StoredVersionShape};
 use super::format1::*;
 use super::shape::{
     convert_enum, convert_struct, read_enum, read_struct, shared_text, IntoValue, Number, Shape, Texts,
@@ -72,67 +72,10 @@ impl<'a> IntoValue<'a, event::Change> for Change<'a> {
 
 // ---- versions, whose manifests are elsewhere ------------------------------------------------------------------------
 
-impl<'a> Version<'a> {
-    fn with_content(self, content: Arc<ManifestText>, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
-        let Version {
-            number,
-            deployment_id,
-            job_id,
-            job_type,
-            strategy,
-            policy,
-            agents,
-            bundle,
-            tag,
-            stable,
-            rollback_of,
-            outcome,
-            submitted_at,
-            by,
-            reason,
-        } = self;
-        Ok(version::Version {
-            number: number.into_value(texts)?,
-            deployment_id: deployment_id.into_value(texts)?,
-            job_id: job_id.into_value(texts)?,
-            job_type: job_type.into_value(texts)?,
-            strategy: strategy.into_value(texts)?,
-            policy: policy.into_value(texts)?,
-            content,
-            agents: agents.into_value(texts)?,
-            bundle: bundle.into_value(texts)?,
-            tag: tag.into_value(texts)?,
-            stable: stable.into_value(texts)?,
-            rollback_of: rollback_of.into_value(texts)?,
-            outcome: outcome.into_value(texts)?,
-            submitted_at: submitted_at.into_value(texts)?,
-            by: by.into_value(texts)?,
-            reason: reason.into_value(texts)?,
-            cause: None,
-            description: None,
-            promoted_at: None,
-            promoted_by: None,
-            finished_at: None,
-        })
-    }
-}
-
-impl<'a> StoredVersionShape<'a> for StoredVersion<'a> {
-    fn manifest(&self) -> Number {
-        self.manifest
-    }
-
-    fn with_content(self, content: Arc<ManifestText>, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
-        self.version.with_content(content, texts)
-    }
-}
-
-impl<'a> IntoValue<'a, version::Version> for VersionWithManifest<'a> {
-    fn into_value(self, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
-        let content = Arc::new(ManifestText::new(shared_text(self.manifest)?));
-        self.version.with_content(content, texts)
-    }
-}
+read_version! { {
+    number, deployment_id, job_id, job_type, strategy, policy, agents, bundle, tag, stable, rollback_of, outcome,
+    submitted_at, by, reason,
+} with { cause: None, description: None, promoted_at: None, promoted_by: None, finished_at: None } }
 
 // ---- nodes ----------------------------------------------------------------------------------------------------------
 

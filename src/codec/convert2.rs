@@ -4,7 +4,7 @@
 //! compiler then says here what no longer fits.
 
 use super::error::DecodeError;
-use super::format::{read_event, Format, StoredVersionShape};
+use super::format::{convert_version, read_event, read_version, Format, StoredVersionShape};
 use super::format2::*;
 use super::shape::{
     convert_enum, convert_struct, read_enum, read_struct, shared_text, IntoValue, Number, Shape, Texts,
@@ -79,127 +79,9 @@ impl<'a> IntoValue<'a, event::Change> for Change<'a> {
 
 // ---- versions, whose manifests are elsewhere ------------------------------------------------------------------------
 
-impl<'a> Version<'a> {
-    #[inline(always)]
-    pub(super) fn of(version: &'a version::Version) -> Version<'a> {
-        let version::Version {
-            number,
-            deployment_id,
-            job_id,
-            job_type,
-            strategy,
-            policy,
-            content: _,
-            agents,
-            bundle,
-            tag,
-            stable,
-            rollback_of,
-            outcome,
-            submitted_at,
-            by,
-            reason,
-            cause,
-            description,
-            promoted_at,
-            promoted_by,
-            finished_at,
-        } = version;
-        Version {
-            number: Shape::of(number),
-            deployment_id: Shape::of(deployment_id),
-            job_id: Shape::of(job_id),
-            job_type: Shape::of(job_type),
-            strategy: Shape::of(strategy),
-            policy: Shape::of(policy),
-            agents: Shape::of(agents),
-            bundle: Shape::of(bundle),
-            tag: Shape::of(tag),
-            stable: Shape::of(stable),
-            rollback_of: Shape::of(rollback_of),
-            outcome: Shape::of(outcome),
-            submitted_at: Shape::of(submitted_at),
-            by: Shape::of(by),
-            reason: Shape::of(reason),
-            cause: Shape::of(cause),
-            description: Shape::of(description),
-            promoted_at: Shape::of(promoted_at),
-            promoted_by: Shape::of(promoted_by),
-            finished_at: Shape::of(finished_at),
-        }
-    }
-
-    fn with_content(self, content: Arc<ManifestText>, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
-        let Version {
-            number,
-            deployment_id,
-            job_id,
-            job_type,
-            strategy,
-            policy,
-            agents,
-            bundle,
-            tag,
-            stable,
-            rollback_of,
-            outcome,
-            submitted_at,
-            by,
-            reason,
-            cause,
-            description,
-            promoted_at,
-            promoted_by,
-            finished_at,
-        } = self;
-        Ok(version::Version {
-            number: number.into_value(texts)?,
-            deployment_id: deployment_id.into_value(texts)?,
-            job_id: job_id.into_value(texts)?,
-            job_type: job_type.into_value(texts)?,
-            strategy: strategy.into_value(texts)?,
-            policy: policy.into_value(texts)?,
-            content,
-            agents: agents.into_value(texts)?,
-            bundle: bundle.into_value(texts)?,
-            tag: tag.into_value(texts)?,
-            stable: stable.into_value(texts)?,
-            rollback_of: rollback_of.into_value(texts)?,
-            outcome: outcome.into_value(texts)?,
-            submitted_at: submitted_at.into_value(texts)?,
-            by: by.into_value(texts)?,
-            reason: reason.into_value(texts)?,
-            cause: cause.into_value(texts)?,
-            description: description.into_value(texts)?,
-            promoted_at: promoted_at.into_value(texts)?,
-            promoted_by: promoted_by.into_value(texts)?,
-            finished_at: finished_at.into_value(texts)?,
-        })
-    }
-}
-
-impl<'a> StoredVersionShape<'a> for StoredVersion<'a> {
-    fn manifest(&self) -> Number {
-        self.manifest
-    }
-
-    fn with_content(self, content: Arc<ManifestText>, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
-        self.version.with_content(content, texts)
-    }
-}
-
-impl<'a> Shape<'a, version::Version> for VersionWithManifest<'a> {
-    #[inline(always)]
-    fn of(version: &'a version::Version) -> VersionWithManifest<'a> {
-        VersionWithManifest { version: Version::of(version), manifest: version.content.text() }
-    }
-}
-
-impl<'a> IntoValue<'a, version::Version> for VersionWithManifest<'a> {
-    fn into_value(self, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
-        let content = Arc::new(ManifestText::new(shared_text(self.manifest)?));
-        self.version.with_content(content, texts)
-    }
+convert_version! {
+    number, deployment_id, job_id, job_type, strategy, policy, agents, bundle, tag, stable, rollback_of, outcome,
+    submitted_at, by, reason, cause, description, promoted_at, promoted_by, finished_at,
 }
 
 // ---- field by field -------------------------------------------------------------------------------------------------

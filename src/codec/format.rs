@@ -31,6 +31,71 @@ pub(super) trait StoredVersionShape<'a> {
     fn with_content(self, content: Arc<ManifestText>, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError>;
 }
 
+/// Converts the versions of the newest format field by field, as `convert_struct` does. Their manifests are elsewhere.
+macro_rules! convert_version {
+    ($($field:ident),* $(,)?) => {
+        impl<'a> Version<'a> {
+            #[inline(always)]
+            pub(super) fn of(version: &'a version::Version) -> Version<'a> {
+                let version::Version { $($field,)* content: _ } = version;
+                Version { $($field: Shape::of($field)),* }
+            }
+        }
+
+        impl<'a> Shape<'a, version::Version> for VersionWithManifest<'a> {
+            #[inline(always)]
+            fn of(version: &'a version::Version) -> VersionWithManifest<'a> {
+                VersionWithManifest { version: Version::of(version), manifest: version.content.text() }
+            }
+        }
+
+        read_version! { { $($field),* } }
+    };
+}
+
+/// Reads versions field by field, those that their format does not have with the given values.
+macro_rules! read_version {
+    ({ $($field:ident),* $(,)? } $(with { $($new:ident: $default:expr),* $(,)? })?) => {
+        impl<'a> Version<'a> {
+            fn with_content(
+                self,
+                content: Arc<ManifestText>,
+                texts: &mut Texts<'a>,
+            ) -> Result<version::Version, DecodeError> {
+                let Version { $($field),* } = self;
+                Ok(version::Version {
+                    content,
+                    $($field: IntoValue::into_value($field, texts)?,)*
+                    $($($new: $default,)*)?
+                })
+            }
+        }
+
+        impl<'a> StoredVersionShape<'a> for StoredVersion<'a> {
+            fn manifest(&self) -> Number {
+                self.manifest
+            }
+
+            fn with_content(
+                self,
+                content: Arc<ManifestText>,
+                texts: &mut Texts<'a>,
+            ) -> Result<version::Version, DecodeError> {
+                self.version.with_content(content, texts)
+            }
+        }
+
+        impl<'a> IntoValue<'a, version::Version> for VersionWithManifest<'a> {
+            fn into_value(self, texts: &mut Texts<'a>) -> Result<version::Version, DecodeError> {
+                let content = Arc::new(ManifestText::new(shared_text(self.manifest)?));
+                self.version.with_content(content, texts)
+            }
+        }
+    };
+}
+
+pub(super) use {convert_version, read_version};
+
 /// Reads an event of the shape `E`.
 pub(super) fn read_event<'a, E: Deserialize<'a> + IntoValue<'a, event::Event>>(
     bytes: &'a [u8],
