@@ -10,7 +10,7 @@ use super::ffi::{self, api, bytes_of, catch_panic, catch_panic_or, slot_events, 
 use super::ffi::{Ctx, Flags, RString, SlotMove, Unavailable, ValueType};
 use super::record_key::{KeyCell, RECORD_TYPE};
 use super::stored::{IndexEntry, Stored};
-use super::{blocked_clients, importing, index, info, keyspace, mem_usage, replication, stored, timers};
+use super::{blocked_clients, index, info, keyspace, mem_usage, replication, stored, timers};
 use redis_module::native_types::RedisType;
 use redis_module::{raw, TYPE_METHOD_VERSION};
 use std::ffi::{c_char, c_int, c_longlong, c_void, CStr, CString};
@@ -79,9 +79,7 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encver: c_int) -> *mu
         if let (Some(name), Some(db)) = (key_of_io(io), api!(RedisModule_GetDbIdFromIO)) {
             // SAFETY: the IO is valid for this call.
             let db = unsafe { db(io) };
-            if !importing::defer(db, &RString::new(name)) {
-                index::add_loaded(db, name, IndexEntry::of(&stored));
-            }
+            index::add_loaded(db, name, IndexEntry::of(&stored));
             if !is_loading {
                 valkey_4024::on_created(db, name);
             }

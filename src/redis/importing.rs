@@ -3,7 +3,7 @@
 //! Until the move is completed the other node serves them: they are in no list and no count here, and no timer visits
 //! them. So they stay out of the index until then.
 
-use super::ffi::{RStr, SlotRanges};
+use super::ffi::SlotRanges;
 use super::slot::slot_of;
 use super::stored::DbKey;
 use std::collections::BTreeSet;
@@ -30,12 +30,12 @@ pub fn begin(ranges: &SlotRanges) {
     IS_IMPORTING.store(true, Ordering::Relaxed);
 }
 
-/// Returns true for a key that belongs to another node yet, and notes that it has arrived.
-pub fn defer(db: i32, name: &RStr) -> bool {
+/// Returns true for a key that belongs to another node yet, and notes that it has arrived. The index asks it.
+pub fn defer(db: i32, key: &str) -> bool {
     if !IS_IMPORTING.load(Ordering::Relaxed) {
         return false;
     }
-    let (slot, Ok(key)) = (slot_of(name.as_slice()), std::str::from_utf8(name.as_slice())) else { return false };
+    let slot = slot_of(key.as_bytes());
     let mut importing = importing();
     let is_imported = importing.slots.contains(&slot);
     if is_imported {

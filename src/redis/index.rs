@@ -15,6 +15,7 @@
 //! page cost the same however many deployments there are.
 //! Keys that are not UTF-8 are no deployment keys (rule 8 "Codes"), and are not in it.
 
+use super::importing;
 use super::stored::{DbKey, IndexEntry};
 use crate::engine::deployment::Status;
 use crate::engine::time::UnixMs;
@@ -327,9 +328,11 @@ fn text(name: &[u8]) -> Option<&str> {
     std::str::from_utf8(name).ok()
 }
 
-/// Sets the entry of a key.
+/// Sets the entry of a key, unless its slot is still another node's.
 pub fn set(db: i32, key: &str, entry: IndexEntry) {
-    indexes().live.set(db, key, entry);
+    if !importing::defer(db, key) {
+        indexes().live.set(db, key, entry);
+    }
 }
 
 pub fn remove(db: i32, name: &[u8]) {
@@ -369,7 +372,7 @@ pub fn finish_staging(completed: bool) -> Option<Index> {
 
 /// Adds a record that `rdb_load` has read. It may not become a key, if it has expired: see [`last_load_was_dropped`].
 pub fn add_loaded(db: i32, name: &[u8], entry: IndexEntry) {
-    let Some(key) = text(name) else { return };
+    let Some(key) = text(name).filter(|key| !importing::defer(db, key)) else { return };
     let mut indexes = indexes();
     let Indexes { live, staged, last_loaded, .. } = &mut *indexes;
     *last_loaded = Some(staged.as_mut().unwrap_or(live).set(db, key, entry));

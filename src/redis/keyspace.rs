@@ -13,7 +13,6 @@ pub fn refresh(ctx: Ctx, name: &RStr) {
     let open = Key::peek(ctx, name);
     let db = open.db();
     match open.stored() {
-        KeyValue::Ours(_) if importing::defer(db, name) => {}
         KeyValue::Ours(stored) => index::set(db, key, IndexEntry::of(stored)),
         KeyValue::Empty | KeyValue::Foreign => index::remove(db, name.as_slice()),
     }

@@ -16,7 +16,7 @@ use super::record_key::{key_name, no_such_key, Key};
 use super::reply::Answered;
 use super::stats::RolloutCounts;
 use super::stored::{first_revision, IndexEntry, Stored, ENCVER};
-use super::{blocked_clients, clock, config, importing, index, replication, stats, timers};
+use super::{blocked_clients, clock, config, index, replication, stats, timers};
 use crate::codec;
 use crate::engine::{self, Change, ChangeSet, Command, Context, DecisionReply, Event, Record};
 use std::collections::BTreeMap;
@@ -135,9 +135,7 @@ fn after_store(ctx: Ctx, key: &RStr, open: &mut Key) {
     let (Ok(name), KeyValue::Ours(stored)) = (std::str::from_utf8(key.as_slice()), open.stored()) else { return };
     let (db, entry) = (open.db(), IndexEntry::of(stored));
     blocked_clients::on_change(db, name, stored);
-    if !importing::defer(db, key) {
-        index::set(db, name, entry);
-    }
+    index::set(db, name, entry);
     if entry.due.is_some() && ctx.flags().is_primary() {
         timers::arm(ctx);
     }
