@@ -142,6 +142,12 @@ pub struct Deployment {
 }
 
 impl Deployment {
+    /// Returns the cause that replies show. A revert is started for the cause of the failure before it, which is no cause
+    /// of its success.
+    pub fn shown_cause(&self) -> Option<Cause> {
+        self.cause.filter(|_| self.status != Status::Successful)
+    }
+
     /// Returns true for a rollback or revert that is under way or has succeeded: repeated, it is done already (rule
     /// 19.1).
     pub fn is_rollback_in_effect(&self) -> bool {

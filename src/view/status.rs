@@ -202,8 +202,7 @@ pub fn list_entry<'a>(summary: &'a Summary, deployment: &'a Deployment, key: &'a
         healthy: int(summary.healthy),
         desired: int(summary.desired),
         updated_at: int(summary.updated_at),
-        // As in WAIT: the cause of a failure is none of the revert's success.
-        cause: deployment.cause.filter(|_| deployment.status != Status::Successful).map(|cause| cause.name()),
+        cause: deployment.shown_cause().map(|cause| cause.name()),
         by: &deployment.by,
         reason: deployment.reason.as_deref(),
         phase: None,

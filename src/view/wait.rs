@@ -2,7 +2,7 @@
 
 use super::health::description;
 use super::value::int;
-use crate::engine::deployment::{Mode, Outcome, Status};
+use crate::engine::deployment::{Mode, Outcome};
 use crate::engine::record::Record;
 use crate::engine::version::Version;
 use serde::Serialize;
@@ -48,8 +48,7 @@ pub fn wait(record: &Record, key: &Arc<str>, deployment_id: &str) -> Option<Wait
         status: deployment.status.name(),
         mode: Some(deployment.mode.name()),
         revision: int(record.revision),
-        // A revert is started for the cause of the failure before it: that is no cause of its success.
-        cause: deployment.cause.filter(|_| deployment.status != Status::Successful).map(|cause| cause.name()),
+        cause: deployment.shown_cause().map(|cause| cause.name()),
         description: description(record).into(),
         phase: None,
         finished_at: deployment.finished_at.map(int),
