@@ -74,7 +74,7 @@ struct Sent {
     pause: Duration,
 }
 
-/// What is known about who runs an instance that the record has as running.
+/// The coordinator that runs an instance which the record has as running, as far as this one knows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Owner {
     /// This coordinator, up to this attempt.

@@ -53,7 +53,7 @@ pub struct CheckRun {
     pub spec: CheckSpec,
     pub state: CheckState,
     failures: u32,
-    /// Whether it has passed since the process was started, which ends its start period.
+    /// True once it has passed since the process was started, which ends its start period.
     has_passed: bool,
     /// Dropping it stops the check.
     pub running: Option<Sender<()>>,

@@ -173,14 +173,14 @@ impl Draft<'_, '_> {
 
     /// Makes the service instances of an instance critical: what registered them has ended (rule 8 "Services").
     pub fn fail_services(&mut self, owner: &InstanceKey, reason: &str) {
-        let passing: Vec<Arc<str>> = self
+        let affected: Vec<Arc<str>> = self
             .record
             .services
             .of_owner(owner)
             .filter(|s| s.status != CheckStatus::Critical || s.reason.as_deref() != Some(reason))
             .map(|s| s.instance.clone())
             .collect();
-        for id in passing {
+        for id in affected {
             self.service_status(&id, CheckStatus::Critical, Some(Arc::from(reason)), None);
         }
     }

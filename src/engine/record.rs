@@ -73,6 +73,7 @@ impl Record {
         self.versions.iter().find(|v| v.tag.as_deref() == Some(tag))
     }
 
+    /// Returns the version of the deployment with this id.
     pub fn version_of_deployment(&self, id: &str) -> Option<&Arc<Version>> {
         self.versions.iter().find(|v| *v.deployment_id == *id)
     }

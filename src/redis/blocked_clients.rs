@@ -18,8 +18,7 @@ use super::ffi::{catch_panic, run_in_next_turn, BlockedHandler, Ctx, Panicked, R
 use super::record_key::Key;
 use super::reply::{self, Answered, ReplyWriter};
 use super::stored::{DbKey, Stored};
-use crate::engine::deployment::Outcome;
-use crate::engine::deployment::Status;
+use crate::engine::deployment::{Outcome, Status};
 use crate::engine::manifest::BATCH_AGENT;
 use crate::engine::time::UnixMs;
 use crate::engine::{Record, Rejection};
