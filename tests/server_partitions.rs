@@ -1,8 +1,8 @@
 //! Partitions: a primary that is cut off from its replicas and from the sentinels, with clients on both sides.
 //!
 //! With the fence of the documentation (`min-replicas-to-write`, `min-replicas-max-lag`) the cut-off primary acknowledges
-//! and decides nothing any more once the lag has passed. What it acknowledged before is lost with it; what survives is
-//! one consistent history, and a coordinator that heard the other one ends as it says.
+//! and decides nothing any more once the lag has passed. What it acknowledged before is lost with it, and WAIT says so;
+//! what survives is one consistent history, and a coordinator that heard the other one ends as it says.
 
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -23,11 +23,16 @@ const FENCE_MS: u64 = MAX_LAG_S * 1_000 + 2_000;
 const SLACK_MS: u64 = 1_000;
 const PORT: u16 = 6379;
 const APP: &str = "app";
-/// Rollouts whose verdicts fall due one after the other, before, while and after the primary is cut off.
+const REPLICAS: i64 = 2;
+/// Rollouts whose verdicts fall due one after the other, before, while and after the primary is cut off. In the short
+/// variant the last is due some time after the fence.
 const DUE: u64 = 200;
+const DUE_IF_SHORT: u64 = 110;
 const DUE_EVERY_MS: u64 = 75;
 /// Deploys of each side, at most.
 const MAX_DEPLOYS: usize = 4_000;
+/// How long WAIT waits for replicas: they answer at once, or not at all.
+const WAIT_MS: &str = "200";
 
 /// A server or sentinel on a host of a network. It is killed when this is dropped.
 struct Node {
@@ -54,7 +59,13 @@ impl Node {
         let monitored = format!("sentinel monitor deploy {} {PORT} 2", network.address(0));
         let config =
             [&monitored, "sentinel down-after-milliseconds deploy 1500", "sentinel failover-timeout deploy 10000"];
-        Node::spawn(network, host, kind, PORT + 20_000, &config, &["--sentinel".to_string()])
+        let sentinel = Node::spawn(network, host, kind, PORT + 20_000, &config, &["--sentinel".to_string()]);
+        if !is_long_run() {
+            // It meets the others sooner, and sooner tells a primary that comes back that it is none any more.
+            let periods = ["publish-period", "500", "info-period", "1000", "min-link-reconnect-period", "1000"];
+            sentinel.client().call(&[&["SENTINEL", "DEBUG"], &periods[..]].concat());
+        }
+        sentinel
     }
 
     fn spawn(network: &Network, host: usize, kind: ServerKind, port: u16, config: &[&str], args: &[String]) -> Node {
@@ -170,8 +181,18 @@ fn listen(
     }
 }
 
-/// Deploys new keys on one side until it is told to stop. Returns the keys that were acknowledged, each with the time.
-fn write_until(node: &Node, prefix: &str, is_over: &AtomicBool) -> Vec<(String, u64)> {
+/// A deploy that a server acknowledged.
+struct Acknowledged {
+    key: String,
+    began: u64,
+    at: u64,
+    /// What WAIT replied: the replicas that have it. None where it was not asked, or cut off.
+    replicas: Option<i64>,
+}
+
+/// Deploys new keys on one side until it is told to stop, and after each asks WAIT for a number of replicas, if that is
+/// not 0. Returns those that were acknowledged.
+fn write_until(node: &Node, prefix: &str, replicas: i64, is_over: &AtomicBool) -> Vec<Acknowledged> {
     let mut acknowledged = Vec::new();
     let mut client = None;
     for n in 0..MAX_DEPLOYS {
@@ -182,18 +203,29 @@ fn write_until(node: &Node, prefix: &str, is_over: &AtomicBool) -> Vec<(String, 
         let words = ["DEPLOY.DEPLOY", &key, "MANIFEST", &manifest(&["a"], "small")];
         let connected = client.take().or_else(|| node.try_client());
         if let Some(mut connected) = connected {
-            match connected.try_call(&words) {
-                Ok(_) => acknowledged.push((key, unix_ms())),
-                Err(line) => {
-                    let expected = ["NOREPLICAS", "READONLY", "UNBLOCKED", "LOADING", "MASTERDOWN", "(no reply)"];
-                    assert!(expected.iter().any(|code| line.starts_with(code)), "{line}");
-                }
+            let began = unix_ms();
+            if may_be_cut_off(connected.try_call(&words)).is_some() {
+                let at = unix_ms();
+                let wait = ["WAIT", &replicas.to_string(), WAIT_MS];
+                let counted = (replicas > 0).then(|| may_be_cut_off(connected.try_call(&wait))).flatten();
+                acknowledged.push(Acknowledged { key, began, at, replicas: counted.map(|reply| int(&reply)) });
             }
             client = (!is_closed(&mut connected)).then_some(connected);
         }
         std::thread::sleep(Duration::from_millis(10)); // a load, not a wait: a hundred deploys a second
     }
     acknowledged
+}
+
+/// Returns the reply; None for one of the errors that come with a cut.
+fn may_be_cut_off(reply: Result<redis::Value, String>) -> Option<redis::Value> {
+    reply
+        .inspect_err(|line| {
+            let wait_on_replica = line.contains("WAIT cannot be used with replica instances");
+            let expected = ["NOREPLICAS", "READONLY", "UNBLOCKED", "LOADING", "MASTERDOWN", "(no reply)"];
+            assert!(wait_on_replica || expected.iter().any(|code| line.starts_with(code)), "{line}");
+        })
+        .ok()
 }
 
 fn is_closed(client: &mut Client) -> bool {
@@ -204,8 +236,8 @@ fn is_closed(client: &mut Client) -> bool {
 struct Cut {
     /// The time at which the primary was cut off.
     at: u64,
-    acknowledged: Vec<(String, u64)>,
-    acknowledged_elsewhere: Vec<(String, u64)>,
+    acknowledged: Vec<Acknowledged>,
+    acknowledged_elsewhere: Vec<Acknowledged>,
     /// The events that each host heard; `promoted` is the index of the new primary.
     heard: [Vec<(usize, Json)>; 3],
     promoted: usize,
@@ -215,7 +247,7 @@ struct Cut {
 impl Cut {
     /// The times at which the cut-off side last acknowledged a deploy, and last gave a verdict, in ms from the cut.
     fn last_ms(&self) -> (u64, u64) {
-        let acknowledged = self.acknowledged.iter().map(|(_, at)| *at).max().unwrap_or(0);
+        let acknowledged = self.acknowledged.iter().map(|deploy| deploy.at).max().unwrap_or(0);
         // What it decided later, as one of the survivors' replicas, is theirs, and in their log.
         let own = self.heard[0].iter().map(|(_, event)| event).filter(|event| {
             let log = self.log_of_each.get(string(&event["key"]));
@@ -226,17 +258,41 @@ impl Cut {
     }
 
     fn lost(&self) -> usize {
-        self.acknowledged.iter().filter(|(key, _)| !self.log_of_each.contains_key(key)).count()
+        self.acknowledged.iter().filter(|deploy| !self.survived(deploy)).count()
+    }
+
+    fn survived(&self, deploy: &Acknowledged) -> bool {
+        self.log_of_each.contains_key(&deploy.key)
+    }
+
+    /// Asserts what the documentation says of WAIT. All replicas: it survives, whichever of them is promoted. None: it may be lost.
+    /// One of two is no promise on the side that is cut off, as the other one may be promoted.
+    fn assert_wait_tells_what_survives(&self) {
+        let (before, after): (Vec<_>, Vec<_>) = self.acknowledged.iter().partition(|deploy| deploy.began <= self.at);
+        let all: Vec<_> = before.iter().filter(|deploy| deploy.replicas == Some(REPLICAS)).collect();
+        assert!(!all.is_empty(), "before the cut WAIT counts all replicas");
+        for deploy in all {
+            assert!(self.survived(deploy), "{} was on all replicas", deploy.key);
+        }
+        let told: Vec<_> = after.iter().filter_map(|deploy| Some((&deploy.key, deploy.replicas?))).collect();
+        assert!(!told.is_empty(), "some are acknowledged after the cut");
+        assert!(told.iter().all(|(_, replicas)| *replicas == 0), "nobody has what comes after the cut: {told:?}");
+
+        let has_replica = |deploy: &&Acknowledged| deploy.replicas.is_some_and(|replicas| replicas > 0);
+        let elsewhere: Vec<_> = self.acknowledged_elsewhere.iter().filter(has_replica).collect();
+        assert!(!elsewhere.is_empty(), "the new primary has a replica");
+        for deploy in elsewhere {
+            assert!(self.survived(deploy), "{} was on a replica of the new primary", deploy.key);
+        }
     }
 
     /// One consistent history: each log is whole, and whatever was said about one revision of it, once or twice, is the
     /// same. Only what the old primary had decided before the cut may have reached one replica and not the other.
     fn assert_one_history(&self) {
-        for (key, _) in &self.acknowledged_elsewhere {
-            assert!(self.log_of_each.contains_key(key), "{key} was acknowledged by the new primary");
+        for deploy in &self.acknowledged_elsewhere {
+            assert!(self.survived(deploy), "{} was acknowledged by the new primary", deploy.key);
         }
-        let long_before = self.acknowledged.iter().filter(|(_, at)| at + 500 < self.at);
-        for (key, at) in long_before {
+        for Acknowledged { key, at, .. } in self.acknowledged.iter().filter(|deploy| deploy.at + 500 < self.at) {
             assert!(self.log_of_each.contains_key(key), "{key} was acknowledged {} ms before the cut", self.at - at);
         }
         for (host, events) in self.heard.iter().enumerate().skip(1) {
@@ -298,7 +354,8 @@ fn cut_once(network: &Network, kind: ServerKind, fence: bool) -> Cut {
     let mut client = nodes[0].client();
     client.deploy(APP, &app.manifest("first"), &quick);
     client.wait_for_status(APP, "successful");
-    for n in 0..DUE {
+    let due = if is_long_run() { DUE } else { DUE_IF_SHORT };
+    for n in 0..due {
         let key = format!("due-{n}");
         client.deploy(&key, &manifest(&["a"], "small"), &["MIN_HEALTHY_MS", &(1_000 + n * DUE_EVERY_MS).to_string()]);
         client.report(&key, "a", "ready");
@@ -307,7 +364,8 @@ fn cut_once(network: &Network, kind: ServerKind, fence: bool) -> Cut {
 
     let (left_over, right_over) = (AtomicBool::new(false), AtomicBool::new(false));
     let (at, new, acknowledged, acknowledged_elsewhere) = std::thread::scope(|scope| {
-        let left = scope.spawn(|| write_until(&nodes[0], "left", &left_over));
+        let left = scope.spawn(|| write_until(&nodes[0], "left", 0, &left_over));
+        let careful_left = scope.spawn(|| write_until(&nodes[0], "careful-left", REPLICAS, &left_over));
         wait_until("writes before the cut", || client.listed().iter().any(|key| key == "left-100"));
         network.cut(0);
         let at = unix_ms();
@@ -319,18 +377,21 @@ fn cut_once(network: &Network, kind: ServerKind, fence: bool) -> Cut {
         wait_until("the coordinator to begin the version", || labels().contains(&Some("discarded".to_string())));
         let new = wait_for("a new primary", || (1..3).find(|host| nodes[*host].is_primary()));
         let promoted = &nodes[new];
-        let right = scope.spawn(|| write_until(promoted, "right", &right_over));
+        let right = scope.spawn(|| write_until(promoted, "right", 0, &right_over));
+        let careful_right = scope.spawn(|| write_until(promoted, "careful-right", 1, &right_over));
         wait_for("the new primary to have a replica that answers", || {
             promoted.client().try_call(&["SET", "marker", "x"]).ok()
         });
         promoted.client().deploy(APP, &app.manifest("survivor"), &quick);
-        wait_past(at + FENCE_MS + SLACK_MS + 2_000);
+        // For as long as anything may be acknowledged; it stays fenced until it is told.
+        wait_past(at + FENCE_MS + SLACK_MS + if is_long_run() { 2_000 } else { 0 });
         network.join(0);
         wait_until("the old primary to be told", || !nodes[0].is_primary());
         left_over.store(true, Ordering::Relaxed);
         right_over.store(true, Ordering::Relaxed);
-        let (left, right) = (left.join().expect("the left side"), right.join().expect("the right side"));
-        (at, new, left, right)
+        let both = [[left, careful_left], [right, careful_right]];
+        let [left, right] = both.map(|side| side.map(|writer| writer.join().expect("a writer")).into_iter().flatten());
+        (at, new, left.collect(), right.collect())
     });
     let promoted = &nodes[new];
 
@@ -345,7 +406,7 @@ fn cut_once(network: &Network, kind: ServerKind, fence: bool) -> Cut {
     host.assert_runs(&record);
     host.assert_nothing_ran_twice();
     drop(coordinator);
-    for n in 0..DUE {
+    for n in 0..due {
         client.wait_for_status(&format!("due-{n}"), "successful");
     }
 
@@ -374,13 +435,10 @@ fn network(test: &str) -> Option<Network> {
     }
 }
 
-/// One cut on each server, in the long variant alone: its times are those of real servers that miss each other.
+/// One cut; on each server in the long variant. Its times are those of real servers that miss each other.
 #[test]
 fn fenced_primary_that_is_cut_off_stops_and_one_history_survives() {
-    if !is_long_run() {
-        return;
-    }
-    for kind in ServerKind::available() {
+    for kind in if is_long_run() { ServerKind::available() } else { vec![ServerKind::Redis70] } {
         let Some(network) = network("fenced_primary_that_is_cut_off_stops_and_one_history_survives") else { return };
         let cut = cut_once(&network, kind, true);
         let (acknowledged, decided) = cut.last_ms();
@@ -392,6 +450,7 @@ fn fenced_primary_that_is_cut_off_stops_and_one_history_survives() {
             cut.lost()
         );
         cut.assert_one_history();
+        cut.assert_wait_tells_what_survives();
         let bound = FENCE_MS + SLACK_MS;
         assert!(acknowledged <= bound, "a deploy was acknowledged {acknowledged} ms after the cut");
         assert!(decided <= bound, "a verdict was given {decided} ms after the cut");
@@ -410,5 +469,6 @@ fn primary_without_a_fence_goes_on_when_cut_off() {
     let (acknowledged, decided) = cut.last_ms();
     eprintln!("{}: {} deploys lost without a fence, {acknowledged} ms, {decided} ms", kind.name(), cut.lost());
     cut.assert_one_history();
+    cut.assert_wait_tells_what_survives();
     assert!(acknowledged > FENCE_MS + SLACK_MS && decided > FENCE_MS + SLACK_MS);
 }
