@@ -165,6 +165,80 @@ fn cluster_replica_gives_no_verdict_until_promoted() {
     });
 }
 
+/// A client whose reply was lost in a failover sends its command again, to the new primary: it gets the receipt that it
+/// missed, and the command has had its effect once.
+#[test]
+fn commands_that_are_sent_again_after_a_failover_take_effect_once() {
+    on_each_server(|kind| {
+        let cluster = Cluster::start(kind, 1, EAGER_MS, &[]);
+        // All on the first primary, three for each failover.
+        let keys: Vec<String> = cluster.keys(18).into_iter().step_by(3).collect();
+        let by_hand = |_: &Server, replica: &Server| {
+            replica.client().call(&["CLUSTER", "FAILOVER"]);
+        };
+        let by_the_death_of_the_primary = |primary: &Server, replica: &Server| {
+            replica.catch_up_with(primary);
+            primary.signal("KILL");
+        };
+        fail_over_between_a_command_and_its_repetition(&cluster, &keys[..3], by_hand);
+        cluster.wait_until_stable();
+        fail_over_between_a_command_and_its_repetition(&cluster, &keys[3..], by_the_death_of_the_primary);
+    });
+}
+
+fn fail_over_between_a_command_and_its_repetition(
+    cluster: &Cluster,
+    keys: &[String],
+    fail_over: impl FnOnce(&Server, &Server),
+) {
+    let [deployed, promoted, rolled_back] = keys else { panic!("a key for each command") };
+    let primary = cluster.owner(deployed);
+    let mut client = primary.client();
+    for key in keys {
+        client.deploy(key, &manifest(&AGENTS, "small"), &QUICK);
+        client.carry_out_until(key, "successful");
+    }
+    client.deploy(promoted, &manifest(&AGENTS, "large"), &[&QUICK[..], &["CANARY", "1"]].concat());
+    client.carry_out_until(promoted, "awaiting_promotion");
+    client.deploy(rolled_back, &manifest(&AGENTS, "large"), &QUICK);
+    client.carry_out_until(rolled_back, "successful");
+
+    let large = manifest(&AGENTS, "large");
+    let commands = [
+        (deployed, [&["DEPLOY.DEPLOY", deployed, "MANIFEST", &large, "REQUEST", "r-1"], &QUICK[..]].concat()),
+        (promoted, vec!["DEPLOY.PROMOTE", promoted]),
+        (rolled_back, vec!["DEPLOY.ROLLBACK", rolled_back, "REQUEST", "r-1"]),
+    ];
+    // What the clients never read.
+    let lost = commands.each_ref().map(|(_, words)| client.call(words));
+    let before = keys.iter().map(|key| client.status(key)).collect::<Vec<_>>();
+    let replica = cluster.replica_of(primary);
+    fail_over(primary, replica);
+    wait_until("the roles to change", || {
+        let is_primary = |node: &Server| cluster.primaries().iter().any(|other| other.port == node.port);
+        is_primary(replica) && !is_primary(primary)
+    });
+
+    for (((key, words), lost), before) in commands.iter().zip(&lost).zip(&before) {
+        let mut client = cluster.client_of(key);
+        assert_eq!(client.info("server", "tcp_port"), replica.port.to_string(), "served by the new primary");
+        for _repetition in 0..2 {
+            assert_eq!(client.call(words), *lost, "{words:?}");
+            assert_eq!(client.status(key), *before, "{words:?}");
+        }
+        let record = client.carry_out_until(key, "successful");
+        let versions = client.json(&["DEPLOY.HISTORY", key, "JSON"]);
+        assert_eq!(record["current_version"], before["target_version"], "{words:?}");
+        assert_eq!(record["current_version"], array(&versions).len(), "no version but that of the command: {words:?}");
+        // A request is remembered beyond the end of its deployment.
+        if words.contains(&"REQUEST") {
+            assert_eq!(client.call(words), *lost, "{words:?}");
+        }
+        let log = client.log_without_repetition(key);
+        assert_eq!(number(&record["revision"]) as usize, log.len(), "{words:?}");
+    }
+}
+
 #[test]
 fn resharded_records_are_unchanged_and_continue() {
     on_each_server(|kind| {
