@@ -4,7 +4,7 @@
 //
 // Its agents are HTTP servers inside this process, which return their name and version; a real coordinator runs
 // processes, containers or virtual machines. They end with this process; after a restart they are started as new
-// attempts. It must be the only coordinator of its key. Requires node-redis (npm ci in this folder).
+// attempts. It must be the only coordinator of its key. Requires node-redis (npm ci --omit=dev here).
 //
 // Exit codes: 1 if at the start the server cannot be reached within ten tries, or refuses it; 2 if the arguments are
 // wrong. A connection that is lost later is retried for ever, with a message.

@@ -1,4 +1,4 @@
-# Client libraries of the coordinators in examples/, for the tests that run them. Sourced, not run.
+# Client libraries of the coordinators in examples/ and of the cookbook, for the tests that run them. Sourced, not run.
 # They are pinned by version and checksum in examples/requirements.txt and examples/package-lock.json. Debian packages are
 # not used: they are older, and only Debian's own python3 and node find them.
 
@@ -8,8 +8,8 @@ fetch_clients() {
     { command -v node && command -v npm; } >/dev/null || install_packages nodejs npm
     install_if_changed "$root/examples/requirements.txt" "$root/.clients" install_redis_py ||
         say "redis-py could not be installed (see above)"
-    install_if_changed "$root/examples/package-lock.json" "$root/examples/node_modules" install_node_redis ||
-        say "node-redis could not be installed (see above)"
+    install_if_changed "$root/examples/package-lock.json" "$root/examples/node_modules" install_node_clients ||
+        say "node-redis and ioredis could not be installed (see above)"
 }
 
 # install_if_changed LIST FOLDER COMMAND: runs the command, unless the folder was installed from the same list.
@@ -27,7 +27,7 @@ install_redis_py() {
         --require-hashes --requirement "$root/examples/requirements.txt" --target "$1" >&2
 }
 
-install_node_redis() {
-    say "fetching node-redis"
-    (cd "$root/examples" && npm ci --silent --ignore-scripts --no-audit --no-fund >&2)
+install_node_clients() {
+    say "fetching node-redis and ioredis"
+    (cd "$root/examples" && npm ci --silent --include=dev --ignore-scripts --no-audit --no-fund >&2)
 }

@@ -1,6 +1,10 @@
 //! DEPLOY.LIST by cluster clients: a node lists its own keys, and the loops of the cookbook list them all. redis-py is in
-//! `.clients`, where `scripts/test` installs it.
+//! `.clients`, node-redis and ioredis are in `examples/node_modules`, where `scripts/test` installs them.
 
+use redis::cluster::ClusterClient;
+use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
+use redis::{cmd, from_redis_value, RedisResult, Value};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use test_support::cluster::Cluster;
@@ -14,6 +18,14 @@ fn root() -> PathBuf {
 fn python(program: &str) -> String {
     assert!(root().join(".clients/redis").is_dir(), "redis-py is missing: scripts/test installs it into .clients");
     output(Command::new("python3").env("PYTHONPATH", root().join(".clients")).args(["-c", program]))
+}
+
+/// Runs a JavaScript program with node-redis and ioredis, and returns what it prints.
+fn javascript(program: &str) -> String {
+    let examples = root().join("examples");
+    let is_there = ["redis", "ioredis"].iter().all(|client| examples.join("node_modules").join(client).is_dir());
+    assert!(is_there, "node-redis or ioredis is missing: scripts/test installs them, or `npm ci` in examples/");
+    output(Command::new("node").current_dir(examples).args(["--input-type=module", "--eval", program]))
 }
 
 fn output(command: &mut Command) -> String {
@@ -32,10 +44,10 @@ fn recipes(section: &str, language: &str) -> Vec<String> {
     blocks.map(|block| block.split("```").next().unwrap_or_default().to_string()).collect()
 }
 
-/// Three primaries, with two keys on each, of which one deployment has failed.
+/// Three primaries, with more keys on each than a page has, of which one deployment has failed.
 fn cluster_with_keys() -> (Cluster, Vec<String>) {
     let cluster = Cluster::start(ServerKind::Redis70, 0, 15_000, &[]);
-    let mut keys = cluster.keys(6);
+    let mut keys = cluster.keys(36);
     for (n, key) in keys.iter().enumerate() {
         let mut client = cluster.client_of(key);
         client.deploy(key, &manifest(&["a"], "small"), &SLOW);
@@ -47,6 +59,37 @@ fn cluster_with_keys() -> (Cluster, Vec<String>) {
     (cluster, keys)
 }
 
+/// Asserts that a program named each key in a line, once.
+fn assert_lists_once(printed: &str, keys: &[String]) {
+    let mut listed: Vec<&str> = printed.lines().filter_map(|line| line.split(' ').next()).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, keys);
+}
+
+/// The loop of the cookbook, word for word.
+fn list_everything(url: &str) -> RedisResult<Vec<HashMap<String, Value>>> {
+    let mut cluster = ClusterClient::new([url])?.get_connection()?;
+    let primaries = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+    let answers: HashMap<String, String> = from_redis_value(cluster.route_command(&cmd("PING"), primaries)?)?;
+    let mut entries = Vec::new();
+    for address in answers.keys() {
+        let (host, port) = address.rsplit_once(':').expect("host:port");
+        let (host, port) = (host.to_string(), port.parse().expect("a port"));
+        let node = RoutingInfo::SingleNode(SingleNodeRoutingInfo::ByAddress { host, port });
+        let mut cursor = "0".to_string();
+        loop {
+            let list = cmd("DEPLOY.LIST").arg("CURSOR").arg(&cursor).to_owned();
+            let (next, page): (String, Vec<_>) = from_redis_value(cluster.route_command(&list, node.clone())?)?;
+            entries.extend(page);
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+        }
+    }
+    Ok(entries)
+}
+
 #[test]
 fn loops_of_the_cookbook_list_every_node() {
     let (cluster, keys) = cluster_with_keys();
@@ -54,12 +97,17 @@ fn loops_of_the_cookbook_list_every_node() {
         assert!(node.client().listed().len() < keys.len(), "each lists its own");
     }
     let here = format!("127.0.0.1:{}", cluster.nodes[0].port);
-    let programs = recipes("List everything", "python");
-    assert_eq!(programs.len(), 1);
-    let printed = python(&programs[0].replace("127.0.0.1:6379", &here));
-    let mut listed: Vec<&str> = printed.lines().filter_map(|line| line.split(' ').next()).collect();
-    listed.sort_unstable();
-    assert_eq!(listed, keys);
+    let (in_python, in_javascript) = (recipes("List everything", "python"), recipes("List everything", "js"));
+    assert_eq!((in_python.len(), in_javascript.len()), (1, 2));
+    assert_lists_once(&python(&in_python[0].replace("127.0.0.1:6379", &here)), &keys);
+    for program in in_javascript {
+        assert_lists_once(&javascript(&program.replace("127.0.0.1:6379", &here)), &keys);
+    }
+    let [in_rust] = &recipes("List everything", "rust")[..] else { panic!("one recipe in Rust") };
+    assert!(include_str!("client_cluster.rs").contains(in_rust), "list_everything is not that of the cookbook");
+    let entries = list_everything(&format!("redis://{here}")).expect("a list");
+    let listed: Vec<String> = entries.iter().map(|entry| text(&entry["deployment_key"])).collect();
+    assert_lists_once(&listed.join("\n"), &keys);
 
     let line =
         recipes("List everything", "sh").into_iter().find(|line| line.contains("--cluster call")).expect("a line");
@@ -98,4 +146,46 @@ print(len(page))
     let printed = python(&program.replace("\"URL\"", &format!("{url:?}")).replace("\"KEY\"", &format!("{running:?}")));
     let listed: usize = printed.trim().parse().expect("a number");
     assert!((1..keys.len()).contains(&listed), "the keys of one node: {listed}");
+}
+
+/// Clients that choose the node of a LIST themselves get the page of one, and go on.
+#[test]
+fn lists_without_a_node_break_no_cluster_client() {
+    let (cluster, keys) = cluster_with_keys();
+    let here = format!("redis://127.0.0.1:{}", cluster.nodes[0].port);
+    let connected = [
+        "import { createCluster } from 'redis';
+         const cluster = createCluster({ rootNodes: [{ url: 'URL' }] });
+         const call = (key, ...words) => cluster.sendCommand(key, true, words);
+         await cluster.connect();",
+        "import { Cluster } from 'ioredis';
+         const cluster = new Cluster(['URL'], { lazyConnect: true });
+         const call = (key, ...words) => cluster.call(...words);
+         await cluster.connect();",
+    ];
+    let calls = "
+        const sizes = [];
+        for (const words of [[], ['COUNT', '100'], ['MATCH', '*', 'CURSOR', '0', 'COUNT', '100']]) {
+          const [cursor, page] = await call(undefined, 'DEPLOY.LIST', ...words);
+          sizes.push(page.length);
+          for (const key of KEYS) await call(key, 'DEPLOY.STATUS', key);
+        }
+        console.log(sizes.join(' '));
+        await cluster.quit();";
+    let on_each = keys.len() / 3;
+    for connected in connected {
+        let program = [connected, calls].concat().replace("URL", &here).replace("KEYS", &format!("{keys:?}"));
+        assert_eq!(javascript(&program).trim(), format!("10 {on_each} {on_each}"), "{connected}");
+    }
+
+    let mut client = ClusterClient::new([here]).expect("an address").get_connection().expect("a cluster");
+    for (words, size) in
+        [(&[][..], 10), (&["COUNT", "100"], on_each), (&["MATCH", "*", "CURSOR", "0", "COUNT", "100"], on_each)]
+    {
+        let page = cmd("DEPLOY.LIST").arg(words).query::<(String, Vec<Value>)>(&mut client).expect("a page");
+        assert_eq!(page.1.len(), size, "{words:?}");
+        for key in &keys {
+            cmd("DEPLOY.STATUS").arg(key).query::<Value>(&mut client).expect("a status");
+        }
+    }
 }
