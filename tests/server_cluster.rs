@@ -18,7 +18,9 @@ fn reader(node: &Server) -> Client {
 
 /// The record is on this primary, on its replica, equal on both, and on no other node.
 fn assert_in_one_place(cluster: &Cluster, key: &str, home: &Server) {
-    let replica = cluster.replica_of(home);
+    let (replica, mut ours) = (cluster.replica_of(home), home.client());
+    // No verdict falls between a look at the one and a look at the other.
+    ours.call(&["CLIENT", "PAUSE", "60000", "WRITE"]);
     replica.catch_up_with(home);
     for node in &cluster.nodes {
         let expected = node.port == home.port || node.port == replica.port;
@@ -29,11 +31,12 @@ fn assert_in_one_place(cluster: &Cluster, key: &str, home: &Server) {
         let held = int(&client.call(&["CLUSTER", "COUNTKEYSINSLOT", &slot]));
         assert_eq!(held, i64::from(expected), "{key} on the node on port {}", node.port);
     }
-    let (mut ours, mut theirs) = (home.client(), reader(replica));
+    let mut theirs = reader(replica);
     // It has the key, and may not have heard yet that its primary serves the slot: until then it sends readers away.
     wait_until("the replica to read for its primary", || theirs.try_call(&["DUMP", key]).is_ok());
     assert_eq!(theirs.call(&["DUMP", key]), ours.call(&["DUMP", key]));
     assert_eq!(theirs.status(key), ours.status(key));
+    ours.call(&["CLIENT", "UNPAUSE"]);
 }
 
 /// Every event of each log came to the subscriber, and none came twice.
