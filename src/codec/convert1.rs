@@ -5,14 +5,14 @@
 
 use super::convert2::write_event;
 use super::error::DecodeError;
-use super::format::{read_event, read_version, Format, StoredVersionShape};
+use super::format::{read_event, read_record_header, read_version, Format, StoredVersionShape};
 use super::format1::*;
 use super::shape::{
     convert_enum, convert_struct, read_enum, read_struct, shared_text, IntoValue, Number, Shape, Texts,
 };
 use super::wire::Reader;
 use crate::engine::manifest::ManifestText;
-use crate::engine::{deployment, event, instance, manifest, policy, record, services, summary, time, version};
+use crate::engine::{deployment, event, instance, manifest, policy, services, summary, time, version};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -37,29 +37,7 @@ impl Format for Format1 {
     }
 }
 
-impl<'a> IntoValue<'a, record::Record> for RecordHeader<'a> {
-    fn into_value(self, texts: &mut Texts<'a>) -> Result<record::Record, DecodeError> {
-        let RecordHeader {
-            revision,
-            last_version,
-            current_version,
-            current_job_id,
-            deployment,
-            created_at,
-            updated_at,
-        } = self;
-        Ok(record::Record {
-            revision: revision.into_value(texts)?,
-            last_version: last_version.into_value(texts)?,
-            current_version: current_version.into_value(texts)?,
-            current_job_id: current_job_id.into_value(texts)?,
-            deployment: deployment.map(|deployment| deployment.into_value(texts).map(Arc::new)).transpose()?,
-            created_at: created_at.into_value(texts)?,
-            updated_at: updated_at.into_value(texts)?,
-            ..record::Record::empty()
-        })
-    }
-}
+read_record_header! {}
 
 impl<'a> IntoValue<'a, event::Change> for Change<'a> {
     fn into_value(self, texts: &mut Texts<'a>) -> Result<event::Change, DecodeError> {
@@ -135,11 +113,11 @@ convert_struct! { Summary<'a> = summary::Summary {
     updated_at,
 } }
 
-convert_struct! { Deployment<'a> = deployment::Deployment {
+read_struct! { Deployment<'a> = deployment::Deployment {
     id, status, cause, ended, mode, strategy, requested_strategy, mode_reason, rollback_of, by, reason, source_version,
     source_job_id, target_version, target_job_id, requested_job, policy, changed, removed_agents, canaries, promoted,
     progress, paused_from, deferred_failure, unsafe_report, last_action, created_at, finished_at,
-} }
+} with { awaiting_since: None } }
 
 convert_struct! { DeferredFailure<'a> = deployment::DeferredFailure { cause, words } }
 

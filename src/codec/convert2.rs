@@ -4,7 +4,7 @@
 //! compiler then says here what no longer fits.
 
 use super::error::DecodeError;
-use super::format::{convert_version, read_event, read_version, Format, StoredVersionShape};
+use super::format::{convert_version, read_event, read_record_header, read_version, Format, StoredVersionShape};
 use super::format2::*;
 use super::shape::{
     convert_enum, convert_struct, read_enum, read_struct, shared_text, IntoValue, Number, Shape, Texts,
@@ -67,6 +67,8 @@ pub(super) fn write_event(event: &event::Event, bytes: &mut Vec<u8>) {
     write_length_prefixed(&Event::of(event), bytes);
 }
 
+read_record_header! {}
+
 impl<'a> IntoValue<'a, event::Change> for Change<'a> {
     #[inline]
     fn into_value(self, texts: &mut Texts<'a>) -> Result<event::Change, DecodeError> {
@@ -85,6 +87,12 @@ convert_version! {
 }
 
 // ---- field by field -------------------------------------------------------------------------------------------------
+
+convert_struct! { Deployment<'a> = deployment::Deployment {
+    id, status, cause, ended, mode, strategy, requested_strategy, mode_reason, rollback_of, by, reason, source_version,
+    source_job_id, target_version, target_job_id, requested_job, policy, changed, removed_agents, canaries, promoted,
+    progress, awaiting_since, paused_from, deferred_failure, unsafe_report, last_action, created_at, finished_at,
+} }
 
 convert_struct! { Service<'a> = services::Service {
     instance, owner, service, address, port, tags, meta, status, reason, ttl_ms, expires_at, since, attempt,

@@ -94,7 +94,36 @@ macro_rules! read_version {
     };
 }
 
-pub(super) use {convert_version, read_version};
+/// Reads the record's own fields, which every format has. Its lists stay empty.
+macro_rules! read_record_header {
+    () => {
+        impl<'a> IntoValue<'a, crate::engine::Record> for RecordHeader<'a> {
+            fn into_value(self, texts: &mut Texts<'a>) -> Result<crate::engine::Record, DecodeError> {
+                let RecordHeader {
+                    revision,
+                    last_version,
+                    current_version,
+                    current_job_id,
+                    deployment,
+                    created_at,
+                    updated_at,
+                } = self;
+                Ok(crate::engine::Record {
+                    revision: revision.into_value(texts)?,
+                    last_version: last_version.into_value(texts)?,
+                    current_version: current_version.into_value(texts)?,
+                    current_job_id: current_job_id.into_value(texts)?,
+                    deployment: deployment.map(|deployment| deployment.into_value(texts).map(Arc::new)).transpose()?,
+                    created_at: created_at.into_value(texts)?,
+                    updated_at: updated_at.into_value(texts)?,
+                    ..crate::engine::Record::empty()
+                })
+            }
+        }
+    };
+}
+
+pub(super) use {convert_version, read_record_header, read_version};
 
 /// Reads an event of the shape `E`.
 pub(super) fn read_event<'a, E: Deserialize<'a> + IntoValue<'a, event::Event>>(

@@ -1,6 +1,7 @@
 //! Format 2: its differences from format 1, and nothing else. It is not frozen yet: no release has written it.
 //!
 //! - A version has how it ended: `cause`, `description`, `promoted_at`, `promoted_by`, `finished_at`.
+//! - A deployment has the time since which it waits for its promotion, `awaiting_since`.
 //! - A service instance has the attempt of its agent that registered it.
 //! - A remembered receipt has its warnings.
 //!
@@ -11,6 +12,52 @@ use super::shape::{List, Millis, Number};
 use serde::{Deserialize, Serialize};
 
 // ---- the record -----------------------------------------------------------------------------------------------------
+
+/// The record's own fields. Its lists follow.
+#[derive(Serialize, Deserialize)]
+pub(super) struct RecordHeader<'a> {
+    pub revision: Number,
+    pub last_version: Number,
+    pub current_version: Option<Number>,
+    #[serde(borrow)]
+    pub current_job_id: Option<&'a str>,
+    pub deployment: Option<Deployment<'a>>,
+    pub created_at: Millis,
+    pub updated_at: Millis,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Deployment<'a> {
+    pub id: &'a str,
+    pub status: Status,
+    pub cause: Option<Cause>,
+    pub ended: Option<&'a str>,
+    pub mode: Mode,
+    pub strategy: Strategy,
+    pub requested_strategy: Strategy,
+    pub mode_reason: &'a str,
+    pub rollback_of: Option<Number>,
+    pub by: &'a str,
+    pub reason: Option<&'a str>,
+    pub source_version: Option<Number>,
+    pub source_job_id: Option<&'a str>,
+    pub target_version: Number,
+    pub target_job_id: &'a str,
+    pub requested_job: Option<&'a str>,
+    pub policy: Policy,
+    pub changed: List<&'a str>,
+    pub removed_agents: List<&'a str>,
+    pub canaries: u32,
+    pub promoted: bool,
+    pub progress: Deadline,
+    pub awaiting_since: Option<Millis>,
+    pub paused_from: Option<Status>,
+    pub deferred_failure: Option<DeferredFailure<'a>>,
+    pub unsafe_report: Option<UnsafeReport<'a>>,
+    pub last_action: Option<Action<'a>>,
+    pub created_at: Millis,
+    pub finished_at: Option<Millis>,
+}
 
 /// A version of a record, with the index of its manifest among the record's manifests: versions share them.
 #[derive(Serialize, Deserialize)]

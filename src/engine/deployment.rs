@@ -131,6 +131,8 @@ pub struct Deployment {
     pub canaries: u32,
     pub promoted: bool,
     pub progress: Deadline,
+    /// The time at which it began to wait for its promotion. A record of format 1 does not say.
+    pub awaiting_since: Option<UnixMs>,
     /// While paused: the status to which the deployment resumes, unless something changed meanwhile.
     pub paused_from: Option<Status>,
     pub deferred_failure: Option<DeferredFailure>,

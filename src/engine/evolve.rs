@@ -69,7 +69,7 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
         }
         AgentHealthy { instance, progress } => agent_healthy(record, &event.key_of(instance), *progress),
         AgentUnhealthy { instance, reason, resumes_with, fails_at_resume } => agent_unhealthy(record, event, instance, reason, *resumes_with, *fails_at_resume),
-        AwaitingPromotion { .. } => awaiting_promotion(record),
+        AwaitingPromotion { .. } => awaiting_promotion(record, at),
         DeploymentPromoted { progress, by, reason } => promoted(record, at, *progress, by, reason),
         DeploymentPaused { by, reason } => paused(record, at, by, reason),
         DeploymentResumed { status, progress, by, reason } => resumed(record, at, *status, *progress, by, reason),
@@ -122,8 +122,9 @@ fn version_recorded(record: &mut Record, event: &Event, new: &NewDeployment) {
     finish(record, event.at, Status::VersionRecorded, None, "version recorded".into(), None);
 }
 
-fn awaiting_promotion(record: &mut Record) {
+fn awaiting_promotion(record: &mut Record, at: UnixMs) {
     let Some(deployment) = deployment_of(record) else { return };
+    deployment.awaiting_since = Some(at);
     deployment.status = Status::AwaitingPromotion;
     deployment.progress = Deadline::Off;
 }
@@ -131,6 +132,7 @@ fn awaiting_promotion(record: &mut Record) {
 fn promoted(record: &mut Record, at: UnixMs, progress: Deadline, by: &Arc<str>, reason: &Option<Arc<str>>) {
     let Some(deployment) = deployment_of(record) else { return };
     deployment.promoted = true;
+    deployment.awaiting_since = None;
     deployment.status = Status::Running;
     deployment.progress = progress;
     record_action(deployment, "promote", by, at, reason);
@@ -353,6 +355,7 @@ fn agent_unhealthy(
             Status::Paused => deployment.paused_from = Some(Status::Running),
             _ => deployment.status = Status::Running,
         }
+        deployment.awaiting_since = None;
         deployment.progress = progress;
     }
     if fails_at_resume {
@@ -449,6 +452,7 @@ fn start(record: &mut Record, event: &Event, new: &NewDeployment, status: Status
         canaries: new.canaries,
         promoted: false,
         progress: new.progress,
+        awaiting_since: None,
         paused_from: None,
         deferred_failure: None,
         unsafe_report: None,
@@ -492,6 +496,7 @@ fn finish(
     }
     deployment.ended = Some(description.clone());
     deployment.progress = Deadline::Off;
+    deployment.awaiting_since = None;
     deployment.paused_from = None;
     deployment.deferred_failure = None;
     deployment.unsafe_report = None;

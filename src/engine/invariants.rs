@@ -68,6 +68,8 @@ fn deployment(record: &Record) -> Result<(), String> {
     }
     must!(d.status == Status::Paused || d.deferred_failure.is_none(), "only a pause puts a failure off");
     must!(d.status == Status::Paused || d.unsafe_report.is_none(), "only a pause puts a fallback off");
+    let awaits = d.status == Status::AwaitingPromotion || d.paused_from == Some(Status::AwaitingPromotion);
+    must!(awaits || d.awaiting_since.is_none(), "only a deployment that awaits its promotion says since when");
     if d.status == Status::AwaitingPromotion {
         must!(own.healthy == own.placed && own.placed > 0, "a promotion is awaited while all canaries are healthy");
         must!(!d.promoted, "a promotion is awaited before it, not after");

@@ -550,7 +550,10 @@ fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
         EventBody::DeploymentPromoted { .. } => {
             must!(is.progress.at() >= full, "{:?} after the promotion", is.progress)
         }
-        EventBody::AwaitingPromotion { .. } => must!(is.progress == Deadline::Off, "{:?} while awaiting", is.progress),
+        EventBody::AwaitingPromotion { .. } => {
+            must!(is.progress == Deadline::Off, "{:?} while awaiting", is.progress);
+            must!(is.awaiting_since == Some(h.event.at), "it awaits since {:?}", is.awaiting_since);
+        }
         EventBody::AgentUnhealthy { .. } => {
             let reopened =
                 matches!(&h.model.rollout, Some(r) if r.phase == Phase::Awaiting) && is.status == Status::Running;

@@ -99,6 +99,7 @@ pub fn deployment() -> Deployment {
         canaries: 0,
         promoted: false,
         progress: Deadline::Running { at: T + 600_000 },
+        awaiting_since: None,
         paused_from: None,
         deferred_failure: None,
         unsafe_report: None,

@@ -7,7 +7,6 @@ use super::page::{by, Page, REASON};
 use super::text::{escape_names, escape_text, format_duration, pad, remaining, width};
 use super::title;
 use crate::engine::deployment::{Deployment, Status};
-use crate::engine::event::EventBody;
 use crate::engine::record::Record;
 use crate::engine::time::UnixMs;
 use crate::view::health::short_description;
@@ -25,7 +24,7 @@ pub struct Waiting {
     key: String,
     version: u64,
     since: UnixMs,
-    /// It may wait for longer: its log does not reach back so far.
+    /// It may wait for longer: a record of format 1 does not say since when.
     at_least: bool,
     what: String,
 }
@@ -80,28 +79,11 @@ pub fn add_waiting(rows: &mut Vec<Waiting>, record: &Record, key: &str, now: Uni
 
 /// Returns the time since which a deployment waits for a person. The second value says that it may wait for longer.
 fn waiting_since(record: &Record, d: &Deployment) -> (UnixMs, bool) {
-    if let Some(pause) = d.last_action.as_ref().filter(|_| d.status == Status::Paused) {
-        return (pause.at, false);
+    let pause = d.last_action.as_ref().filter(|_| d.status == Status::Paused);
+    match pause.map(|pause| pause.at).or(d.awaiting_since) {
+        Some(since) => (since, false),
+        None => (record.updated_at, true),
     }
-    // Most have changed little since.
-    for count in [30, 300] {
-        let mut oldest = None;
-        let mut since = None;
-        for event in record.log.newest(count) {
-            oldest.get_or_insert(event.at);
-            match event.body {
-                EventBody::AwaitingPromotion { .. }
-                | EventBody::DeploymentResumed { status: Status::AwaitingPromotion, .. } => since = Some(event.at),
-                _ => {}
-            }
-        }
-        match (since, oldest) {
-            (Some(at), _) => return (at, false),
-            (None, Some(at)) if count >= record.log.len() || count == 300 => return (at, true),
-            _ => {}
-        }
-    }
-    (record.updated_at, true)
 }
 
 /// Adds a record that runs; another one is left out. Returns false once no more are wanted.

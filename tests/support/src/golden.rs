@@ -225,6 +225,7 @@ pub fn record() -> Record {
             canaries: 1,
             promoted: false,
             progress: Deadline::Paused { left_ms: 599_000 },
+            awaiting_since: None,
             paused_from: Some(Status::Running),
             deferred_failure: Some(DeferredFailure {
                 cause: Cause::AgentFailed,
@@ -336,6 +337,10 @@ pub fn record_of_format_2() -> Record {
         let version = Arc::make_mut(version);
         (version.promoted_at, version.promoted_by) = promotion.unzip();
         (version.cause, version.description, version.finished_at) = (cause, some(description), Some(finished_at));
+    }
+    if let Some(deployment) = &mut record.deployment {
+        let deployment = Arc::make_mut(deployment);
+        (deployment.awaiting_since, deployment.paused_from) = (Some(T + 3500), Some(Status::AwaitingPromotion));
     }
     record.services.update("monitor-1", |service| service.attempt = 2);
     let requests = Arc::make_mut(&mut record.requests);
