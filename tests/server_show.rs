@@ -309,6 +309,47 @@ fn the_page_of_a_large_database_is_short() {
     }
 }
 
+/// Makes as many finished deployments, under the names `finished-00001` and so on.
+fn have_finished(client: &mut Client, count: usize) {
+    let script = "for n = 1, ARGV[1] do redis.call('COPY', 'done-1', string.format('finished-%05d', n)) end";
+    client.call(&["EVAL", script, "0", &count.to_string()]);
+}
+
+/// Rule 19.5: what is finished costs the page nothing, and one call of LIST no more than the keys of a page. Lookups are
+/// counted: Redis 7.0 counts each key that a module opens as a hit, while later servers are asked not to.
+#[test]
+fn the_cost_of_the_page_and_of_lists_does_not_grow_with_what_is_finished() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+    start_all_sorts(&mut client);
+    let look = |client: &mut Client, words: &[&str]| {
+        let hits = |client: &mut Client| client.info("stats", "keyspace_hits").parse::<u64>().expect("a number");
+        let before = hits(client);
+        let reply = client.call(words);
+        (hits(client) - before, reply)
+    };
+    let mut first_pages = None;
+    for finished in [100, 2_000, 10_000] {
+        have_finished(&mut client, finished);
+        let (lookups, page) = look(&mut client, &["DEPLOY.SHOW"]);
+        assert_eq!(lookups, 6, "with {finished} finished, the page looks at the six that it names");
+        assert!(page_of(&page)[1].contains(&format!(" {} successful,", finished + 2)), "{page:?}");
+        let filters: [&[&str]; 4] = [
+            &["STATUS", "running"],
+            &["STATUS", "2", "paused", "failed", "JSON"],
+            &["MATCH", "runs-*"],
+            &["STATUS", "running", "MATCH", "*", "CURSOR", "after:finished-00050"],
+        ];
+        let pages = filters.map(|filter| look(&mut client, &[&["DEPLOY.LIST"], filter].concat()));
+        assert!(pages.iter().all(|(lookups, _)| *lookups <= 1_000), "{finished} finished: {pages:?}");
+        if finished > 1_000 {
+            let first_pages = first_pages.get_or_insert_with(|| pages.clone());
+            assert_eq!(pages, *first_pages, "with {finished} finished");
+            assert_eq!(pages[0].0, 1_000, "a page of keys is looked at");
+        }
+    }
+}
+
 #[test]
 fn help_lists_every_command() {
     on_each_server(|kind| {
