@@ -78,6 +78,16 @@ pub fn word_of(key: &InstanceKey, process: &Process) -> Command {
     report(key, state, Some(process.attempt))
 }
 
+/// Gives a report or a registration a reason, or none.
+fn because(rng: &mut Rng, mut command: Command) -> Command {
+    if let Command::Report(Report { reason: given, .. }) | Command::Register(Register { reason: given, .. }) =
+        &mut command
+    {
+        *given = reason(rng);
+    }
+    command
+}
+
 /// A reason, or none.
 pub fn reason(rng: &mut Rng) -> Option<Arc<str>> {
     rng.chance(20).then(|| Arc::from(*rng.pick(&["who knows", "disk full", "exit 1"])))
@@ -208,7 +218,7 @@ impl RealWorld {
             if rng.chance(40) {
                 self.processes.remove(&place);
                 let outcome = if rng.chance(75) { ReportedState::Completed } else { ReportedState::Failed };
-                self.letters.push(report(&key, outcome, None));
+                self.letters.push(because(rng, report(&key, outcome, None)));
             }
             return;
         }
@@ -222,7 +232,11 @@ impl RealWorld {
             let attempt = process.attempt;
             self.processes.remove(&place);
             let state = if rng.chance(70) { ReportedState::Failed } else { ReportedState::Stopped };
-            self.letters.push(report(&key, state, Some(attempt)));
+            self.letters.push(because(rng, report(&key, state, Some(attempt))));
+            if rng.chance(30) {
+                // Another observer has seen it as well, and may know why.
+                self.letters.push(because(rng, report(&key, state, Some(attempt))));
+            }
         } else if rng.chance(restart) {
             process.attempt += 1;
             self.attempts.insert(key.clone(), process.attempt);
@@ -233,7 +247,7 @@ impl RealWorld {
             if rng.chance(down) {
                 process.state = InstanceState::Unready;
                 let word = word_of(&key, process);
-                self.letters.push(word);
+                self.letters.push(because(rng, word));
             } else {
                 self.service_turn(rng, &key, record);
             }
@@ -253,14 +267,15 @@ impl RealWorld {
             names.push(Arc::from("extra"));
         }
         for name in names {
-            let id = service_id(key, &name);
+            // Some agents use the same id in every job: while two run, one has to wait for the other.
+            let id = if rng.chance(10) { Arc::from(format!("{}-{name}", key.agent)) } else { service_id(key, &name) };
             let bad = if rng.chance(50) { CheckStatus::Critical } else { CheckStatus::Warning };
             let status = if rng.chance(8) { bad } else { CheckStatus::Passing };
             let ttl = *rng.pick(&[None, None, Some(40), Some(200)]);
             self.letters.push(match record.services.get(&id) {
                 Some(_) if rng.chance(4) => Command::Deregister { instance: id },
                 Some(_) if rng.chance(80) => Command::Check(Check { instance: id, status, reason: reason(rng) }),
-                _ => register(key, &name, &id, ttl, status),
+                _ => because(rng, register(key, &name, &id, ttl, status)),
             });
         }
     }

@@ -1,7 +1,7 @@
 //! The model: a second account of each deployment, kept from the events and reports alone, and implemented
 //! independently of the engine, so that the two can disagree.
 
-use redis_deploy::engine::deployment::{Cause, Mode, Status};
+use redis_deploy::engine::deployment::{Cause, Mode, Outcome, Status};
 use redis_deploy::engine::event::{AgentReport, Event, EventBody, InstanceRef, NewDeployment};
 use redis_deploy::engine::instance::{InstanceKey, InstanceState, TaskKind};
 use redis_deploy::engine::manifest::BATCH_AGENT;
@@ -65,8 +65,16 @@ pub struct Told {
     pub manifest: Arc<Value>,
     /// The time of its promotion, and the user who promoted it.
     pub promoted: Option<(u64, Arc<str>)>,
-    /// The time at which its deployment, or its batch job, ended, and the cause.
-    pub ended: Option<(u64, Option<Cause>)>,
+    pub ended: Option<Ended>,
+}
+
+/// The end of a version's deployment, or of its batch job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub at: u64,
+    pub outcome: Outcome,
+    pub cause: Option<Cause>,
+    pub description: Arc<str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,20 +151,30 @@ impl Told {
         self.manifest["nodes"].as_array()?.iter().find(|node| node["node_id"] == id)
     }
 
+    fn node_ids(&self) -> impl Iterator<Item = &str> {
+        self.manifest["nodes"].as_array().into_iter().flatten().filter_map(|n| n["node_id"].as_str())
+    }
+
+    /// Returns the node of an agent: the longest id that is its own, or its beginning before an `@` (rule 1.5).
+    pub fn node_of<'a>(&'a self, agent: &'a str) -> &'a str {
+        let is_its = |id: &&str| agent.strip_prefix(*id).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'));
+        self.node_ids()
+            .filter(is_its)
+            .max_by_key(|id| id.len())
+            .unwrap_or_else(|| agent.split('@').next().unwrap_or(agent))
+    }
+
     pub fn agents_with_nodes(&self) -> Vec<Arc<str>> {
-        let ids = || self.manifest["nodes"].as_array().into_iter().flatten().filter_map(|n| n["node_id"].as_str());
         match &self.version.agents {
             Some(agents) => {
                 let mut ordered: Vec<(usize, Arc<str>)> = agents
                     .iter()
-                    .map(|a| {
-                        (ids().position(|id| id == a.split('@').next().unwrap_or(a)).unwrap_or(usize::MAX), a.clone())
-                    })
+                    .map(|a| (self.node_ids().position(|id| id == self.node_of(a)).unwrap_or(usize::MAX), a.clone()))
                     .collect();
                 ordered.sort_by_key(|(place, _)| *place);
                 ordered.into_iter().map(|(_, agent)| agent).collect()
             }
-            None => ids().map(Arc::from).collect(),
+            None => self.node_ids().map(Arc::from).collect(),
         }
     }
 
@@ -286,13 +304,14 @@ impl Model {
             EventBody::DeploymentNoop(beginning) => {
                 self.begin(beginning);
                 self.end(at, Status::Successful);
-                self.note_end(event.version, at, None);
+                let words = format!("nothing to change: {}", beginning.mode_reason);
+                self.note_end(event, Outcome::Successful, None, &words);
                 self.earn_stable();
             }
             EventBody::VersionRecorded(beginning) => {
                 self.begin(beginning);
                 self.end(at, Status::VersionRecorded);
-                self.note_end(event.version, at, None);
+                self.note_end(event, Outcome::VersionRecorded, None, "version recorded");
             }
             EventBody::TaskIssued { instance, task: TaskKind::Stop, .. } => {
                 if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
@@ -327,9 +346,13 @@ impl Model {
                 let key = key_of(instance, event.version);
                 if &*key.agent == BATCH_AGENT {
                     match state {
-                        AgentReport::Completed => self.note_end(event.version, at, None),
+                        AgentReport::Completed => {
+                            self.note_end(event, Outcome::Completed, None, "the batch job completed");
+                        }
                         AgentReport::State(InstanceState::Failed) => {
-                            self.note_end(event.version, at, Some(Cause::AgentFailed));
+                            let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                            let words = format!("the batch job failed{reason}");
+                            self.note_end(event, Outcome::Failed, Some(Cause::AgentFailed), &words);
                         }
                         _ => {}
                     }
@@ -421,17 +444,17 @@ impl Model {
                 self.set_phase(if awaiting { Phase::Awaiting } else { Phase::Running });
                 self.release_late(at);
             }
-            EventBody::DeploymentFailed { cause, .. } => {
+            EventBody::DeploymentFailed { cause, description, .. } => {
                 self.end(at, Status::Failed);
-                self.note_end(event.version, at, Some(*cause));
+                self.note_end(event, Outcome::Failed, Some(*cause), description);
             }
-            EventBody::DeploymentCancelled { cause, .. } => {
+            EventBody::DeploymentCancelled { cause, description, .. } => {
                 self.end(at, Status::Cancelled);
-                self.note_end(event.version, at, Some(*cause));
+                self.note_end(event, Outcome::Cancelled, Some(*cause), description);
             }
-            EventBody::DeploymentSuccessful { .. } => {
+            EventBody::DeploymentSuccessful { description } => {
                 self.end(at, Status::Successful);
-                self.note_end(event.version, at, None);
+                self.note_end(event, Outcome::Successful, None, description);
                 self.earn_stable();
             }
             EventBody::FallbackBlueGreen { job_id, changed, .. } => {
@@ -496,8 +519,9 @@ impl Model {
         self.note(self.rollout.as_ref().map_or(0, |r| r.target), |told| told.stable = true);
     }
 
-    fn note_end(&mut self, version: u64, at: u64, cause: Option<Cause>) {
-        self.note(version, |told| told.ended = Some((at, cause)));
+    fn note_end(&mut self, event: &Event, outcome: Outcome, cause: Option<Cause>, description: &str) {
+        let ended = Ended { at: event.at, outcome, cause, description: description.into() };
+        self.note(event.version, |told| told.ended = Some(ended));
     }
 
     fn note(&mut self, version: u64, change: impl FnOnce(&mut Told)) {

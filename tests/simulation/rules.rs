@@ -1,7 +1,7 @@
 //! The rules, one function each. Those of [`EVENT_RULES`] are checked at every event, with the record before and
 //! after it; those of [`COMMAND_RULES`] after every command, on its record.
 
-use super::model::{canaries, key_of, max_parallel, may_fail, Late, Model, Phase, Rollout, Seen, Told, Verdict};
+use super::model::{canaries, key_of, max_parallel, may_fail, Ended, Late, Model, Phase, Rollout, Seen, Told, Verdict};
 use redis_deploy::engine::command::{Command, Limits, ReportedState, RollbackTo};
 use redis_deploy::engine::deployment::{Cause, Mode, Status};
 use redis_deploy::engine::event::{AgentReport, Event, EventBody, NewDeployment};
@@ -10,7 +10,7 @@ use redis_deploy::engine::manifest::{Manifest, BATCH_AGENT};
 use redis_deploy::engine::policy::{CountOrPercent, Policy, Strategy};
 use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::time::Deadline;
-use redis_deploy::engine::{invariants, next_deadline, Change, ChangeSet, DecisionReply, Record};
+use redis_deploy::engine::{invariants, next_deadline, Change, ChangeSet, DecisionReply, Record, Rejection};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -57,7 +57,22 @@ pub struct Outcome<'a> {
     pub failed: &'a Option<Failed>,
 }
 
+/// One command that was refused, with nothing due before it.
+pub struct Refusal<'a> {
+    pub before: &'a Record,
+    pub command: &'a Command,
+    pub rejection: &'a Rejection,
+}
+
 impl Outcome<'_> {
+    /// The events of the command.
+    fn events(&self) -> impl Iterator<Item = &Arc<Event>> {
+        self.change_set.changes.iter().filter_map(|change| match change {
+            Change::Event(event) => Some(event),
+            Change::Silent(_) => None,
+        })
+    }
+
     /// Answered from the model of REQUEST ids, before anything was looked at.
     fn is_remembered(&self) -> bool {
         let request = match self.command {
@@ -89,6 +104,9 @@ type EventRule = (&'static str, fn(&Happening) -> Said);
 /// A rule of a command, by its name.
 type CommandRule = (&'static str, fn(&Outcome) -> Said);
 
+/// A rule of a refusal, by its name.
+type RefusalRule = (&'static str, fn(&Refusal) -> Said);
+
 pub const EVENT_RULES: &[EventRule] = rules![
     revisions_count_by_one,
     versions_count_up_without_gap_or_reuse,
@@ -118,6 +136,9 @@ pub const EVENT_RULES: &[EventRule] = rules![
     unsafe_counts_only_of_what_is_being_replaced,
     a_failure_names_what_is_wrong_now,
     a_running_instance_keeps_its_service_instances,
+    a_task_is_for_the_node_and_attempt_of_its_agent,
+    critical_has_a_ground,
+    a_restart_takes_the_services_of_earlier_attempts_alone,
 ];
 
 pub const COMMAND_RULES: &[CommandRule] = rules![
@@ -145,7 +166,14 @@ pub const COMMAND_RULES: &[CommandRule] = rules![
     services_end_with_the_attempt_that_registered_them,
     a_refresh_moves_the_ttl,
     a_ttl_that_ran_out_is_critical,
+    a_refresh_leaves_its_reason,
+    reasons_are_those_of_the_reports,
+    a_tag_names_the_version_of_the_receipt,
+    receipts_warn_of_what_is_allowed,
 ];
+
+pub const REFUSAL_RULES: &[RefusalRule] =
+    rules![only_a_rollback_that_was_successful_is_done_already, only_a_running_instance_holds_its_service_instance,];
 
 fn new_deployment(event: &Event) -> Option<&NewDeployment> {
     match &event.body {
@@ -223,7 +251,7 @@ pub fn judge(model: &Model, record: &Record, target: &Told) -> (Mode, Vec<Arc<st
         });
         let Some(now) = now else { return true };
         let Some(old) = model.versions.get(&now.version) else { return true };
-        let node = agent.split('@').next().unwrap_or(agent);
+        let node = target.node_of(agent);
         dead(now.state)
             || now.health != Health::Healthy
             || now.job_id != source.job_id
@@ -801,10 +829,7 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     }
     let Some(was) = before.version(before.last_version) else { return Ok(()) };
     // Only where nothing came due first, which may have changed what is there.
-    let first = o.change_set.changes.iter().find_map(|c| match c {
-        Change::Event(event) => Some(&event.body),
-        Change::Silent(_) => None,
-    });
+    let first = o.events().next().map(|event| &event.body);
     let at_once = matches!(
         first,
         Some(EventBody::DeploymentCancelled { .. } | EventBody::DeploymentStarted(_) | EventBody::DeploymentNoop(_))
@@ -1025,22 +1050,16 @@ fn reports_count_once(o: &Outcome) -> Said {
     else {
         return Ok(());
     };
-    let events = || {
-        o.change_set.changes.iter().filter_map(|c| match c {
-            Change::Event(event) => Some(event),
-            Change::Silent(_) => None,
-        })
-    };
     let is_said = |e: &&Arc<Event>| {
         matches!(&e.body, EventBody::AgentState { instance, state, removes_instance, .. }
             if instance.agent == report.agent && state.name() == report.state.name() && (*changed || !removes_instance))
     };
-    let said = events().filter(is_said).count();
+    let said = o.events().filter(is_said).count();
     must!((said > 0) == *changed, "the reply is {changed}, and {said} states were said");
     let (Some(version), Some(job)) = (report.version, &report.job) else { return Ok(()) };
     let key = InstanceKey { agent: report.agent.clone(), version, job_id: job.clone() };
     let came = |e: &Arc<Event>| matches!(&e.body, EventBody::TaskIssued { instance, .. } if key_of(instance, e.version) == key);
-    if events().any(|e| new_deployment(e).is_some() || came(e)) {
+    if o.events().any(|e| new_deployment(e).is_some() || came(e)) {
         return Ok(()); // time that had passed made another record of it
     }
     let Some(i) = before.instances.get(&key) else {
@@ -1076,6 +1095,8 @@ fn reports_count_once(o: &Outcome) -> Said {
         must!(stale || known || *changed, "a new report does not count");
     } else if state == InstanceState::Stopped && told && !stale {
         must!(*changed, "what was told to stop has stopped, and it does not count");
+    } else if state == InstanceState::Stopped && i.state == state && same && !stale {
+        must!(has_news == *changed, "stopped again, with news {has_news}, counts {changed}");
     }
     Ok(())
 }
@@ -1185,11 +1206,17 @@ fn a_failure_names_what_is_wrong_now(h: &Happening) -> Said {
 
 /// Rule 8 "Services": nobody takes a service instance from a running instance of another agent or another job.
 fn a_running_instance_keeps_its_service_instances(h: &Happening) -> Said {
-    let (EventBody::ServiceDeregistered { instance, reason, .. }, Command::Register(_)) = (&h.event.body, h.command)
+    let (EventBody::ServiceDeregistered { instance, reason, .. }, Command::Register(register)) =
+        (&h.event.body, h.command)
     else {
         return Ok(());
     };
-    let Some(service) = h.before.services.get(instance).filter(|_| reason.starts_with("moved to agent")) else {
+    let has_moved = |owner: &InstanceKey| {
+        owner.agent != register.agent || register.job.as_ref().is_some_and(|job| owner.job_id != *job)
+    };
+    let Some(service) =
+        h.before.services.get(instance).filter(|s| reason.starts_with("moved to ") && has_moved(&s.owner))
+    else {
         return Ok(());
     };
     let runs = h.before.instances.get(&service.owner).is_some_and(Instance::is_running);
@@ -1226,19 +1253,14 @@ fn a_repeated_rollback_changes_nothing(o: &Outcome) -> Said {
         matches!(e.body, EventBody::DeploymentFailed { .. } | EventBody::DeploymentCancelled { .. })
             && e.deployment_id == was.id
     };
-    let events = || {
-        o.change_set.changes.iter().filter_map(|c| match c {
-            Change::Event(event) => Some(event),
-            Change::Silent(_) => None,
-        })
-    };
     let in_effect = !matches!(was.status, Status::Failed | Status::Cancelled)
-        && !events().any(|e| {
+        && !o.events().any(|e| {
             // One that a newer rollback has cancelled was in effect until then.
             ended(e) && !matches!(e.body, EventBody::DeploymentCancelled { cause: Cause::NewerVersion, .. })
         });
     if asked.to == RollbackTo::NewestStable && in_effect && !o.is_remembered() {
-        must!(!events().any(|e| new_deployment(e).is_some()), "a repeated rollback starts another deployment");
+        must!(was.status.is_active(), "a rollback that was successful is repeated, and not refused");
+        must!(!o.events().any(|e| new_deployment(e).is_some()), "a repeated rollback starts another deployment");
         let DecisionReply::Receipt(receipt) = o.reply else { return Err("it replies a receipt".to_string()) };
         must!(receipt.mode == Mode::Unchanged && receipt.deployment_id == was.id, "it replies another deployment");
     }
@@ -1251,9 +1273,14 @@ fn the_history_says_how_each_version_ended(o: &Outcome) -> Said {
         let Some(told) = o.model.versions.get(&version.number) else { continue };
         let promoted = version.promoted_at.zip(version.promoted_by.clone());
         must!(promoted == told.promoted, "version {}: promoted {promoted:?}, not {:?}", version.number, told.promoted);
-        let ended = version.finished_at.map(|at| (at, version.cause));
+        let ended = match (version.finished_at, version.outcome, version.description.clone()) {
+            (Some(at), Some(outcome), Some(description)) => {
+                Some(Ended { at, outcome, cause: version.cause, description })
+            }
+            (None, None, None) => None,
+            _ => return Err(format!("version {} has an end in part", version.number)),
+        };
         must!(ended == told.ended, "version {}: ended {ended:?}, not {:?}", version.number, told.ended);
-        must!(version.description.is_some() == ended.is_some(), "version {} ended without words", version.number);
     }
     Ok(())
 }
@@ -1275,6 +1302,146 @@ fn services_end_with_the_attempt_that_registered_them(o: &Outcome) -> Said {
             owner.attempt
         );
     }
+    Ok(())
+}
+
+/// Rule 1.5, 7: a task has the node of its agent, and an attempt that a report can have.
+fn a_task_is_for_the_node_and_attempt_of_its_agent(h: &Happening) -> Said {
+    let EventBody::TaskIssued { instance, attempt, .. } = &h.event.body else { return Ok(()) };
+    let told = h.model.versions.get(&h.event.version);
+    let node = told.map(|told| told.node_of(&instance.agent)).filter(|_| &*instance.agent != BATCH_AGENT);
+    must!(node.is_none_or(|node| *node == *instance.node), "{} is of node {node:?}", instance.agent);
+    let seen = h.model.instances.get(&key_of(instance, h.event.version)).map_or(0, |seen| seen.attempt);
+    must!(*attempt == seen.max(1), "{} is in attempt {seen}, and its task in {attempt}", instance.agent);
+    Ok(())
+}
+
+/// Rule 8 "Services": a service instance is critical because somebody said so, its TTL ran out, or its owner ended.
+fn critical_has_a_ground(h: &Happening) -> Said {
+    let EventBody::ServiceStatus { instance, status: CheckStatus::Critical, .. } = &h.event.body else { return Ok(()) };
+    let is_said = match h.command {
+        Command::Check(check) => check.instance == *instance,
+        Command::Register(register) => register.instance == *instance,
+        _ => false,
+    };
+    let has_expired =
+        h.before.services.get(instance).and_then(|s| s.expires_at).is_some_and(|expires_at| expires_at <= h.event.at);
+    let has_ended = h.model.services.get(instance).is_some_and(|service| service.is_orphan);
+    must!(is_said || has_expired || has_ended, "{instance} becomes critical for nothing");
+    Ok(())
+}
+
+/// Rule 8 "Services": a later attempt that is ready removes what it has not registered itself, and nothing else.
+fn a_restart_takes_the_services_of_earlier_attempts_alone(h: &Happening) -> Said {
+    let EventBody::ServiceDeregistered { instance, reason, .. } = &h.event.body else { return Ok(()) };
+    let Some(service) = h.model.services.get(instance).filter(|_| &**reason == "agent restarted") else {
+        return Ok(());
+    };
+    let attempt = h.model.instances.get(&service.owner).map_or(0, |owner| owner.attempt);
+    must!(service.attempt < attempt, "{instance} is of attempt {}, and leaves in {attempt}", service.attempt);
+    Ok(())
+}
+
+/// Rules 3 CHECK, 19.8: a reason that was given is stored, that of an unchanged status as well.
+fn a_refresh_leaves_its_reason(o: &Outcome) -> Said {
+    let (id, reason) = match (o.command, o.reply) {
+        (Command::Check(check), _) => (&check.instance, &check.reason),
+        (Command::Register(register), DecisionReply::Changed(true)) => (&register.instance, &register.reason),
+        _ => return Ok(()),
+    };
+    let Some(service) = o.after.services.get(id).filter(|_| reason.is_some()) else { return Ok(()) };
+    must!(service.reason == *reason, "{id} has reason {:?}, and {reason:?} was given", service.reason);
+    Ok(())
+}
+
+/// Rule 3 REPORT: an instance has the reason of its last report that had one; a verdict has words of its own, around it.
+fn reasons_are_those_of_the_reports(o: &Outcome) -> Said {
+    for i in o.after.instances.iter() {
+        let Some(reason) = o.model.instances.get(&i.key()).and_then(|seen| seen.reason.as_ref()) else { continue };
+        let is_kept = i.reason.as_ref().is_some_and(|kept| match i.health {
+            Health::Unhealthy => kept.ends_with(&**reason),
+            _ => kept == reason,
+        });
+        must!(is_kept, "{} has reason {:?}, and {reason:?} was reported", i.agent, i.reason);
+    }
+    Ok(())
+}
+
+/// Rule 19.6: TAG names the version of the receipt, that of an `unchanged` one as well.
+fn a_tag_names_the_version_of_the_receipt(o: &Outcome) -> Said {
+    let (Command::Deploy(asked), DecisionReply::Receipt(receipt)) = (o.command, o.reply) else { return Ok(()) };
+    let Some(tag) = asked.tag.as_ref().filter(|_| !o.is_remembered()) else { return Ok(()) };
+    let tagged = o.after.version_of_tag(tag).map(|version| version.number);
+    must!(tagged == Some(receipt.version), "tag {tag} is of {tagged:?}, and the receipt of {}", receipt.version);
+    Ok(())
+}
+
+/// Rule 19.2: the receipts of DEPLOY and ROLLBACK, and no others, have warnings, each where it is due.
+fn receipts_warn_of_what_is_allowed(o: &Outcome) -> Said {
+    let DecisionReply::Receipt(receipt) = o.reply else { return Ok(()) };
+    let (job, is_rollback) = match o.command {
+        Command::Deploy(deploy) => (deploy.job.as_ref(), false),
+        Command::Rollback(_) => (None, true),
+        _ => {
+            must!(receipt.warnings.is_none(), "only DEPLOY and ROLLBACK warn");
+            return Ok(());
+        }
+    };
+    let Some(warnings) = &receipt.warnings else { return Err("a receipt has warnings".to_string()) };
+    if o.is_remembered() {
+        return Ok(());
+    }
+    let begun = o.events().filter_map(|e| new_deployment(e)).find(|b| b.version.number == receipt.version);
+    let Some(begun) = begun.filter(|_| receipt.mode != Mode::Unchanged) else {
+        must!(warnings.is_empty(), "nothing begins, and it warns {warnings:?}");
+        return Ok(());
+    };
+    let is_cancelled = |e: &Arc<Event>| {
+        matches!(&e.body, EventBody::DeploymentCancelled { cause: Cause::NewerVersion, .. })
+            && e.deployment_id != begun.version.deployment_id
+    };
+    let policy = &begun.version.policy;
+    let above = |amount: CountOrPercent| matches!(amount, CountOrPercent::Count(n) if n as usize > begun.changed.len());
+    let (in_place, blue_green) = (begun.mode == Mode::InPlace, begun.mode == Mode::BlueGreen);
+    let no_way_back = policy.auto_revert && !is_rollback && !o.after.versions.iter().any(|v| v.stable);
+    let due = [
+        (" and will be cancelled", o.events().any(is_cancelled)),
+        ("max_parallel is above", in_place && above(policy.max_parallel)),
+        ("canary is above", (in_place || blue_green) && above(policy.canary)),
+        ("JOB is not used", in_place && job.is_some()),
+        ("start in a second job", blue_green && policy.strategy != Strategy::BlueGreen),
+        ("get a stop task", !begun.removed_agents.is_empty()),
+        ("auto_revert has no stable version", no_way_back),
+    ];
+    for (words, is_due) in due {
+        let count = warnings.iter().filter(|warning| warning.contains(words)).count();
+        must!(count == usize::from(is_due), "{warnings:?} has {count} times \"{words}\", due: {is_due}");
+    }
+    Ok(())
+}
+
+/// Rule 19.1: only a ROLLBACK without a target is done already, after a rollback that was successful.
+fn only_a_rollback_that_was_successful_is_done_already(r: &Refusal) -> Said {
+    let Rejection::RolledBackAlready { version, .. } = r.rejection else { return Ok(()) };
+    let was = r.before.deployment.as_ref().filter(|d| d.rollback_of.is_some());
+    let is_done = was.is_some_and(|d| {
+        d.target_version == *version && matches!(d.status, Status::Successful | Status::VersionRecorded)
+    });
+    let is_open = matches!(r.command, Command::Rollback(rollback) if rollback.to == RollbackTo::NewestStable);
+    must!(is_done && is_open, "version {version} rolled nothing back");
+    Ok(())
+}
+
+/// Rule 8 "Services": only a running instance of another agent, or another job, keeps REGISTER from its id.
+fn only_a_running_instance_holds_its_service_instance(r: &Refusal) -> Said {
+    let (Rejection::ServiceInstanceTaken { instance, .. }, Command::Register(register)) = (r.rejection, r.command)
+    else {
+        return Ok(());
+    };
+    let owner = r.before.services.get(instance.as_str()).and_then(|s| r.before.instances.get(&s.owner));
+    must!(owner.is_some_and(Instance::is_running), "{instance} is held by what does not run");
+    let same = owner.is_some_and(|i| i.agent == register.agent && register.job.as_ref() == Some(&i.job_id));
+    must!(!same, "{instance} is held by its own agent");
     Ok(())
 }
 

@@ -2,11 +2,12 @@
 //! check both.
 
 use super::model::Model;
-use super::rules::{invariants_hold, Failed, Happening, Outcome, COMMAND_RULES, EVENT_RULES};
+use super::rules::{invariants_hold, Failed, Happening, Outcome, Refusal, COMMAND_RULES, EVENT_RULES, REFUSAL_RULES};
 use redis_deploy::codec;
 use redis_deploy::engine::event::EventBody;
 use redis_deploy::engine::{
-    apply, decide, decide_in_place, Change, ChangeSet, Command, Context, DecisionReply, Limits, Record, Rejection,
+    apply, decide, decide_in_place, next_deadline, Change, ChangeSet, Command, Context, DecisionReply, Limits, Record,
+    Rejection,
 };
 use std::collections::BTreeMap;
 
@@ -75,7 +76,10 @@ impl Sut {
         }
         let decision = match decide(self.record.as_ref(), &input.command, &context) {
             Ok(decision) => decision,
-            Err(rejection) => return Ok(Err(rejection)),
+            Err(rejection) => {
+                self.check_refusal(input, &rejection)?;
+                return Ok(Err(rejection));
+            }
         };
         let mut failed: Option<Failed> = None;
         let seen_before = match input.command {
@@ -174,6 +178,20 @@ impl Sut {
         }
         self.record = Some(decision.record);
         Ok(Ok(decision.reply))
+    }
+}
+
+impl Sut {
+    /// Checks the rules of a refusal. What was due before the command is not on the record, and may be its ground.
+    fn check_refusal(&self, input: &Input, rejection: &Rejection) -> Result<(), Broken> {
+        let Some(before) = self.record.as_ref().filter(|r| next_deadline(r).is_none_or(|at| at > input.at)) else {
+            return Ok(());
+        };
+        let refusal = Refusal { before, command: &input.command, rejection };
+        for (rule, holds) in REFUSAL_RULES {
+            holds(&refusal).map_err(|words| Broken { rule, words })?;
+        }
+        Ok(())
     }
 }
 

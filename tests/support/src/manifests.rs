@@ -37,10 +37,13 @@ impl Content {
         let job_type =
             *rng.pick(&["service", "service", "service", "service", "system", "system", "batch", "sysbatch"]);
         let count = rng.between(1, if job_type == "system" { 2 } else { 5 }) as usize;
+        // A node whose id is that of another's agent on the first host: agents belong to the longest id.
+        let is_ambiguous = job_type == "system" && rng.chance(30);
         let nodes = NAMES[..count]
             .iter()
-            .map(|name| Node {
-                id: name.to_string(),
+            .enumerate()
+            .map(|(at, name)| Node {
+                id: if is_ambiguous && at > 0 { format!("{}@h1", NAMES[0]) } else { name.to_string() },
                 config: rng.between(0, 2),
                 display_name: 0,
                 services: match rng.below(4) {
