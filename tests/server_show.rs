@@ -321,6 +321,8 @@ fn have_finished(client: &mut Client, count: usize) {
 fn the_cost_of_the_page_and_of_lists_does_not_grow_with_what_is_finished() {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
+    // Nothing else looks at keys meanwhile.
+    client.call(&["CONFIG", "SET", "deploy.encode-idle-ms", "0"]);
     start_all_sorts(&mut client);
     let look = |client: &mut Client, words: &[&str]| {
         let hits = |client: &mut Client| client.info("stats", "keyspace_hits").parse::<u64>().expect("a number");
