@@ -18,7 +18,7 @@ const MAX_MARKS: usize = 4;
 /// The number of bytes at either end of a long text that are looked at: more than any line has columns.
 const LOOKED_AT: usize = 4_096;
 
-/// A letter with its marks, or an escape: what is never cut.
+/// A letter with its marks, a flag, or an escape: what is never cut.
 struct Piece<'a> {
     text: Cow<'a, str>,
     width: usize,
@@ -38,8 +38,17 @@ impl<'a> Iterator for Pieces<'a> {
     fn next(&mut self) -> Option<Piece<'a>> {
         let mut chars = self.rest.chars();
         let first = chars.next()?;
+        if self.is_escaped && first == '\\' {
+            let (text, rest) = self.rest.split_at_checked(escape_length(chars.as_str()) + 1)?;
+            self.rest = rest;
+            return Some(Piece { text: Cow::Borrowed(text), width: text.len() });
+        }
         let width = match first {
-            '\\' if !self.is_escaped => None,
+            '\\' => None,
+            _ if is_flag_letter(first) && chars.as_str().starts_with(is_flag_letter) => {
+                chars.next();
+                Some(2)
+            }
             ' '..='~' => Some(1),
             _ => first.width().filter(|width| *width > 0 && is_visible(first)),
         };
@@ -61,6 +70,19 @@ impl<'a> Iterator for Pieces<'a> {
             }
         })
     }
+}
+
+/// Returns the length of an escape behind its backslash.
+fn escape_length(rest: &str) -> usize {
+    match rest.strip_prefix("u{").and_then(|rest| rest.find('}')) {
+        Some(digits) => "u{}".len() + digits,
+        None => rest.chars().next().map_or(0, char::len_utf8),
+    }
+}
+
+/// Returns true for a regional indicator: two in a row are a flag, and half of one would be another with what follows.
+fn is_flag_letter(c: char) -> bool {
+    matches!(c, '\u{1f1e6}'..='\u{1f1ff}')
 }
 
 /// Returns false for what a reader cannot see, or cannot tell from a blank: controls, format characters (among them all
@@ -324,6 +346,10 @@ mod tests {
         assert_eq!(escape_name("ab\u{202e}cdefgh", 9), "ab...efgh");
         assert_eq!(escape_text("代理代理代理", 8), "代理...");
         assert_eq!(escape_name("代理人在代理", 8), "代...理");
+        // Nor half a flag, which with the next half would be another one.
+        assert_eq!(escape_text("🇩🇪🇫🇷🇩🇪🇫🇷", 6), "🇩🇪...");
+        assert_eq!(escape_name("🇩🇪🇫🇷🇩🇪🇫🇷", 7), "🇩🇪...🇫🇷");
+        assert_eq!(width("🇩🇪🇫🇷"), 4);
         assert_eq!((escape_text("abcdef", 2), escape_name("abcdef", 2)), ("..".to_string(), "..".to_string()));
         assert_eq!((escape_text("abcdef", 0), escape_name("abcdef", 0)), (String::new(), String::new()));
     }
@@ -355,6 +381,10 @@ mod tests {
         assert_eq!(wrap("eins zwei größer", 9, 3), ["eins zwei", "größer"]);
         assert_eq!(wrap("代理代理 代理", 8, 3), ["代理代理", "代理"]);
         assert_eq!(wrap("short", 8, 1), ["short"]);
+        // What is escaped already is not cut within an escape.
+        assert_eq!(wrap(r"abcd\\efgh", 5, 3), ["abcd", r"\\efg", "h"]);
+        assert_eq!(wrap(r"abcde\u{202e}fgh", 12, 2), ["abcde", r"\u{202e}fgh"]);
+        assert_eq!(truncate(r"abc\u{202e}defgh", 10), "abc...");
         assert_eq!(wrap("", 8, 3), [""]);
         assert_eq!(pad("代理", 6), "代理  ");
     }
