@@ -130,7 +130,7 @@ pub fn show_database(of: &DatabasePage, now_ms: UnixMs, columns: usize) -> Vec<S
     let mut page = Page::new(columns);
     title(&mut page, &format!("database {}", of.db), now_ms);
     let counts: Vec<String> = of.by_status.iter().map(|(status, n)| format!("{n} {}", status.name())).collect();
-    page.entry("deployments", &counts.join(", "), 3);
+    page.list("deployments", &counts, ", ");
     page.entry("tasks", &format!("{} open", of.tasks), 1);
     if of.unreadable > 0 {
         page.entry("unreadable", &format!("{} cannot be read here, see the log", of.unreadable), 1);

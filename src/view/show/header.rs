@@ -56,10 +56,14 @@ fn progress(page: &mut Page, record: &Record, d: &Deployment) {
     page.entry("progress", &format!("{}  {words}", bar(record, d, BAR)), 1);
     if d.mode != Mode::VersionOnly && desired > 0 {
         let rest = if d.status.is_active() { "to go" } else { "not reached" };
-        let (healthy, pending, unhealthy) = (own.healthy, own.pending, own.unhealthy);
         let to_go = desired.saturating_sub(own.placed);
-        let legend = format!("# {healthy} healthy  + {pending} pending  ! {unhealthy} unhealthy  - {to_go} {rest}");
-        page.entry("", &legend, 2);
+        let legend = [
+            format!("# {} healthy", own.healthy),
+            format!("+ {} pending", own.pending),
+            format!("! {} unhealthy", own.unhealthy),
+            format!("- {to_go} {rest}"),
+        ];
+        page.list("", &legend, "  ");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The page under construction, and the widths of its columns.
 
-use super::text::{escape_name, escape_text, truncate, wrap};
+use super::text::{escape_name, escape_text, truncate, width, wrap};
 
 /// The width of a page in columns, unless WIDTH says another (rule 19.5).
 pub const DEFAULT_WIDTH: usize = 80;
@@ -31,7 +31,30 @@ impl Page {
 
     /// Adds a label and its text, in as many lines as it needs, at most `most`.
     pub fn entry(&mut self, label: &str, words: &str, most: usize) {
-        for (index, line) in wrap(words, self.width - LABEL, most).iter().enumerate() {
+        self.labelled(label, &wrap(words, self.width - LABEL, most));
+    }
+
+    /// Adds a label and a list, in as many lines as it needs: no item is broken.
+    pub fn list(&mut self, label: &str, items: &[String], separator: &str) {
+        let columns = self.width - LABEL - separator.trim_end().len();
+        let mut lines: Vec<String> = Vec::new();
+        for item in items {
+            match lines.last_mut() {
+                Some(line) if width(line) + separator.len() + width(item) <= columns => {
+                    line.push_str(separator);
+                    line.push_str(item);
+                }
+                last => {
+                    last.into_iter().for_each(|line| line.push_str(separator.trim_end()));
+                    lines.push(item.clone());
+                }
+            }
+        }
+        self.labelled(label, &lines);
+    }
+
+    fn labelled(&mut self, label: &str, lines: &[String]) {
+        for (index, line) in lines.iter().enumerate() {
             let label = if index == 0 { label } else { "" };
             self.line(format!("{label:<LABEL$}{line}"));
         }
@@ -67,3 +90,25 @@ pub fn by(who: &str, reason: Option<&str>) -> String {
 pub const NAME: usize = 32;
 /// The maximum width of a reason within a sentence: three of the longest lines.
 pub const REASON: usize = 3 * MAX_WIDTH;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_of_a_list_are_not_broken() {
+        let items = ["1 running", "12 awaiting_promotion", "0 cancelled", "7 failed"].map(String::from);
+        let mut page = Page::new(60);
+        page.list("counts", &items, ", ");
+        page.list("", &items, "  ");
+        assert_eq!(
+            page.lines,
+            [
+                "counts      1 running, 12 awaiting_promotion, 0 cancelled,",
+                "            7 failed",
+                "            1 running  12 awaiting_promotion  0 cancelled",
+                "            7 failed",
+            ]
+        );
+    }
+}
