@@ -257,8 +257,21 @@ fn outcome_of_a_batch_run_can_be_waited_for() {
     client.call(&["DEPLOY.STOP", KEY]);
     client.call(&["DEPLOY.REPORT", KEY, "*", "stopped"]);
     for waited in stopped {
-        assert_eq!(Fields::of(&answer(waited).expect("a reply")).text("status"), "version_recorded");
+        let stopped = Fields::of(&answer(waited).expect("a reply"));
+        assert_eq!((stopped.text("status").as_str(), stopped.text("cause").as_str()), ("version_recorded", "stopped"));
+        assert_eq!(stopped.text("description"), "the batch job was stopped");
     }
+    let reply = Fields::of(&client.call(completes));
+    assert_eq!(reply.text("cause"), "stopped", "it is not taken for a success");
+    // Nor is one that had stopped before, or one of the past.
+    client.deploy(KEY, BATCH_RERUN, &[]);
+    client.call(&["DEPLOY.REPORT", KEY, "*", "starting"]);
+    client.call(&["DEPLOY.REPORT", KEY, "*", "stopped"]);
+    client.call(&["DEPLOY.STOP", KEY]);
+    assert_eq!(Fields::of(&client.call(completes)).text("cause"), "stopped");
+    client.deploy(KEY, BATCH, &[]);
+    let past = Fields::of(&client.call(&["DEPLOY.WAIT", KEY, "ID", &format!("dep_{KEY}_4")]));
+    assert_eq!(past.text("cause"), "stopped");
     let error = client.refused(&["DEPLOY.WAIT", KEY, "UNTIL", "1", "done"]);
     assert!(error.starts_with("ERR UNTIL must be one of ") && error.contains("'done'"), "{error}");
 }

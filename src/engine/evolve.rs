@@ -59,7 +59,12 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
         RollbackStarted { .. } => {}
         TaskIssued { instance, task: TaskKind::Stop, .. } => stop_requested(record, event, instance),
         TaskIssued { instance, task, from_version, deadline, .. } => task_issued(record, event, instance, *task, *from_version, *deadline),
-        TaskDone { instance, task, withdrawn, removes_instance } => task_done(record, &event.key_of(instance), *task, *withdrawn, *removes_instance),
+        TaskDone { instance, task, withdrawn, removes_instance } => {
+            task_done(record, &event.key_of(instance), *task, *withdrawn, *removes_instance);
+            if *removes_instance && &*instance.agent == BATCH_AGENT {
+                run_left(record, event);
+            }
+        }
         AgentState { instance, state, attempt, reason, healthy_at, removes_instance, fails_at_resume } => {
             let new = NewState { attempt: *attempt, reason: reason.as_ref(), healthy_at: *healthy_at, fails_at_resume: *fails_at_resume };
             agent_reported(record, event, instance, *state, new);
@@ -315,13 +320,16 @@ fn batch_ended(record: &mut Record, event: &Event, outcome: Outcome, reason: Opt
         (Outcome::Failed, None) => "the batch job failed".to_string(),
         _ => "the batch job completed".to_string(),
     };
-    let description = shared_description(record, description.into());
-    change_version(record, event.version, |version| {
-        version.outcome = Some(outcome);
-        version.cause = (outcome == Outcome::Failed).then_some(Cause::AgentFailed);
-        version.description = Some(description);
-        version.finished_at = Some(event.at);
-    });
+    let cause = (outcome == Outcome::Failed).then_some(Cause::AgentFailed);
+    end_version(record, event.version, outcome, cause, description.into(), event.at);
+}
+
+/// Applies that a run has left the record. One that did so without an outcome was stopped, and its version says so.
+fn run_left(record: &mut Record, event: &Event) {
+    if record.version(event.version).is_some_and(|version| version.outcome == Some(Outcome::VersionRecorded)) {
+        let description = "the batch job was stopped".into();
+        end_version(record, event.version, Outcome::VersionRecorded, Some(Cause::Stopped), description, event.at);
+    }
 }
 
 fn agent_healthy(record: &mut Record, key: &InstanceKey, progress: Deadline) {
@@ -508,8 +516,20 @@ fn finish(
         _ => Outcome::Successful,
     };
     let target = deployment.target_version;
+    end_version(record, target, outcome, cause, description, at);
+}
+
+/// Stores how a version ended.
+fn end_version(
+    record: &mut Record,
+    number: u64,
+    outcome: Outcome,
+    cause: Option<Cause>,
+    description: Arc<str>,
+    at: UnixMs,
+) {
     let description = shared_description(record, description);
-    change_version(record, target, |version| {
+    change_version(record, number, |version| {
         version.outcome = Some(outcome);
         version.cause = cause;
         version.description = Some(description);

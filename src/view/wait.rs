@@ -21,7 +21,7 @@ pub struct WaitView {
     pub mode: Option<&'static str>,
     pub revision: i64,
     pub cause: Option<&'static str>,
-    /// Of a batch job, the outcome of its run once it has one.
+    /// Of a batch job, how its run ended, once it has.
     pub description: Arc<str>,
     /// Null: rollouts have no phases yet.
     pub phase: Option<&'static str>,
@@ -32,9 +32,10 @@ pub struct WaitView {
 /// no outcome.
 pub fn wait(record: &Record, key: &Arc<str>, deployment_id: &str) -> Option<WaitView> {
     let version = record.version_of_deployment(deployment_id);
-    let has_run = |version: &&Arc<Version>| version.outcome.is_some_and(Outcome::is_of_run);
-    // The run of a batch job ends after its deployment, and the version says how.
-    if let Some(version) = version.filter(|version| version.job_type.is_batch()).filter(has_run) {
+    // The run of a batch job ends after its deployment, and the version says how. One that was stopped has a cause alone.
+    let has_ended =
+        |version: &&Arc<Version>| version.outcome.is_some_and(Outcome::is_of_run) || version.cause.is_some();
+    if let Some(version) = version.filter(|version| version.job_type.is_batch()).filter(has_ended) {
         return of_version(record, key, version);
     }
     let Some(deployment) = record.deployment.as_deref().filter(|deployment| *deployment.id == *deployment_id) else {
