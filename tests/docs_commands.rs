@@ -22,3 +22,15 @@ fn every_command_has_a_heading_in_the_reference() {
         assert!(has_heading, "{name} has no heading in docs/commands.md");
     }
 }
+
+#[test]
+fn the_reference_says_what_each_command_costs_as_the_command_table_does() {
+    let reference = page("commands.md").replace('\n', " ");
+    for command in command_table::user_commands() {
+        let heading = format!("### {} ", command.name.to_string_lossy());
+        let (_, section) = reference.split_once(&heading).expect("a heading");
+        let section = section.split("### ").next().unwrap_or(section);
+        let cost = format!("Complexity: {}", command.complexity);
+        assert!(section.contains(&cost), "{heading}is not said to have {cost}");
+    }
+}

@@ -397,6 +397,8 @@ fn help_of_one_command_is_found_by_its_name() {
         assert!(deploy.iter().any(|line| line.trim() == "STRATEGY rolling|canary|blue-green"), "{deploy:#?}");
         let list = lines(&client.call(&["DEPLOY.HELP", "list"]));
         assert!(list.iter().any(|line| line.contains("awaiting_promotion")), "{list:#?}");
+        let wait = lines(&client.call(&["DEPLOY.HELP", "wait"]));
+        assert!(wait.iter().any(|line| line.trim() == "completed, failed"), "what UNTIL takes: {wait:#?}");
         for unknown in ["Deplyo", "DEPLOY.Deplyo", "deploy.", "", "apply", "DEPLOY.TICK", "get"] {
             let error = client.refused(&["DEPLOY.HELP", unknown]);
             assert!(error.starts_with(&format!("ERR unknown command '{unknown}'")), "{error}");

@@ -1,7 +1,7 @@
 //! DEPLOY.HELP: each command with its arguments and a line about it, in the manner of the server's own HELP commands.
 
 use super::syntax::{expand, policy_fields};
-use crate::engine::deployment::Status;
+use crate::engine::deployment::{Outcome, Status};
 use std::borrow::Cow;
 
 /// The maximum width of a line, behind the line numbers of redis-cli.
@@ -15,6 +15,7 @@ pub fn help_lines<'a>(commands: impl Iterator<Item = (Cow<'a, str>, &'a str, &'a
         lines.push(format!("    {summary}"));
     }
     lines.extend(statuses());
+    lines.extend(outcomes());
     lines.extend(policy());
     lines
 }
@@ -27,6 +28,9 @@ pub fn command_help(name: &str, syntax: &str, summary: &str, complexity: &str) -
     lines.push(format!("    Complexity: {complexity}."));
     if syntax.contains("{status}") || syntax.contains("status...") {
         lines.extend(statuses());
+    }
+    if syntax.contains("UNTIL") {
+        lines.extend(outcomes());
     }
     if syntax.contains("{policy}") {
         lines.extend(policy());
@@ -42,6 +46,12 @@ fn synopsis(name: &str, syntax: &str) -> Vec<String> {
 
 fn statuses() -> [String; 2] {
     ["Statuses of a deployment are:".to_string(), format!("    {}", Status::ALL.map(Status::name).join(", "))]
+}
+
+/// Returns the words that UNTIL takes besides statuses (rule 19.7).
+fn outcomes() -> [String; 2] {
+    let words = [Outcome::Completed, Outcome::Failed].map(Outcome::name);
+    ["Outcomes of a batch job, which UNTIL takes too, are:".to_string(), format!("    {}", words.join(", "))]
 }
 
 fn policy() -> impl Iterator<Item = String> {
