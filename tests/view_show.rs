@@ -200,6 +200,38 @@ fn reasons_of_agents_that_are_not_healthy_are_whole() {
     }
 }
 
+/// Where the page is too narrow for the last column of the versions, it is below them, not cut to nothing.
+#[test]
+fn narrow_pages_say_what_a_version_is_below_it() {
+    let mut world = World::default();
+    world.run("manifest v1 = service a");
+    world.run("@0 DEPLOY v1 REASON \"larger model\"");
+    let versions = |width| -> Vec<String> {
+        let page = page_of_width(world.expect_record(), "app", 9_000, width);
+        page.into_iter()
+            .skip_while(|line| !line.starts_with("VERSION IS"))
+            .take_while(|line| !line.is_empty())
+            .collect()
+    };
+    let narrow = versions(MIN_WIDTH);
+    assert!(narrow[0].ends_with(" AGE") && narrow[1].ends_with(" 9s"), "{narrow:#?}");
+    assert_eq!(narrow[2], "    larger model");
+    let wide = versions(DEFAULT_WIDTH);
+    assert!(wide[0].ends_with(" WHAT") && wide[1].ends_with(" larger model"), "{wide:#?}");
+}
+
+#[test]
+fn batch_run_that_was_stopped_is_shown_as_stopped() {
+    let mut world = World::default();
+    world.run("manifest v1 = batch a");
+    world.run("@0 DEPLOY v1");
+    world.run("@10 STOP");
+    world.run("@20 REPORT * stopped");
+    let page = page(world.expect_record(), "app", 30);
+    assert!(page.iter().any(|line| line.ends_with("the run was stopped")), "{page:#?}");
+    assert!(page.iter().any(|line| line.starts_with("1 ") && line.contains(" stopped ")), "{page:#?}");
+}
+
 /// Events of one kind in a row have one line, each failure its own.
 #[test]
 fn events_in_a_row_are_folded_and_failures_never() {

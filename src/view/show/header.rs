@@ -42,9 +42,11 @@ fn progress(page: &mut Page, record: &Record, d: &Deployment) {
     let summary = HealthSummary::of(record, d);
     let (own, desired) = (summary.own, summary.desired);
     let words = if d.mode == Mode::VersionOnly {
-        match record.version(d.target_version).and_then(|version| version.outcome) {
+        let version = record.version(d.target_version);
+        match version.and_then(|version| version.outcome) {
             Some(Outcome::Completed) => "the run has completed".to_string(),
             Some(Outcome::Failed) => "the run has failed".to_string(),
+            _ if version.is_some_and(|version| version.cause.is_some()) => "the run was stopped".to_string(),
             _ if record.instances.iter().any(|i| record.is_own(i)) => "the run is outstanding".to_string(),
             _ => "nothing runs".to_string(),
         }

@@ -16,10 +16,15 @@ const MARKS: usize = 23;
 const OUTCOME: usize = 10;
 const BY: usize = 10;
 const AGE: usize = 6;
+/// The columns of a row up to WHAT, and the fewest that WHAT has: with less, it is below the row.
+const ROW: usize = VERSION + MARKS + OUTCOME + BY + AGE + 4;
+const WHAT_MIN: usize = 12;
 
 pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixMs) {
+    let is_narrow = page.width <= ROW + WHAT_MIN;
     let mut line = |cells: [&str; 5], rest: &str| {
         let [version, marks, outcome, by, age] = cells;
+        let (rest, below) = if is_narrow { ("", rest) } else { (rest, "") };
         page.line(format!(
             "{} {} {} {} {} {rest}",
             pad(version, VERSION),
@@ -28,8 +33,11 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixM
             pad(by, BY),
             pad(age, AGE)
         ));
+        if !below.is_empty() {
+            page.below(below, 1);
+        }
     };
-    line(["VERSION", "IS", "OUTCOME", "BY", "AGE"], "WHAT");
+    line(["VERSION", "IS", "OUTCOME", "BY", "AGE"], if is_narrow { "" } else { "WHAT" });
     let shown = shown(record, d);
     for version in &shown {
         line(
@@ -79,6 +87,7 @@ fn marks(record: &Record, d: &Deployment, version: &Version) -> String {
 fn outcome(version: &Version) -> &'static str {
     match version.outcome {
         None => "-",
+        Some(Outcome::VersionRecorded) if version.cause.is_some() => "stopped",
         Some(Outcome::VersionRecorded) => "recorded",
         Some(outcome) => outcome.name(),
     }
