@@ -299,6 +299,15 @@ impl Model {
             }
             _ => {}
         }
+        if let EventBody::TaskDone { instance, removes_instance: true, .. } = &event.body {
+            // A run that leaves without an outcome was stopped.
+            let ended = self.versions.get(&event.version).and_then(|told| told.ended.as_ref());
+            let has_outcome = ended.is_some_and(|ended| ended.outcome != Outcome::VersionRecorded);
+            if &*instance.agent == BATCH_AGENT && !has_outcome {
+                let words = "the batch job was stopped";
+                self.note_end(event, Outcome::VersionRecorded, Some(Cause::Stopped), words);
+            }
+        }
         match &event.body {
             EventBody::DeploymentStarted(beginning) => self.begin(beginning),
             EventBody::DeploymentNoop(beginning) => {
