@@ -146,6 +146,13 @@ fn sample_users_carry_out_a_rollout_and_a_failover() {
             })
         });
 
+        let wait_for_replica = |first: &SampleServer, second: &SampleServer| {
+            wait_until("the replica to have it", || {
+                let offsets = [first, second].map(|server| replication(&sample, server, "master_repl_offset"));
+                offsets[0] == offsets[1] && !offsets[0].is_empty()
+            });
+        };
+
         let host = Host::new();
         let urls = [&first, &second].map(|server| sample.url("coordinator", server.port));
         let coordinator = Coordinator::start(&host, "one", &urls, &["--match", "agent-*"]);
@@ -154,6 +161,7 @@ fn sample_users_carry_out_a_rollout_and_a_failover() {
         operator.wait_for_status(KEY, "successful");
         let resolved = sample.log_in("caller", first.port).json(&["DEPLOY.RESOLVE", KEY, "JSON"]);
         assert_eq!(array(&resolved).len(), 2);
+        wait_for_replica(&first, &second);
         assert_eq!(sample.log_in("reader", second.port).status(KEY)["by"], "operator");
         // As node_exporter has it.
         let metrics = Command::new(sample.folder.join("prometheus.sh"))
@@ -173,10 +181,7 @@ fn sample_users_carry_out_a_rollout_and_a_failover() {
             &[&BRISK[..], &["CANARY", "1"]].concat(),
         );
         operator.wait_for_status(KEY, "awaiting_promotion");
-        wait_until("the replica to have it", || {
-            let offsets = [&first, &second].map(|server| replication(&sample, server, "master_repl_offset"));
-            offsets[0] == offsets[1] && !offsets[0].is_empty()
-        });
+        wait_for_replica(&first, &second);
         assert_nothing_refused(&sample, &first);
         first.kill();
         wait_until("the replica to be promoted", || replication(&sample, &second, "role") == "master");
