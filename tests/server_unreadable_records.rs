@@ -132,7 +132,8 @@ fn an_unreadable_record_leaves_the_timers_and_counts_as_that_alone() {
         let mut client = server.client();
         wait_until("the timer to look", || counted(&mut client, "records_unreadable") == 2);
         let is_right = |client: &mut Client, unreadable: u64| {
-            assert_eq!(counted(client, "records_unreadable"), unreadable);
+            // Servers with valkey#4024 are asked for moved keys once the command has ended.
+            wait_until("the index to know", || counted(client, "records_unreadable") == unreadable);
             assert_eq!((counted(client, "timers_armed"), counted(client, "tasks_outstanding")), (0, 0));
             assert_eq!((counted(client, "deployments_running"), counted(client, "deployments_successful")), (0, 1));
             assert_eq!(client.listed(), ["good"]);
