@@ -31,7 +31,7 @@ const DUE_IF_SHORT: u64 = 110;
 const DUE_EVERY_MS: u64 = 75;
 /// Deploys of each side, at most.
 const MAX_DEPLOYS: usize = 4_000;
-/// How long WAIT waits for replicas: they answer at once, or not at all.
+/// The timeout of WAIT: replicas answer at once, or not at all.
 const WAIT_MS: &str = "200";
 
 /// A server or sentinel on a host of a network. It is killed when this is dropped.
@@ -186,7 +186,7 @@ struct Acknowledged {
     key: String,
     began: u64,
     at: u64,
-    /// What WAIT replied: the replicas that have it. None where it was not asked, or cut off.
+    /// The reply of WAIT, the number of replicas that have it. None where it was not asked, or cut off.
     replicas: Option<i64>,
 }
 

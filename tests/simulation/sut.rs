@@ -146,7 +146,7 @@ impl Sut {
             }
             before = after;
         }
-        // The second engine gets the batch whole, as a replica would.
+        // The second engine gets the change set whole, as a replica would.
         let second = self.second.get_or_insert_with(Record::empty);
         if !decision.change_set.changes.is_empty() {
             apply(second, &send(&decision.change_set)?);
