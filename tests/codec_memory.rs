@@ -201,6 +201,9 @@ fn instances(count: u64, of_one_agent: u64) -> Record {
             deadline: Deadline::Running { at: 0 },
             was_healthy: false,
             created: i,
+            sessions: None,
+            drain: None,
+            not_counted_for: Box::default(),
         });
     }
     record

@@ -300,7 +300,7 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
                 6..=8 => Command::Pause(operate),
                 9..=12 => Command::Resume(operate),
                 13 | 14 => Command::Fail(operate),
-                _ => Command::Stop(operate),
+                _ => Command::Stop { options: operate, now: false },
             })
         }
         Asked::Tag { back, tag } => {
@@ -314,6 +314,7 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
             job: old_job.then(|| Arc::from("dep_app_1")),
             attempt: *attempt,
             reason: None,
+            sessions: None,
         })),
         Asked::ReportExactly { instance, state, attempt } => record.map_or(Vec::new(), |record| {
             let all: Vec<&Instance> = record.instances.iter().collect();
@@ -325,6 +326,7 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
                 job: Some(i.job_id.clone()),
                 attempt: *attempt,
                 reason: None,
+                sessions: None,
             }))
         }),
         Asked::Work { tasks, well } => record.map_or(Vec::new(), |record| {
@@ -345,7 +347,7 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
             reason: None,
         })),
         Asked::Check { id, status: n } => {
-            one(Command::Check(Check { instance: name("i", *id), status: status(*n), reason: None }))
+            one(Command::Check(Check { instance: name("i", *id), status: status(*n), reason: None, sessions: None }))
         }
         Asked::Deregister { id } => one(Command::Deregister { instance: name("i", *id) }),
         Asked::Tick => one(Command::Tick),
@@ -368,6 +370,7 @@ fn work(instance: &Instance, well: bool) -> Report {
         job: Some(instance.job_id.clone()),
         attempt: None,
         reason: None,
+        sessions: None,
     }
 }
 
@@ -710,7 +713,7 @@ fn validate_plan(world: &World, now: u64, asked: &Deploy, outcome: &Outcome) {
 fn validate_repeat(world: &World, now: u64, command: &Command, reply: &DecisionReply) {
     let status = world.expect_record().deployment.as_ref().expect("one").status;
     let repeats = match command {
-        Command::Pause(_) | Command::Stop(_) => true,
+        Command::Pause(_) | Command::Stop { .. } => true,
         Command::Resume(_) => status.is_active(),
         Command::Promote(_) => matches!(status, Status::Running | Status::Successful),
         Command::Deploy(Deploy { request, .. }) | Command::Rollback(Rollback { request, .. }) => request.is_some(),

@@ -98,8 +98,8 @@ fn scenarios_are_unchanged() {
 #[test]
 fn every_rule_has_scenarios() {
     let files = files();
-    for rule in 1..=14 {
-        let prefix = format!("4.{rule:02}_");
+    let rollout = (1..=14).map(|rule| (rule, format!("4.{rule:02}_")));
+    for (rule, prefix) in rollout.chain([(10, "10_".to_string())]) {
         let of_rule: Vec<&PathBuf> = files
             .iter()
             .filter(|path| path.file_name().expect("a file").to_string_lossy().starts_with(&prefix))

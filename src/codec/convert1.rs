@@ -5,7 +5,9 @@
 
 use super::convert2::write_event;
 use super::error::DecodeError;
-use super::format::{read_event, read_record_header, read_version, Format, StoredVersionShape};
+use super::format::{
+    node_or_agent, read_event, read_record_header, read_struct_with_node, read_version, Format, StoredVersionShape,
+};
 use super::format1::*;
 use super::shape::{
     convert_enum, convert_struct, read_enum, read_struct, shared_text, IntoValue, Number, Shape, Texts,
@@ -55,63 +57,21 @@ read_version! { {
     submitted_at, by, reason,
 } with { cause: None, description: None, promoted_at: None, promoted_by: None, finished_at: None } }
 
-// ---- nodes ----------------------------------------------------------------------------------------------------------
+// ---- nodes -----------------------------------------------------------------------------------------------------------
 
-/// Returns the node where it is not the agent itself.
-#[inline]
-fn other_node<'a>(node: &'a Arc<str>, agent: &Arc<str>) -> Option<&'a str> {
-    (!Arc::ptr_eq(node, agent) && node != agent).then_some(&**node)
-}
+read_struct_with_node! { InstanceRef<'a> = event::InstanceRef { job_id, role } }
 
-#[inline]
-fn node_or_agent<'a>(node: Option<&'a str>, agent: &Arc<str>, texts: &mut Texts<'a>) -> Result<Arc<str>, DecodeError> {
-    match node {
-        Some(node) => node.into_value(texts),
-        None => Ok(agent.clone()),
-    }
-}
-
-/// Converts a struct as `convert_struct` does, except for its `node`, which is left out where it is the agent itself.
-macro_rules! convert_struct_with_node {
-    ($shape:ty = $engine:ty { $($field:ident),* $(,)? }) => {
-        impl<'a> Shape<'a, $engine> for $shape {
-            #[inline(always)]
-            fn of(value: &'a $engine) -> Self {
-                type Engine = $engine;
-                let Engine { agent, node, $($field),* } = value;
-                Self { agent: Shape::of(agent), node: other_node(node, agent), $($field: Shape::of($field)),* }
-            }
-        }
-
-        impl<'a> IntoValue<'a, $engine> for $shape {
-            #[inline]
-            fn into_value(self, texts: &mut Texts<'a>) -> Result<$engine, DecodeError> {
-                type Engine = $engine;
-                let Self { agent, node, $($field),* } = self;
-                let agent: Arc<str> = agent.into_value(texts)?;
-                Ok(Engine {
-                    node: node_or_agent(node, &agent, texts)?,
-                    agent,
-                    $($field: IntoValue::into_value($field, texts)?),*
-                })
-            }
-        }
-    };
-}
-
-convert_struct_with_node! { InstanceRef<'a> = event::InstanceRef { job_id, role } }
-
-convert_struct_with_node! { Instance<'a> = instance::Instance {
+read_struct_with_node! { Instance<'a> = instance::Instance {
     version, job_id, role, state, health, attempt, task_at, since, reason, from_version, task, healthy_at, deadline,
     was_healthy, created,
-} }
+} with { sessions: None, drain: None, not_counted_for: Box::default() } }
 
 // ---- field by field -------------------------------------------------------------------------------------------------
 
-convert_struct! { Summary<'a> = summary::Summary {
+read_struct! { Summary<'a> = summary::Summary {
     due, tasks, deployment_id, status, mode, strategy, current_version, stable_version, target_version, healthy, desired,
     updated_at,
-} }
+} with { draining: 0 } }
 
 read_struct! { Deployment<'a> = deployment::Deployment {
     id, status, cause, ended, mode, strategy, requested_strategy, mode_reason, rollback_of, by, reason, source_version,
@@ -125,12 +85,12 @@ convert_struct! { UnsafeReport<'a> = deployment::UnsafeReport { agent, words } }
 
 convert_struct! { Action<'a> = deployment::Action { name, by, at, reason } }
 
-convert_struct! { Policy = policy::Policy {
+read_struct! { Policy = policy::Policy {
     strategy, max_parallel, canary, min_healthy_ms, healthy_deadline_ms, progress_deadline_ms, health_check, auto_promote,
     auto_revert,
-} }
+} with { drain_ms: 0 } }
 
-convert_struct! { Task = instance::Task { kind, revision, since } }
+read_struct! { Task = instance::Task { kind, revision, since } }
 
 convert_struct! { InstanceKey<'a> = instance::InstanceKey { agent, version, job_id } }
 
@@ -161,7 +121,7 @@ read_enum! { EventBody<'a> = event::EventBody {
     DeploymentNoop(new),
     VersionRecorded(new),
     RollbackStarted { from_version, rollback_of, cause, by, reason },
-    TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason },
+    TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason } with { drain: None },
     TaskDone { instance, task, withdrawn, removes_instance },
     AgentState { instance, state, attempt, reason, healthy_at, removes_instance, fails_at_resume },
     AgentHealthy { instance, progress },
@@ -205,7 +165,7 @@ convert_enum! { Mode = deployment::Mode { Initial, InPlace, BlueGreen, Noop, Ver
 
 convert_enum! { Outcome = deployment::Outcome { Successful, Failed, Cancelled, VersionRecorded, Completed } }
 
-convert_enum! { Role = instance::Role { Primary, Canary, Candidate, Retired } }
+read_enum! { Role = instance::Role { Primary, Canary, Candidate, Retired } }
 
 convert_enum! { Status = deployment::Status {
     Running, AwaitingPromotion, Paused, Successful, Failed, Cancelled, VersionRecorded,
@@ -213,4 +173,4 @@ convert_enum! { Status = deployment::Status {
 
 convert_enum! { Strategy = policy::Strategy { Rolling, Canary, BlueGreen } }
 
-convert_enum! { TaskKind = instance::TaskKind { Start, Replace, Stop, Run } }
+read_enum! { TaskKind = instance::TaskKind { Start, Replace, Stop, Run } }

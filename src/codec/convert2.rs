@@ -4,7 +4,10 @@
 //! compiler then says here what no longer fits.
 
 use super::error::DecodeError;
-use super::format::{convert_version, read_event, read_record_header, read_version, Format, StoredVersionShape};
+use super::format::{
+    convert_struct_with_node, convert_version, node_or_agent, other_node, read_event, read_record_header,
+    read_struct_with_node, read_version, Format, StoredVersionShape,
+};
 use super::format2::*;
 use super::shape::{
     convert_enum, convert_struct, read_enum, read_struct, shared_text, IntoValue, Number, Shape, Texts,
@@ -12,7 +15,7 @@ use super::shape::{
 use super::wire::{write_length_prefixed, Reader};
 use crate::engine::event_log::EventCodec;
 use crate::engine::manifest::ManifestText;
-use crate::engine::{deployment, event, services, version};
+use crate::engine::{deployment, event, instance, policy, services, summary, version};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -67,8 +70,6 @@ pub(super) fn write_event(event: &event::Event, bytes: &mut Vec<u8>) {
     write_length_prefixed(&Event::of(event), bytes);
 }
 
-read_record_header! {}
-
 impl<'a> IntoValue<'a, event::Change> for Change<'a> {
     #[inline]
     fn into_value(self, texts: &mut Texts<'a>) -> Result<event::Change, DecodeError> {
@@ -86,6 +87,15 @@ convert_version! {
     submitted_at, by, reason, cause, description, promoted_at, promoted_by, finished_at,
 }
 
+read_record_header! {}
+
+convert_struct_with_node! { InstanceRef<'a> = event::InstanceRef { job_id, role } }
+
+convert_struct_with_node! { Instance<'a> = instance::Instance {
+    version, job_id, role, state, health, attempt, task_at, since, reason, from_version, task, healthy_at, deadline,
+    was_healthy, created, sessions, drain, not_counted_for,
+} }
+
 // ---- field by field -------------------------------------------------------------------------------------------------
 
 convert_struct! { Deployment<'a> = deployment::Deployment {
@@ -93,6 +103,22 @@ convert_struct! { Deployment<'a> = deployment::Deployment {
     source_job_id, target_version, target_job_id, requested_job, policy, changed, removed_agents, canaries, promoted,
     progress, awaiting_since, paused_from, deferred_failure, unsafe_report, last_action, created_at, finished_at,
 } }
+
+convert_struct! { Summary<'a> = summary::Summary {
+    due, tasks, deployment_id, status, mode, strategy, current_version, stable_version, target_version, healthy, desired,
+    updated_at, draining,
+} }
+
+convert_struct! { Policy = policy::Policy {
+    strategy, max_parallel, canary, min_healthy_ms, healthy_deadline_ms, progress_deadline_ms, health_check, auto_promote,
+    auto_revert, drain_ms,
+} }
+
+convert_struct! { Task = instance::Task { kind, revision, since } }
+
+convert_struct! { Drain = instance::Drain { phase, outcome, role, deadline, idle_ms, idle } }
+
+convert_struct! { NewDrain = event::NewDrain { outcome, deadline, idle_ms } }
 
 convert_struct! { Service<'a> = services::Service {
     instance, owner, service, address, port, tags, meta, status, reason, ttl_ms, expires_at, since, attempt,
@@ -111,6 +137,7 @@ convert_struct! { NewDeployment<'a> = event::NewDeployment {
 
 convert_enum! { SilentChange<'a> = event::SilentChange {
     ServiceRefreshed { instance, expires_at },
+    SessionsReported { instance, sessions, idle },
     RequestRecorded { request, receipt },
 } }
 
@@ -121,11 +148,13 @@ convert_enum! { EventBody<'a> = event::EventBody {
     DeploymentNoop(new),
     VersionRecorded(new),
     RollbackStarted { from_version, rollback_of, cause, by, reason },
-    TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason },
+    TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason, drain },
     TaskDone { instance, task, withdrawn, removes_instance },
     AgentState { instance, state, attempt, reason, healthy_at, removes_instance, fails_at_resume },
     AgentHealthy { instance, progress },
     AgentUnhealthy { instance, reason, resumes_with, fails_at_resume },
+    AgentDraining { instance, outcome, sessions, deadline, by, reason },
+    AgentDrained { instance, sessions, forced, by, reason },
     AwaitingPromotion { healthy },
     DeploymentPromoted { progress, by, reason },
     DeploymentPaused { by, reason },
@@ -140,3 +169,11 @@ convert_enum! { EventBody<'a> = event::EventBody {
     ServiceStatus { instance, service, agent, status, reason, expires_at, healthy_at },
     ServiceDeregistered { instance, service, agent, reason, healthy_at },
 } }
+
+convert_enum! { DrainOutcome = instance::DrainOutcome { Stop, Replace { version }, Open } }
+
+convert_enum! { DrainPhase = instance::DrainPhase { Issued, TakenUp, Ended, Succeeded } }
+
+convert_enum! { Role = instance::Role { Primary, Canary, Candidate, Retired, Draining } }
+
+convert_enum! { TaskKind = instance::TaskKind { Start, Replace, Stop, Run, Drain } }

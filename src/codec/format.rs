@@ -123,7 +123,62 @@ macro_rules! read_record_header {
     };
 }
 
-pub(super) use {convert_version, read_record_header, read_version};
+/// Returns the node where it is not the agent itself.
+#[inline]
+pub(super) fn other_node<'a>(node: &'a Arc<str>, agent: &Arc<str>) -> Option<&'a str> {
+    (!Arc::ptr_eq(node, agent) && node != agent).then_some(&**node)
+}
+
+#[inline]
+pub(super) fn node_or_agent<'a>(
+    node: Option<&'a str>,
+    agent: &Arc<str>,
+    texts: &mut Texts<'a>,
+) -> Result<Arc<str>, DecodeError> {
+    match node {
+        Some(node) => node.into_value(texts),
+        None => Ok(agent.clone()),
+    }
+}
+
+/// Converts a struct of the newest format as `convert_struct` does, except for its `node`, which is left out where it is
+/// the agent itself.
+macro_rules! convert_struct_with_node {
+    ($shape:ty = $engine:ty { $($field:ident),* $(,)? }) => {
+        impl<'a> Shape<'a, $engine> for $shape {
+            #[inline(always)]
+            fn of(value: &'a $engine) -> Self {
+                type Engine = $engine;
+                let Engine { agent, node, $($field),* } = value;
+                Self { agent: Shape::of(agent), node: other_node(node, agent), $($field: Shape::of($field)),* }
+            }
+        }
+
+        read_struct_with_node! { $shape = $engine { $($field),* } }
+    };
+}
+
+/// Reads such a struct, fields that its format does not have with the given values.
+macro_rules! read_struct_with_node {
+    ($shape:ty = $engine:ty { $($field:ident),* $(,)? } $(with { $($new:ident: $default:expr),* $(,)? })?) => {
+        impl<'a> IntoValue<'a, $engine> for $shape {
+            #[inline]
+            fn into_value(self, texts: &mut Texts<'a>) -> Result<$engine, DecodeError> {
+                type Engine = $engine;
+                let Self { agent, node, $($field),* } = self;
+                let agent: Arc<str> = agent.into_value(texts)?;
+                Ok(Engine {
+                    node: node_or_agent(node, &agent, texts)?,
+                    agent,
+                    $($field: IntoValue::into_value($field, texts)?,)*
+                    $($($new: $default,)*)?
+                })
+            }
+        }
+    };
+}
+
+pub(super) use {convert_struct_with_node, convert_version, read_record_header, read_struct_with_node, read_version};
 
 /// Reads an event of the shape `E`.
 pub(super) fn read_event<'a, E: Deserialize<'a> + IntoValue<'a, event::Event>>(

@@ -2,6 +2,8 @@
 //!
 //! - A version has how it ended: `cause`, `description`, `promoted_at`, `promoted_by`, `finished_at`.
 //! - A deployment has the time since which it waits for its promotion, `awaiting_since`.
+//! - A policy has `drain_ms`, and an instance its sessions, its drain, and the versions that it does not count for.
+//! - A summary has the number of instances that drain.
 //! - A service instance has the attempt of its agent that registered it.
 //! - A remembered receipt has its warnings.
 //!
@@ -12,6 +14,23 @@ use super::shape::{List, Millis, Number};
 use serde::{Deserialize, Serialize};
 
 // ---- the record -----------------------------------------------------------------------------------------------------
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Summary<'a> {
+    pub due: Option<Millis>,
+    pub tasks: Number,
+    pub deployment_id: &'a str,
+    pub status: Status,
+    pub mode: Mode,
+    pub strategy: Strategy,
+    pub current_version: Option<Number>,
+    pub stable_version: Option<Number>,
+    pub target_version: Number,
+    pub healthy: Number,
+    pub desired: Number,
+    pub updated_at: Millis,
+    pub draining: Number,
+}
 
 /// The record's own fields. Its lists follow.
 #[derive(Serialize, Deserialize)]
@@ -57,6 +76,95 @@ pub(super) struct Deployment<'a> {
     pub last_action: Option<Action<'a>>,
     pub created_at: Millis,
     pub finished_at: Option<Millis>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Policy {
+    pub strategy: Strategy,
+    pub max_parallel: CountOrPercent,
+    pub canary: CountOrPercent,
+    pub min_healthy_ms: Millis,
+    pub healthy_deadline_ms: Millis,
+    pub progress_deadline_ms: Millis,
+    pub health_check: HealthCheck,
+    pub auto_promote: bool,
+    pub auto_revert: bool,
+    pub drain_ms: Millis,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Instance<'a> {
+    pub agent: &'a str,
+    /// None where it is the agent itself, as nearly always.
+    pub node: Option<&'a str>,
+    pub version: Number,
+    pub job_id: &'a str,
+    pub role: Role,
+    pub state: InstanceState,
+    pub health: Health,
+    pub attempt: u32,
+    pub task_at: Millis,
+    pub since: Millis,
+    pub reason: Option<&'a str>,
+    pub from_version: Option<Number>,
+    pub task: Option<Task>,
+    pub healthy_at: Option<Millis>,
+    pub deadline: Deadline,
+    pub was_healthy: bool,
+    pub created: Number,
+    pub sessions: Option<u32>,
+    pub drain: Option<Box<Drain>>,
+    pub not_counted_for: List<Number>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Task {
+    pub kind: TaskKind,
+    pub revision: Number,
+    pub since: Millis,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Drain {
+    pub phase: DrainPhase,
+    pub outcome: DrainOutcome,
+    pub role: Role,
+    pub deadline: Deadline,
+    pub idle_ms: Millis,
+    pub idle: Deadline,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum DrainPhase {
+    Issued,
+    TakenUp,
+    Ended,
+    Succeeded,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum DrainOutcome {
+    Stop,
+    Replace { version: Number },
+    Open,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Role {
+    Primary,
+    Canary,
+    Candidate,
+    Retired,
+    Draining,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum TaskKind {
+    Start,
+    Replace,
+    Stop,
+    Run,
+    Drain,
 }
 
 /// A version of a record, with the index of its manifest among the record's manifests: versions share them.
@@ -150,6 +258,7 @@ pub(super) enum Change<'a> {
 #[derive(Serialize, Deserialize)]
 pub(super) enum SilentChange<'a> {
     ServiceRefreshed { instance: &'a str, expires_at: Option<Millis> },
+    SessionsReported { instance: InstanceKey<'a>, sessions: u32, idle: Deadline },
     RequestRecorded { request: &'a str, receipt: Receipt<'a> },
 }
 
@@ -185,6 +294,7 @@ pub(super) enum EventBody<'a> {
         deadline: Deadline,
         by: &'a str,
         reason: Option<&'a str>,
+        drain: Option<NewDrain>,
     },
     TaskDone {
         instance: InstanceRef<'a>,
@@ -210,6 +320,21 @@ pub(super) enum EventBody<'a> {
         reason: &'a str,
         resumes_with: Option<Deadline>,
         fails_at_resume: bool,
+    },
+    AgentDraining {
+        instance: InstanceRef<'a>,
+        outcome: DrainOutcome,
+        sessions: Option<u32>,
+        deadline: Deadline,
+        by: &'a str,
+        reason: Option<&'a str>,
+    },
+    AgentDrained {
+        instance: InstanceRef<'a>,
+        sessions: Option<u32>,
+        forced: bool,
+        by: &'a str,
+        reason: Option<&'a str>,
     },
     AwaitingPromotion {
         healthy: u32,
@@ -298,4 +423,20 @@ pub(super) struct NewDeployment<'a> {
     pub canaries: u32,
     pub progress: Deadline,
     pub trimmed: List<Number>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct NewDrain {
+    pub outcome: DrainOutcome,
+    pub deadline: Deadline,
+    pub idle_ms: Millis,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct InstanceRef<'a> {
+    pub agent: &'a str,
+    /// None where it is the agent itself, as nearly always.
+    pub node: Option<&'a str>,
+    pub job_id: &'a str,
+    pub role: Role,
 }

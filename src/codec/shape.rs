@@ -252,6 +252,19 @@ impl<'a, Value, S: IntoValue<'a, Value>> IntoValue<'a, Vec<Value>> for List<S> {
     }
 }
 
+impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Box<[Value]>> for List<S> {
+    fn of(value: &'a Box<[Value]>) -> List<S> {
+        List(value.iter().map(S::of).collect())
+    }
+}
+
+impl<'a, Value, S: IntoValue<'a, Value>> IntoValue<'a, Box<[Value]>> for List<S> {
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<Box<[Value]>, DecodeError> {
+        let values: Vec<Value> = self.into_value(texts)?;
+        Ok(values.into())
+    }
+}
+
 impl<'a, Value, S: Shape<'a, Value>> Shape<'a, Arc<[Value]>> for List<S> {
     fn of(value: &'a Arc<[Value]>) -> List<S> {
         List(value.iter().map(S::of).collect())
@@ -316,10 +329,12 @@ macro_rules! convert_enum {
     };
 }
 
-/// Reads an enum variant by variant. The engine may have more.
+/// Reads an enum variant by variant, fields that its format does not have with the given values. The engine may have
+/// more variants.
 macro_rules! read_enum {
     ($shape:ty = $engine:ty {
-        $($variant:ident $({ $($field:ident),* $(,)? })? $(($inner:ident))?),* $(,)?
+        $($variant:ident $({ $($field:ident),* $(,)? } $(with { $($new:ident: $default:expr),* $(,)? })?)?
+            $(($inner:ident))?),* $(,)?
     }) => {
         impl<'a> IntoValue<'a, $engine> for $shape {
             #[inline]
@@ -329,7 +344,10 @@ macro_rules! read_enum {
                 Ok(match self {
                     $(Self::$variant $({ $($field),* })? $(($inner))? => {
                         Engine::$variant
-                            $({ $($field: IntoValue::into_value($field, texts)?),* })?
+                            $({
+                                $($field: IntoValue::into_value($field, texts)?,)*
+                                $($($new: $default,)*)?
+                            })?
                             $((IntoValue::into_value($inner, texts)?))?
                     })*
                 })

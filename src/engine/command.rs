@@ -57,6 +57,10 @@ named_enum! {
         Stopped = "stopped",
         Completed = "completed",
         Unsafe = "unsafe",
+        /// It finishes its sessions, and takes no new ones.
+        Draining = "draining",
+        /// It holds no session, and accepts none.
+        Drained = "drained",
     }
 }
 
@@ -68,6 +72,8 @@ pub struct Report {
     pub job: Option<Arc<str>>,
     pub attempt: Option<u32>,
     pub reason: Option<Arc<str>>,
+    /// The number of sessions that the instance holds.
+    pub sessions: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -94,6 +100,19 @@ pub struct Check {
     pub instance: Arc<str>,
     pub status: CheckStatus,
     pub reason: Option<Arc<str>>,
+    /// The number of sessions that the agent's instance holds.
+    pub sessions: Option<u32>,
+}
+
+/// The options of DEPLOY.DRAIN.
+#[derive(Debug, Clone)]
+pub struct EndDrains {
+    /// The version that the draining instances run.
+    pub version: u64,
+    /// The time from now at which their drains end. 0: at once.
+    pub ms: u64,
+    pub id: Option<Arc<str>>,
+    pub reason: Option<Arc<str>>,
 }
 
 /// A command for one record.
@@ -105,7 +124,12 @@ pub enum Command {
     Pause(Operate),
     Resume(Operate),
     Fail(Operate),
-    Stop(Operate),
+    Stop {
+        options: Operate,
+        /// Without drains.
+        now: bool,
+    },
+    Drain(EndDrains),
     Tag {
         version: u64,
         tag: Arc<str>,
@@ -144,11 +168,19 @@ pub struct Limits {
     pub manifest_max_bytes: usize,
     /// `deploy.agents-max`.
     pub agents_max: usize,
+    /// `deploy.versions-alive-max`: versions that drain or are on standby.
+    pub versions_alive_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { history_max: 50, events_max: 100, manifest_max_bytes: 1 << 20, agents_max: 10_000 }
+        Limits {
+            history_max: 50,
+            events_max: 100,
+            manifest_max_bytes: 1 << 20,
+            agents_max: 10_000,
+            versions_alive_max: 8,
+        }
     }
 }
 

@@ -17,6 +17,10 @@ pub enum Due {
     Healthy(InstanceKey),
     /// An instance was not healthy within `healthy_deadline_ms`.
     HealthyDeadline(InstanceKey),
+    /// An instance that drains was without a session for `min_healthy_ms`.
+    Idle(InstanceKey),
+    /// `drain_ms` passed, and an instance still drains.
+    DrainDeadline(InstanceKey),
     /// `progress_deadline_ms` passed without progress.
     ProgressDeadline,
 }
@@ -27,6 +31,8 @@ pub fn next_due(record: &Record) -> Option<(UnixMs, Due)> {
     let instance = record.instances.next_due().map(|(at, verdict, key)| match verdict {
         InstanceDue::Healthy => (at, Due::Healthy(key)),
         InstanceDue::Deadline => (at, Due::HealthyDeadline(key)),
+        InstanceDue::Idle => (at, Due::Idle(key)),
+        InstanceDue::DrainDeadline => (at, Due::DrainDeadline(key)),
     });
     let progress = progress_deadline(record).map(|at| (at, Due::ProgressDeadline));
     ttl.into_iter().chain(instance).chain(progress).min()

@@ -1,6 +1,6 @@
 //! A decision in progress: the record as it would be, and the changes that lead there. It is the unit of work that
 //! every command shares. The rules that act on it are in files of their own, each using those before it:
-//! `health_rules` ← `tasks` ← `planner` ← `rollout` ← `decide`.
+//! `health_rules` ← `tasks` ← `drains` ← `planner` ← `rollout` ← `decide`.
 
 use super::command::Context;
 use super::deployment::{Deployment, Mode, Receipt};

@@ -2,7 +2,7 @@
 //! tested (rule 5). An event carries everything that `evolve` needs, so that nothing has to be decided again.
 
 use super::deployment::{Cause, Mode, Receipt, Status};
-use super::instance::{InstanceState, Role, TaskKind};
+use super::instance::{DrainOutcome, InstanceKey, InstanceState, Role, TaskKind};
 use super::policy::Strategy;
 use super::services::{CheckStatus, Service};
 use super::time::{Deadline, UnixMs};
@@ -51,6 +51,16 @@ pub struct InstanceRef {
     pub role: Role,
 }
 
+/// A drain that begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewDrain {
+    pub outcome: DrainOutcome,
+    /// `drain_ms` from now.
+    pub deadline: Deadline,
+    /// `min_healthy_ms`.
+    pub idle_ms: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventBody {
     DeploymentStarted(Box<NewDeployment>),
@@ -75,6 +85,8 @@ pub enum EventBody {
         deadline: Deadline,
         by: Arc<str>,
         reason: Option<Arc<str>>,
+        /// Of a drain task.
+        drain: Option<NewDrain>,
     },
     /// `withdrawn`: the task need not be done any more. `removes_instance`: the instance is removed with it.
     TaskDone {
@@ -105,6 +117,23 @@ pub enum EventBody {
         reason: Arc<str>,
         resumes_with: Option<Deadline>,
         fails_at_resume: bool,
+    },
+    /// A drain was taken up, or its end or its outcome was changed.
+    AgentDraining {
+        instance: InstanceRef,
+        outcome: DrainOutcome,
+        sessions: Option<u32>,
+        deadline: Deadline,
+        by: Arc<str>,
+        reason: Option<Arc<str>>,
+    },
+    /// A drain has ended. `forced`: not by the instance, but by its deadline or an operator.
+    AgentDrained {
+        instance: InstanceRef,
+        sessions: Option<u32>,
+        forced: bool,
+        by: Arc<str>,
+        reason: Option<Arc<str>>,
     },
     AwaitingPromotion {
         healthy: u32,
@@ -207,6 +236,19 @@ impl EventBody {
         }
     }
 
+    /// Returns true for an event after which the progress deadline may have to be held, or to run again (rule 10.6).
+    pub(super) fn may_change_progress(&self) -> bool {
+        match self {
+            EventBody::AgentState { removes_instance, .. } => *removes_instance,
+            EventBody::ServiceRegistered { .. }
+            | EventBody::ServiceStatus { .. }
+            | EventBody::ServiceDeregistered { .. }
+            | EventBody::VersionTagged { .. }
+            | EventBody::VersionUntagged { .. } => false,
+            _ => true,
+        }
+    }
+
     /// Returns true for an event with a manifest, which the log keeps without it.
     pub fn has_manifest(&self) -> bool {
         self.new_deployment().is_some()
@@ -240,6 +282,8 @@ event_names! {
     AgentState = "agent_state",
     AgentHealthy = "agent_healthy",
     AgentUnhealthy = "agent_unhealthy",
+    AgentDraining = "agent_draining",
+    AgentDrained = "agent_drained",
     AwaitingPromotion = "awaiting_promotion",
     DeploymentPromoted = "deployment_promoted",
     DeploymentPaused = "deployment_paused",
@@ -260,6 +304,8 @@ event_names! {
 pub enum SilentChange {
     /// A refresh that only moved a TTL (rule 8 "Services").
     ServiceRefreshed { instance: Arc<str>, expires_at: Option<UnixMs> },
+    /// The number of sessions that an instance holds, and the end of its drain if they stay away (rule 10.3).
+    SessionsReported { instance: InstanceKey, sessions: u32, idle: Deadline },
     /// A `REQUEST` id and the receipt of its command.
     RequestRecorded { request: Arc<str>, receipt: Receipt },
 }

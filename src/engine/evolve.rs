@@ -4,8 +4,12 @@
 use super::deployment::{
     Action, Cause, DeferredFailure, Deployment, IdempotencyEntry, Mode, Outcome, Status, UnsafeReport, MAX_REQUEST_IDS,
 };
-use super::event::{AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, SilentChange};
-use super::instance::{is_same, Health, Instance, InstanceKey, InstanceState, Role, Task, TaskKind};
+use super::event::{
+    AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, NewDrain, SilentChange,
+};
+use super::instance::{
+    is_same, Drain, DrainOutcome, DrainPhase, Health, Instance, InstanceKey, InstanceState, Role, Task, TaskKind,
+};
 use super::manifest::{ManifestText, BATCH_AGENT};
 use super::policy::Strategy;
 use super::record::Record;
@@ -38,6 +42,14 @@ fn apply_silent(record: &mut Record, change: &SilentChange) {
         SilentChange::ServiceRefreshed { instance, expires_at } => {
             record.services.update(instance, |service| service.expires_at = *expires_at);
         }
+        SilentChange::SessionsReported { instance, sessions, idle } => {
+            record.instances.update(instance, |stored| {
+                stored.sessions = Some(*sessions);
+                if let Some(drain) = &mut stored.drain {
+                    drain.idle = *idle;
+                }
+            });
+        }
         SilentChange::RequestRecorded { request, receipt } => {
             let requests = Arc::make_mut(&mut record.requests);
             requests.push_back(IdempotencyEntry { request: request.clone(), receipt: receipt.clone() });
@@ -58,9 +70,13 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
         VersionRecorded(new) => version_recorded(record, event, new),
         RollbackStarted { .. } => {}
         TaskIssued { instance, task: TaskKind::Stop, .. } => stop_requested(record, event, instance),
-        TaskIssued { instance, task, from_version, deadline, .. } => task_issued(record, event, instance, *task, *from_version, *deadline),
+        TaskIssued { instance, drain: Some(drain), .. } => drain_issued(record, event, instance, drain),
+        TaskIssued { instance, task, from_version, attempt, deadline, .. } => {
+            let new = NewTask { kind: *task, from_version: *from_version, attempt: *attempt, deadline: *deadline };
+            task_issued(record, event, instance, &new);
+        }
         TaskDone { instance, task, withdrawn, removes_instance } => {
-            task_done(record, &event.key_of(instance), *task, *withdrawn, *removes_instance);
+            task_done(record, event, instance, *task, *withdrawn, *removes_instance);
             if *removes_instance && &*instance.agent == BATCH_AGENT {
                 run_left(record, event);
             }
@@ -74,6 +90,8 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
         }
         AgentHealthy { instance, progress } => agent_healthy(record, &event.key_of(instance), *progress),
         AgentUnhealthy { instance, reason, resumes_with, fails_at_resume } => agent_unhealthy(record, event, instance, reason, *resumes_with, *fails_at_resume),
+        AgentDraining { instance, outcome, deadline, .. } => agent_draining(record, &event.key_of(instance), *outcome, *deadline),
+        AgentDrained { instance, .. } => agent_drained(record, &event.key_of(instance)),
         AwaitingPromotion { .. } => awaiting_promotion(record, at),
         DeploymentPromoted { progress, by, reason } => promoted(record, at, *progress, by, reason),
         DeploymentPaused { by, reason } => paused(record, at, by, reason),
@@ -99,6 +117,9 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
     }
     if record.revision == 0 {
         record.created_at = at;
+    }
+    if event.body.may_change_progress() {
+        hold_progress(record, at);
     }
     record.revision = event.revision;
     record.updated_at = at;
@@ -205,6 +226,8 @@ fn fallback(
     changed: &Arc<[Arc<str>]>,
     canaries: u32,
 ) {
+    open_drains(record);
+    count_for_no_old_instance(record, version);
     if let Some(deployment) = deployment_of(record) {
         deployment.mode = Mode::BlueGreen;
         deployment.strategy = Strategy::BlueGreen;
@@ -229,19 +252,42 @@ fn stop_requested(record: &mut Record, event: &Event, instance: &InstanceRef) {
     record.instances.update(&event.key_of(instance), |stored| {
         stored.role = instance.role;
         stored.task = Some(task);
+        stored.drain = None;
         stored.healthy_at = None;
         stored.deadline = Deadline::Off;
     });
 }
 
-fn task_issued(
-    record: &mut Record,
-    event: &Event,
-    instance: &InstanceRef,
-    task: TaskKind,
+/// The fields of `task_issued` of a start, replace or run task.
+struct NewTask {
+    kind: TaskKind,
     from_version: Option<u64>,
+    attempt: u32,
     deadline: Deadline,
-) {
+}
+
+fn task_issued(record: &mut Record, event: &Event, instance: &InstanceRef, new: &NewTask) {
+    let key = event.key_of(instance);
+    let task = Some(Task { kind: new.kind, revision: event.revision, since: event.at });
+    let restarted = record.instances.update(&key, |stored| {
+        stored.role = instance.role;
+        stored.state = InstanceState::Waiting;
+        stored.health = Health::Pending;
+        stored.attempt = new.attempt;
+        (stored.task_at, stored.since) = (event.at, event.at);
+        stored.reason = None;
+        stored.task = task.clone();
+        stored.healthy_at = None;
+        stored.deadline = new.deadline;
+        (stored.sessions, stored.drain) = (None, None);
+    });
+    if restarted {
+        return;
+    }
+    if let Some(from_version) = new.from_version {
+        let drained = InstanceKey { version: from_version, ..key };
+        change_drain(record, &drained, |drain| drain.phase = DrainPhase::Succeeded);
+    }
     record.instances.insert(Instance {
         agent: instance.agent.clone(),
         node: instance.node.clone(),
@@ -254,28 +300,161 @@ fn task_issued(
         task_at: event.at,
         since: event.at,
         reason: None,
-        from_version,
-        task: Some(Task { kind: task, revision: event.revision, since: event.at }),
+        from_version: new.from_version,
+        task,
         healthy_at: None,
-        deadline,
+        deadline: new.deadline,
         was_healthy: false,
         created: event.revision,
+        sessions: None,
+        drain: None,
+        not_counted_for: Box::default(),
     });
 }
 
-fn task_done(record: &mut Record, key: &InstanceKey, task: TaskKind, withdrawn: bool, removes_instance: bool) {
-    if removes_instance {
-        return remove_instance(record, key);
+fn task_done(
+    record: &mut Record,
+    event: &Event,
+    instance: &InstanceRef,
+    task: TaskKind,
+    withdrawn: bool,
+    removes_instance: bool,
+) {
+    let key = event.key_of(instance);
+    if withdrawn && task == TaskKind::Replace {
+        reopen_drains(record, &key);
     }
-    record.instances.update(key, |instance| {
+    if removes_instance {
+        return remove_instance(record, &key);
+    }
+    if task == TaskKind::Drain {
+        return drain_task_done(record, &key, withdrawn, event.at);
+    }
+    record.instances.update(&key, |instance| {
         if instance.task.as_ref().is_some_and(|open| open.kind == task) {
             instance.task = None;
         }
         if withdrawn {
             instance.deadline = Deadline::Off; // a withdrawn task cannot be late
         }
+        // One that was drained, and is not started again after all, is drained as before.
+        if withdrawn && task == TaskKind::Start && instance.attempt > 0 {
+            instance.drain = Some(Box::new(Drain {
+                phase: DrainPhase::Ended,
+                outcome: DrainOutcome::Open,
+                role: instance.role,
+                deadline: Deadline::Off,
+                idle_ms: 0,
+                idle: Deadline::Off,
+            }));
+            instance.role = Role::Draining;
+        }
     });
 }
+
+// ---- drains ---------------------------------------------------------------------------------------------------------
+
+fn drain_issued(record: &mut Record, event: &Event, instance: &InstanceRef, new: &NewDrain) {
+    let task = Task { kind: TaskKind::Drain, revision: event.revision, since: event.at };
+    record.instances.update(&event.key_of(instance), |stored| {
+        stored.drain = Some(Box::new(Drain {
+            phase: DrainPhase::Issued,
+            outcome: new.outcome,
+            role: stored.role,
+            deadline: new.deadline,
+            idle_ms: new.idle_ms,
+            idle: Deadline::Off,
+        }));
+        stored.role = Role::Draining;
+        stored.task = Some(task);
+    });
+}
+
+/// Ends a drain task: the drain was taken up, or its task is withdrawn, with the drain unless that has ended.
+fn drain_task_done(record: &mut Record, key: &InstanceKey, withdrawn: bool, at: UnixMs) {
+    record.instances.update(key, |instance| {
+        instance.task = None;
+        let Some(drain) = &mut instance.drain else { return };
+        if !withdrawn {
+            drain.phase = DrainPhase::TakenUp;
+            if instance.sessions == Some(0) {
+                drain.idle = drain.idle_after(at);
+            }
+        } else if drain.is_open() {
+            instance.role = drain.role;
+            instance.drain = None;
+        }
+    });
+}
+
+fn agent_draining(record: &mut Record, key: &InstanceKey, outcome: DrainOutcome, deadline: Deadline) {
+    change_drain(record, key, |drain| {
+        drain.outcome = outcome;
+        drain.deadline = deadline;
+    });
+}
+
+fn agent_drained(record: &mut Record, key: &InstanceKey) {
+    change_drain(record, key, |drain| {
+        drain.phase = DrainPhase::Ended;
+        (drain.deadline, drain.idle) = (Deadline::Off, Deadline::Off);
+    });
+}
+
+fn change_drain(record: &mut Record, key: &InstanceKey, change: impl FnOnce(&mut Drain)) {
+    if record.instances.get(key).is_some_and(|instance| instance.drain.is_some()) {
+        record.instances.update(key, |instance| {
+            if let Some(drain) = &mut instance.drain {
+                change(drain);
+            }
+        });
+    }
+}
+
+/// Reopens what follows the agent's drained instances: the task of their successor is withdrawn.
+fn reopen_drains(record: &mut Record, successor: &InstanceKey) {
+    let has_succeeded = |i: &&Instance| {
+        is_same(&i.job_id, &successor.job_id)
+            && i.drain.as_ref().is_some_and(|drain| drain.phase == DrainPhase::Succeeded)
+    };
+    let drained: Vec<_> =
+        record.instances.of_agent(&successor.agent).iter().filter(has_succeeded).map(Instance::key).collect();
+    for key in drained {
+        change_drain(record, &key, |drain| (drain.phase, drain.outcome) = (DrainPhase::Ended, DrainOutcome::Open));
+    }
+}
+
+/// Opens what follows the drains that led to a replacement by the deployment, which has ended or changed its job.
+fn open_drains(record: &mut Record) {
+    let Some(deployment) = &record.deployment else { return };
+    let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
+    record.instances.update_where(
+        |i| i.job_id == job_id && i.drain.as_ref().is_some_and(|drain| drain.awaited_version() == Some(target)),
+        |i| {
+            if let Some(drain) = &mut i.drain {
+                drain.outcome = DrainOutcome::Open;
+            }
+        },
+    );
+}
+
+/// Holds the progress deadline while every target instance has its healthy verdict and an agent still drains for its
+/// replacement (rule 10.6); releases it otherwise.
+fn hold_progress(record: &mut Record, at: UnixMs) {
+    let Some(deployment) = record.deployment.as_ref().filter(|d| d.status == Status::Running) else { return };
+    let counts = record.instances.counts(deployment.target_version, &deployment.target_job_id);
+    let progress = match counts.awaiting_drain > 0 && counts.healthy == counts.placed {
+        true => deployment.progress.pause(at),
+        false => deployment.progress.resume(at),
+    };
+    if progress != deployment.progress {
+        if let Some(deployment) = deployment_of(record) {
+            deployment.progress = progress;
+        }
+    }
+}
+
+// ---- reports --------------------------------------------------------------------------------------------------------
 
 /// The fields of `agent_state` beside the state.
 struct NewState<'e> {
@@ -473,15 +652,43 @@ fn start(record: &mut Record, event: &Event, new: &NewDeployment, status: Status
     versions.push(Arc::new(version.clone()));
     record.last_version = version.number;
     // Instances of a failed deployment whose task was withdrawn are removed (rule 4.8).
-    let withdrawn: Vec<InstanceKey> = record
-        .instances
-        .iter()
-        .filter(|i| i.state == InstanceState::Waiting && i.task.is_none())
-        .map(Instance::key)
-        .collect();
+    let withdrawn: Vec<InstanceKey> = record.instances.iter().filter(|i| i.is_withdrawn()).map(Instance::key).collect();
     for key in withdrawn {
         remove_instance(record, &key);
     }
+    count_unchanged(record, new);
+}
+
+/// Notes which instances count for a new version: those that its plan leaves unchanged (rule 11.6).
+fn count_unchanged(record: &mut Record, new: &NewDeployment) {
+    let number = new.version.number;
+    match new.mode {
+        Mode::InPlace | Mode::Noop => {
+            let changed: BTreeSet<&Arc<str>> = new.changed.iter().chain(new.removed_agents.iter()).collect();
+            let is_unchanged = |i: &Instance| {
+                i.job_id == new.version.job_id && !i.is_leaving() && i.drain.is_none() && !changed.contains(&i.agent)
+            };
+            do_not_count(record, number, |i| !is_unchanged(i));
+        }
+        Mode::Initial | Mode::BlueGreen | Mode::VersionOnly | Mode::Unchanged => do_not_count(record, number, |_| true),
+    }
+}
+
+/// Notes that no older instance counts for a version: its deployment has become blue-green.
+fn count_for_no_old_instance(record: &mut Record, version: u64) {
+    do_not_count(record, version, |_| true);
+}
+
+/// Notes that the older instances that `filter` admits do not count for a version. Trimmed versions are forgotten.
+fn do_not_count(record: &mut Record, version: u64, filter: impl Fn(&Instance) -> bool) {
+    let kept: BTreeSet<u64> = record.versions.iter().map(|v| v.number).collect();
+    record.instances.update_where(
+        |i| i.version < version && i.counts_for(version) && filter(i),
+        |i| {
+            let numbers = i.not_counted_for.iter().copied().filter(|number| kept.contains(number));
+            i.not_counted_for = numbers.chain([version]).collect();
+        },
+    );
 }
 
 /// Ends a deployment. Paused deadlines run again: verdicts continue after the end (rule 4.14).
@@ -494,6 +701,7 @@ fn finish(
     reason: Option<Arc<str>>,
 ) {
     change_own_deadlines(record, |deadline| deadline.resume(at));
+    open_drains(record);
     let Some(deployment) = deployment_of(record) else { return };
     deployment.status = status;
     if cause.is_some() {
@@ -567,7 +775,14 @@ fn promote_roles(record: &mut Record) {
         let old = own.clone();
         record.instances.update_where(own, |i| i.role = Role::Primary);
         // Candidates of an older attempt that are still stopping are retired as well.
-        record.instances.update_where(move |i| !old(i), |i| i.role = Role::Retired);
+        // Instances that drain stay so, and stop after it.
+        record.instances.update_where(
+            move |i| !old(i),
+            |i| match &mut i.drain {
+                Some(drain) => drain.outcome = DrainOutcome::Stop,
+                None => i.role = Role::Retired,
+            },
+        );
     } else {
         // A canary of an older attempt that this one does not change runs the promoted content as well.
         record.instances.update_where(
@@ -577,13 +792,25 @@ fn promote_roles(record: &mut Record) {
     }
 }
 
-/// Pauses or resumes the healthy deadlines of the deployment's own instances (rule 4.13).
+/// Pauses or resumes the healthy deadlines of the deployment's own instances (rule 4.13), and the clocks of drains that
+/// lead to a replacement by it (rule 10.9).
 fn change_own_deadlines(record: &mut Record, change: impl Fn(Deadline) -> Deadline) {
     let Some(deployment) = &record.deployment else { return };
     let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
+    let is_own = |i: &Instance| i.version == target && i.deadline != Deadline::Off;
+    let drains_for_it =
+        |i: &Instance| i.drain.as_ref().is_some_and(|drain| drain.is_open() && drain.awaited_version() == Some(target));
     record.instances.update_where(
-        |i| i.version == target && i.job_id == job_id && i.deadline != Deadline::Off,
-        |i| i.deadline = change(i.deadline),
+        |i| i.job_id == job_id && (is_own(i) || drains_for_it(i)),
+        |i| {
+            if is_own(i) {
+                i.deadline = change(i.deadline);
+            }
+            if let Some(drain) = i.drain.as_mut().filter(|drain| drain.is_open()) {
+                drain.deadline = change(drain.deadline);
+                drain.idle = change(drain.idle);
+            }
+        },
     );
 }
 
@@ -596,6 +823,12 @@ fn agent_state(record: &mut Record, key: &InstanceKey, state: InstanceState, new
             instance.since = at;
         }
         instance.state = state;
+        if instance.attempt != new.attempt {
+            instance.sessions = None;
+            if let Some(drain) = &mut instance.drain {
+                drain.idle = Deadline::Off;
+            }
+        }
         instance.attempt = new.attempt;
         // The reason of a verdict is about the state that it was given in.
         if new.reason.is_some() || !is_same_state || instance.health != Health::Unhealthy {
@@ -621,7 +854,7 @@ pub(super) fn predecessors(record: &Record, new: &Instance) -> Vec<InstanceKey> 
         .instances
         .of_agent(&new.agent)
         .iter()
-        .filter(|i| i.created < new.created && !i.is_stopping())
+        .filter(|i| i.created < new.created && !i.is_leaving())
         .filter(|i| is_same(&i.job_id, &new.job_id) || (new.role != Role::Candidate && !i.state.is_running()))
         .map(Instance::key)
         .collect()

@@ -118,6 +118,8 @@ impl Draft<'_, '_> {
                     words.push(format!("{agent} {} ({})", i.health.name(), self.record.why_not_healthy(i)));
                 }
                 Some(i) if i.health != Health::Healthy => more += 1,
+                None if self.awaits_drain(agent) && words.len() < SHOWN => words.push(format!("{agent} drains")),
+                None if self.awaits_drain(agent) => more += 1,
                 _ => {}
             }
         }
@@ -125,6 +127,13 @@ impl Draft<'_, '_> {
             words.push(format!("{more} more"));
         }
         words.join(", ")
+    }
+
+    /// Returns true if an agent is released, and still drains.
+    fn awaits_drain(&self, agent: &str) -> bool {
+        let target = Some(self.target());
+        let awaits = |i: &Instance| i.drain.as_ref().is_some_and(|drain| drain.awaited_version() == target);
+        self.record.instances.of_agent(agent).iter().any(awaits)
     }
 
     // ---- services ---------------------------------------------------------------------------------------------------

@@ -24,8 +24,10 @@ named_enum! {
         Canary = "canary",
         /// Blue-green, not yet promoted.
         Candidate = "candidate",
-        /// After a promotion, until it has stopped.
+        /// After a promotion or a drain, until it has stopped.
         Retired = "retired",
+        /// It finishes its sessions before it is replaced or stopped (rule 10).
+        Draining = "draining",
     }
 }
 
@@ -35,6 +37,81 @@ named_enum! {
         Replace = "replace",
         Stop = "stop",
         Run = "run",
+        Drain = "drain",
+    }
+}
+
+impl TaskKind {
+    /// Returns true for a task that starts an instance.
+    pub fn is_start(self) -> bool {
+        matches!(self, TaskKind::Start | TaskKind::Replace)
+    }
+}
+
+/// The progress of a drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainPhase {
+    /// No coordinator has reported about it yet.
+    Issued,
+    TakenUp,
+    /// It has ended, and what follows it is still to be issued.
+    Ended,
+    /// It has ended, and the task of its successor is issued.
+    Succeeded,
+}
+
+/// The consequence of a drain, decided when it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainOutcome {
+    Stop,
+    /// The agent's instance of this version replaces it.
+    Replace {
+        version: u64,
+    },
+    /// Its deployment has ended: what then holds decides (rule 10.8).
+    Open,
+}
+
+/// A drain: the instance takes no new sessions, and finishes those that it holds (rule 10).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    pub phase: DrainPhase,
+    pub outcome: DrainOutcome,
+    /// The role that the instance had before, and gets back if the drain is withdrawn.
+    pub role: Role,
+    /// `drain_ms` from its task: it ends then, whatever sessions are left.
+    pub deadline: Deadline,
+    /// `min_healthy_ms` at its task: without a session for so long, it ends.
+    pub idle_ms: u64,
+    /// The end of that time; off while it holds sessions, was not taken up or never said a number.
+    pub idle: Deadline,
+}
+
+impl Drain {
+    /// Returns the end of the time without a session that begins now. It is held as long as the drain is.
+    pub fn idle_after(&self, now: UnixMs) -> Deadline {
+        match self.deadline {
+            Deadline::Paused { .. } => Deadline::Paused { left_ms: self.idle_ms },
+            _ => Deadline::Running { at: now.saturating_add(self.idle_ms) },
+        }
+    }
+
+    /// Returns true until its end.
+    pub fn is_open(&self) -> bool {
+        matches!(self.phase, DrainPhase::Issued | DrainPhase::TakenUp)
+    }
+
+    /// Returns the version whose instance follows; None if nothing does.
+    pub fn successor_version(&self) -> Option<u64> {
+        match self.outcome {
+            DrainOutcome::Replace { version } => Some(version),
+            DrainOutcome::Stop | DrainOutcome::Open => None,
+        }
+    }
+
+    /// Returns the version whose instance is still to be issued when the drain ends.
+    pub fn awaited_version(&self) -> Option<u64> {
+        self.successor_version().filter(|_| self.phase != DrainPhase::Succeeded)
     }
 }
 
@@ -76,6 +153,11 @@ pub struct Instance {
     pub was_healthy: bool,
     /// The revision at which it was added: an agent's newest instance has the largest.
     pub created: u64,
+    /// The number of sessions that its present attempt holds; None until it says one (rule 10.3).
+    pub sessions: Option<u32>,
+    pub drain: Option<Box<Drain>>,
+    /// The versions above its own that it does not count for, ascending (rule 11.6).
+    pub not_counted_for: Box<[u64]>,
 }
 
 impl Instance {
@@ -103,9 +185,54 @@ impl Instance {
         matches!(&self.task, Some(task) if task.kind == TaskKind::Stop)
     }
 
-    /// Returns true if it counts as running (rule 4.1); an instance that is stopping does not (rule 8 "Tasks").
+    /// Returns true if it counts as running (rule 4.1). An instance that is stopping does not (rule 8 "Tasks"), nor one
+    /// that drains for a stop (rule 10.10).
     pub fn is_running(&self) -> bool {
-        !self.is_stopping() && self.state.is_running()
+        !self.is_leaving() && self.state.is_running()
+    }
+
+    /// Returns true if it is stopping, or drains to be stopped.
+    pub fn is_leaving(&self) -> bool {
+        self.is_stopping() || self.drain.as_ref().is_some_and(|drain| drain.outcome == DrainOutcome::Stop)
+    }
+
+    /// Returns its role, and while it drains for anything but a stop, the one that it had before.
+    pub fn lasting_role(&self) -> Role {
+        match &self.drain {
+            Some(drain) if drain.outcome != DrainOutcome::Stop => drain.role,
+            _ => self.role,
+        }
+    }
+
+    /// Returns true if its drain has not ended.
+    pub fn has_open_drain(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.is_open())
+    }
+
+    /// Returns the time at which its drain ends at the latest; None where that is held, or none is open.
+    pub fn drain_at(&self) -> Option<UnixMs> {
+        self.drain.as_ref().and_then(|drain| drain.deadline.at())
+    }
+
+    /// Returns true if its drain has ended, and what follows is still to be issued.
+    pub fn is_drained(&self) -> bool {
+        self.drain.as_ref().is_some_and(|drain| drain.phase == DrainPhase::Ended)
+    }
+
+    /// Returns true if a task has announced its next attempt, which nobody has taken up.
+    pub fn is_to_restart(&self) -> bool {
+        self.state == InstanceState::Waiting && self.attempt > 0
+    }
+
+    /// Returns true if a failed or cancelled deployment has left it without a task before any report: the next version
+    /// removes it.
+    pub fn is_withdrawn(&self) -> bool {
+        self.state == InstanceState::Waiting && self.task.is_none() && self.drain.is_none()
+    }
+
+    /// Returns true if it counts for a version: it runs that one, or the plan of that one left it unchanged (rule 11.6).
+    pub fn counts_for(&self, version: u64) -> bool {
+        version >= self.version && self.not_counted_for.binary_search(&version).is_err()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Invariants: they hold for every record after every event, and are checked for every record from outside.
 
 use super::deployment::{Mode, Status, MAX_REQUEST_IDS};
-use super::instance::{Health, Instance, InstanceState, Role, TaskKind};
+use super::instance::{Drain, DrainOutcome, DrainPhase, Health, Instance, InstanceState, Role, TaskKind};
 use super::manifest::BATCH_AGENT;
 use super::record::Record;
 use super::time::Deadline;
@@ -53,13 +53,14 @@ fn deployment(record: &Record) -> Result<(), String> {
     must!((d.status == Status::Paused) == d.paused_from.is_some(), "only a paused deployment remembers from where");
     must!(!version.stable || !active, "a version is stable only once its deployment is successful");
     let own = record.instances.counts(d.target_version, &d.target_job_id);
+    let is_held = own.awaiting_drain > 0 && own.healthy == own.placed;
     match (d.status, d.progress) {
-        (Status::Running, Deadline::Running { .. }) => {}
+        (Status::Running, Deadline::Running { .. }) => must!(!is_held, "a drain holds the progress deadline"),
         (Status::Running, Deadline::Off) => {
             must!(d.policy.progress_deadline_ms == 0, "a running deployment has a deadline, so that it ends")
         }
         (Status::Running, Deadline::Paused { .. }) => {
-            return Err("only a pause holds the progress deadline".to_string())
+            must!(is_held, "a pause or a drain holds the progress deadline, and nothing else")
         }
         (Status::Paused, progress) => must!(progress.at().is_none(), "no deadline runs while paused"),
         (_, progress) => {
@@ -71,22 +72,24 @@ fn deployment(record: &Record) -> Result<(), String> {
     let awaits = d.status == Status::AwaitingPromotion || d.paused_from == Some(Status::AwaitingPromotion);
     must!(awaits || d.awaiting_since.is_none(), "only a deployment that awaits its promotion says since when");
     if d.status == Status::AwaitingPromotion {
-        must!(own.healthy == own.placed && own.placed > 0, "a promotion is awaited while all canaries are healthy");
+        must!(own.healthy == own.released() && own.placed > 0, "a promotion is awaited while all canaries are healthy");
         must!(!d.promoted, "a promotion is awaited before it, not after");
     }
     must!(d.canaries as usize <= d.changed.len(), "there are no more canaries than changed agents");
     must!(d.changed.iter().collect::<BTreeSet<_>>().len() == d.changed.len(), "an agent changes once");
     if active {
-        must!(own.placed <= d.changed.len(), "no more instances are placed than agents change");
-        let placed = |agent: &str| record.instances.of_agent(agent).iter().any(|i| record.is_own(i));
-        let first = d.changed.iter().take(own.placed).all(|agent| placed(agent));
+        must!(own.released() <= d.changed.len(), "no more agents are released than change");
+        let awaits =
+            |i: &Instance| i.drain.as_ref().and_then(|drain| drain.awaited_version()) == Some(d.target_version);
+        let released = |agent: &str| record.instances.of_agent(agent).iter().any(|i| record.is_own(i) || awaits(i));
+        let first = d.changed.iter().take(own.released()).all(|agent| released(agent));
         must!(first, "agents go in the order of the changed agents");
     }
     if d.status == Status::Running && d.policy.progress_deadline_ms == 0 {
         must!(own.unhealthy == 0, "without a progress deadline the first unhealthy instance fails the deployment");
     }
     if active && d.mode == Mode::InPlace && d.canaries > 0 && !d.promoted {
-        must!(own.placed <= d.canaries as usize, "only canaries go before the promotion");
+        must!(own.released() <= d.canaries as usize, "only canaries go before the promotion");
     }
     Ok(())
 }
@@ -113,10 +116,16 @@ fn instances(record: &Record) -> Result<(), String> {
 
 fn one(record: &Record, instance: &Instance, name: &str) -> Result<(), String> {
     let batch = &*instance.agent == BATCH_AGENT;
+    let version = instance.version;
+    let is_start = instance.task.as_ref().is_some_and(|task| task.kind == TaskKind::Start);
     match instance.task.as_ref().map(|t| t.kind) {
         Some(TaskKind::Start | TaskKind::Replace) => {
             must!(instance.state == InstanceState::Waiting, "{name} has reported, so its task has ended");
             must!(!batch, "a batch job is run, not started");
+        }
+        Some(TaskKind::Drain) => {
+            let is_issued = instance.drain.as_ref().is_some_and(|drain| drain.phase == DrainPhase::Issued);
+            must!(is_issued, "nobody has taken up the drain of {name}");
         }
         Some(TaskKind::Run) => must!(batch, "{name} is no batch job"),
         Some(TaskKind::Stop) => {
@@ -127,8 +136,19 @@ fn one(record: &Record, instance: &Instance, name: &str) -> Result<(), String> {
         }
         None => {}
     }
+    if let Some(drain) = &instance.drain {
+        one_drain(record, instance, drain, name)?;
+    }
+    must!((instance.role == Role::Draining) == instance.drain.is_some(), "{name} has the role of a drain with a drain");
     must!(
-        (instance.attempt == 0) == (instance.state == InstanceState::Waiting) || instance.is_stopping(),
+        instance.not_counted_for.is_sorted_by(|a, b| a < b) && instance.not_counted_for.iter().all(|n| *n > version),
+        "{name} counts for its own version, and says once for which later one it does not"
+    );
+    must!(
+        (instance.attempt == 0) == (instance.state == InstanceState::Waiting)
+            || instance.is_stopping()
+            || is_start
+            || instance.drain.is_some(),
         "{name} counts attempts from its first report"
     );
     match instance.health {
@@ -161,8 +181,38 @@ fn one(record: &Record, instance: &Instance, name: &str) -> Result<(), String> {
     if instance.role == Role::Retired {
         must!(instance.is_stopping(), "{name} is retired, so it is told to stop");
     }
-    if record.is_own(instance) && d.status == Status::Successful && !instance.is_stopping() {
+    if record.is_own(instance) && d.status == Status::Successful && !instance.is_leaving() {
         must!(instance.role == Role::Primary, "{name} is primary after success");
+    }
+    Ok(())
+}
+
+fn one_drain(record: &Record, instance: &Instance, drain: &Drain, name: &str) -> Result<(), String> {
+    let Some(d) = &record.deployment else { return Ok(()) };
+    let is_held = d.status == Status::Paused && drain.awaited_version() == Some(d.target_version);
+    match drain.phase {
+        DrainPhase::Issued => {
+            let issued = matches!(&instance.task, Some(task) if task.kind == TaskKind::Drain);
+            must!(issued, "the drain of {name} waits for a coordinator");
+            must!(drain.outcome != DrainOutcome::Open, "the drain of {name} that nobody has taken up leads somewhere");
+            must!(drain.idle == Deadline::Off, "{name} is not idle before its drain is taken up");
+        }
+        DrainPhase::TakenUp => {
+            let is_idle = instance.sessions == Some(0);
+            must!(is_idle == (drain.idle != Deadline::Off), "{name} is idle while it says that it holds no session");
+        }
+        DrainPhase::Ended => must!(is_held, "what follows the drain of {name} is issued with its end"),
+        DrainPhase::Succeeded => {
+            let follows = |i: &Instance| {
+                i.job_id == instance.job_id && i.created > instance.created && i.state == InstanceState::Waiting
+            };
+            must!(record.instances.of_agent(&instance.agent).iter().any(follows), "{name} has a successor");
+        }
+    }
+    if drain.is_open() {
+        must!(matches!(drain.deadline, Deadline::Paused { .. }) == is_held, "only a pause holds the drain of {name}");
+        must!(drain.deadline != Deadline::Off, "the drain of {name} ends");
+        must!(drain.idle == Deadline::Off || (drain.idle.at().is_none() == is_held), "the clocks of {name} run alike");
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 use super::deployment::{Cause, Mode};
 use super::draft::Draft;
 use super::event::{EventBody, NewDeployment};
-use super::instance::{Health, Instance, InstanceState, Role, TaskKind};
+use super::instance::{Health, Instance, Role, TaskKind};
 use super::manifest::{self, JobType, Manifest, ManifestText, BATCH_AGENT};
 use super::policy::{Policy, Strategy};
 use super::record::Record;
@@ -38,18 +38,13 @@ pub(super) struct VersionPlan {
     pub canaries: usize,
 }
 
-/// Returns true for an instance of a failed deployment whose task was withdrawn: it is removed with the next version.
-fn is_withdrawn(instance: &Instance) -> bool {
-    instance.state == InstanceState::Waiting && instance.task.is_none()
-}
-
 /// Returns the primaries, which run in one job: an in-place update keeps the job (rule 1.4).
 fn primaries<'a>(record: &'a Record) -> impl Iterator<Item = &'a Instance> + 'a {
     record
         .instances
         .iter()
-        .filter(|i| i.is_running() && matches!(i.role, Role::Primary | Role::Canary) && &*i.agent != BATCH_AGENT)
-        .filter(|i| !is_withdrawn(i))
+        .filter(|i| i.is_running() && matches!(i.lasting_role(), Role::Primary | Role::Canary))
+        .filter(|i| &*i.agent != BATCH_AGENT && !i.is_withdrawn())
 }
 
 /// Returns a job id that no instance has: the requested one, else the deployment's id, else that with a number.
@@ -164,6 +159,9 @@ fn changed_agents(
         if !old.state.is_running() {
             return Some(format!("not running: {}", old.state.name()));
         }
+        if old.drain.is_some() {
+            return Some(format!("version {} of it drains", old.version));
+        }
         // An agent that restarted while a later version of it was still to be started in the same job.
         let waits =
             |i: &&Instance| i.created > old.created && matches!(&i.task, Some(task) if task.kind == TaskKind::Start);
@@ -198,8 +196,7 @@ fn removed_agents(record: &Record, agents_with_nodes: &[(Arc<str>, Arc<str>)]) -
     let left: BTreeSet<Arc<str>> = record
         .instances
         .iter()
-        .filter(|i| !i.is_stopping() && !kept.contains(&i.agent))
-        .filter(|i| !is_withdrawn(i))
+        .filter(|i| !i.is_leaving() && !i.is_withdrawn() && !kept.contains(&i.agent))
         .map(|i| i.agent.clone())
         .collect();
     left.into_iter().collect()
@@ -246,7 +243,6 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
         true => Deadline::after(draft.now(), new.policy.progress_deadline_ms),
         false => Deadline::Off,
     };
-    let bundle = version.bundle.clone();
     let started = Box::new(NewDeployment {
         version,
         mode: plan.mode,
@@ -271,7 +267,7 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
     draft.emit_for(new.deployment_id.clone(), number, body);
     match plan.mode {
         Mode::Noop => draft.stop_removed(&plan.removed_agents),
-        Mode::VersionOnly => draft.run_batch(number, plan.job_id.clone(), bundle),
+        Mode::VersionOnly => draft.run_batch(number, plan.job_id.clone()),
         _ => {}
     }
 }
@@ -279,7 +275,7 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
 /// Deregisters the services of withdrawn instances, each with its event, before the instances are removed (rule 8
 /// "Services").
 fn deregister_withdrawn(draft: &mut Draft) {
-    let leftovers: Vec<_> = draft.record.instances.iter().filter(|i| is_withdrawn(i)).map(Instance::key).collect();
+    let leftovers: Vec<_> = draft.record.instances.iter().filter(|i| i.is_withdrawn()).map(Instance::key).collect();
     for key in leftovers {
         draft.clear_services(&key, "withdrawn");
     }
@@ -338,15 +334,17 @@ impl StoredVersion {
         }
     }
 
-    pub fn rollback_policy(&self) -> Policy {
-        self.version.policy.for_rollback()
+    /// Returns the policy of a rollback to it, in the place of the record's deployment (rule 9.2).
+    pub fn rollback_policy(&self, record: &Record) -> Policy {
+        let replaced = record.deployment.as_ref().map(|d| &d.policy);
+        self.version.policy.for_rollback(replaced.unwrap_or(&self.version.policy))
     }
 }
 
 /// Plans a rollback to a version, without starting it.
 pub(super) fn plan_rollback(record: &Record, number: u64, deployment_id: &Arc<str>) -> Result<VersionPlan, String> {
     let old = StoredVersion::read(record, number)?;
-    Ok(plan_version(record, &old.spec(old.rollback_policy(), deployment_id.clone())))
+    Ok(plan_version(record, &old.spec(old.rollback_policy(record), deployment_id.clone())))
 }
 
 /// Reverts to a version because the current deployment failed (rule 4.11).
@@ -354,7 +352,8 @@ pub(super) fn revert(draft: &mut Draft, number: u64, cause: Cause, reason: Arc<s
     let Ok(old) = StoredVersion::read(&draft.record, number) else { return };
     let by: Arc<str> = Arc::from(super::draft::AUTO);
     let meta = VersionMeta { tag: None, rollback_of: Some(number), cause: Some(cause), by, reason: Some(reason) };
-    roll_back(draft, &old, old.rollback_policy(), number, meta);
+    let policy = old.rollback_policy(&draft.record);
+    roll_back(draft, &old, policy, number, meta);
 }
 
 /// Starts a new deployment of a stored version.

@@ -3,7 +3,7 @@
 
 use super::json::Json;
 use super::names::named_enum;
-use super::time::MAX_DURATION_MS;
+use super::time::{MAX_DURATION_MS, MAX_WAIT_MS};
 use serde::{Serialize, Serializer};
 
 named_enum! {
@@ -146,6 +146,9 @@ policy_table! {
         "must be checks or agent_states", "health-check:checks|agent_states";
     auto_promote: bool = false, any, "must be a boolean", "flag:true|false";
     auto_revert: bool = false, any, "must be a boolean", "flag:true|false";
+    /// The longest time for which an instance may finish its sessions before it is replaced or stopped (rule 10), at
+    /// most [`MAX_WAIT_MS`]. 0: no drain.
+    drain_ms: u64 = 0, wait, "must be a non-negative integer, at most ten years", "ms";
 }
 
 fn in_range<T>(value: &T, check: impl Fn(&T) -> bool) -> bool {
@@ -158,6 +161,10 @@ fn any<T>(_value: &T) -> bool {
 
 fn duration(ms: &u64) -> bool {
     *ms <= MAX_DURATION_MS
+}
+
+fn wait(ms: &u64) -> bool {
+    *ms <= MAX_WAIT_MS
 }
 
 fn positive_duration(ms: &u64) -> bool {
@@ -249,13 +256,15 @@ impl Policy {
     }
 
     /// Returns the policy of a rollback to a version with this one: it does not wait for a promotion (rule 4.12, rule 8
-    /// "Rollback").
-    pub fn for_rollback(&self) -> Policy {
+    /// "Rollback"), and gives sessions at least the time that `replaced` does, the policy of the deployment before it
+    /// (rule 9.2).
+    pub fn for_rollback(&self, replaced: &Policy) -> Policy {
         let strategy = match self.strategy {
             Strategy::Canary => Strategy::Rolling,
             other => other,
         };
-        Policy { strategy, canary: CountOrPercent::Count(0), ..self.clone() }
+        let drain_ms = self.drain_ms.max(replaced.drain_ms);
+        Policy { strategy, canary: CountOrPercent::Count(0), drain_ms, ..self.clone() }
     }
 
     /// Returns the violations of one policy, each with its path: ranges first, then conflicts between fields.

@@ -107,6 +107,12 @@ impl Record {
             .is_some_and(|d| instance.version == d.target_version && is_same(&instance.job_id, &d.target_job_id))
     }
 
+    /// Returns the newest version for which an instance counts (rule 11.6).
+    pub fn until_version(&self, instance: &Instance) -> u64 {
+        let newest = self.versions.iter().rev().map(|v| v.number).find(|number| instance.counts_for(*number));
+        newest.unwrap_or(instance.version)
+    }
+
     /// Returns the agents of a version with their nodes, in manifest order.
     pub fn agents_with_nodes(&self, number: u64) -> Vec<(Arc<str>, Arc<str>)> {
         self.version(number).map(|v| v.agents_with_nodes()).unwrap_or_default()
@@ -118,8 +124,8 @@ impl Record {
     }
 
     /// Returns the instance that an agent now runs (rule 8 "What an agent now runs"): the old one until the first
-    /// report about the new one. Candidates and instances that are stopping do not count, nor does a replacement nobody
-    /// has taken up.
+    /// report about the new one. Candidates and instances that are stopping, or drain for a stop, do not count, nor does
+    /// a replacement nobody has taken up.
     pub fn running_instance(&self, agent: &str) -> Option<&Instance> {
         self.running_instance_where(agent, |_| true)
     }
@@ -134,7 +140,7 @@ impl Record {
             self.instances
                 .of_agent(agent)
                 .iter()
-                .filter(|i| !i.is_stopping() && !matches!(i.role, Role::Candidate | Role::Retired) && pick(i))
+                .filter(|i| !i.is_leaving() && !matches!(i.role, Role::Candidate | Role::Retired) && pick(i))
         };
         eligible().rev().find(|i| i.state != InstanceState::Waiting).or_else(|| {
             eligible().rev().find(|i| matches!(&i.task, Some(t) if matches!(t.kind, TaskKind::Start | TaskKind::Run)))

@@ -71,6 +71,8 @@ pub enum Rejection {
     NoSuchAgent(String),
     #[error("service instance '{0}' is not registered")]
     NoSuchService(String),
+    #[error("no instance of version {version} drains")]
+    NothingDrains { version: u64 },
     #[error("deployment '{0}' is not on the record")]
     NoSuchDeployment(String),
     #[error("{}", joined(.0))]
@@ -101,6 +103,8 @@ pub enum Rejection {
     JobTaken(String),
     #[error("{what} is longer or more than the {max} allowed")]
     Limit { what: String, max: u64 },
+    #[error("versions that drain or are on standby: {versions} of at most {max}; the oldest is version {oldest}, with {holds}")]
+    VersionsAlive { versions: usize, max: usize, oldest: u64, holds: String },
     #[error("{0}")]
     ReadOnlyRecord(ReadOnlyReason),
     #[error("the manifest of version {0} is damaged: it is no JSON; its bytes are kept as they are")]
@@ -127,6 +131,7 @@ impl Rejection {
             | Rejection::NoSuchTag(_)
             | Rejection::NoSuchAgent(_)
             | Rejection::NoSuchService(_)
+            | Rejection::NothingDrains { .. }
             | Rejection::NoSuchDeployment(_) => Code::NotFound,
             Rejection::Invalid(_) => Code::Invalid,
             Rejection::BadState { .. }
@@ -143,7 +148,7 @@ impl Rejection {
             | Rejection::TagTaken { .. }
             | Rejection::ServiceInstanceTaken { .. }
             | Rejection::JobTaken(_) => Code::Conflict,
-            Rejection::Limit { .. } => Code::Limit,
+            Rejection::Limit { .. } | Rejection::VersionsAlive { .. } => Code::Limit,
         }
     }
 }

@@ -24,6 +24,8 @@ impl Draft<'_, '_> {
                 Due::Ttl(id) => self.expire(&id),
                 Due::Healthy(key) => self.mark_healthy(&key),
                 Due::HealthyDeadline(key) => self.on_healthy_deadline(&key),
+                Due::Idle(key) => self.end_drain(&key, false, Actor::auto()),
+                Due::DrainDeadline(key) => self.end_drain(&key, true, Actor::auto()),
                 Due::ProgressDeadline => {
                     let ms = self.deployment().map_or(0, |d| d.policy.progress_deadline_ms);
                     let description = format!("no progress within {ms} ms: {}", self.who_is_not_healthy());
@@ -34,8 +36,14 @@ impl Draft<'_, '_> {
         }
     }
 
-    /// Takes the steps that are possible now, until the deployment has to wait or has ended.
+    /// Takes the steps that are possible now, until the deployment has to wait or has ended; then issues what follows
+    /// the drains that have ended, as that depends on which agents the deployment has released.
     pub fn advance(&mut self) {
+        self.take_steps();
+        self.follow_up_drains();
+    }
+
+    fn take_steps(&mut self) {
         loop {
             let Some(d) = self.deployment() else { return };
             if !d.status.is_active() || d.status == Status::Paused {
@@ -55,12 +63,12 @@ impl Draft<'_, '_> {
             match strategy::next(&self.record) {
                 Step::Wait => return,
                 Step::Release { agents, role } => {
-                    let placed = self.own_counts().placed;
+                    let released = self.own_counts().released();
                     for agent in agents {
                         self.release(&agent, role);
                     }
                     // A decoded record may claim more canaries than it has agents, or an agent twice.
-                    if self.own_counts().placed == placed {
+                    if self.own_counts().released() == released {
                         return;
                     }
                 }
@@ -108,6 +116,7 @@ impl Draft<'_, '_> {
             reason: None,
         };
         self.emit(target, body);
+        self.withdraw_open_drains();
         match mode {
             Mode::BlueGreen if !promoted => self.stop_candidates(),
             Mode::InPlace => {
@@ -137,6 +146,7 @@ impl Draft<'_, '_> {
             target,
             EventBody::FallbackBlueGreen { agent: report.agent, reason: report.words, job_id, changed, canaries },
         );
+        self.withdraw_open_drains();
     }
 
     /// Ends the deployment as failed; with `auto_revert` a rollback to the newest stable version starts in the same
@@ -167,6 +177,7 @@ impl Draft<'_, '_> {
     /// Cleans up after a failure: in place, instances stay as they are and replacements that nobody has taken up are
     /// withdrawn; the stop of blue-green candidates is requested.
     fn clear_after_failure(&mut self) {
+        self.withdraw_open_drains();
         match self.deployment().map(|d| (d.mode, d.promoted)) {
             Some((Mode::BlueGreen, false)) => self.stop_candidates(),
             Some((Mode::InPlace, _)) => {

@@ -26,6 +26,8 @@ pub struct Summary {
     /// The number of agents that the deployment changes.
     pub desired: usize,
     pub updated_at: UnixMs,
+    /// The number of instances that drain.
+    pub draining: usize,
 }
 
 impl Summary {
@@ -45,6 +47,7 @@ impl Summary {
             healthy: record.instances.counts(deployment.target_version, &deployment.target_job_id).healthy,
             desired: deployment.changed.len(),
             updated_at: record.updated_at,
+            draining: record.instances.draining(),
         })
     }
 }

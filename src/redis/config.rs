@@ -62,6 +62,8 @@ static EVENTS_MAX: Config = Config::number(c"events-max", 100, 1, 100_000);
 static MANIFEST_MAX_BYTES: Config = Config::memory(c"manifest-max-bytes", 1 << 20, 1024, 4 << 20);
 /// Agents of one version.
 static AGENTS_MAX: Config = Config::number(c"agents-max", 10_000, 1, 100_000);
+/// Versions whose instances drain or are on standby.
+static VERSIONS_ALIVE_MAX: Config = Config::number(c"versions-alive-max", 8, 1, 1_000);
 /// Time in µs that the timer may use before clients get their turn.
 static TICK_BUDGET_US: Config = Config::number(c"tick-budget-us", 1_000, 100, 1_000_000);
 /// Idle time in ms after which a finished record is kept encoded. 0 disables.
@@ -99,6 +101,7 @@ pub fn limits() -> Limits {
         events_max: EVENTS_MAX.size(),
         manifest_max_bytes: MANIFEST_MAX_BYTES.size(),
         agents_max: AGENTS_MAX.size(),
+        versions_alive_max: VERSIONS_ALIVE_MAX.size(),
     }
 }
 

@@ -7,6 +7,7 @@
 use super::event_fields::{fields, Fields};
 use super::value::{int, RawJson};
 use crate::engine::event::{Event, EventBody, InstanceRef, NewDeployment};
+use crate::engine::instance::DrainOutcome;
 use crate::engine::record::Record;
 use crate::engine::services::Service;
 use crate::engine::time::Deadline;
@@ -102,7 +103,8 @@ fn body(event: &Event, to: &mut Fields) {
             "by": by,
             "reason": reason,
         ),
-        EventBody::TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason } => fields!(to,
+        EventBody::TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason, drain } => {
+            fields!(to,
             "task": task.name(),
             "agent": &instance.agent,
             "node": &instance.node,
@@ -116,7 +118,12 @@ fn body(event: &Event, to: &mut Fields) {
             "healthy_deadline_left_ms": deadline.left_ms().map(int),
             "by": by,
             "reason": reason,
-        ),
+            );
+            if let Some(drain) = drain {
+                self::drain(drain.outcome, drain.deadline, to);
+                fields!(to, "min_healthy_ms": int(drain.idle_ms));
+            }
+        }
         EventBody::TaskDone { instance, task, withdrawn, removes_instance } => {
             fields!(to, "task": task.name());
             instance_ref(instance, to);
@@ -141,6 +148,16 @@ fn body(event: &Event, to: &mut Fields) {
             instance_ref(instance, to);
             fields!(to, "reason": reason, "fails_at_resume": *fails_at_resume, "reopens": resumes_with.is_some());
             progress(resumes_with.unwrap_or(Deadline::Off), to);
+        }
+        EventBody::AgentDraining { instance, outcome, sessions, deadline, by, reason } => {
+            instance_ref(instance, to);
+            fields!(to, "sessions": sessions.map(int));
+            self::drain(*outcome, *deadline, to);
+            fields!(to, "by": by, "reason": reason);
+        }
+        EventBody::AgentDrained { instance, sessions, forced, by, reason } => {
+            instance_ref(instance, to);
+            fields!(to, "sessions": sessions.map(int), "forced": *forced, "by": by, "reason": reason);
         }
         EventBody::AwaitingPromotion { healthy } => fields!(to, "healthy": int(*healthy)),
         EventBody::DeploymentPromoted { progress, by, reason } => {
@@ -228,6 +245,21 @@ fn new_deployment(new: &NewDeployment, to: &mut Fields) {
         "stable": version.stable,
         "outcome": version.outcome.map(|outcome| outcome.name()),
         "submitted_at": int(version.submitted_at),
+    );
+}
+
+/// Writes what follows a drain, and when it ends at the latest.
+fn drain(outcome: DrainOutcome, deadline: Deadline, to: &mut Fields) {
+    let (follow_up, successor_version) = match outcome {
+        DrainOutcome::Stop => (Some("stop"), None),
+        DrainOutcome::Replace { version } => (Some("replace"), Some(version)),
+        DrainOutcome::Open => (None, None),
+    };
+    fields!(to,
+        "successor_version": successor_version.map(int),
+        "drain_at": deadline.at().map(int),
+        "drain_left_ms": deadline.left_ms().map(int),
+        "follow_up": follow_up,
     );
 }
 

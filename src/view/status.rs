@@ -107,6 +107,12 @@ pub struct InstanceView<'a> {
     pub healthy_at: Option<i64>,
     /// The time by which it has to be healthy.
     pub healthy_deadline_at: Option<i64>,
+    /// The number of sessions that it says it holds; null until it says one.
+    pub sessions: Option<i64>,
+    /// The time at which its drain ends at the latest.
+    pub drain_at: Option<i64>,
+    /// The newest version for which it counts (rule 11.6).
+    pub until_version: i64,
 }
 
 /// An operator command that took effect.
@@ -226,6 +232,8 @@ fn due_name(due: &Due) -> String {
         Due::Ttl(instance) => format!("service {instance} TTL"),
         Due::Healthy(key) => format!("{} healthy", key.agent),
         Due::HealthyDeadline(key) => format!("{} healthy deadline", key.agent),
+        Due::Idle(key) => format!("{} drained", key.agent),
+        Due::DrainDeadline(key) => format!("{} drain deadline", key.agent),
         Due::ProgressDeadline => "progress deadline".to_string(),
     }
 }
@@ -250,6 +258,9 @@ fn instance<'a>(record: &Record, instance: &'a Instance) -> InstanceView<'a> {
         task: instance.task.as_ref().map(|task| task.kind.name()),
         healthy_at: instance.healthy_at.map(int),
         healthy_deadline_at: instance.deadline.at().map(int),
+        sessions: instance.sessions.map(int),
+        drain_at: instance.drain_at().map(int),
+        until_version: int(record.until_version(instance)),
     }
 }
 

@@ -65,6 +65,7 @@ fn report(key: &InstanceKey, state: ReportedState, attempt: Option<u32>) -> Comm
         job: Some(key.job_id.clone()),
         attempt,
         reason: None,
+        sessions: None,
     })
 }
 
@@ -274,7 +275,9 @@ impl RealWorld {
             let ttl = *rng.pick(&[None, None, Some(40), Some(200)]);
             self.letters.push(match record.services.get(&id) {
                 Some(_) if rng.chance(4) => Command::Deregister { instance: id },
-                Some(_) if rng.chance(80) => Command::Check(Check { instance: id, status, reason: reason(rng) }),
+                Some(_) if rng.chance(80) => {
+                    Command::Check(Check { instance: id, status, reason: reason(rng), sessions: None })
+                }
                 _ => because(rng, register(key, &name, &id, ttl, status)),
             });
         }

@@ -68,7 +68,10 @@ pub fn line(input: &Input) -> String {
         Command::Pause(op) => operate(&mut line, "PAUSE", op),
         Command::Resume(op) => operate(&mut line, "RESUME", op),
         Command::Fail(op) => operate(&mut line, "FAIL", op),
-        Command::Stop(op) => operate(&mut line, "STOP", op),
+        Command::Stop { options, now } => operate(&mut line, if *now { "STOP NOW" } else { "STOP" }, options),
+        Command::Drain(drain) => {
+            let _ = write!(line, "DRAIN VERSION {} MS {}", drain.version, drain.ms);
+        }
         Command::Tag { version, tag } => {
             let _ = write!(line, "TAG {version} {tag}");
         }

@@ -429,6 +429,7 @@ impl Model {
                     };
                 }
             }
+            EventBody::AgentDraining { .. } | EventBody::AgentDrained { .. } => {}
             EventBody::AwaitingPromotion { .. } => self.set_phase(Phase::Awaiting),
             EventBody::DeploymentPromoted { by, .. } => {
                 self.set_phase(Phase::Running);

@@ -30,7 +30,7 @@ pub fn ask(
         3 => Command::Pause(operate(rng, record)),
         4 => Command::Resume(operate(rng, record)),
         5 => Command::Fail(operate(rng, record)),
-        6 => Command::Stop(operate(rng, record)),
+        6 => Command::Stop { options: operate(rng, record), now: rng.chance(20) },
         7 => {
             let newest = record.map_or(1, |r| r.last_version);
             Command::Tag { version: rng.between(newest.saturating_sub(3).max(1), newest + 1), tag: tag(rng) }

@@ -412,7 +412,7 @@ fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
                 .find(|i| i.job_id == instance.job_id && i.task.is_some() && !i.is_stopping());
             must!(open.is_none(), "{} has another open task in {}", instance.agent, instance.job_id);
         }
-        TaskKind::Stop | TaskKind::Run => {}
+        TaskKind::Stop | TaskKind::Run | TaskKind::Drain => {}
     }
     Ok(())
 }
@@ -847,7 +847,7 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
 
 /// Rule 3 STOP: ends an active deployment, and gives every instance a `stop` task.
 fn stop_tells_everything_to_stop(o: &Outcome) -> Said {
-    if matches!(o.command, Command::Stop(_)) {
+    if matches!(o.command, Command::Stop { .. }) {
         must!(!o.after.is_active(), "it is active after STOP");
         let on = o.after.instances.iter().find(|i| !i.is_stopping());
         must!(on.is_none(), "{:?} runs on after STOP", on.map(|i| &i.agent));
@@ -1075,7 +1075,9 @@ fn reports_count_once(o: &Outcome) -> Said {
         ReportedState::Unready => InstanceState::Unready,
         ReportedState::Failed => InstanceState::Failed,
         ReportedState::Stopped => InstanceState::Stopped,
-        ReportedState::Completed | ReportedState::Unsafe => return Ok(()),
+        ReportedState::Completed | ReportedState::Unsafe | ReportedState::Draining | ReportedState::Drained => {
+            return Ok(())
+        }
     };
     let stale = match report.attempt {
         Some(given) if state == InstanceState::Starting => given <= i.attempt,
@@ -1112,7 +1114,7 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
         "it does not say why it did not revert: {}",
         failed.description
     );
-    let stopped_since = matches!(o.command, Command::Stop(_));
+    let stopped_since = matches!(o.command, Command::Stop { .. });
     let Some(stable) = failed.newest_stable.filter(|_| !failed.is_rollback && !stopped_since) else { return Ok(()) };
     let Some(told) = o.model.versions.get(&stable) else { return Ok(()) };
     let mut told = (**told).clone();
@@ -1153,7 +1155,7 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
         matches!(c, Change::Event(e) if matches!(&e.body, EventBody::DeploymentSuccessful { .. } | EventBody::DeploymentNoop(_)))
     });
     let r = rollout(o.model)?;
-    let stopped_since = matches!(o.command, Command::Stop(_));
+    let stopped_since = matches!(o.command, Command::Stop { .. });
     if !succeeded || stopped_since || r.phase != Phase::Ended(Status::Successful) {
         return Ok(());
     }

@@ -289,7 +289,7 @@ impl World {
         let (repeatable, remembered) = match &command {
             Command::Deploy(deploy) => (deploy.request.is_some(), fresh(&deploy.request)),
             Command::Rollback(rollback) => (rollback.request.is_some(), fresh(&rollback.request)),
-            Command::Pause(_) | Command::Resume(_) | Command::Promote(_) | Command::Stop(_) => (true, false),
+            Command::Pause(_) | Command::Resume(_) | Command::Promote(_) | Command::Stop { .. } => (true, false),
             _ => (false, false),
         };
         if !repeatable {
@@ -353,6 +353,7 @@ impl World {
                 instance: rng.pick(&services).clone(),
                 status,
                 reason: coordinators::reason(rng),
+                sessions: None,
             }),
             1 => {
                 let id: Arc<str> = Arc::from(format!("svc-{}", rng.below(4)));
@@ -371,6 +372,7 @@ impl World {
                     job: rng.chance(50).then(|| key.job_id.clone()),
                     attempt: rng.chance(40).then(|| rng.between(1, 4) as u32),
                     reason: coordinators::reason(rng),
+                    sessions: None,
                 })
             }
         };

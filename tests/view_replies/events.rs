@@ -131,6 +131,7 @@ fn every_event() -> Vec<(EventBody, String)> {
                 deadline: Deadline::Running { at: T + 300_000 },
                 by: by(),
                 reason: reason(),
+                drain: None,
             },
             r#""task":"replace","agent":"a@h","node":"a","from_version":2,"job_id":"job","role":"canary","attempt":1,
             "bundle":"s3://b/v3","since":1790000000000,"healthy_deadline_at":1790000300000,
@@ -311,6 +312,7 @@ fn paused_deadlines_give_their_remaining_time() {
         deadline: held,
         by: text("auto"),
         reason: None,
+        drain: None,
     });
     assert_eq!(issued["healthy_deadline_left_ms"], 77);
     assert_eq!(issued["healthy_deadline_at"], Value::Null);

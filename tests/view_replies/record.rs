@@ -68,6 +68,9 @@ pub fn instance(agent: &str, number: u64, created: u64) -> Instance {
         deadline: Deadline::Off,
         was_healthy: true,
         created,
+        sessions: None,
+        drain: None,
+        not_counted_for: Box::default(),
     }
 }
 

@@ -156,15 +156,15 @@ fn tasks_are_in_issue_order_with_their_attempt() {
     assert_json(
         &view::tasks(&record),
         r#"[{"task":"stop","agent":"agent-1","node":"agent-1","version":1,"from_version":null,
-            "job_id":"dep_agent-api_1","role":"retired","attempt":4,"bundle":"s3://b/v1","since":1790000000020},
+            "job_id":"dep_agent-api_1","role":"retired","attempt":4,"bundle":"s3://b/v1","since":1790000000020,"successor_version":null,"drain_at":null},
            {"task":"replace","agent":"agent-3","node":"agent-3","version":2,"from_version":1,
-            "job_id":"dep_agent-api_1","role":"canary","attempt":1,"bundle":"s3://b/v2","since":1790000000021},
+            "job_id":"dep_agent-api_1","role":"canary","attempt":1,"bundle":"s3://b/v2","since":1790000000021,"successor_version":null,"drain_at":null},
            {"task":"start","agent":"agent-4","node":"agent-4","version":2,"from_version":null,
-            "job_id":"dep_agent-api_1","role":"primary","attempt":1,"bundle":"s3://b/v2","since":1790000000022},
+            "job_id":"dep_agent-api_1","role":"primary","attempt":1,"bundle":"s3://b/v2","since":1790000000022,"successor_version":null,"drain_at":null},
            {"task":"run","agent":"*","node":"*","version":7,"from_version":null,
-            "job_id":"dep_agent-api_1","role":"primary","attempt":1,"bundle":null,"since":1790000000023},
+            "job_id":"dep_agent-api_1","role":"primary","attempt":1,"bundle":null,"since":1790000000023,"successor_version":null,"drain_at":null},
            {"task":"stop","agent":"agent-5","node":"agent-5","version":2,"from_version":null,
-            "job_id":"dep_agent-api_1","role":"primary","attempt":1,"bundle":"s3://b/v2","since":1790000000024}]"#,
+            "job_id":"dep_agent-api_1","role":"primary","attempt":1,"bundle":"s3://b/v2","since":1790000000024,"successor_version":null,"drain_at":null}]"#,
     );
 }
 

@@ -2,7 +2,7 @@
 
 use super::checks::{bad_state, check_deployment_id};
 use super::versions::set_tag;
-use crate::engine::command::Operate;
+use crate::engine::command::{EndDrains, Operate};
 use crate::engine::deployment::{Cause, Mode, Status};
 use crate::engine::draft::{Actor, Draft};
 use crate::engine::event::EventBody;
@@ -84,8 +84,9 @@ fn describe(what: &str, by: &Actor) -> String {
     }
 }
 
-/// Decides STOP: ends an active deployment, and issues a `stop` task for every instance. Repeating it changes nothing.
-pub(super) fn stop(draft: &mut Draft, op: &Operate) -> Result<(), Rejection> {
+/// Decides STOP: ends an active deployment, and issues a `stop` task for every instance, after a drain where it may hold
+/// sessions (rule 10.10), and at once with NOW. Repeating it changes nothing.
+pub(super) fn stop(draft: &mut Draft, op: &Operate, now: bool) -> Result<(), Rejection> {
     let d = check_deployment_id(draft, &op.id)?;
     let by = draft.by(&op.reason);
     if d.status.is_active() {
@@ -99,9 +100,25 @@ pub(super) fn stop(draft: &mut Draft, op: &Operate) -> Result<(), Rejection> {
     }
     let all: Vec<_> = draft.record.instances.iter().map(|i| (i.key(), i.role)).collect();
     for (key, role) in all {
-        draft.request_stop(&key, role, by.clone());
+        match now {
+            true => {
+                draft.end_drain(&key, true, by.clone());
+                draft.stop(&key, role, by.clone());
+            }
+            false => draft.request_stop(&key, role, by.clone()),
+        }
     }
     Ok(())
+}
+
+/// Decides DRAIN: the drains of a version end earlier, or later (rule 10.11).
+pub(super) fn drain(draft: &mut Draft, drain: &EndDrains) -> Result<(), Rejection> {
+    check_deployment_id(draft, &drain.id)?;
+    let by = draft.by(&drain.reason);
+    match draft.end_drains_of(drain.version, drain.ms, &by) {
+        true => Ok(()),
+        false => Err(Rejection::NothingDrains { version: drain.version }),
+    }
 }
 
 /// Decides TAG.

@@ -2,10 +2,10 @@
 
 use crate::engine::command::{Report, ReportedState};
 use crate::engine::deployment::Mode;
-use crate::engine::draft::{instance_ref, Draft};
+use crate::engine::draft::{instance_ref, Actor, Draft};
 use crate::engine::event::{AgentReport, EventBody};
 use crate::engine::evolve::predecessors;
-use crate::engine::instance::{Health, Instance, InstanceKey, InstanceState, TaskKind};
+use crate::engine::instance::{DrainPhase, Health, Instance, InstanceKey, InstanceState, TaskKind};
 use crate::engine::manifest::BATCH_AGENT;
 use crate::engine::record::Record;
 use crate::engine::rejection::Rejection;
@@ -41,17 +41,39 @@ pub(super) fn find_instance<'r>(
 pub(super) fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
     let meant = find_instance(&draft.record, &report.agent, report.version, &report.job)?;
     let Some(instance) = meant else { return Ok(false) };
-    let batch = &*instance.agent == BATCH_AGENT;
     let Some(attempt) = attempt(instance, report) else { return Ok(false) };
+    let key = instance.key();
+    let changed = report_state(draft, &key, attempt, report)?;
+    let taken_up = report.sessions.is_some_and(|sessions| sessions_reported(draft, &key, sessions));
+    Ok(changed || taken_up)
+}
+
+/// Takes the number of sessions of an instance. The first one about a drain takes it up (rule 10.2), which returns true;
+/// otherwise it is a silent change (rule 10.3).
+pub(super) fn sessions_reported(draft: &mut Draft, key: &InstanceKey, sessions: u32) -> bool {
+    let Some(instance) = draft.record.instances.get(key) else { return false };
+    if instance.state == InstanceState::Waiting {
+        return false; // nothing runs that could hold one
+    }
+    let takes_up = instance.drain.as_ref().is_some_and(|drain| drain.phase == DrainPhase::Issued);
+    match takes_up {
+        true => draft.take_up_drain(key, Some(sessions)),
+        false => draft.hold_sessions(key, sessions),
+    }
+    takes_up
+}
+
+/// Applies the state of a report.
+fn report_state(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) -> Result<bool, Rejection> {
+    let Some(instance) = draft.record.instances.get(key) else { return Ok(false) };
+    let batch = &*instance.agent == BATCH_AGENT;
     let state = match report.state {
         ReportedState::Starting => InstanceState::Starting,
         ReportedState::Ready => InstanceState::Ready,
         ReportedState::Unready => InstanceState::Unready,
         ReportedState::Failed => InstanceState::Failed,
-        ReportedState::Stopped => {
-            let key = instance.key();
-            return Ok(stopped(draft, &key, attempt, report));
-        }
+        ReportedState::Stopped => return Ok(stopped(draft, key, attempt, report)),
+        ReportedState::Draining | ReportedState::Drained => return Ok(drain_reported(draft, key, attempt, report)),
         ReportedState::Completed if !batch => {
             return Err(Rejection::NotABatchJob { agent: instance.agent.to_string(), version: instance.version })
         }
@@ -84,7 +106,6 @@ pub(super) fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejecti
     });
     let health_effect = health_effect(instance, state, attempt, report);
     let services_effect = services_effect(instance, state, attempt);
-    let key = instance.key();
     for old in &replaced {
         draft.clear_services(old, "replaced");
     }
@@ -98,11 +119,34 @@ pub(super) fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejecti
         HealthEffect::None => {}
     }
     match services_effect {
-        ServicesEffect::Fail(reason) => draft.fail_services(&key, reason),
-        ServicesEffect::ClearEarlier => draft.clear_earlier_services(&key, attempt),
+        ServicesEffect::Fail(reason) => draft.fail_services(key, reason),
+        ServicesEffect::ClearEarlier => draft.clear_earlier_services(key, attempt),
         ServicesEffect::None => {}
     }
+    if state == InstanceState::Failed {
+        draft.end_drain(key, false, Actor::auto());
+    }
     Ok(true)
+}
+
+/// Applies `draining` and `drained`, which say something about a drain only (rule 10.14). Drained, it holds no session.
+fn drain_reported(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) -> bool {
+    let Some(instance) = draft.record.instances.get(key) else { return false };
+    if !instance.has_open_drain() || attempt != instance.attempt {
+        return false;
+    }
+    let is_drained = report.state == ReportedState::Drained;
+    let sessions = report.sessions.or(is_drained.then_some(0));
+    let takes_up = instance.task.is_some();
+    if takes_up {
+        draft.take_up_drain(key, sessions);
+    } else if let Some(sessions) = sessions {
+        draft.hold_sessions(key, sessions);
+    }
+    if is_drained {
+        draft.end_drain(key, false, Actor::auto());
+    }
+    takes_up || is_drained
 }
 
 /// Returns true for a report of the present state with another reason, which is news (rule 3.6). A verdict about the
@@ -137,8 +181,16 @@ fn services_effect(instance: &Instance, state: InstanceState, attempt: u32) -> S
     }
 }
 
-/// Returns the attempt that a report is about; None where it is over, or has started already.
+/// Returns the attempt that a report is about; None where it is over, or has started already. An attempt that a task has
+/// announced is taken up by `starting`, or by a report with its number.
 fn attempt(instance: &Instance, report: &Report) -> Option<u32> {
+    if instance.is_to_restart() {
+        let is_it = match report.attempt {
+            Some(given) => given == instance.attempt,
+            None => report.state == ReportedState::Starting,
+        };
+        return is_it.then_some(instance.attempt);
+    }
     match (report.state, report.attempt) {
         (ReportedState::Starting, Some(given)) if given <= instance.attempt => None,
         (_, Some(given)) if given < instance.attempt => None,
@@ -208,6 +260,9 @@ fn state_event(
 /// once.
 fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) -> bool {
     let Some(instance) = draft.record.instances.get(key) else { return false };
+    if instance.has_open_drain() {
+        return stopped_in_drain(draft, key, attempt, report);
+    }
     let told = instance.is_stopping();
     if !told && instance.state == InstanceState::Waiting {
         return false; // nothing has run that could have stopped
@@ -250,6 +305,21 @@ fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) 
     true
 }
 
+/// Applies `stopped` about an instance that drains: that ends the drain. Where nothing follows it, it leaves the record
+/// (rule 10.4).
+fn stopped_in_drain(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) -> bool {
+    draft.end_drain(key, false, Actor::auto());
+    draft.clear_services(key, "stopped");
+    let Some(instance) = draft.record.instances.get(key) else { return false };
+    let (leaves, is_unhealthy) = (instance.is_leaving(), instance.health == Health::Unhealthy);
+    let body = state_event(draft, instance, InstanceState::Stopped, attempt, report, leaves);
+    draft.emit(key.version, body);
+    if !leaves && !is_unhealthy {
+        draft.mark_unhealthy(key, &because("stopped", report));
+    }
+    true
+}
+
 /// Applies the end of a batch job: its outcome is stored with the version (rule 4.7).
 fn batch_ended(draft: &mut Draft, instance: &Instance, state: AgentReport, attempt: u32, report: &Report) -> bool {
     draft.clear_services(&instance.key(), "ended");
@@ -274,14 +344,16 @@ fn batch_ended(draft: &mut Draft, instance: &Instance, state: AgentReport, attem
 }
 
 /// Applies `unsafe`, which counts only about an unhealthy or pending in-place instance of an active deployment (rule 8
-/// "Attempts").
+/// "Attempts"), or about one that drains to be replaced by it (rule 10.8).
 fn mark_unsafe(draft: &mut Draft, instance: &Instance, attempt: u32, report: &Report) -> bool {
     let Some(d) = draft.deployment() else { return false };
     let counts = d.status.is_active()
         && d.mode == Mode::InPlace
         && d.unsafe_report.is_none()
-        && draft.record.is_own(instance)
-        && instance.health != Health::Healthy;
+        && match instance.drain.as_ref().and_then(|drain| drain.awaited_version()) {
+            Some(version) => version == d.target_version,
+            None => draft.record.is_own(instance) && instance.health != Health::Healthy,
+        };
     if counts {
         let body = EventBody::AgentState {
             instance: instance_ref(instance),

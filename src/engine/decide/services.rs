@@ -1,6 +1,6 @@
 //! REGISTER, CHECK, DEREGISTER: service instances.
 
-use super::reports::find_instance;
+use super::reports::{find_instance, sessions_reported};
 use crate::engine::command::{Check, Register};
 use crate::engine::draft::Draft;
 use crate::engine::event::{EventBody, SilentChange};
@@ -111,7 +111,9 @@ fn expiry(draft: &Draft, ttl_ms: Option<u64>, status: CheckStatus) -> Option<u64
 pub(super) fn check(draft: &mut Draft, check: &Check) -> Result<bool, Rejection> {
     let known = draft.record.services.get(&check.instance).cloned();
     let known = known.ok_or_else(|| Rejection::NoSuchService(check.instance.to_string()))?;
-    Ok(refresh_service(draft, &known, check.status, check.reason.clone()))
+    let changed = refresh_service(draft, &known, check.status, check.reason.clone());
+    let taken_up = check.sessions.is_some_and(|sessions| sessions_reported(draft, &known.owner, sessions));
+    Ok(changed || taken_up)
 }
 
 /// Refreshes a known service: another status or reason is an event; the same ones only move the TTL, which is a silent

@@ -5,6 +5,7 @@ use crate::engine::command::{Deploy, Rollback, RollbackTo};
 use crate::engine::deployment::{Mode, Status};
 use crate::engine::draft::Draft;
 use crate::engine::event::EventBody;
+use crate::engine::instance::Role;
 use crate::engine::manifest::{self, Manifest, ManifestText, BATCH_AGENT};
 use crate::engine::planner::{self, StoredVersion, VersionMeta, VersionPlan, VersionSpec};
 use crate::engine::policy::{CountOrPercent, Policy, Strategy};
@@ -92,6 +93,7 @@ pub(in crate::engine) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<De
     validate_job(&draft.record, &spec, &plan)?;
     validate_runs(&draft.record, &plan)?;
     validate_instances(draft, &plan)?;
+    validate_versions_alive(draft, &plan)?;
     let meta = VersionMeta {
         tag: deploy.tag.clone(),
         rollback_of: None,
@@ -119,6 +121,10 @@ fn plan_warnings(record: &Record, has_job: bool) -> Vec<String> {
     if matches!(d.mode, Mode::InPlace) {
         if more_than_changed(d.policy.max_parallel) {
             warnings.push(format!("max_parallel is above the number of changed agents ({changed})"));
+        }
+        let agents = record.agents_with_nodes(d.target_version).len();
+        if d.policy.drain_ms > 0 && d.policy.parallel(changed).max(d.canaries as usize) >= agents {
+            warnings.push(format!("drain_ms: all {agents} agents may drain at once, and none takes new sessions then"));
         }
         if has_job {
             warnings.push(format!("JOB is not used: an update in place keeps job {}", d.target_job_id));
@@ -232,6 +238,22 @@ fn validate_instances(draft: &Draft, plan: &VersionPlan) -> Result<(), Rejection
     }
 }
 
+/// Checks that no further job starts while many versions drain (rule 10.13).
+fn validate_versions_alive(draft: &Draft, plan: &VersionPlan) -> Result<(), Rejection> {
+    let max = draft.context.limits.versions_alive_max;
+    let alive = || draft.record.instances.iter().filter(|i| i.role == Role::Draining);
+    let versions: BTreeSet<u64> = alive().map(|i| i.version).collect();
+    match versions.first() {
+        Some(&oldest) if matches!(plan.mode, Mode::BlueGreen | Mode::Initial) && versions.len() >= max => {
+            let of_oldest = || alive().filter(|i| i.version == oldest);
+            let sessions: u64 = of_oldest().filter_map(|i| i.sessions).map(u64::from).sum();
+            let holds = format!("{sessions} sessions on {} instances", of_oldest().count());
+            Err(Rejection::VersionsAlive { versions: versions.len(), max, oldest, holds })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Decides ROLLBACK (rules 4.12 and 19.1).
 pub(super) fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Deployed, Rejection> {
     let d = check_deployment_id(draft, &rollback.id)?;
@@ -259,7 +281,7 @@ pub(super) fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Deploye
         }
     }
     let old = StoredVersion::read(record, number).map_err(|violation| Rejection::Invalid(vec![violation]))?;
-    let policy = old.rollback_policy().merged_with(&rollback.policy);
+    let policy = old.rollback_policy(record).merged_with(&rollback.policy);
     let violations = policy.conflicts();
     if !violations.is_empty() {
         return Err(Rejection::Invalid(violations));
@@ -276,6 +298,7 @@ pub(super) fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Deploye
     warnings.extend(cancels(draft));
     let by = draft.by(&rollback.reason);
     draft.supersede(&by, &format!("a rollback to version {number}"));
+    validate_versions_alive(draft, &planner::plan_version(&draft.record, &spec))?;
     let meta =
         VersionMeta { tag: None, rollback_of: Some(number), cause: None, by: by.name, reason: rollback.reason.clone() };
     let plan = planner::roll_back(draft, &old, policy, number, meta);

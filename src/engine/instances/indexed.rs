@@ -1,7 +1,7 @@
 //! Storage of many instances: by agent, with indexes that every change updates and that can be rebuilt from the
 //! instances.
 
-use super::counts::HealthCounts;
+use super::counts::{counted, HealthCounts};
 use super::due::{due_times, InstanceDue};
 use crate::engine::instance::{Instance, InstanceKey};
 use crate::engine::time::UnixMs;
@@ -20,6 +20,8 @@ struct Indexes {
     counts: BTreeMap<(u64, Arc<str>), HealthCounts>,
     tasks: BTreeMap<u64, InstanceKey>,
     due: BTreeSet<(UnixMs, InstanceDue, InstanceKey)>,
+    drained: BTreeSet<InstanceKey>,
+    draining: usize,
     running: usize,
     len: usize,
 }
@@ -60,6 +62,15 @@ impl Indexed {
 
     pub fn open_tasks(&self) -> usize {
         self.indexes.tasks.len()
+    }
+
+    pub fn draining(&self) -> usize {
+        self.indexes.draining
+    }
+
+    /// The instances whose drain has ended, and whose follow-up is still to be issued.
+    pub fn drained(&self) -> impl Iterator<Item = &Instance> {
+        self.indexes.drained.iter().filter_map(|key| self.get(key))
     }
 
     pub fn next_due(&self) -> Option<(UnixMs, InstanceDue, InstanceKey)> {
@@ -113,7 +124,8 @@ impl Indexes {
     fn add(&mut self, instance: &Instance) {
         self.len += 1;
         self.running += usize::from(instance.is_running());
-        self.add_health(instance);
+        self.add_counts(instance);
+        self.add_drain(instance);
         self.add_task(instance);
         self.add_due(instance);
     }
@@ -121,7 +133,8 @@ impl Indexes {
     fn remove(&mut self, instance: &Instance) {
         self.len -= 1;
         self.running -= usize::from(instance.is_running());
-        self.remove_health(instance);
+        self.remove_counts(instance);
+        self.remove_drain(instance);
         self.remove_task(instance);
         self.remove_due(instance);
     }
@@ -132,9 +145,13 @@ impl Indexes {
             self.running -= usize::from(before.is_running());
             self.running += usize::from(after.is_running());
         }
-        if before.health != after.health {
-            self.remove_health(before);
-            self.add_health(after);
+        if before.health != after.health || before.role != after.role || before.drain != after.drain {
+            self.remove_counts(before);
+            self.add_counts(after);
+        }
+        if before.drain != after.drain {
+            self.remove_drain(before);
+            self.add_drain(after);
         }
         if before.task != after.task {
             self.remove_task(before);
@@ -146,17 +163,35 @@ impl Indexes {
         }
     }
 
-    fn add_health(&mut self, instance: &Instance) {
-        self.counts.entry((instance.version, instance.job_id.clone())).or_default().add(instance.health);
+    fn add_counts(&mut self, instance: &Instance) {
+        for (version, job_id, counted) in counted(instance) {
+            self.counts.entry((version, job_id.clone())).or_default().add(&counted);
+        }
     }
 
-    fn remove_health(&mut self, instance: &Instance) {
-        let group = (instance.version, instance.job_id.clone());
-        if let Some(counts) = self.counts.get_mut(&group) {
-            counts.remove(instance.health);
-            if counts.placed == 0 {
-                self.counts.remove(&group);
+    fn remove_counts(&mut self, instance: &Instance) {
+        for (version, job_id, counted) in counted(instance) {
+            let group = (version, job_id.clone());
+            if let Some(counts) = self.counts.get_mut(&group) {
+                counts.remove(&counted);
+                if *counts == HealthCounts::default() {
+                    self.counts.remove(&group);
+                }
             }
+        }
+    }
+
+    fn add_drain(&mut self, instance: &Instance) {
+        self.draining += usize::from(instance.drain.is_some());
+        if instance.is_drained() {
+            self.drained.insert(instance.key());
+        }
+    }
+
+    fn remove_drain(&mut self, instance: &Instance) {
+        self.draining -= usize::from(instance.drain.is_some());
+        if instance.is_drained() {
+            self.drained.remove(&instance.key());
         }
     }
 

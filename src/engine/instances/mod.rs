@@ -123,6 +123,23 @@ impl Instances {
         }
     }
 
+    /// The number of instances that drain.
+    pub fn draining(&self) -> usize {
+        match &self.storage {
+            Storage::Small(small) => small.as_slice().iter().filter(|i| i.drain.is_some()).count(),
+            Storage::Indexed(indexed) => indexed.draining(),
+        }
+    }
+
+    /// The instances whose drain has ended, and whose follow-up is still to be issued.
+    pub fn drained(&self) -> impl Iterator<Item = &Instance> {
+        let (small, indexed) = match &self.storage {
+            Storage::Small(small) => (small.as_slice(), None),
+            Storage::Indexed(indexed) => (&[][..], Some(indexed.drained())),
+        };
+        small.iter().filter(|i| i.is_drained()).chain(indexed.into_iter().flatten())
+    }
+
     /// The earliest due item, with its time.
     pub fn next_due(&self) -> Option<(UnixMs, InstanceDue, InstanceKey)> {
         match &self.storage {

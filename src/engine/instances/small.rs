@@ -1,7 +1,7 @@
 //! Storage of few instances: a sorted vector, scanned. That is faster than indexes, and takes a fraction of their
 //! memory.
 
-use super::counts::HealthCounts;
+use super::counts::{counted, HealthCounts};
 use super::due::{due_at, due_times, InstanceDue};
 use crate::engine::instance::{is_same, Instance, InstanceKey};
 use crate::engine::time::UnixMs;
@@ -46,8 +46,9 @@ impl Small {
 
     pub fn counts(&self, version: u64, job_id: &Arc<str>) -> HealthCounts {
         let mut counts = HealthCounts::default();
-        let own = self.list.iter().filter(|i| i.version == version && is_same(&i.job_id, job_id));
-        own.for_each(|i| counts.add(i.health));
+        let all = self.list.iter().flat_map(counted);
+        let own = all.filter(|(of, job, _)| *of == version && is_same(job, job_id));
+        own.for_each(|(.., counted)| counts.add(&counted));
         counts
     }
 

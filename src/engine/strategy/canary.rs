@@ -6,9 +6,9 @@ use crate::engine::instance::Role;
 
 pub(super) fn next(input: &StrategyInput) -> Step {
     let canaries = input.deployment.canaries as usize;
-    if input.own.placed < canaries {
-        Step::Release { agents: input.next(canaries - input.own.placed), role: Role::Canary }
-    } else if !input.all_placed_are_healthy() {
+    if input.own.released() < canaries {
+        Step::Release { agents: input.next(canaries - input.own.released()), role: Role::Canary }
+    } else if !input.all_released_are_healthy() {
         Step::Wait
     } else if input.deployment.policy.auto_promote {
         Step::Promote

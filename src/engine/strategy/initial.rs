@@ -4,9 +4,9 @@ use super::step::{Step, StrategyInput};
 use crate::engine::instance::Role;
 
 pub(super) fn next(input: &StrategyInput) -> Step {
-    if !input.all_placed() {
+    if !input.all_released() {
         Step::Release { agents: input.next(usize::MAX), role: Role::Primary }
-    } else if input.all_placed_are_healthy() {
+    } else if input.all_released_are_healthy() {
         Step::Finish
     } else {
         Step::Wait

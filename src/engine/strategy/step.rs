@@ -28,19 +28,19 @@ pub struct StrategyInput<'a> {
 }
 
 impl StrategyInput<'_> {
-    /// Returns the agents to release next, at most `n`. Agents are released in order, so those placed are the first
+    /// Returns the agents to release next, at most `n`. Agents are released in order, so those released are the first
     /// ones.
     pub fn next(&self, n: usize) -> Vec<Arc<str>> {
-        self.deployment.changed.iter().skip(self.own.placed).take(n).cloned().collect()
+        self.deployment.changed.iter().skip(self.own.released()).take(n).cloned().collect()
     }
 
-    /// Returns whether every changed agent has its new instance.
-    pub fn all_placed(&self) -> bool {
-        self.own.placed >= self.deployment.changed.len()
+    /// Returns true if every changed agent is released.
+    pub fn all_released(&self) -> bool {
+        self.own.released() >= self.deployment.changed.len()
     }
 
-    /// Returns whether every new instance is healthy.
-    pub fn all_placed_are_healthy(&self) -> bool {
-        self.own.healthy == self.own.placed
+    /// Returns true if every released agent has its new instance, and that is healthy.
+    pub fn all_released_are_healthy(&self) -> bool {
+        self.own.healthy == self.own.released()
     }
 }

@@ -12,7 +12,7 @@ use crate::redis::reply::Answered;
 use crate::redis::write_path::change_and_reply;
 use crate::view;
 
-const STATES: &str = "starting, ready, unready, failed, stopped, completed, unsafe";
+const STATES: &str = "starting, ready, unready, failed, stopped, completed, unsafe, draining, drained";
 const STATUSES: &str = "passing, warning, critical";
 
 pub fn tasks(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
@@ -26,7 +26,7 @@ pub fn report(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let agent = args.name("agent", args::AGENT_MAX)?;
     let state = args.word("state", ReportedState::parse, STATES)?;
-    let mut report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
+    let mut report = Report { agent, state, version: None, job: None, attempt: None, reason: None, sessions: None };
     while let Some(option) = args.option()? {
         match &*option {
             b"VERSION" => report.version = Some(args.value_positive("VERSION")?),
@@ -36,10 +36,16 @@ pub fn report(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
                 report.attempt = u32::try_from(attempt).ok();
             }
             b"REASON" => report.reason = args.value_text("REASON", args::REASON_MAX)?,
+            b"SESSIONS" => report.sessions = Some(sessions(&mut args)?),
             _ => return Err(unknown(&option)),
         }
     }
     change_and_reply(call, key, &Command::Report(report))
+}
+
+fn sessions(args: &mut Args) -> Result<u32, CommandError> {
+    let sessions = args.value_up_to("SESSIONS", u64::from(u32::MAX))?;
+    Ok(u32::try_from(sessions).unwrap_or(u32::MAX))
 }
 
 pub fn register(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
@@ -86,14 +92,15 @@ pub fn check(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let instance = args.name("instance-id", args::INSTANCE_MAX)?;
     let status = args.word("status", CheckStatus::parse, STATUSES)?;
-    let mut reason = None;
+    let (mut reason, mut sessions) = (None, None);
     while let Some(option) = args.option()? {
         match &*option {
             b"REASON" => reason = args.value_text("REASON", args::REASON_MAX)?,
+            b"SESSIONS" => sessions = Some(self::sessions(&mut args)?),
             _ => return Err(unknown(&option)),
         }
     }
-    change_and_reply(call, key, &Command::Check(Check { instance, status, reason }))
+    change_and_reply(call, key, &Command::Check(Check { instance, status, reason, sessions }))
 }
 
 pub fn deregister(call: &Call, mut args: Args) -> Result<Answered, CommandError> {

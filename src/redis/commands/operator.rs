@@ -1,7 +1,8 @@
 //! Commands for operators (rule 3): they start, control, end and show deployments.
 
-use crate::engine::command::{Deploy, Operate, Rollback, RollbackTo};
+use crate::engine::command::{Deploy, EndDrains, Operate, Rollback, RollbackTo};
 use crate::engine::policy::PolicyPatch;
+use crate::engine::time::MAX_WAIT_MS;
 use crate::engine::{plan as plan_deploy, Command, Record};
 use crate::redis::args::{self, syntax, unknown, Args};
 use crate::redis::call::Call;
@@ -74,18 +75,26 @@ pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     change_and_reply(call, key, &Command::Rollback(Rollback { to, id, reason, request, policy }))
 }
 
-/// Parses the arguments that PROMOTE, PAUSE, RESUME, FAIL and STOP share.
+/// Parses the arguments that PROMOTE, PAUSE, RESUME and FAIL share.
 fn operate(call: &Call, mut args: Args, command: fn(Operate) -> Command) -> Result<Answered, CommandError> {
     let key = args.key()?;
-    let mut operate = Operate::default();
+    let mut options = Operate::default();
     while let Some(option) = args.option()? {
-        match &*option {
-            b"ID" => operate.id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
-            b"REASON" => operate.reason = args.value_text("REASON", args::REASON_MAX)?,
-            _ => return Err(unknown(&option)),
+        if !operate_option(&mut args, &option, &mut options)? {
+            return Err(unknown(&option));
         }
     }
-    change_and_reply(call, key, &command(operate))
+    change_and_reply(call, key, &command(options))
+}
+
+/// Parses the options that operators' commands share. Returns false for another one.
+fn operate_option(args: &mut Args, option: &[u8], to: &mut Operate) -> Result<bool, CommandError> {
+    match option {
+        b"ID" => to.id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
+        b"REASON" => to.reason = args.value_text("REASON", args::REASON_MAX)?,
+        _ => return Ok(false),
+    }
+    Ok(true)
 }
 
 pub fn promote(call: &Call, args: Args) -> Result<Answered, CommandError> {
@@ -104,8 +113,36 @@ pub fn fail(call: &Call, args: Args) -> Result<Answered, CommandError> {
     operate(call, args, Command::Fail)
 }
 
-pub fn stop(call: &Call, args: Args) -> Result<Answered, CommandError> {
-    operate(call, args, Command::Stop)
+pub fn stop(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
+    let key = args.key()?;
+    let (mut options, mut now) = (Operate::default(), false);
+    while let Some(option) = args.option()? {
+        match &*option {
+            b"NOW" => now = true,
+            _ if operate_option(&mut args, &option, &mut options)? => {}
+            _ => return Err(unknown(&option)),
+        }
+    }
+    change_and_reply(call, key, &Command::Stop { options, now })
+}
+
+pub fn drain(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
+    let key = args.key()?;
+    let (mut version, mut ms, mut options) = (None, None, Operate::default());
+    while let Some(option) = args.option()? {
+        match &*option {
+            b"VERSION" => version = Some(args.value_positive("VERSION")?),
+            b"MS" | b"NOW" if ms.is_some() => return Err(syntax("MS and NOW exclude each other")),
+            b"MS" => ms = Some(args.value_up_to("MS", MAX_WAIT_MS)?),
+            b"NOW" => ms = Some(0),
+            _ if operate_option(&mut args, &option, &mut options)? => {}
+            _ => return Err(unknown(&option)),
+        }
+    }
+    let version = version.ok_or_else(|| syntax("VERSION is missing"))?;
+    let ms = ms.ok_or_else(|| syntax("MS or NOW is missing"))?;
+    let Operate { id, reason } = options;
+    change_and_reply(call, key, &Command::Drain(EndDrains { version, ms, id, reason }))
 }
 
 pub fn tag(call: &Call, mut args: Args) -> Result<Answered, CommandError> {

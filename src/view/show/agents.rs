@@ -255,7 +255,13 @@ fn unhealthy_others<'s, 'r>(row: &'s Row<'r>) -> impl Iterator<Item = &'r Instan
 /// Returns the notes that come first: the task of an agent and its pending verdict.
 fn first_notes(row: &Row, main: &Instance, now: UnixMs) -> Vec<String> {
     let verdict = if row.agent == BATCH_AGENT || main.is_stopping() { None } else { verdict(main, now) };
-    task(main).into_iter().chain(verdict).collect()
+    let drains = row.others.iter().filter(|other| other.is_running());
+    task(main)
+        .into_iter()
+        .chain(verdict)
+        .chain(drain(main, now))
+        .chain(drains.filter_map(|other| drain(other, now)))
+        .collect()
 }
 
 /// Returns the notes that come last: attempts, other instances and services.
@@ -290,6 +296,14 @@ fn verdict(main: &Instance, now: UnixMs) -> Option<String> {
         return None;
     }
     remaining(main.deadline, now).map(|left| format!("{left} left"))
+}
+
+/// Describes the drain of an instance: what it holds, and the time that is left.
+fn drain(instance: &Instance, now: UnixMs) -> Option<String> {
+    let drain = instance.drain.as_ref().filter(|drain| drain.is_open())?;
+    let sessions = instance.sessions.map(|sessions| format!("{}, ", count(sessions as usize, "session")));
+    let left = remaining(drain.deadline, now).map(|left| format!("{left} left"));
+    Some(format!("{}{}", sessions.unwrap_or_default(), left.unwrap_or_else(|| "held".to_string())))
 }
 
 /// Describes another instance of the same agent.

@@ -7,6 +7,7 @@ use crate::engine::instance::InstanceState;
 use crate::engine::record::Record;
 use crate::engine::services::CheckStatus;
 use crate::engine::time::UnixMs;
+use crate::engine::AUTO;
 use std::sync::Arc;
 
 /// The number of lines of the table. A failure may have one more, for its reason.
@@ -122,7 +123,7 @@ fn words(event: &Event) -> (String, String) {
         EventBody::TaskIssued { instance, task, from_version, by: who, reason, .. } => {
             let from = from_version.map(|from| format!(" instead of v{from}")).unwrap_or_default();
             let who = match (&**who, reason) {
-                ("auto", None) => String::new(),
+                (AUTO, None) => String::new(),
                 _ => format!(", by {}", name(who)),
             };
             (format!("{} {}{from}{who}", task.name(), instance_ref(instance, version)), why(reason.as_deref()))
@@ -137,6 +138,15 @@ fn words(event: &Event) -> (String, String) {
         }
         EventBody::AgentHealthy { instance, .. } => (instance_ref(instance, version), String::new()),
         EventBody::AgentUnhealthy { instance, reason, .. } => (instance_ref(instance, version), why(Some(reason))),
+        EventBody::AgentDraining { instance, sessions, by: who, reason, .. } => {
+            let who = by_a_person(who);
+            (format!("{}{}{who}", instance_ref(instance, version), holding(*sessions)), why(reason.as_deref()))
+        }
+        EventBody::AgentDrained { instance, sessions, forced, by: who, reason } => {
+            let who = by_a_person(who);
+            let how = if *forced { ", forced" } else { "" };
+            (format!("{}{}{how}{who}", instance_ref(instance, version), holding(*sessions)), why(reason.as_deref()))
+        }
         EventBody::AwaitingPromotion { healthy } => (format!("v{version}, {healthy} healthy"), String::new()),
         EventBody::DeploymentPromoted { by: who, reason, .. }
         | EventBody::DeploymentPaused { by: who, reason }
@@ -170,4 +180,16 @@ fn words(event: &Event) -> (String, String) {
 
 fn instance_ref(instance: &InstanceRef, version: u64) -> String {
     format!("{} v{version}", escape_name(&instance.agent, NAME))
+}
+
+/// Returns `, by` and the name, unless a rule acted.
+fn by_a_person(who: &str) -> String {
+    match who {
+        AUTO => String::new(),
+        _ => format!(", by {}", escape_name(who, NAME)),
+    }
+}
+
+fn holding(sessions: Option<u32>) -> String {
+    sessions.map(|sessions| format!(", {}", count(sessions as usize, "session"))).unwrap_or_default()
 }

@@ -299,7 +299,7 @@ impl Tape<'_> {
             3 => Command::Pause(operate(self)),
             4 => Command::Resume(operate(self)),
             5 => Command::Fail(operate(self)),
-            6 => Command::Stop(operate(self)),
+            6 => Command::Stop { options: operate(self), now: self.flag() },
             7 => Command::Tag { version: record.last_version, tag: self.id("tag") },
             8 => Command::Untag { tag: self.id("tag") },
             9..=11 => Command::Register(Register {
@@ -320,6 +320,7 @@ impl Tape<'_> {
                 instance: self.id("service"),
                 status: self.check_status(),
                 reason: self.maybe(Tape::text),
+                sessions: self.maybe(|tape| tape.below(3)),
             }),
             13..=14 => Command::Tick,
             _ => Command::Report(Report {
@@ -332,6 +333,7 @@ impl Tape<'_> {
                 job: Some(owner.job_id),
                 attempt: None,
                 reason: self.maybe(Tape::text),
+                sessions: self.maybe(|tape| tape.below(3)),
             }),
         }
     }
@@ -440,6 +442,7 @@ impl Tape<'_> {
                 deadline: self.clock(),
                 by: self.text(),
                 reason: self.maybe(Tape::text),
+                drain: None,
             },
             5 => EventBody::TaskDone {
                 instance: self.instance_ref(),

@@ -7,9 +7,11 @@ use crate::engine::deployment::{
     Action, Cause, DeferredFailure, Deployment, IdempotencyEntry, Mode, Outcome, Receipt, Status, UnsafeReport,
 };
 use crate::engine::event::{
-    AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, SilentChange,
+    AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, NewDrain, SilentChange,
 };
-use crate::engine::instance::{Health, Instance, InstanceKey, InstanceState, Role, Task, TaskKind};
+use crate::engine::instance::{
+    Drain, DrainOutcome, DrainPhase, Health, Instance, InstanceKey, InstanceState, Role, Task, TaskKind,
+};
 use crate::engine::manifest::{JobType, ManifestText};
 use crate::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
 use crate::engine::record::Record;
@@ -107,6 +109,9 @@ fn instance(agent: &str, node: &str, version: u64, created: u64) -> Instance {
         deadline: Deadline::Off,
         was_healthy: true,
         created,
+        sessions: None,
+        drain: None,
+        not_counted_for: Box::default(),
     }
 }
 
@@ -293,6 +298,7 @@ pub fn record() -> Record {
                 deadline: Deadline::Running { at: T + 303_000 },
                 by: text("auto"),
                 reason: None,
+                drain: None,
             },
         ),
         (
@@ -338,8 +344,27 @@ pub fn record_of_format_2() -> Record {
         (version.promoted_at, version.promoted_by) = promotion.unzip();
         (version.cause, version.description, version.finished_at) = (cause, some(description), Some(finished_at));
     }
+    for version in versions.iter_mut() {
+        Arc::make_mut(version).policy.drain_ms = 60_000;
+    }
+    record.instances.insert(Instance {
+        role: Role::Draining,
+        task: Some(Task { kind: TaskKind::Drain, revision: 31, since: T + 3900 }),
+        sessions: Some(12),
+        drain: Some(Box::new(Drain {
+            phase: DrainPhase::Issued,
+            outcome: DrainOutcome::Stop,
+            role: Role::Primary,
+            deadline: Deadline::Running { at: T + 60_000 },
+            idle_ms: 10_000,
+            idle: Deadline::Off,
+        })),
+        not_counted_for: [3].into(),
+        ..instance("planner@c", "planner", 2, 29)
+    });
     if let Some(deployment) = &mut record.deployment {
         let deployment = Arc::make_mut(deployment);
+        deployment.policy.drain_ms = 60_000;
         (deployment.awaiting_since, deployment.paused_from) = (Some(T + 3500), Some(Status::AwaitingPromotion));
     }
     record.services.update("monitor-1", |service| service.attempt = 2);
@@ -358,18 +383,54 @@ fn receipt_with_warnings() -> Receipt {
 /// Returns [`change_sets`] with a value in each field that format 2 added.
 pub fn change_sets_of_format_2() -> Vec<(&'static str, ChangeSet)> {
     let mut batches = change_sets();
+    batches.extend(changes_that_format_2_added());
     for change in batches.iter_mut().flat_map(|(_, batch)| &mut batch.changes) {
         match change {
-            Change::Event(event) => {
-                if let EventBody::ServiceRegistered { service, .. } = &mut Arc::make_mut(event).body {
-                    service.attempt = 2;
-                }
-            }
+            Change::Event(event) => match &mut Arc::make_mut(event).body {
+                EventBody::ServiceRegistered { service, .. } => service.attempt = 2,
+                EventBody::TaskIssued { drain, .. } => *drain = Some(new_drain()),
+                _ => {}
+            },
             Change::Silent(SilentChange::RequestRecorded { receipt, .. }) => *receipt = receipt_with_warnings(),
-            Change::Silent(SilentChange::ServiceRefreshed { .. }) => {}
+            Change::Silent(SilentChange::ServiceRefreshed { .. } | SilentChange::SessionsReported { .. }) => {}
         }
     }
     batches
+}
+
+fn new_drain() -> NewDrain {
+    let outcome = DrainOutcome::Replace { version: 3 };
+    NewDrain { outcome, deadline: Deadline::Running { at: T + 90_000 }, idle_ms: 20_000 }
+}
+
+/// Returns a batch of each kind of change that format 2 added.
+fn changes_that_format_2_added() -> Vec<(&'static str, ChangeSet)> {
+    let bodies = [
+        EventBody::AgentDraining {
+            instance: instance_ref(),
+            outcome: DrainOutcome::Stop,
+            sessions: Some(70_000),
+            deadline: Deadline::Paused { left_ms: 40_000 },
+            by: text("ops"),
+            reason: some("because"),
+        },
+        EventBody::AgentDrained {
+            instance: instance_ref(),
+            sessions: None,
+            forced: true,
+            by: text("auto"),
+            reason: None,
+        },
+    ];
+    let idle = Deadline::Running { at: T + 50_000 };
+    let instance = InstanceKey { agent: text("monitor"), version: 2, job_id: text("dep_agent-api_2") };
+    let sessions = Change::Silent(SilentChange::SessionsReported { instance, sessions: 0, idle });
+    let events = (60..).zip(bodies).map(|(revision, body)| {
+        let name = body.name();
+        (name, Change::Event(Arc::new(event(revision, body))))
+    });
+    let all = events.chain([("sessions_reported", sessions)]);
+    all.map(|(name, change)| (name, ChangeSet { changes: vec![change], log_max: 100 })).collect()
 }
 
 fn event(revision: u64, body: EventBody) -> Event {
@@ -414,6 +475,7 @@ pub fn change_sets() -> Vec<(&'static str, ChangeSet)> {
             deadline: Deadline::Running { at: T + 303_000 },
             by: by(),
             reason: reason(),
+            drain: None,
         },
         EventBody::TaskDone { instance: instance_ref(), task: TaskKind::Run, withdrawn: true, removes_instance: true },
         EventBody::AgentState {

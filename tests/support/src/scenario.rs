@@ -12,17 +12,19 @@
 //! given v1                          v1 was deployed at 0, every agent ready at once, successful at min_healthy_ms
 //!
 //! @0 DEPLOY v1 MIN_HEALTHY_MS 1000  every changing command, with its options; PLAN and TICK
-//! @0 STATUS | TASKS | HISTORY | SERVICES | NEXT
+//! @0 STATUS | TASKS | HISTORY | SERVICES | COUNTS | NEXT
 //! ```
 //!
 //! Every command is checked for what holds always: a rejection changes nothing, the record satisfies its invariants,
 //! and the events, applied to the earlier record, give the later one.
 
-use redis_deploy::engine::command::{Check, Deploy, Operate, Register, Report, ReportedState, Rollback, RollbackTo};
+use redis_deploy::engine::command::{
+    Check, Deploy, EndDrains, Operate, Register, Report, ReportedState, Rollback, RollbackTo,
+};
 use redis_deploy::engine::deadline::{next_due, Due};
 use redis_deploy::engine::deployment::{Cause, Receipt, Status};
 use redis_deploy::engine::event::NewDeployment;
-use redis_deploy::engine::instance::{Instance, InstanceKey};
+use redis_deploy::engine::instance::{DrainOutcome, Instance, InstanceKey};
 use redis_deploy::engine::policy::{Policy, PolicyPatch, POLICY_FIELDS};
 use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::time::Deadline;
@@ -110,6 +112,7 @@ impl World {
                         "events_max" => self.limits.events_max = value,
                         "manifest_max_bytes" => self.limits.manifest_max_bytes = value,
                         "agents_max" => self.limits.agents_max = value,
+                        "versions_alive_max" => self.limits.versions_alive_max = value,
                         other => panic!("unknown limit {other}"),
                     }
                 }
@@ -156,6 +159,7 @@ impl World {
             "STATUS" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), status)),
             "TASKS" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), tasks)),
             "HISTORY" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), history)),
+            "COUNTS" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), counts)),
             "SERVICES" => return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), services)),
             "SHOW" => {
                 return Ok(self.record.as_ref().map_or("NOTFOUND\n".to_string(), |record| page(record, &self.key, now)))
@@ -226,6 +230,24 @@ impl World {
                 })?;
                 Command::Rollback(rollback)
             }
+            ("STOP", ["NOW", options @ ..]) => {
+                let Command::Stop { options, .. } = self.parse("STOP", options)? else { panic!("STOP") };
+                Command::Stop { options, now: true }
+            }
+            ("DRAIN", options) => {
+                let mut drain = EndDrains { version: 0, ms: 0, id: None, reason: None };
+                each_option(options, |name, value| {
+                    match name {
+                        "VERSION" => drain.version = number(value),
+                        "MS" => drain.ms = number(value),
+                        "ID" => drain.id = Some(arc(value)),
+                        "REASON" => drain.reason = Some(arc(value)),
+                        other => panic!("unknown option {other}"),
+                    }
+                    Ok(())
+                })?;
+                Command::Drain(drain)
+            }
             ("PROMOTE" | "PAUSE" | "RESUME" | "FAIL" | "STOP", options) => {
                 let mut operate = Operate::default();
                 each_option(options, |name, value| {
@@ -241,7 +263,7 @@ impl World {
                     "PAUSE" => Command::Pause(operate),
                     "RESUME" => Command::Resume(operate),
                     "FAIL" => Command::Fail(operate),
-                    _ => Command::Stop(operate),
+                    _ => Command::Stop { options: operate, now: false },
                 }
             }
             ("TAG", [version, tag]) => Command::Tag { version: number(version), tag: arc(tag) },
@@ -254,6 +276,7 @@ impl World {
                     job: None,
                     attempt: None,
                     reason: None,
+                    sessions: None,
                 };
                 each_option(options, |name, value| {
                     match name {
@@ -261,6 +284,7 @@ impl World {
                         "JOB" => report.job = Some(arc(value)),
                         "ATTEMPT" => report.attempt = Some(number(value) as u32),
                         "REASON" => report.reason = Some(arc(value)),
+                        "SESSIONS" => report.sessions = Some(number(value) as u32),
                         other => panic!("unknown option {other}"),
                     }
                     Ok(())
@@ -301,11 +325,14 @@ impl World {
                 Command::Register(register)
             }
             ("CHECK", [id, state, options @ ..]) => {
-                let mut check =
-                    Check { instance: arc(id), status: CheckStatus::parse(state).expect("a status"), reason: None };
+                let status = CheckStatus::parse(state).expect("a status");
+                let mut check = Check { instance: arc(id), status, reason: None, sessions: None };
                 each_option(options, |name, value| {
-                    assert_eq!(name, "REASON");
-                    check.reason = Some(arc(value));
+                    match name {
+                        "REASON" => check.reason = Some(arc(value)),
+                        "SESSIONS" => check.sessions = Some(number(value) as u32),
+                        other => panic!("unknown option {other}"),
+                    }
                     Ok(())
                 })?;
                 Command::Check(check)
@@ -449,6 +476,10 @@ pub fn change_line(change: &Change) -> String {
         Change::Silent(SilentChange::ServiceRefreshed { instance, expires_at }) => {
             format!("- {instance} refreshed until @{}\n", maybe(expires_at))
         }
+        Change::Silent(SilentChange::SessionsReported { instance, sessions, idle }) => {
+            let idle = if *idle == Deadline::Off { String::new() } else { format!(", idle {}", clock(idle)) };
+            format!("- {} v{} holds {sessions} sessions{idle}\n", instance.agent, instance.version)
+        }
         Change::Silent(SilentChange::RequestRecorded { request, .. }) => format!("- request {request} remembered\n"),
     }
 }
@@ -485,6 +516,18 @@ fn new_deployment(b: &NewDeployment) -> String {
     text
 }
 
+fn outcome(outcome: DrainOutcome) -> String {
+    match outcome {
+        DrainOutcome::Stop => "to stop".to_string(),
+        DrainOutcome::Replace { version } => format!("for v{version}"),
+        DrainOutcome::Open => "for nothing yet".to_string(),
+    }
+}
+
+fn holding(sessions: &Option<u32>) -> String {
+    sessions.map_or("sessions unknown".to_string(), |sessions| format!("{sessions} sessions"))
+}
+
 pub fn event_line(event: &Event) -> String {
     let v = event.version;
     let name = event.body.name();
@@ -497,7 +540,7 @@ pub fn event_line(event: &Event) -> String {
             cause(why),
             because(reason)
         ),
-        EventBody::TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason } => {
+        EventBody::TaskIssued { instance, task, from_version, attempt, bundle, deadline, by, reason, drain } => {
             let mut text = format!("{name} {} {} v{v} {}", task.name(), instance.agent, instance.role.name());
             if let Some(from) = from_version {
                 write!(text, " from v{from}").expect("a string");
@@ -508,6 +551,10 @@ pub fn event_line(event: &Event) -> String {
             }
             if *deadline != Deadline::Off {
                 write!(text, " healthy deadline {}", clock(deadline)).expect("a string");
+            }
+            if let Some(drain) = drain {
+                let (outcome, end) = (outcome(drain.outcome), clock(&drain.deadline));
+                write!(text, " {outcome}, ends {end}, idle {} ms", drain.idle_ms).expect("a string");
             }
             if &**by != "auto" {
                 write!(text, " by {by}{}", because(reason)).expect("a string");
@@ -540,6 +587,15 @@ pub fn event_line(event: &Event) -> String {
             }
             text.push_str(if *fails_at_resume { "; fails at resume" } else { "" });
             text
+        }
+        EventBody::AgentDraining { instance, outcome: next, sessions, deadline, by, reason } => {
+            let (outcome, end) = (outcome(*next), clock(deadline));
+            let holds = holding(sessions);
+            format!("{name} {} v{v} {holds}, {outcome}, ends {end} by {by}{}", instance.agent, because(reason))
+        }
+        EventBody::AgentDrained { instance, sessions, forced, by, reason } => {
+            let forced = if *forced { " forced" } else { "" };
+            format!("{name} {} v{v} {}{forced} by {by}{}", instance.agent, holding(sessions), because(reason))
         }
         EventBody::AwaitingPromotion { healthy } => format!("{name} v{v} {healthy} healthy"),
         EventBody::DeploymentPromoted { progress, by, reason } => {
@@ -652,6 +708,18 @@ fn instance_line(i: &Instance) -> String {
     if i.deadline != Deadline::Off {
         write!(text, ", deadline {}", clock(&i.deadline)).expect("a string");
     }
+    if let Some(sessions) = i.sessions {
+        write!(text, ", {sessions} sessions").expect("a string");
+    }
+    if let Some(drain) = &i.drain {
+        write!(text, ", drain {:?} {}", drain.phase, outcome(drain.outcome)).expect("a string");
+        if drain.is_open() {
+            write!(text, " ends {}", clock(&drain.deadline)).expect("a string");
+        }
+        if drain.idle != Deadline::Off {
+            write!(text, ", idle {}", clock(&drain.idle)).expect("a string");
+        }
+    }
     text + &because(&i.reason) + "\n"
 }
 
@@ -718,6 +786,18 @@ fn history(record: &Record) -> String {
     text
 }
 
+/// Formats the versions for which each instance counts (rule 11.6).
+fn counts(record: &Record) -> String {
+    let mut text = String::new();
+    for i in record.instances.iter() {
+        let of: Vec<u64> = record.versions.iter().map(|v| v.number).filter(|number| i.counts_for(*number)).collect();
+        let until = record.until_version(i);
+        writeln!(text, "{} v{} in {} counts for {of:?}, until v{until}", i.agent, i.version, i.job_id)
+            .expect("a string");
+    }
+    text
+}
+
 fn services(record: &Record) -> String {
     let mut text = String::new();
     for s in record.services.iter() {
@@ -751,6 +831,8 @@ fn next(record: &Record) -> String {
                 Due::Ttl(id) => format!("TTL of {id}"),
                 Due::Healthy(key) => format!("{} healthy", instance(key)),
                 Due::HealthyDeadline(key) => format!("healthy deadline of {}", instance(key)),
+                Due::Idle(key) => format!("{} idle", instance(key)),
+                Due::DrainDeadline(key) => format!("drain deadline of {}", instance(key)),
                 Due::ProgressDeadline => "progress deadline".to_string(),
             };
             format!("@{at} {what}\n")
