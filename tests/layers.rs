@@ -31,6 +31,7 @@ const ENGINE: Layers = Layers {
         &["evolve", "summary"],
         &["draft"],
         &["health_rules", "planner", "tasks"],
+        &["drains"],
         &["rollout"],
         &["decide"],
         &["plan"],
