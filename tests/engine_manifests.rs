@@ -75,6 +75,7 @@ impl Bench {
             job: Some(key.job_id.clone()),
             attempt: None,
             reason: None,
+            sessions: None,
         };
         self.ask(Command::Report(report)).expect("an honest report is taken");
     }
@@ -115,6 +116,7 @@ impl Bench {
                     TaskKind::Start | TaskKind::Replace => self.get_ready(&key),
                     TaskKind::Stop => self.report(&key, ReportedState::Stopped),
                     TaskKind::Run => self.report(&key, ReportedState::Completed),
+                    TaskKind::Drain => self.report(&key, ReportedState::Drained),
                 }
             }
             if !self.tasks().is_empty() {
@@ -151,6 +153,7 @@ fn situation(rng: &mut Rng, content: &mut Content) -> Bench {
                         TaskKind::Start | TaskKind::Replace => bench.get_ready(key),
                         TaskKind::Stop => bench.report(key, ReportedState::Stopped),
                         TaskKind::Run => bench.report(key, ReportedState::Starting),
+                        TaskKind::Drain => bench.report(key, ReportedState::Draining),
                     }
                 }
                 bench.now += rng.between(0, 60);
@@ -174,7 +177,7 @@ fn situation(rng: &mut Rng, content: &mut Content) -> Bench {
         let command = match rng.below(9) {
             0 => Command::Pause(Operate::default()),
             1 => Command::Fail(Operate::default()),
-            2 => Command::Stop(Operate::default()),
+            2 => Command::Stop { options: Operate::default(), now: false },
             _ => Command::Tick,
         };
         let _ = bench.ask(command);

@@ -356,7 +356,7 @@ mod tests {
         let manifest = br#"{"type":"service","nodes":[{"node_id":"a"}]}"#.to_vec();
         let first = decided(None, Command::Deploy(Deploy { manifest, ..Deploy::default() }));
         let (agent, state) = ("a".into(), ReportedState::Ready);
-        let report = Report { agent, state, version: None, job: None, attempt: None, reason: None };
+        let report = Report { agent, state, version: None, job: None, attempt: None, reason: None, sessions: None };
         let second = decided(Some(&first.record), Command::Report(report));
         let (start, changes) =
             (codec::encode_change_set(&first.change_set), codec::encode_change_set(&second.change_set));
