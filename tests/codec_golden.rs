@@ -99,7 +99,7 @@ fn change_sets_of_every_format_are_read() {
 }
 
 /// The types of events that format 2 added.
-const EVENTS_OF_FORMAT_2: [&str; 2] = ["agent_draining", "agent_drained"];
+const EVENTS_OF_FORMAT_2: [&str; 3] = ["agent_draining", "agent_drained", "bake_started"];
 
 #[test]
 fn each_type_of_event_has_a_golden_file() {

@@ -203,6 +203,8 @@ fn instances(count: u64, of_one_agent: u64) -> Record {
             created: i,
             sessions: None,
             drain: None,
+            standby_until: None,
+            adopted_for: None,
             not_counted_for: Box::default(),
         });
     }

@@ -123,7 +123,8 @@ impl Bench {
                 continue;
             }
             if self.status() == Status::AwaitingPromotion {
-                self.ask(Command::Promote(Operate::default())).expect("all canaries are healthy");
+                self.ask(Command::Promote { options: Operate::default(), full: false })
+                    .expect("all canaries are healthy");
             } else if let (Some(due), true) = (next_deadline(self.record()), self.status() == Status::Running) {
                 self.now = self.now.max(due);
                 self.ask(Command::Tick).expect("a tick is never refused");

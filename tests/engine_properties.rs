@@ -296,7 +296,7 @@ fn commands(record: Option<&Record>, asked: &Asked) -> Vec<Command> {
         Asked::Operate { what, wrong_id } => {
             let operate = Operate { id: wrong_id.then(|| Arc::from("dep_other_1")), reason: Some(Arc::from("so")) };
             one(match what {
-                0..=5 => Command::Promote(operate),
+                0..=5 => Command::Promote { options: operate, full: false },
                 6..=8 => Command::Pause(operate),
                 9..=12 => Command::Resume(operate),
                 13 | 14 => Command::Fail(operate),
@@ -715,7 +715,7 @@ fn validate_repeat(world: &World, now: u64, command: &Command, reply: &DecisionR
     let repeats = match command {
         Command::Pause(_) | Command::Stop { .. } => true,
         Command::Resume(_) => status.is_active(),
-        Command::Promote(_) => matches!(status, Status::Running | Status::Successful),
+        Command::Promote { .. } => matches!(status, Status::Running | Status::Successful),
         Command::Deploy(Deploy { request, .. }) | Command::Rollback(Rollback { request, .. }) => request.is_some(),
         Command::Report(report) => report.version.is_some() && report.job.is_some(),
         Command::Register(_) | Command::Check(_) | Command::Tick => true,
@@ -846,7 +846,7 @@ proptest! {
             }
             match world.expect_record().deployment.as_ref().expect("one").status {
                 Status::Paused => { world.execute(now, &Command::Resume(Operate::default())); }
-                Status::AwaitingPromotion => { world.execute(now, &Command::Promote(Operate::default())); }
+                Status::AwaitingPromotion => { world.execute(now, &Command::Promote { options: Operate::default(), full: false }); }
                 _ => {}
             }
             now = next_deadline(world.expect_record()).unwrap_or(now).max(now);

@@ -99,7 +99,7 @@ fn scenarios_are_unchanged() {
 fn every_rule_has_scenarios() {
     let files = files();
     let rollout = (1..=14).map(|rule| (rule, format!("4.{rule:02}_")));
-    for (rule, prefix) in rollout.chain([(10, "10_".to_string())]) {
+    for (rule, prefix) in rollout.chain([(10, "10_".to_string()), (12, "12_".to_string())]) {
         let of_rule: Vec<&PathBuf> = files
             .iter()
             .filter(|path| path.file_name().expect("a file").to_string_lossy().starts_with(&prefix))

@@ -64,20 +64,20 @@ read_struct_with_node! { InstanceRef<'a> = event::InstanceRef { job_id, role } }
 read_struct_with_node! { Instance<'a> = instance::Instance {
     version, job_id, role, state, health, attempt, task_at, since, reason, from_version, task, healthy_at, deadline,
     was_healthy, created,
-} with { sessions: None, drain: None, not_counted_for: Box::default() } }
+} with { sessions: None, drain: None, standby_until: None, adopted_for: None, not_counted_for: Box::default() } }
 
 // ---- field by field -------------------------------------------------------------------------------------------------
 
 read_struct! { Summary<'a> = summary::Summary {
     due, tasks, deployment_id, status, mode, strategy, current_version, stable_version, target_version, healthy, desired,
     updated_at,
-} with { draining: 0 } }
+} with { draining: 0, standby: 0 } }
 
 read_struct! { Deployment<'a> = deployment::Deployment {
     id, status, cause, ended, mode, strategy, requested_strategy, mode_reason, rollback_of, by, reason, source_version,
     source_job_id, target_version, target_job_id, requested_job, policy, changed, removed_agents, canaries, promoted,
     progress, paused_from, deferred_failure, unsafe_report, last_action, created_at, finished_at,
-} with { awaiting_since: None } }
+} with { is_baking: false, bake: time::Deadline::Off, skips_bake: false, awaiting_since: None } }
 
 convert_struct! { DeferredFailure<'a> = deployment::DeferredFailure { cause, words } }
 
@@ -88,7 +88,7 @@ convert_struct! { Action<'a> = deployment::Action { name, by, at, reason } }
 read_struct! { Policy = policy::Policy {
     strategy, max_parallel, canary, min_healthy_ms, healthy_deadline_ms, progress_deadline_ms, health_check, auto_promote,
     auto_revert,
-} with { drain_ms: 0 } }
+} with { drain_ms: 0, bake_ms: 0 } }
 
 read_struct! { Task = instance::Task { kind, revision, since } }
 
@@ -107,7 +107,7 @@ read_struct! { Receipt<'a> = deployment::Receipt {
 read_struct! { NewDeployment<'a> = event::NewDeployment {
     version, mode, strategy, requested_strategy, mode_reason, cause, source_version, source_job_id, requested_job,
     changed, removed_agents, canaries, progress, trimmed,
-} }
+} with { adopted: Vec::new() } }
 
 read_enum! { SilentChange<'a> = event::SilentChange {
     ServiceRefreshed { instance, expires_at },
@@ -127,12 +127,12 @@ read_enum! { EventBody<'a> = event::EventBody {
     AgentHealthy { instance, progress },
     AgentUnhealthy { instance, reason, resumes_with, fails_at_resume },
     AwaitingPromotion { healthy },
-    DeploymentPromoted { progress, by, reason },
+    DeploymentPromoted { progress, by, reason } with { full: false },
     DeploymentPaused { by, reason },
     DeploymentResumed { status, progress, by, reason },
     DeploymentFailed { cause, description, by, reason },
     DeploymentCancelled { cause, description, by, reason },
-    DeploymentSuccessful { description },
+    DeploymentSuccessful { description } with { by: Arc::from(crate::engine::AUTO), reason: None },
     FallbackBlueGreen { agent, reason, job_id, changed, canaries },
     VersionTagged { tag, replaced, by },
     VersionUntagged { tag, by },
@@ -161,7 +161,7 @@ convert_enum! { InstanceState = instance::InstanceState { Waiting, Starting, Rea
 
 convert_enum! { JobType = manifest::JobType { Service, System, Batch, Sysbatch } }
 
-convert_enum! { Mode = deployment::Mode { Initial, InPlace, BlueGreen, Noop, VersionOnly, Unchanged } }
+read_enum! { Mode = deployment::Mode { Initial, InPlace, BlueGreen, Noop, VersionOnly, Unchanged } }
 
 convert_enum! { Outcome = deployment::Outcome { Successful, Failed, Cancelled, VersionRecorded, Completed } }
 

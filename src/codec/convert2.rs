@@ -93,7 +93,7 @@ convert_struct_with_node! { InstanceRef<'a> = event::InstanceRef { job_id, role 
 
 convert_struct_with_node! { Instance<'a> = instance::Instance {
     version, job_id, role, state, health, attempt, task_at, since, reason, from_version, task, healthy_at, deadline,
-    was_healthy, created, sessions, drain, not_counted_for,
+    was_healthy, created, sessions, drain, standby_until, adopted_for, not_counted_for,
 } }
 
 // ---- field by field -------------------------------------------------------------------------------------------------
@@ -101,17 +101,17 @@ convert_struct_with_node! { Instance<'a> = instance::Instance {
 convert_struct! { Deployment<'a> = deployment::Deployment {
     id, status, cause, ended, mode, strategy, requested_strategy, mode_reason, rollback_of, by, reason, source_version,
     source_job_id, target_version, target_job_id, requested_job, policy, changed, removed_agents, canaries, promoted,
-    progress, awaiting_since, paused_from, deferred_failure, unsafe_report, last_action, created_at, finished_at,
+    progress, is_baking, bake, skips_bake, awaiting_since, paused_from, deferred_failure, unsafe_report, last_action, created_at, finished_at,
 } }
 
 convert_struct! { Summary<'a> = summary::Summary {
     due, tasks, deployment_id, status, mode, strategy, current_version, stable_version, target_version, healthy, desired,
-    updated_at, draining,
+    updated_at, draining, standby,
 } }
 
 convert_struct! { Policy = policy::Policy {
     strategy, max_parallel, canary, min_healthy_ms, healthy_deadline_ms, progress_deadline_ms, health_check, auto_promote,
-    auto_revert, drain_ms,
+    auto_revert, drain_ms, bake_ms,
 } }
 
 convert_struct! { Task = instance::Task { kind, revision, since } }
@@ -132,7 +132,7 @@ convert_struct! { Receipt<'a> = deployment::Receipt {
 
 convert_struct! { NewDeployment<'a> = event::NewDeployment {
     version, mode, strategy, requested_strategy, mode_reason, cause, source_version, source_job_id, requested_job,
-    changed, removed_agents, canaries, progress, trimmed,
+    changed, adopted, removed_agents, canaries, progress, trimmed,
 } }
 
 convert_enum! { SilentChange<'a> = event::SilentChange {
@@ -156,12 +156,13 @@ convert_enum! { EventBody<'a> = event::EventBody {
     AgentDraining { instance, outcome, sessions, deadline, by, reason },
     AgentDrained { instance, sessions, forced, by, reason },
     AwaitingPromotion { healthy },
-    DeploymentPromoted { progress, by, reason },
+    DeploymentPromoted { progress, by, reason, full },
+    BakeStarted { bake },
     DeploymentPaused { by, reason },
     DeploymentResumed { status, progress, by, reason },
     DeploymentFailed { cause, description, by, reason },
     DeploymentCancelled { cause, description, by, reason },
-    DeploymentSuccessful { description },
+    DeploymentSuccessful { description, by, reason },
     FallbackBlueGreen { agent, reason, job_id, changed, canaries },
     VersionTagged { tag, replaced, by },
     VersionUntagged { tag, by },
@@ -174,6 +175,10 @@ convert_enum! { DrainOutcome = instance::DrainOutcome { Stop, Replace { version 
 
 convert_enum! { DrainPhase = instance::DrainPhase { Issued, TakenUp, Ended, Succeeded } }
 
-convert_enum! { Role = instance::Role { Primary, Canary, Candidate, Retired, Draining } }
+convert_enum! { Role = instance::Role { Primary, Canary, Candidate, Retired, Draining, Standby } }
 
 convert_enum! { TaskKind = instance::TaskKind { Start, Replace, Stop, Run, Drain } }
+
+convert_struct! { Adopted<'a> = event::Adopted { agent, version } }
+
+convert_enum! { Mode = deployment::Mode { Initial, InPlace, BlueGreen, Noop, VersionOnly, Unchanged, SwitchBack } }

@@ -2,8 +2,9 @@
 //!
 //! - A version has how it ended: `cause`, `description`, `promoted_at`, `promoted_by`, `finished_at`.
 //! - A deployment has the time since which it waits for its promotion, `awaiting_since`.
-//! - A policy has `drain_ms`, and an instance its sessions, its drain, and the versions that it does not count for.
-//! - A summary has the number of instances that drain.
+//! - A policy has `drain_ms` and `bake_ms`; a deployment has its bake, and the instances that it adopts.
+//! - An instance has its sessions, its drain, its time on standby, and the versions that it does not count for.
+//! - A summary has the numbers of instances that drain and that are on standby.
 //! - A service instance has the attempt of its agent that registered it.
 //! - A remembered receipt has its warnings.
 //!
@@ -30,6 +31,7 @@ pub(super) struct Summary<'a> {
     pub desired: Number,
     pub updated_at: Millis,
     pub draining: Number,
+    pub standby: Number,
 }
 
 /// The record's own fields. Its lists follow.
@@ -69,6 +71,9 @@ pub(super) struct Deployment<'a> {
     pub canaries: u32,
     pub promoted: bool,
     pub progress: Deadline,
+    pub is_baking: bool,
+    pub bake: Deadline,
+    pub skips_bake: bool,
     pub awaiting_since: Option<Millis>,
     pub paused_from: Option<Status>,
     pub deferred_failure: Option<DeferredFailure<'a>>,
@@ -90,6 +95,7 @@ pub(super) struct Policy {
     pub auto_promote: bool,
     pub auto_revert: bool,
     pub drain_ms: Millis,
+    pub bake_ms: Millis,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -114,6 +120,8 @@ pub(super) struct Instance<'a> {
     pub created: Number,
     pub sessions: Option<u32>,
     pub drain: Option<Box<Drain>>,
+    pub standby_until: Option<Millis>,
+    pub adopted_for: Option<Number>,
     pub not_counted_for: List<Number>,
 }
 
@@ -156,6 +164,7 @@ pub(super) enum Role {
     Candidate,
     Retired,
     Draining,
+    Standby,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -343,6 +352,10 @@ pub(super) enum EventBody<'a> {
         progress: Deadline,
         by: &'a str,
         reason: Option<&'a str>,
+        full: bool,
+    },
+    BakeStarted {
+        bake: Deadline,
     },
     DeploymentPaused {
         by: &'a str,
@@ -368,6 +381,8 @@ pub(super) enum EventBody<'a> {
     },
     DeploymentSuccessful {
         description: &'a str,
+        by: &'a str,
+        reason: Option<&'a str>,
     },
     FallbackBlueGreen {
         agent: &'a str,
@@ -419,6 +434,7 @@ pub(super) struct NewDeployment<'a> {
     pub source_job_id: Option<&'a str>,
     pub requested_job: Option<&'a str>,
     pub changed: List<&'a str>,
+    pub adopted: List<Adopted<'a>>,
     pub removed_agents: List<&'a str>,
     pub canaries: u32,
     pub progress: Deadline,
@@ -439,4 +455,21 @@ pub(super) struct InstanceRef<'a> {
     pub node: Option<&'a str>,
     pub job_id: &'a str,
     pub role: Role,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Adopted<'a> {
+    pub agent: &'a str,
+    pub version: Number,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Mode {
+    Initial,
+    InPlace,
+    BlueGreen,
+    Noop,
+    VersionOnly,
+    Unchanged,
+    SwitchBack,
 }

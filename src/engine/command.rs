@@ -120,7 +120,11 @@ pub struct EndDrains {
 pub enum Command {
     Deploy(Deploy),
     Rollback(Rollback),
-    Promote(Operate),
+    Promote {
+        options: Operate,
+        /// Passes the bake as well.
+        full: bool,
+    },
     Pause(Operate),
     Resume(Operate),
     Fail(Operate),

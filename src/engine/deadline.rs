@@ -1,6 +1,6 @@
 //! The next deadline of a record: the time at which it needs a tick.
 
-use super::deployment::Status;
+use super::deployment::{Deployment, Status};
 use super::instance::InstanceKey;
 use super::instances::InstanceDue;
 use super::record::Record;
@@ -21,8 +21,12 @@ pub enum Due {
     Idle(InstanceKey),
     /// `drain_ms` passed, and an instance still drains.
     DrainDeadline(InstanceKey),
+    /// A standby is not needed any more.
+    StandbyEnd(InstanceKey),
     /// `progress_deadline_ms` passed without progress.
     ProgressDeadline,
+    /// The bake was long enough.
+    BakeEnd,
 }
 
 /// Returns the earliest due item, with its time.
@@ -33,17 +37,20 @@ pub fn next_due(record: &Record) -> Option<(UnixMs, Due)> {
         InstanceDue::Deadline => (at, Due::HealthyDeadline(key)),
         InstanceDue::Idle => (at, Due::Idle(key)),
         InstanceDue::DrainDeadline => (at, Due::DrainDeadline(key)),
+        InstanceDue::StandbyEnd => (at, Due::StandbyEnd(key)),
     });
-    let progress = progress_deadline(record).map(|at| (at, Due::ProgressDeadline));
-    ttl.into_iter().chain(instance).chain(progress).min()
+    let progress = running(record).and_then(|d| d.progress.at()).map(|at| (at, Due::ProgressDeadline));
+    let bake = running(record).and_then(|d| d.bake.at()).map(|at| (at, Due::BakeEnd));
+    ttl.into_iter().chain(instance).chain(progress).chain(bake).min()
 }
 
 /// Returns the time of the next tick; None where nothing becomes due.
 pub fn next_deadline(record: &Record) -> Option<UnixMs> {
     let ttl = record.services.next_expiry().map(|(at, _)| at);
-    ttl.into_iter().chain(record.instances.next_due_at()).chain(progress_deadline(record)).min()
+    let of_deployment = running(record).into_iter().flat_map(|d| [d.progress.at(), d.bake.at()]).flatten();
+    ttl.into_iter().chain(record.instances.next_due_at()).chain(of_deployment).min()
 }
 
-fn progress_deadline(record: &Record) -> Option<UnixMs> {
-    record.deployment.as_ref().filter(|d| d.status == Status::Running).and_then(|d| d.progress.at())
+fn running(record: &Record) -> Option<&Deployment> {
+    record.deployment.as_deref().filter(|d| d.status == Status::Running)
 }

@@ -29,6 +29,8 @@ named_enum! {
         InPlace = "in_place",
         BlueGreen = "blue_green",
         Noop = "noop",
+        /// A rollback whose version still runs, on standby: it takes over at once (rule 12.5).
+        SwitchBack = "switch_back",
         VersionOnly = "version_only",
         /// In replies only: nothing was recorded (rule 4.2).
         Unchanged = "unchanged",
@@ -131,6 +133,12 @@ pub struct Deployment {
     pub canaries: u32,
     pub promoted: bool,
     pub progress: Deadline,
+    /// The target carries everything, and is watched before it is called stable (rule 12.1).
+    pub is_baking: bool,
+    /// The end of the bake; off while an instance is not healthy.
+    pub bake: Deadline,
+    /// PROMOTE FULL has passed the bake before it began.
+    pub skips_bake: bool,
     /// The time at which it began to wait for its promotion. A record of format 1 does not say.
     pub awaiting_since: Option<UnixMs>,
     /// While paused: the status to which the deployment resumes, unless something changed meanwhile.
@@ -144,6 +152,22 @@ pub struct Deployment {
 }
 
 impl Deployment {
+    /// Returns true for a deployment that bakes, or will, before it is successful (rule 12.1).
+    pub fn has_bake(&self) -> bool {
+        let may_bake = matches!(self.mode, Mode::InPlace | Mode::BlueGreen);
+        may_bake && self.policy.bake_ms > 0 && !self.skips_bake
+    }
+
+    /// Returns true for a deployment whose agents start in a second job, which a promotion makes the first.
+    pub fn has_second_job(&self) -> bool {
+        matches!(self.mode, Mode::BlueGreen | Mode::SwitchBack)
+    }
+
+    /// Returns the phase that replies show (rule 13.4).
+    pub fn phase(&self) -> Option<&'static str> {
+        self.is_baking.then_some("baking")
+    }
+
     /// Returns the cause that replies show. A revert is started for the cause of the failure before it, which is no cause
     /// of its success.
     pub fn shown_cause(&self) -> Option<Cause> {

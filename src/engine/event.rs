@@ -35,11 +35,21 @@ pub struct NewDeployment {
     pub source_job_id: Option<Arc<str>>,
     pub requested_job: Option<Arc<str>>,
     pub changed: Arc<[Arc<str>]>,
+    /// The agents whose instance of an older version takes over again, with that version (rule 12.5).
+    pub adopted: Vec<Adopted>,
     pub removed_agents: Arc<[Arc<str>]>,
     pub canaries: u32,
     pub progress: Deadline,
     /// Versions that were trimmed from the history.
     pub trimmed: Vec<u64>,
+}
+
+/// An instance of the target's job that takes over again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adopted {
+    pub agent: Arc<str>,
+    /// The version that it runs.
+    pub version: u64,
 }
 
 /// A reference to the instance that an event is about.
@@ -111,7 +121,8 @@ pub enum EventBody {
         instance: InstanceRef,
         progress: Deadline,
     },
-    /// `resumes_with`: a canary was lost, so the deployment returns to running, with this progress deadline.
+    /// `resumes_with`: a canary was lost, so the deployment returns to running, with this progress deadline; or the bake
+    /// stops, and the progress deadline runs instead.
     AgentUnhealthy {
         instance: InstanceRef,
         reason: Arc<str>,
@@ -138,10 +149,16 @@ pub enum EventBody {
     AwaitingPromotion {
         healthy: u32,
     },
+    /// `full`: without a bake.
     DeploymentPromoted {
         progress: Deadline,
         by: Arc<str>,
         reason: Option<Arc<str>>,
+        full: bool,
+    },
+    /// The target carries everything; the bake begins, or begins anew.
+    BakeStarted {
+        bake: Deadline,
     },
     DeploymentPaused {
         by: Arc<str>,
@@ -167,6 +184,8 @@ pub enum EventBody {
     },
     DeploymentSuccessful {
         description: Arc<str>,
+        by: Arc<str>,
+        reason: Option<Arc<str>>,
     },
     FallbackBlueGreen {
         agent: Arc<str>,
@@ -286,6 +305,7 @@ event_names! {
     AgentDrained = "agent_drained",
     AwaitingPromotion = "awaiting_promotion",
     DeploymentPromoted = "deployment_promoted",
+    BakeStarted = "bake_started",
     DeploymentPaused = "deployment_paused",
     DeploymentResumed = "deployment_resumed",
     DeploymentFailed = "deployment_failed",

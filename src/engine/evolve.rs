@@ -93,12 +93,13 @@ fn apply_event(record: &mut Record, event: &Arc<Event>) {
         AgentDraining { instance, outcome, deadline, .. } => agent_draining(record, &event.key_of(instance), *outcome, *deadline),
         AgentDrained { instance, .. } => agent_drained(record, &event.key_of(instance)),
         AwaitingPromotion { .. } => awaiting_promotion(record, at),
-        DeploymentPromoted { progress, by, reason } => promoted(record, at, *progress, by, reason),
+        DeploymentPromoted { progress, by, reason, full } => promoted(record, at, *progress, by, reason, *full),
+        BakeStarted { bake } => bake_started(record, *bake),
         DeploymentPaused { by, reason } => paused(record, at, by, reason),
         DeploymentResumed { status, progress, by, reason } => resumed(record, at, *status, *progress, by, reason),
         DeploymentFailed { cause, description, by, reason } => ended(record, at, Status::Failed, *cause, description, by, reason),
         DeploymentCancelled { cause, description, by, reason } => ended(record, at, Status::Cancelled, *cause, description, by, reason),
-        DeploymentSuccessful { description } => succeed(record, at, description.clone()),
+        DeploymentSuccessful { description, .. } => succeed(record, at, description.clone()),
         FallbackBlueGreen { reason, job_id, changed, canaries, .. } => fallback(record, event.version, reason, job_id, changed, *canaries),
         VersionTagged { tag, .. } => change_version(record, event.version, |version| version.tag = Some(tag.clone())),
         VersionUntagged { .. } => change_version(record, event.version, |version| version.tag = None),
@@ -155,9 +156,10 @@ fn awaiting_promotion(record: &mut Record, at: UnixMs) {
     deployment.progress = Deadline::Off;
 }
 
-fn promoted(record: &mut Record, at: UnixMs, progress: Deadline, by: &Arc<str>, reason: &Option<Arc<str>>) {
+fn promoted(record: &mut Record, at: UnixMs, progress: Deadline, by: &Arc<str>, reason: &Option<Arc<str>>, full: bool) {
     let Some(deployment) = deployment_of(record) else { return };
     deployment.promoted = true;
+    deployment.skips_bake = full;
     deployment.awaiting_since = None;
     deployment.status = Status::Running;
     deployment.progress = progress;
@@ -170,11 +172,27 @@ fn promoted(record: &mut Record, at: UnixMs, progress: Deadline, by: &Arc<str>, 
     promote_roles(record);
 }
 
+/// Starts the bake: the target is current, and not yet stable (rule 12.1).
+fn bake_started(record: &mut Record, bake: Deadline) {
+    let Some(deployment) = deployment_of(record) else { return };
+    deployment.is_baking = true;
+    deployment.bake = bake;
+    deployment.progress = Deadline::Off;
+    make_target_current(record);
+}
+
+fn make_target_current(record: &mut Record) {
+    let Some(deployment) = &record.deployment else { return };
+    record.current_version = Some(deployment.target_version);
+    record.current_job_id = Some(deployment.target_job_id.clone());
+}
+
 fn paused(record: &mut Record, at: UnixMs, by: &Arc<str>, reason: &Option<Arc<str>>) {
     if let Some(deployment) = deployment_of(record) {
         deployment.paused_from = Some(deployment.status);
         deployment.status = Status::Paused;
         deployment.progress = deployment.progress.pause(at);
+        deployment.bake = deployment.bake.pause(at);
         record_action(deployment, "pause", by, at, reason);
     }
     change_own_deadlines(record, |deadline| deadline.pause(at));
@@ -192,6 +210,7 @@ fn resumed(
         deployment.paused_from = None;
         deployment.status = status;
         deployment.progress = progress;
+        deployment.bake = deployment.bake.resume(at);
         record_action(deployment, "resume", by, at, reason);
     }
     change_own_deadlines(record, |deadline| deadline.resume(at));
@@ -308,6 +327,8 @@ fn task_issued(record: &mut Record, event: &Event, instance: &InstanceRef, new: 
         created: event.revision,
         sessions: None,
         drain: None,
+        standby_until: None,
+        adopted_for: None,
         not_counted_for: Box::default(),
     });
 }
@@ -539,6 +560,7 @@ fn agent_unhealthy(
     });
     if let (Some(deployment), Some(progress)) = (deployment_of(record), resumes_with) {
         match deployment.status {
+            _ if deployment.is_baking => deployment.bake = Deadline::Off,
             Status::Paused => deployment.paused_from = Some(Status::Running),
             _ => deployment.status = Status::Running,
         }
@@ -639,6 +661,9 @@ fn start(record: &mut Record, event: &Event, new: &NewDeployment, status: Status
         canaries: new.canaries,
         promoted: false,
         progress: new.progress,
+        is_baking: false,
+        bake: Deadline::Off,
+        skips_bake: false,
         awaiting_since: None,
         paused_from: None,
         deferred_failure: None,
@@ -656,6 +681,11 @@ fn start(record: &mut Record, event: &Event, new: &NewDeployment, status: Status
     for key in withdrawn {
         remove_instance(record, &key);
     }
+    for adopted in &new.adopted {
+        let key =
+            InstanceKey { agent: adopted.agent.clone(), version: adopted.version, job_id: new.version.job_id.clone() };
+        record.instances.update(&key, |i| (i.role, i.adopted_for) = (Role::Candidate, Some(version.number)));
+    }
     count_unchanged(record, new);
 }
 
@@ -670,7 +700,9 @@ fn count_unchanged(record: &mut Record, new: &NewDeployment) {
             };
             do_not_count(record, number, |i| !is_unchanged(i));
         }
-        Mode::Initial | Mode::BlueGreen | Mode::VersionOnly | Mode::Unchanged => do_not_count(record, number, |_| true),
+        Mode::Initial | Mode::BlueGreen | Mode::SwitchBack | Mode::VersionOnly | Mode::Unchanged => {
+            do_not_count(record, number, |i| i.adopted_for != Some(number));
+        }
     }
 }
 
@@ -702,6 +734,9 @@ fn finish(
 ) {
     change_own_deadlines(record, |deadline| deadline.resume(at));
     open_drains(record);
+    if status != Status::Successful {
+        keep_standbys(record, at);
+    }
     let Some(deployment) = deployment_of(record) else { return };
     deployment.status = status;
     if cause.is_some() {
@@ -712,6 +747,7 @@ fn finish(
     }
     deployment.ended = Some(description.clone());
     deployment.progress = Deadline::Off;
+    (deployment.is_baking, deployment.bake) = (false, Deadline::Off);
     deployment.awaiting_since = None;
     deployment.paused_from = None;
     deployment.deferred_failure = None;
@@ -745,6 +781,24 @@ fn end_version(
     });
 }
 
+/// Keeps what could take over again after a deployment has failed or was cancelled: standbys of its bake stay for
+/// `bake_ms` more (rule 12.3), and instances that it has adopted are on standby again (rule 12.5).
+fn keep_standbys(record: &mut Record, at: UnixMs) {
+    let Some(deployment) = &record.deployment else { return };
+    let (target, bake_ms) = (deployment.target_version, deployment.policy.bake_ms);
+    record.instances.update_where(
+        |i| i.role == Role::Candidate && i.adopted_for == Some(target) && !i.is_stopping(),
+        |i| {
+            (i.role, i.adopted_for) = (Role::Standby, None);
+            i.standby_until = i.standby_until.or(Some(at));
+        },
+    );
+    record.instances.update_where(
+        |i| i.role == Role::Standby && i.standby_until.is_none(),
+        |i| i.standby_until = Some(at.saturating_add(bake_ms)),
+    );
+}
+
 /// Returns a description, shared with a version that ended in the same words: most of a history did.
 fn shared_description(record: &Record, description: Arc<str>) -> Arc<str> {
     let known = record.versions.iter().rev().filter_map(|version| version.description.as_ref());
@@ -754,10 +808,9 @@ fn shared_description(record: &Record, description: Arc<str>) -> Arc<str> {
 /// Ends a deployment as successful: its version is current and stable.
 fn succeed(record: &mut Record, at: UnixMs, description: Arc<str>) {
     finish(record, at, Status::Successful, None, description, None);
+    make_target_current(record);
     let Some(deployment) = &record.deployment else { return };
     let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
-    record.current_version = Some(target);
-    record.current_job_id = Some(job_id.clone());
     change_version(record, target, |version| version.stable = true);
     // Every instance with the content of a successful version is primary, a canary of an older attempt included.
     record
@@ -765,24 +818,18 @@ fn succeed(record: &mut Record, at: UnixMs, description: Arc<str>) {
         .update_where(|i| i.job_id == job_id && i.role == Role::Canary && !i.is_stopping(), |i| i.role = Role::Primary);
 }
 
-/// Makes candidates and canaries primary (rules 4.4 and 4.5); in blue-green, the old side is retired in the same step.
+/// Makes candidates and canaries primary (rules 4.4 and 4.5); in blue-green, the old side is retired in the same step, or
+/// stands by for the bake (rule 12.3).
 fn promote_roles(record: &mut Record) {
     let Some(deployment) = &record.deployment else { return };
-    let (target, job_id, mode) = (deployment.target_version, deployment.target_job_id.clone(), deployment.mode);
+    let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
+    let (has_second_job, has_bake) = (deployment.has_second_job(), deployment.has_bake());
     let changed: BTreeSet<Arc<str>> = deployment.changed.iter().cloned().collect();
-    let own = move |i: &Instance| i.version == target && i.job_id == job_id;
-    if mode == Mode::BlueGreen {
+    let own = move |i: &Instance| i.deployed_version() == target && i.job_id == job_id;
+    if has_second_job {
         let old = own.clone();
-        record.instances.update_where(own, |i| i.role = Role::Primary);
-        // Candidates of an older attempt that are still stopping are retired as well.
-        // Instances that drain stay so, and stop after it.
-        record.instances.update_where(
-            move |i| !old(i),
-            |i| match &mut i.drain {
-                Some(drain) => drain.outcome = DrainOutcome::Stop,
-                None => i.role = Role::Retired,
-            },
-        );
+        record.instances.update_where(own, |i| (i.role, i.standby_until) = (Role::Primary, None));
+        record.instances.update_where(move |i| !old(i), |i| retire(i, has_bake));
     } else {
         // A canary of an older attempt that this one does not change runs the promoted content as well.
         record.instances.update_where(
@@ -792,12 +839,26 @@ fn promote_roles(record: &mut Record) {
     }
 }
 
+/// Retires an instance of the old side. Candidates of an older attempt that are still stopping are retired as well; an
+/// instance that drains goes on, and stops after it; a standby of an older deployment has a time of its own.
+fn retire(instance: &mut Instance, has_bake: bool) {
+    if let Some(drain) = &mut instance.drain {
+        drain.outcome = DrainOutcome::Stop;
+    } else if instance.role == Role::Standby {
+    } else if has_bake && instance.can_stand_by() {
+        instance.role = Role::Standby;
+        instance.deadline = Deadline::Off;
+    } else {
+        instance.role = Role::Retired;
+    }
+}
+
 /// Pauses or resumes the healthy deadlines of the deployment's own instances (rule 4.13), and the clocks of drains that
 /// lead to a replacement by it (rule 10.9).
 fn change_own_deadlines(record: &mut Record, change: impl Fn(Deadline) -> Deadline) {
     let Some(deployment) = &record.deployment else { return };
     let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
-    let is_own = |i: &Instance| i.version == target && i.deadline != Deadline::Off;
+    let is_own = |i: &Instance| i.deployed_version() == target && i.deadline != Deadline::Off;
     let drains_for_it =
         |i: &Instance| i.drain.as_ref().is_some_and(|drain| drain.is_open() && drain.awaited_version() == Some(target));
     record.instances.update_where(

@@ -28,6 +28,9 @@ named_enum! {
         Retired = "retired",
         /// It finishes its sessions before it is replaced or stopped (rule 10).
         Draining = "draining",
+        /// Of the old side, while the new one bakes: it takes no new sessions, and can take over again at once (rule
+        /// 12.3).
+        Standby = "standby",
     }
 }
 
@@ -156,6 +159,10 @@ pub struct Instance {
     /// The number of sessions that its present attempt holds; None until it says one (rule 10.3).
     pub sessions: Option<u32>,
     pub drain: Option<Box<Drain>>,
+    /// Of a standby: the time at which it is not needed any more. None while its successor bakes.
+    pub standby_until: Option<UnixMs>,
+    /// The version of the rollback that has adopted it (rule 12.5).
+    pub adopted_for: Option<u64>,
     /// The versions above its own that it does not count for, ascending (rule 11.6).
     pub not_counted_for: Box<[u64]>,
 }
@@ -181,6 +188,11 @@ impl Instance {
         }
     }
 
+    /// Returns the version whose deployment it belongs to: the one that it runs, or the one that has adopted it.
+    pub fn deployed_version(&self) -> u64 {
+        self.adopted_for.unwrap_or(self.version)
+    }
+
     pub fn is_stopping(&self) -> bool {
         matches!(&self.task, Some(task) if task.kind == TaskKind::Stop)
     }
@@ -202,6 +214,22 @@ impl Instance {
             Some(drain) if drain.outcome != DrainOutcome::Stop => drain.role,
             _ => self.role,
         }
+    }
+
+    /// Returns true if it could take over again: it runs, and is not told to stop.
+    pub fn can_stand_by(&self) -> bool {
+        let runs = matches!(self.state, InstanceState::Starting | InstanceState::Ready | InstanceState::Unready);
+        runs && self.task.is_none()
+    }
+
+    /// Returns true for one that a rollback may adopt: healthy, and on standby or in a drain that nobody has taken up (rule
+    /// 12.5).
+    pub fn can_be_adopted(&self) -> bool {
+        let is_at_rest = match &self.drain {
+            Some(drain) => drain.phase == DrainPhase::Issued,
+            None => self.role == Role::Standby,
+        };
+        is_at_rest && self.health == Health::Healthy
     }
 
     /// Returns true if its drain has not ended.

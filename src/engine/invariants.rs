@@ -54,7 +54,15 @@ fn deployment(record: &Record) -> Result<(), String> {
     must!(!version.stable || !active, "a version is stable only once its deployment is successful");
     let own = record.instances.counts(d.target_version, &d.target_job_id);
     let is_held = own.awaiting_drain > 0 && own.healthy == own.placed;
+    let bakes = d.is_baking && d.bake != Deadline::Off;
+    must!(d.is_baking || d.bake == Deadline::Off, "only a deployment that bakes has the clock of a bake");
+    must!(!d.is_baking || active && d.has_bake() && own.placed == d.changed.len(), "what bakes carries everything");
+    must!(!bakes || own.healthy == own.placed, "a bake runs while every instance is healthy");
+    must!(!d.is_baking || record.current_version == Some(d.target_version), "what bakes is current");
     match (d.status, d.progress) {
+        (Status::Running, progress) if bakes => {
+            must!(progress == Deadline::Off, "the progress deadline does not run while the bake does")
+        }
         (Status::Running, Deadline::Running { .. }) => must!(!is_held, "a drain holds the progress deadline"),
         (Status::Running, Deadline::Off) => {
             must!(d.policy.progress_deadline_ms == 0, "a running deployment has a deadline, so that it ends")
@@ -174,12 +182,21 @@ fn one(record: &Record, instance: &Instance, name: &str) -> Result<(), String> {
     }
     if instance.role == Role::Candidate && !instance.is_stopping() {
         must!(
-            d.status.is_active() && d.mode == Mode::BlueGreen && record.is_own(instance) && !d.promoted,
+            d.status.is_active() && d.has_second_job() && record.is_own(instance) && !d.promoted,
             "{name} is a candidate of a deployment under way"
         );
     }
     if instance.role == Role::Retired {
         must!(instance.is_stopping(), "{name} is retired, so it is told to stop");
+    }
+    let keeps_time = matches!(instance.role, Role::Standby | Role::Candidate | Role::Retired);
+    must!(instance.standby_until.is_none() || keeps_time || instance.drain.is_some(), "{name} is on standby no more");
+    if instance.role == Role::Standby {
+        must!(instance.task.is_none() && instance.deadline == Deadline::Off, "{name} stands by: no task, no deadline");
+        must!(
+            instance.standby_until.is_some() || (d.is_baking && d.mode == Mode::BlueGreen && !record.is_own(instance)),
+            "{name} stands by for a bake, or until a time"
+        );
     }
     if record.is_own(instance) && d.status == Status::Successful && !instance.is_leaving() {
         must!(instance.role == Role::Primary, "{name} is primary after success");

@@ -76,7 +76,7 @@ fn batches(d: &Deployment) -> Vec<PlanStep> {
         Mode::VersionOnly => {
             vec![PlanStep { agents: vec![Arc::from(BATCH_AGENT)], role: Role::Primary, earliest_ms: 0 }]
         }
-        Mode::Noop | Mode::Unchanged => Vec::new(),
+        Mode::Noop | Mode::SwitchBack | Mode::Unchanged => Vec::new(),
         Mode::InPlace => {
             let (canaries, rest) = d.changed.split_at((d.canaries as usize).min(d.changed.len()));
             let parallel = d.policy.parallel(d.changed.len());

@@ -3,8 +3,8 @@
 
 use super::deployment::{Cause, Mode};
 use super::draft::Draft;
-use super::event::{EventBody, NewDeployment};
-use super::instance::{Health, Instance, Role, TaskKind};
+use super::event::{Adopted, EventBody, NewDeployment};
+use super::instance::{Health, Instance, InstanceKey, Role, TaskKind};
 use super::manifest::{self, JobType, Manifest, ManifestText, BATCH_AGENT};
 use super::policy::{Policy, Strategy};
 use super::record::Record;
@@ -21,6 +21,8 @@ pub(super) struct VersionSpec<'a> {
     pub bundle: Option<Arc<str>>,
     pub policy: Policy,
     pub requested_job: Option<Arc<str>>,
+    /// What still runs the content takes over again (rule 12.5).
+    pub adopts: bool,
     pub deployment_id: Arc<str>,
 }
 
@@ -31,6 +33,7 @@ pub(super) struct VersionPlan {
     pub mode_reason: String,
     /// The changed agents in the order of their release, each with the reason.
     pub changed: Vec<(Arc<str>, String)>,
+    pub adopted: Vec<Adopted>,
     pub removed_agents: Vec<Arc<str>>,
     pub job_id: Arc<str>,
     pub source_version: Option<u64>,
@@ -60,12 +63,70 @@ pub(super) fn unused_job_id(record: &Record, requested: Option<&Arc<str>>, deplo
 }
 
 pub(super) fn plan_version(record: &Record, new: &VersionSpec) -> VersionPlan {
+    let mut plan = plan_without_adoption(record, new);
+    if new.adopts && matches!(plan.mode, Mode::Initial | Mode::InPlace | Mode::BlueGreen) {
+        adopt(record, new, &mut plan);
+    }
+    plan
+}
+
+/// Plans a switch-back where instances in another job than the primaries' still run the content: they take over, and
+/// what is missing beside them is started (rule 12.5).
+fn adopt(record: &Record, new: &VersionSpec, plan: &mut VersionPlan) {
+    let agents_with_nodes = manifest::agents_with_nodes(&new.manifest.node_ids(), new.agents.as_deref());
+    let serving_job = primaries(record).next().map(|i| i.job_id.clone());
+    let sources = ManifestCache::of(record);
+    let mut of_job: BTreeMap<&Arc<str>, Vec<Adopted>> = BTreeMap::new();
+    for (agent, node) in &agents_with_nodes {
+        let adoptable = record.instances.of_agent(agent).iter().rev().filter(|i| {
+            i.can_be_adopted() && Some(&i.job_id) != serving_job.as_ref() && runs(record, &sources, i, node, new)
+        });
+        let mut jobs = BTreeSet::new();
+        for instance in adoptable.filter(|i| jobs.insert(i.job_id.clone())) {
+            of_job
+                .entry(&instance.job_id)
+                .or_default()
+                .push(Adopted { agent: agent.clone(), version: instance.version });
+        }
+    }
+    let Some((job_id, adopted)) = of_job.into_iter().max_by_key(|(_, adopted)| adopted.len()) else { return };
+    let (all, kept) = (agents_with_nodes.len(), adopted.len());
+    let why = format!("{kept} of {all} agents still run this content in job {job_id}");
+    plan.mode = if kept == all { Mode::SwitchBack } else { Mode::BlueGreen };
+    plan.strategy = Strategy::BlueGreen;
+    plan.job_id = job_id.clone();
+    plan.changed = agents_with_nodes.into_iter().map(|(agent, _)| (agent, why.clone())).collect();
+    plan.canaries = if kept == all { 0 } else { new.policy.canaries(all) };
+    plan.mode_reason = why;
+    plan.removed_agents = Vec::new();
+    // Agents are released in order: those that are placed already come first.
+    let is_adopted: BTreeSet<&Arc<str>> = adopted.iter().map(|adopted| &adopted.agent).collect();
+    plan.changed.sort_by_key(|(agent, _)| !is_adopted.contains(agent));
+    plan.adopted = adopted;
+}
+
+/// Returns true for an instance that runs what the new version has for its agent.
+fn runs(record: &Record, sources: &ManifestCache, instance: &Instance, node: &Arc<str>, new: &VersionSpec) -> bool {
+    let (Some(version), Some(source)) = (record.version(instance.version), sources.get(instance.version)) else {
+        return false;
+    };
+    let (was, is) = (source.nodes_by_id(), new.manifest.nodes_by_id());
+    let is_same_node = match (was.get(&*instance.node), is.get(&**node)) {
+        (Some(was), Some(is)) => manifest::node_change(was, is).is_none(),
+        (None, None) => true,
+        _ => false,
+    };
+    is_same_node && version.bundle == new.bundle && manifest::topology_change(source, new.manifest).is_none()
+}
+
+fn plan_without_adoption(record: &Record, new: &VersionSpec) -> VersionPlan {
     let own_job = || new.requested_job.clone().unwrap_or_else(|| new.deployment_id.clone());
     let mut plan = VersionPlan {
         mode: Mode::VersionOnly,
         strategy: new.policy.strategy,
         mode_reason: String::new(),
         changed: Vec::new(),
+        adopted: Vec::new(),
         removed_agents: Vec::new(),
         job_id: own_job(),
         source_version: record.current_version,
@@ -196,7 +257,7 @@ fn removed_agents(record: &Record, agents_with_nodes: &[(Arc<str>, Arc<str>)]) -
     let left: BTreeSet<Arc<str>> = record
         .instances
         .iter()
-        .filter(|i| !i.is_leaving() && !i.is_withdrawn() && !kept.contains(&i.agent))
+        .filter(|i| !i.is_leaving() && !i.is_withdrawn() && i.role != Role::Standby && !kept.contains(&i.agent))
         .map(|i| i.agent.clone())
         .collect();
     left.into_iter().collect()
@@ -214,6 +275,10 @@ pub(super) struct VersionMeta {
 /// Records the version and starts its deployment.
 pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, meta: VersionMeta) {
     deregister_withdrawn(draft);
+    for Adopted { agent, version } in &plan.adopted {
+        let key = InstanceKey { agent: agent.clone(), version: *version, job_id: plan.job_id.clone() };
+        draft.withdraw(&key, false);
+    }
     let number = draft.record.last_version + 1;
     let version = Version {
         number,
@@ -238,7 +303,7 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
         promoted_by: None,
         finished_at: None,
     };
-    let runs = matches!(plan.mode, Mode::Initial | Mode::InPlace | Mode::BlueGreen);
+    let runs = matches!(plan.mode, Mode::Initial | Mode::InPlace | Mode::BlueGreen | Mode::SwitchBack);
     let progress = match runs {
         true => Deadline::after(draft.now(), new.policy.progress_deadline_ms),
         false => Deadline::Off,
@@ -254,6 +319,7 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
         source_job_id: plan.source_job_id.clone(),
         requested_job: new.requested_job.clone(),
         changed: plan.changed.iter().map(|(agent, _)| agent.clone()).collect(),
+        adopted: plan.adopted.clone(),
         removed_agents: plan.removed_agents.iter().cloned().collect(),
         canaries: plan.canaries as u32,
         progress,
@@ -322,7 +388,7 @@ impl StoredVersion {
     }
 
     /// Returns the specification of a rollback: the stored manifest and bundle, and the given policy (rule 4.12).
-    pub fn spec(&self, policy: Policy, deployment_id: Arc<str>) -> VersionSpec<'_> {
+    pub fn spec(&self, policy: Policy, deployment_id: Arc<str>, adopts: bool) -> VersionSpec<'_> {
         VersionSpec {
             manifest: &self.manifest,
             content: self.version.content.clone(),
@@ -330,6 +396,7 @@ impl StoredVersion {
             bundle: self.version.bundle.clone(),
             policy,
             requested_job: None,
+            adopts,
             deployment_id,
         }
     }
@@ -344,7 +411,7 @@ impl StoredVersion {
 /// Plans a rollback to a version, without starting it.
 pub(super) fn plan_rollback(record: &Record, number: u64, deployment_id: &Arc<str>) -> Result<VersionPlan, String> {
     let old = StoredVersion::read(record, number)?;
-    Ok(plan_version(record, &old.spec(old.rollback_policy(record), deployment_id.clone())))
+    Ok(plan_version(record, &old.spec(old.rollback_policy(record), deployment_id.clone(), true)))
 }
 
 /// Reverts to a version because the current deployment failed (rule 4.11).
@@ -353,7 +420,7 @@ pub(super) fn revert(draft: &mut Draft, number: u64, cause: Cause, reason: Arc<s
     let by: Arc<str> = Arc::from(super::draft::AUTO);
     let meta = VersionMeta { tag: None, rollback_of: Some(number), cause: Some(cause), by, reason: Some(reason) };
     let policy = old.rollback_policy(&draft.record);
-    roll_back(draft, &old, policy, number, meta);
+    roll_back(draft, &old, policy, number, true, meta);
 }
 
 /// Starts a new deployment of a stored version.
@@ -362,6 +429,7 @@ pub(super) fn roll_back(
     old: &StoredVersion,
     policy: Policy,
     number: u64,
+    adopts: bool,
     meta: VersionMeta,
 ) -> VersionPlan {
     let id = draft.context_id();
@@ -375,7 +443,7 @@ pub(super) fn roll_back(
     };
     let next = draft.record.last_version + 1;
     draft.emit_for(id.clone(), next, body);
-    let spec = old.spec(policy, id);
+    let spec = old.spec(policy, id, adopts);
     let plan = plan_version(&draft.record, &spec);
     begin(draft, &spec, &plan, meta);
     plan

@@ -149,6 +149,8 @@ policy_table! {
     /// The longest time for which an instance may finish its sessions before it is replaced or stopped (rule 10), at
     /// most [`MAX_WAIT_MS`]. 0: no drain.
     drain_ms: u64 = 0, wait, "must be a non-negative integer, at most ten years", "ms";
+    /// The time for which the target is watched before it is called stable (rule 12), at most [`MAX_WAIT_MS`]. 0: none.
+    bake_ms: u64 = 0, wait, "must be a non-negative integer, at most ten years", "ms";
 }
 
 fn in_range<T>(value: &T, check: impl Fn(&T) -> bool) -> bool {
@@ -256,7 +258,7 @@ impl Policy {
     }
 
     /// Returns the policy of a rollback to a version with this one: it does not wait for a promotion (rule 4.12, rule 8
-    /// "Rollback"), and gives sessions at least the time that `replaced` does, the policy of the deployment before it
+    /// "Rollback") and does not bake, and gives sessions at least the time that `replaced` does, the policy of the deployment before it
     /// (rule 9.2).
     pub fn for_rollback(&self, replaced: &Policy) -> Policy {
         let strategy = match self.strategy {
@@ -264,7 +266,7 @@ impl Policy {
             other => other,
         };
         let drain_ms = self.drain_ms.max(replaced.drain_ms);
-        Policy { strategy, canary: CountOrPercent::Count(0), drain_ms, ..self.clone() }
+        Policy { strategy, canary: CountOrPercent::Count(0), drain_ms, bake_ms: 0, ..self.clone() }
     }
 
     /// Returns the violations of one policy, each with its path: ranges first, then conflicts between fields.

@@ -100,11 +100,11 @@ impl Record {
         self.deployment.as_ref().is_some_and(|d| d.status.is_active())
     }
 
-    /// Returns true for an instance of the current deployment: one that it started or replaced.
+    /// Returns true for an instance of the current deployment: one that it started, replaced or adopted.
     pub fn is_own(&self, instance: &Instance) -> bool {
-        self.deployment
-            .as_ref()
-            .is_some_and(|d| instance.version == d.target_version && is_same(&instance.job_id, &d.target_job_id))
+        self.deployment.as_ref().is_some_and(|d| {
+            instance.deployed_version() == d.target_version && is_same(&instance.job_id, &d.target_job_id)
+        })
     }
 
     /// Returns the newest version for which an instance counts (rule 11.6).
@@ -124,7 +124,7 @@ impl Record {
     }
 
     /// Returns the instance that an agent now runs (rule 8 "What an agent now runs"): the old one until the first
-    /// report about the new one. Candidates and instances that are stopping, or drain for a stop, do not count, nor does
+    /// report about the new one. Candidates, standbys and instances that are stopping, or drain for a stop, do not count, nor does
     /// a replacement nobody has taken up.
     pub fn running_instance(&self, agent: &str) -> Option<&Instance> {
         self.running_instance_where(agent, |_| true)
@@ -137,10 +137,9 @@ impl Record {
 
     fn running_instance_where(&self, agent: &str, pick: impl Fn(&Instance) -> bool) -> Option<&Instance> {
         let eligible = || {
-            self.instances
-                .of_agent(agent)
-                .iter()
-                .filter(|i| !i.is_leaving() && !matches!(i.role, Role::Candidate | Role::Retired) && pick(i))
+            self.instances.of_agent(agent).iter().filter(|i| {
+                !i.is_leaving() && !matches!(i.role, Role::Candidate | Role::Retired | Role::Standby) && pick(i)
+            })
         };
         eligible().rev().find(|i| i.state != InstanceState::Waiting).or_else(|| {
             eligible().rev().find(|i| matches!(&i.task, Some(t) if matches!(t.kind, TaskKind::Start | TaskKind::Run)))

@@ -85,6 +85,11 @@ pub enum Rejection {
     RunsAlready { version: u64 },
     #[error("version {version} is a rollback to version {rollback_of} already; name another by VERSION or TAG")]
     RolledBackAlready { version: u64, rollback_of: u64 },
+    #[error(
+        "deployment {deployment_id} is not proved yet, and this would change nothing: change its policy by \
+         DEPLOY.POLICY, or end it by STOP or FAIL"
+    )]
+    Unproved { deployment_id: String },
     #[error("there is no other version to roll back to: only stable versions and batch runs count")]
     NoStableVersion,
     #[error("agent '{agent}' of version {version} is not a batch job, which alone can be completed")]
@@ -139,6 +144,7 @@ impl Rejection {
             | Rejection::RunsAlready { .. }
             | Rejection::RolledBackAlready { .. }
             | Rejection::NoStableVersion
+            | Rejection::Unproved { .. }
             | Rejection::NotABatchJob { .. }
             | Rejection::ReadOnlyRecord(_)
             | Rejection::DamagedManifest(_) => Code::BadState,

@@ -4,7 +4,7 @@ use super::deadline::{next_deadline, next_due, Due};
 use super::deployment::{Cause, Mode, Status, UnsafeReport};
 use super::draft::{Actor, Draft};
 use super::event::EventBody;
-use super::instance::InstanceState;
+use super::instance::{Instance, InstanceKey, InstanceState, Role};
 use super::planner;
 use super::strategy::{self, Step};
 use super::time::Deadline;
@@ -25,6 +25,8 @@ impl Draft<'_, '_> {
                 Due::Healthy(key) => self.mark_healthy(&key),
                 Due::HealthyDeadline(key) => self.on_healthy_deadline(&key),
                 Due::Idle(key) => self.end_drain(&key, false, Actor::auto()),
+                Due::StandbyEnd(key) => self.request_stop(&key, Role::Retired, Actor::auto()),
+                Due::BakeEnd => self.finish(Actor::auto()),
                 Due::DrainDeadline(key) => self.end_drain(&key, true, Actor::auto()),
                 Due::ProgressDeadline => {
                     let ms = self.deployment().map_or(0, |d| d.policy.progress_deadline_ms);
@@ -77,31 +79,51 @@ impl Draft<'_, '_> {
                     self.emit(self.target(), EventBody::AwaitingPromotion { healthy });
                     return;
                 }
-                Step::Promote => self.promote(Actor::auto()),
-                Step::Finish => self.finish(),
+                Step::Promote => self.promote(Actor::auto(), false),
+                Step::Finish if d.has_bake() => self.begin_bake(),
+                Step::Finish => self.finish(Actor::auto()),
+                Step::Bake => self.start_bake(),
             }
         }
     }
 
-    /// Promotes the target version.
-    pub fn promote(&mut self, by: Actor) {
+    /// Promotes the target version; with `full`, it does not bake.
+    pub fn promote(&mut self, by: Actor, full: bool) {
         let Some(d) = self.deployment() else { return };
         let ms = d.policy.progress_deadline_ms;
         let progress = match d.progress {
             Deadline::Off => Deadline::after(self.now(), ms),
             runs => runs.extend(self.now(), ms),
         };
-        let body = EventBody::DeploymentPromoted { progress, by: by.name, reason: by.reason };
+        let body = EventBody::DeploymentPromoted { progress, by: by.name, reason: by.reason, full };
         self.emit(self.target(), body);
     }
 
+    /// Begins the bake (rule 12.1). What was not fit to stand by is stopped.
+    fn begin_bake(&mut self) {
+        let is_left = |i: &&Instance| i.role == Role::Retired && !i.is_stopping();
+        let left: Vec<InstanceKey> = self.record.instances.iter().filter(is_left).map(Instance::key).collect();
+        for key in left {
+            self.request_stop(&key, Role::Retired, Actor::auto());
+        }
+        self.start_bake();
+    }
+
+    /// Starts the clock of the bake.
+    fn start_bake(&mut self) {
+        let Some(d) = self.deployment() else { return };
+        let bake = Deadline::after(self.now(), d.policy.bake_ms);
+        self.emit(self.target(), EventBody::BakeStarted { bake });
+    }
+
     /// Ends the deployment as successful: all changed agents are healthy. The rest is stopped.
-    fn finish(&mut self) {
+    pub fn finish(&mut self, by: Actor) {
         let Some(d) = self.deployment() else { return };
         let (desired, removed) = (d.changed.len(), d.removed_agents.clone());
         self.stop_removed(&removed);
         let description = format!("{desired} of {desired} agents healthy");
-        self.emit(self.target(), EventBody::DeploymentSuccessful { description: Arc::from(description) });
+        let description = Arc::from(description);
+        self.emit(self.target(), EventBody::DeploymentSuccessful { description, by: by.name, reason: by.reason });
     }
 
     /// Ends the active deployment because a newer one starts: replacements that nobody has taken up are withdrawn; the
@@ -118,7 +140,7 @@ impl Draft<'_, '_> {
         self.emit(target, body);
         self.withdraw_open_drains();
         match mode {
-            Mode::BlueGreen if !promoted => self.stop_candidates(),
+            Mode::BlueGreen | Mode::SwitchBack if !promoted => self.stop_candidates(),
             Mode::InPlace => {
                 for key in self.own_keys(|i| i.state == InstanceState::Waiting && i.task.is_some()) {
                     self.withdraw(&key, true);

@@ -28,6 +28,8 @@ pub struct Summary {
     pub updated_at: UnixMs,
     /// The number of instances that drain.
     pub draining: usize,
+    /// The number of instances on standby.
+    pub standby: usize,
 }
 
 impl Summary {
@@ -48,6 +50,7 @@ impl Summary {
             desired: deployment.changed.len(),
             updated_at: record.updated_at,
             draining: record.instances.draining(),
+            standby: record.instances.standby(),
         })
     }
 }

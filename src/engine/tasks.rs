@@ -182,7 +182,9 @@ impl Draft<'_, '_> {
     pub fn stop_removed(&mut self, removed: &[Arc<str>]) {
         let Some(job_id) = self.deployment().map(|d| d.target_job_id.clone()) else { return };
         let removed: BTreeSet<&Arc<str>> = removed.iter().collect();
-        let is_removed = |i: &&Instance| removed.contains(&i.agent) || i.job_id != job_id;
+        // Standbys of earlier deployments have a time of their own.
+        let stands_by = |i: &Instance| i.role == Role::Standby && i.standby_until.is_some();
+        let is_removed = |i: &&Instance| (removed.contains(&i.agent) || i.job_id != job_id) && !stands_by(i);
         let keys: Vec<InstanceKey> = self.record.instances.iter().filter(is_removed).map(Instance::key).collect();
         for key in keys {
             self.request_stop(&key, Role::Retired, Actor::auto());

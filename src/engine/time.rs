@@ -6,7 +6,7 @@ pub type UnixMs = u64;
 /// The longest duration of a policy or a TTL, in ms (2^53 - 1: exact in every JSON parser).
 pub const MAX_DURATION_MS: u64 = (1 << 53) - 1;
 
-/// The longest time for which a drain may wait, in ms: ten years (rule 9.2).
+/// The longest drain, bake or standby, in ms: ten years (rule 9.2).
 pub const MAX_WAIT_MS: u64 = 10 * 365 * 24 * 3_600_000;
 
 /// A deadline that can be paused: a pause keeps the time that is left (rule 4.13).

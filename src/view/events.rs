@@ -12,6 +12,7 @@ use crate::engine::record::Record;
 use crate::engine::services::Service;
 use crate::engine::time::Deadline;
 use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// An event that was read from the log: as it was published, a value in JSON and a string in RESP.
@@ -160,10 +161,12 @@ fn body(event: &Event, to: &mut Fields) {
             fields!(to, "sessions": sessions.map(int), "forced": *forced, "by": by, "reason": reason);
         }
         EventBody::AwaitingPromotion { healthy } => fields!(to, "healthy": int(*healthy)),
-        EventBody::DeploymentPromoted { progress, by, reason } => {
+        EventBody::DeploymentPromoted { progress, by, reason, full } => {
             fields!(to, "by": by, "reason": reason);
             self::progress(*progress, to);
+            fields!(to, "full": *full);
         }
+        EventBody::BakeStarted { bake } => fields!(to, "bake_at": bake.at().map(int)),
         EventBody::DeploymentPaused { by, reason } => fields!(to, "by": by, "reason": reason),
         EventBody::DeploymentResumed { status, progress, by, reason } => {
             fields!(to, "status": status.name(), "by": by, "reason": reason);
@@ -176,7 +179,9 @@ fn body(event: &Event, to: &mut Fields) {
             "by": by,
             "reason": reason,
         ),
-        EventBody::DeploymentSuccessful { description } => fields!(to, "description": description),
+        EventBody::DeploymentSuccessful { description, by, reason } => {
+            fields!(to, "description": description, "by": by, "reason": reason);
+        }
         EventBody::FallbackBlueGreen { agent, reason, job_id, changed, canaries } => fields!(to,
             "agent": agent,
             "reason": reason,
@@ -245,6 +250,7 @@ fn new_deployment(new: &NewDeployment, to: &mut Fields) {
         "stable": version.stable,
         "outcome": version.outcome.map(|outcome| outcome.name()),
         "submitted_at": int(version.submitted_at),
+        "adopted_instances": new.adopted.iter().map(|adopted| (&*adopted.agent, int(adopted.version))).collect::<BTreeMap<_, _>>(),
     );
 }
 

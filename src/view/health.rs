@@ -24,7 +24,7 @@ impl HealthSummary {
         // Only an update in place has canaries: the first of the changed agents, before the promotion and after it.
         let canaries = match deployment.mode {
             Mode::InPlace => deployment.canaries as usize,
-            Mode::Initial | Mode::BlueGreen | Mode::Noop | Mode::VersionOnly | Mode::Unchanged => 0,
+            Mode::Initial | Mode::BlueGreen | Mode::SwitchBack | Mode::Noop | Mode::VersionOnly | Mode::Unchanged => 0,
         };
         let canaries = &deployment.changed[..canaries.min(deployment.changed.len())];
         let is_healthy = |agent: &str| {

@@ -68,6 +68,8 @@ pub struct StatusView<'a> {
     pub last_action: Option<ActionView<'a>>,
     /// In the order in which they go.
     pub changed_agents: &'a [Arc<str>],
+    /// `baking`, or null.
+    pub phase: Option<&'static str>,
 }
 
 /// The running deadlines, as times; a deadline that does not run is null.
@@ -81,6 +83,8 @@ pub struct DeadlinesView {
     pub next: Option<String>,
     /// The ms that a paused progress deadline has left.
     pub progress_left_ms: Option<i64>,
+    /// The end of the bake.
+    pub bake_at: Option<i64>,
 }
 
 /// One instance of an agent.
@@ -164,6 +168,7 @@ pub fn status<'a>(record: &'a Record, key: &'a str) -> Option<StatusView<'a>> {
         mode_reason: &deployment.mode_reason,
         last_action: deployment.last_action.as_ref().map(action),
         changed_agents: &deployment.changed,
+        phase: deployment.phase(),
     })
 }
 
@@ -188,7 +193,7 @@ pub struct ListEntry<'a> {
     /// The user who started the deployment.
     pub by: &'a str,
     pub reason: Option<&'a str>,
-    /// Null: no deployment has phases yet.
+    /// `baking`, or null.
     pub phase: Option<&'static str>,
     /// Null: no deployment has an exposure yet.
     pub exposure: Option<i64>,
@@ -211,7 +216,7 @@ pub fn list_entry<'a>(summary: &'a Summary, deployment: &'a Deployment, key: &'a
         cause: deployment.shown_cause().map(|cause| cause.name()),
         by: &deployment.by,
         reason: deployment.reason.as_deref(),
-        phase: None,
+        phase: deployment.phase(),
         exposure: None,
     }
 }
@@ -224,6 +229,7 @@ fn deadlines(record: &Record, deployment: &Deployment) -> DeadlinesView {
         next_at: next_at.map(int),
         next: next.map(|due| due_name(&due)),
         progress_left_ms: deployment.progress.left_ms().map(int),
+        bake_at: deployment.bake.at().filter(|_| is_running).map(int),
     }
 }
 
@@ -234,6 +240,8 @@ fn due_name(due: &Due) -> String {
         Due::HealthyDeadline(key) => format!("{} healthy deadline", key.agent),
         Due::Idle(key) => format!("{} drained", key.agent),
         Due::DrainDeadline(key) => format!("{} drain deadline", key.agent),
+        Due::StandbyEnd(key) => format!("{} off standby", key.agent),
+        Due::BakeEnd => "bake".to_string(),
         Due::ProgressDeadline => "progress deadline".to_string(),
     }
 }

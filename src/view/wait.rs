@@ -23,7 +23,7 @@ pub struct WaitView {
     pub cause: Option<&'static str>,
     /// Of a batch job, how its run ended, once it has.
     pub description: Arc<str>,
-    /// Null: rollouts have no phases yet.
+    /// `baking`, or null.
     pub phase: Option<&'static str>,
     pub finished_at: Option<i64>,
 }
@@ -51,7 +51,7 @@ pub fn wait(record: &Record, key: &Arc<str>, deployment_id: &str) -> Option<Wait
         revision: int(record.revision),
         cause: deployment.shown_cause().map(|cause| cause.name()),
         description: description(record).into(),
-        phase: None,
+        phase: deployment.phase(),
         finished_at: deployment.finished_at.map(int),
     })
 }

@@ -64,7 +64,9 @@ pub fn line(input: &Input) -> String {
             option(&mut line, "REQUEST", &r.request);
             policy(&mut line, &r.policy);
         }
-        Command::Promote(op) => operate(&mut line, "PROMOTE", op),
+        Command::Promote { options, full } => {
+            operate(&mut line, if *full { "PROMOTE FULL" } else { "PROMOTE" }, options)
+        }
         Command::Pause(op) => operate(&mut line, "PAUSE", op),
         Command::Resume(op) => operate(&mut line, "RESUME", op),
         Command::Fail(op) => operate(&mut line, "FAIL", op),

@@ -429,7 +429,7 @@ impl Model {
                     };
                 }
             }
-            EventBody::AgentDraining { .. } | EventBody::AgentDrained { .. } => {}
+            EventBody::AgentDraining { .. } | EventBody::AgentDrained { .. } | EventBody::BakeStarted { .. } => {}
             EventBody::AwaitingPromotion { .. } => self.set_phase(Phase::Awaiting),
             EventBody::DeploymentPromoted { by, .. } => {
                 self.set_phase(Phase::Running);
@@ -462,7 +462,7 @@ impl Model {
                 self.end(at, Status::Cancelled);
                 self.note_end(event, Outcome::Cancelled, Some(*cause), description);
             }
-            EventBody::DeploymentSuccessful { description } => {
+            EventBody::DeploymentSuccessful { description, .. } => {
                 self.end(at, Status::Successful);
                 self.note_end(event, Outcome::Successful, None, description);
                 self.earn_stable();

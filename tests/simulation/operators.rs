@@ -26,7 +26,7 @@ pub fn ask(
     match rng.weighted(&weights) {
         0 => deploy(rng, content, past, record, wild),
         1 => rollback(rng, record),
-        2 => Command::Promote(operate(rng, record)),
+        2 => Command::Promote { options: operate(rng, record), full: false },
         3 => Command::Pause(operate(rng, record)),
         4 => Command::Resume(operate(rng, record)),
         5 => Command::Fail(operate(rng, record)),

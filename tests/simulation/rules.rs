@@ -459,7 +459,7 @@ fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
     let waits = r.canaries > 0 && !r.policy.auto_promote;
     if awaits {
         must!(r.phase == Phase::Running && waits, "nothing to wait for while {:?}", r.phase);
-    } else if matches!(h.command, Command::Promote(_)) {
+    } else if matches!(h.command, Command::Promote { .. }) {
         must!(matches!(r.phase, Phase::Awaiting | Phase::Running), "promoted while {:?}", r.phase);
     } else {
         must!(r.phase == Phase::Running && !waits, "it waits for a person");

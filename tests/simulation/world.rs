@@ -289,7 +289,7 @@ impl World {
         let (repeatable, remembered) = match &command {
             Command::Deploy(deploy) => (deploy.request.is_some(), fresh(&deploy.request)),
             Command::Rollback(rollback) => (rollback.request.is_some(), fresh(&rollback.request)),
-            Command::Pause(_) | Command::Resume(_) | Command::Promote(_) | Command::Stop { .. } => (true, false),
+            Command::Pause(_) | Command::Resume(_) | Command::Promote { .. } | Command::Stop { .. } => (true, false),
             _ => (false, false),
         };
         if !repeatable {

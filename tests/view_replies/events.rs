@@ -3,7 +3,7 @@
 use crate::json::{assert_json, value};
 use crate::record::{event, logged, record, service, text, texts, version, KEY, T};
 use redis_deploy::engine::deployment::{Cause, Mode, Status};
-use redis_deploy::engine::event::{AgentReport, Event, EventBody, InstanceRef, NewDeployment};
+use redis_deploy::engine::event::{Adopted, AgentReport, Event, EventBody, InstanceRef, NewDeployment};
 use redis_deploy::engine::instance::{InstanceState, Role, TaskKind};
 use redis_deploy::engine::manifest::ManifestText;
 use redis_deploy::engine::policy::Strategy;
@@ -84,6 +84,7 @@ fn new_deployment() -> Box<NewDeployment> {
         source_job_id: Some(text("dep_agent-api_1")),
         requested_job: Some(text("job")),
         changed: texts(&["a@h", "b@h"]),
+        adopted: vec![Adopted { agent: text("a@h"), version: 1 }],
         removed_agents: texts(&["c@h"]),
         canaries: 1,
         progress: Deadline::Running { at: T + 600_000 },
@@ -98,7 +99,7 @@ const BEGINNING: &str = r#""mode":"blue_green","strategy":"blue-green","requeste
     "bundle":"s3://b/v3","tag":"gold","gone_agents":["c@h"],"canaries":1,"progress_at":1790000600000,
     "mode_reason":"topology changed: node b added","trimmed_versions":[1,2],"progress_left_ms":null,
     "requested_job_id":"job","job_type":"service","agents":["a@h","b@h"],"stable":false,"outcome":null,
-    "submitted_at":1790000000000"#;
+    "submitted_at":1790000000000,"adopted_instances":{"a@h":1}"#;
 
 const SUBJECT: &str = r#""agent":"a@h","node":"a","job_id":"job","role":"canary""#;
 
@@ -180,9 +181,10 @@ fn every_event() -> Vec<(EventBody, String)> {
         ),
         (EventBody::AwaitingPromotion { healthy: 2 }, r#""healthy":2"#.to_string()),
         (
-            EventBody::DeploymentPromoted { progress: Deadline::Off, by: by(), reason: reason() },
-            r#""by":"ann","reason":"why","progress_at":null,"progress_left_ms":null"#.to_string(),
+            EventBody::DeploymentPromoted { progress: Deadline::Off, by: by(), reason: reason(), full: true },
+            r#""by":"ann","reason":"why","progress_at":null,"progress_left_ms":null,"full":true"#.to_string(),
         ),
+        (EventBody::BakeStarted { bake: running }, r#""bake_at":1790000600000"#.to_string()),
         (EventBody::DeploymentPaused { by: by(), reason: reason() }, r#""by":"ann","reason":"why""#.to_string()),
         (
             EventBody::DeploymentResumed { status: Status::Running, progress: running, by: by(), reason: reason() },
@@ -208,8 +210,8 @@ fn every_event() -> Vec<(EventBody, String)> {
             r#""cause":"newer_version","description":"version 4 came","by":"ann","reason":null"#.to_string(),
         ),
         (
-            EventBody::DeploymentSuccessful { description: text("3 of 3 agents healthy") },
-            r#""description":"3 of 3 agents healthy""#.to_string(),
+            EventBody::DeploymentSuccessful { description: text("3 of 3 agents healthy"), by: by(), reason: reason() },
+            r#""description":"3 of 3 agents healthy","by":"ann","reason":"why""#.to_string(),
         ),
         (
             EventBody::FallbackBlueGreen {

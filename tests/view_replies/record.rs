@@ -70,6 +70,8 @@ pub fn instance(agent: &str, number: u64, created: u64) -> Instance {
         created,
         sessions: None,
         drain: None,
+        standby_until: None,
+        adopted_for: None,
         not_counted_for: Box::default(),
     }
 }
@@ -102,6 +104,9 @@ pub fn deployment() -> Deployment {
         canaries: 0,
         promoted: false,
         progress: Deadline::Running { at: T + 600_000 },
+        is_baking: false,
+        bake: Deadline::Off,
+        skips_bake: false,
         awaiting_since: None,
         paused_from: None,
         deferred_failure: None,

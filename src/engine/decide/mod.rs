@@ -104,7 +104,7 @@ pub fn decide_in_place<'r>(
     let reply = match command {
         Command::Deploy(deploy) => PendingReply::Deployed(versions::deploy(&mut draft, deploy)?),
         Command::Rollback(rollback) => PendingReply::Deployed(versions::rollback(&mut draft, rollback)?),
-        Command::Promote(op) => receipt(operate::promote(&mut draft, op)?),
+        Command::Promote { options, full } => receipt(operate::promote(&mut draft, options, *full)?),
         Command::Pause(op) => receipt(operate::pause(&mut draft, op)?),
         Command::Resume(op) => receipt(operate::resume(&mut draft, op)?),
         Command::Fail(op) => receipt(operate::fail(&mut draft, op)?),

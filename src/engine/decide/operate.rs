@@ -9,16 +9,27 @@ use crate::engine::event::EventBody;
 use crate::engine::rejection::Rejection;
 use std::sync::Arc;
 
-/// Decides PROMOTE (rule 4.4).
-pub(super) fn promote(draft: &mut Draft, op: &Operate) -> Result<(), Rejection> {
+/// Decides PROMOTE (rule 4.4); FULL also passes the bake (rule 12.8).
+pub(super) fn promote(draft: &mut Draft, op: &Operate, full: bool) -> Result<(), Rejection> {
     let d = check_deployment_id(draft, &op.id)?;
     let awaits = "awaiting_promotion";
     match d.status {
         Status::AwaitingPromotion => {
             let by = draft.by(&op.reason);
-            draft.promote(by);
+            draft.promote(by, full);
             Ok(())
         }
+        Status::Running if d.is_baking && full => {
+            let own = draft.own_counts();
+            if own.healthy < own.placed {
+                let why = draft.who_is_not_healthy();
+                return Err(Rejection::Unhealthy { healthy: own.healthy, desired: own.placed, what: "agents", why });
+            }
+            let by = draft.by(&op.reason);
+            draft.finish(by);
+            Ok(())
+        }
+        Status::Running if d.is_baking => Ok(()),
         Status::Running | Status::Successful if d.promoted => Ok(()),
         Status::Running if d.canaries > 0 => {
             let (what, desired) = match d.mode {

@@ -5,7 +5,7 @@ use crate::engine::deployment::Mode;
 use crate::engine::draft::{instance_ref, Actor, Draft};
 use crate::engine::event::{AgentReport, EventBody};
 use crate::engine::evolve::predecessors;
-use crate::engine::instance::{DrainPhase, Health, Instance, InstanceKey, InstanceState, TaskKind};
+use crate::engine::instance::{DrainPhase, Health, Instance, InstanceKey, InstanceState, Role, TaskKind};
 use crate::engine::manifest::BATCH_AGENT;
 use crate::engine::record::Record;
 use crate::engine::rejection::Rejection;
@@ -263,6 +263,9 @@ fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) 
     if instance.has_open_drain() {
         return stopped_in_drain(draft, key, attempt, report);
     }
+    if instance.role == Role::Standby {
+        return standby_stopped(draft, key, attempt, report);
+    }
     let told = instance.is_stopping();
     if !told && instance.state == InstanceState::Waiting {
         return false; // nothing has run that could have stopped
@@ -320,6 +323,15 @@ fn stopped_in_drain(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: 
     true
 }
 
+/// Applies `stopped` about a standby: it leaves the record (rule 12.6).
+fn standby_stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) -> bool {
+    draft.clear_services(key, "stopped");
+    let Some(instance) = draft.record.instances.get(key) else { return false };
+    let body = state_event(draft, instance, InstanceState::Stopped, attempt, report, true);
+    draft.emit(key.version, body);
+    true
+}
+
 /// Applies the end of a batch job: its outcome is stored with the version (rule 4.7).
 fn batch_ended(draft: &mut Draft, instance: &Instance, state: AgentReport, attempt: u32, report: &Report) -> bool {
     draft.clear_services(&instance.key(), "ended");
@@ -349,6 +361,7 @@ fn mark_unsafe(draft: &mut Draft, instance: &Instance, attempt: u32, report: &Re
     let Some(d) = draft.deployment() else { return false };
     let counts = d.status.is_active()
         && d.mode == Mode::InPlace
+        && !d.is_baking
         && d.unsafe_report.is_none()
         && match instance.drain.as_ref().and_then(|drain| drain.awaited_version()) {
             Some(version) => version == d.target_version,

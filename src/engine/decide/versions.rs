@@ -73,6 +73,7 @@ pub(in crate::engine) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<De
         bundle: deploy.bundle.clone(),
         policy,
         requested_job: deploy.job.clone(),
+        adopts: false,
         deployment_id: draft.context_id(),
     };
     validate_job_type(&draft.record, &spec)?;
@@ -88,8 +89,12 @@ pub(in crate::engine) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<De
     let mut warnings = manifest.warnings.clone();
     warnings.extend(cancels(draft));
     let by = draft.by(&deploy.reason);
+    let unproved = draft.deployment().filter(|d| d.status.is_active() && d.has_bake()).map(|d| d.id.to_string());
     draft.supersede(&by, &format!("version {}", newest + 1));
     let plan = planner::plan_version(&draft.record, &spec);
+    if let Some(deployment_id) = unproved.filter(|_| plan.mode == Mode::Noop) {
+        return Err(Rejection::Unproved { deployment_id });
+    }
     validate_job(&draft.record, &spec, &plan)?;
     validate_runs(&draft.record, &plan)?;
     validate_instances(draft, &plan)?;
@@ -133,7 +138,8 @@ fn plan_warnings(record: &Record, has_job: bool) -> Vec<String> {
     if matches!(d.mode, Mode::InPlace | Mode::BlueGreen) && more_than_changed(d.policy.canary) {
         warnings.push(format!("canary is above the number of changed agents ({changed})"));
     }
-    if d.mode == Mode::BlueGreen && d.requested_strategy != Strategy::BlueGreen {
+    let adopted = record.instances.counts(d.target_version, &d.target_job_id).placed;
+    if d.mode == Mode::BlueGreen && d.requested_strategy != Strategy::BlueGreen && adopted == 0 {
         warnings.push(format!(
             "{}: all {changed} agents start in a second job, side by side with the old ones",
             d.mode_reason
@@ -238,13 +244,18 @@ fn validate_instances(draft: &Draft, plan: &VersionPlan) -> Result<(), Rejection
     }
 }
 
-/// Checks that no further job starts while many versions drain (rule 10.13).
+/// Checks that no further job starts while many versions drain or are on standby (rule 10.13). A rollback that adopts
+/// passes.
 fn validate_versions_alive(draft: &Draft, plan: &VersionPlan) -> Result<(), Rejection> {
     let max = draft.context.limits.versions_alive_max;
-    let alive = || draft.record.instances.iter().filter(|i| i.role == Role::Draining);
+    let alive = || draft.record.instances.iter().filter(|i| matches!(i.role, Role::Draining | Role::Standby));
     let versions: BTreeSet<u64> = alive().map(|i| i.version).collect();
     match versions.first() {
-        Some(&oldest) if matches!(plan.mode, Mode::BlueGreen | Mode::Initial) && versions.len() >= max => {
+        Some(&oldest)
+            if matches!(plan.mode, Mode::BlueGreen | Mode::Initial)
+                && plan.adopted.is_empty()
+                && versions.len() >= max =>
+        {
             let of_oldest = || alive().filter(|i| i.version == oldest);
             let sessions: u64 = of_oldest().filter_map(|i| i.sessions).map(u64::from).sum();
             let holds = format!("{sessions} sessions on {} instances", of_oldest().count());
@@ -286,7 +297,8 @@ pub(super) fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Deploye
     if !violations.is_empty() {
         return Err(Rejection::Invalid(violations));
     }
-    let spec = old.spec(policy.clone(), draft.context_id());
+    let adopts = !matches!(rollback.policy.strategy, Some(Strategy::Rolling | Strategy::Canary));
+    let spec = old.spec(policy.clone(), draft.context_id(), adopts);
     validate_job_type(record, &spec)?;
     if is_unchanged(record, &spec, true) {
         return Ok(Deployed::Unchanged);
@@ -301,7 +313,7 @@ pub(super) fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Deploye
     validate_versions_alive(draft, &planner::plan_version(&draft.record, &spec))?;
     let meta =
         VersionMeta { tag: None, rollback_of: Some(number), cause: None, by: by.name, reason: rollback.reason.clone() };
-    let plan = planner::roll_back(draft, &old, policy, number, meta);
+    let plan = planner::roll_back(draft, &old, policy, number, adopts, meta);
     warnings.extend(plan_warnings(&draft.record, false));
     Ok(Deployed::Started { plan, warnings })
 }

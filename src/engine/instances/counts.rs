@@ -20,11 +20,11 @@ pub(super) enum Counted {
     AwaitingDrain,
 }
 
-/// Returns what an instance contributes to the counts, and of which version and job. One that drains, or has drained, is
-/// part of no health summary (rule 10.6).
+/// Returns what an instance contributes to the counts, and of which version and job. One that drains, has drained or
+/// is on standby is part of no health summary (rules 10.6 and 12.6).
 pub(super) fn counted(instance: &Instance) -> impl Iterator<Item = (u64, &Arc<str>, Counted)> {
-    let health = (!matches!(instance.role, Role::Draining | Role::Retired))
-        .then_some((instance.version, Counted::Health(instance.health)));
+    let health = (!matches!(instance.role, Role::Draining | Role::Retired | Role::Standby))
+        .then_some((instance.deployed_version(), Counted::Health(instance.health)));
     let drain = instance.drain.as_ref().and_then(|drain| drain.awaited_version());
     let both = health.into_iter().chain(drain.map(|version| (version, Counted::AwaitingDrain)));
     both.map(|(version, counted)| (version, &instance.job_id, counted))

@@ -1,6 +1,6 @@
 //! The due times of one instance.
 
-use crate::engine::instance::Instance;
+use crate::engine::instance::{Instance, Role};
 use crate::engine::time::UnixMs;
 
 /// A due time of an instance. At equal times the order is this one: a healthy verdict comes before the deadline that it
@@ -11,6 +11,7 @@ pub enum InstanceDue {
     Deadline,
     Idle,
     DrainDeadline,
+    StandbyEnd,
 }
 
 /// Returns the due times of an instance.
@@ -20,7 +21,9 @@ pub(super) fn due_times(instance: &Instance) -> impl Iterator<Item = (UnixMs, In
     let drain = instance.drain.as_ref().filter(|drain| drain.is_open());
     let idle = drain.and_then(|drain| drain.idle.at()).map(|at| (at, InstanceDue::Idle));
     let forced = drain.and_then(|drain| drain.deadline.at()).map(|at| (at, InstanceDue::DrainDeadline));
-    healthy.into_iter().chain(deadline).chain(idle).chain(forced)
+    let standby = instance.standby_until.filter(|_| instance.role == Role::Standby);
+    let standby = standby.map(|at| (at, InstanceDue::StandbyEnd));
+    healthy.into_iter().chain(deadline).chain(idle).chain(forced).chain(standby)
 }
 
 /// Returns the earliest due time of an instance.

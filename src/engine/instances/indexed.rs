@@ -3,7 +3,7 @@
 
 use super::counts::{counted, HealthCounts};
 use super::due::{due_times, InstanceDue};
-use crate::engine::instance::{Instance, InstanceKey};
+use crate::engine::instance::{Instance, InstanceKey, Role};
 use crate::engine::time::UnixMs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,6 +22,7 @@ struct Indexes {
     due: BTreeSet<(UnixMs, InstanceDue, InstanceKey)>,
     drained: BTreeSet<InstanceKey>,
     draining: usize,
+    standby: usize,
     running: usize,
     len: usize,
 }
@@ -66,6 +67,10 @@ impl Indexed {
 
     pub fn draining(&self) -> usize {
         self.indexes.draining
+    }
+
+    pub fn standby(&self) -> usize {
+        self.indexes.standby
     }
 
     /// The instances whose drain has ended, and whose follow-up is still to be issued.
@@ -123,6 +128,7 @@ impl Indexed {
 impl Indexes {
     fn add(&mut self, instance: &Instance) {
         self.len += 1;
+        self.standby += usize::from(instance.role == Role::Standby);
         self.running += usize::from(instance.is_running());
         self.add_counts(instance);
         self.add_drain(instance);
@@ -132,6 +138,7 @@ impl Indexes {
 
     fn remove(&mut self, instance: &Instance) {
         self.len -= 1;
+        self.standby -= usize::from(instance.role == Role::Standby);
         self.running -= usize::from(instance.is_running());
         self.remove_counts(instance);
         self.remove_drain(instance);
@@ -145,10 +152,14 @@ impl Indexes {
             self.running -= usize::from(before.is_running());
             self.running += usize::from(after.is_running());
         }
-        if before.health != after.health || before.role != after.role || before.drain != after.drain {
+        let counts_as =
+            |i: &Instance| (i.health, i.role, i.deployed_version(), i.drain.as_ref().and_then(|d| d.awaited_version()));
+        if counts_as(before) != counts_as(after) {
             self.remove_counts(before);
             self.add_counts(after);
         }
+        self.standby -= usize::from(before.role == Role::Standby);
+        self.standby += usize::from(after.role == Role::Standby);
         if before.drain != after.drain {
             self.remove_drain(before);
             self.add_drain(after);

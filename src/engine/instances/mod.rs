@@ -13,7 +13,7 @@ pub use self::due::InstanceDue;
 
 use self::indexed::Indexed;
 use self::small::Small;
-use super::instance::{Instance, InstanceKey};
+use super::instance::{Instance, InstanceKey, Role};
 use super::time::UnixMs;
 use super::undo::UndoLog;
 use std::sync::Arc;
@@ -128,6 +128,14 @@ impl Instances {
         match &self.storage {
             Storage::Small(small) => small.as_slice().iter().filter(|i| i.drain.is_some()).count(),
             Storage::Indexed(indexed) => indexed.draining(),
+        }
+    }
+
+    /// The number of instances on standby.
+    pub fn standby(&self) -> usize {
+        match &self.storage {
+            Storage::Small(small) => small.as_slice().iter().filter(|i| i.role == Role::Standby).count(),
+            Storage::Indexed(indexed) => indexed.standby(),
         }
     }
 

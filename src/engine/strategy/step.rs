@@ -16,8 +16,10 @@ pub enum Step {
     Await,
     /// All canaries are healthy; promote automatically.
     Promote,
-    /// All changed agents are healthy; end the deployment.
+    /// All changed agents are healthy; bake, or end the deployment.
     Finish,
+    /// All are healthy again; bake anew.
+    Bake,
 }
 
 /// The input of a strategy: the deployment, and the counts of its own instances.

@@ -7,6 +7,7 @@ use crate::engine::{plan as plan_deploy, Command, Record};
 use crate::redis::args::{self, syntax, unknown, Args};
 use crate::redis::call::Call;
 use crate::redis::error::CommandError;
+use crate::redis::ffi::RStr;
 use crate::redis::read_path::{query, read, read_large};
 use crate::redis::reply::Answered;
 use crate::redis::write_path::change_and_reply;
@@ -75,7 +76,7 @@ pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     change_and_reply(call, key, &Command::Rollback(Rollback { to, id, reason, request, policy }))
 }
 
-/// Parses the arguments that PROMOTE, PAUSE, RESUME and FAIL share.
+/// Parses the arguments that PAUSE, RESUME and FAIL share.
 fn operate(call: &Call, mut args: Args, command: fn(Operate) -> Command) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let mut options = Operate::default();
@@ -85,6 +86,20 @@ fn operate(call: &Call, mut args: Args, command: fn(Operate) -> Command) -> Resu
         }
     }
     change_and_reply(call, key, &command(options))
+}
+
+/// Parses the arguments of a command that has a flag besides: the key, the options, and whether the flag is given.
+fn operate_with_flag<'a>(mut args: Args<'a>, flag: &[u8]) -> Result<(&'a RStr, Operate, bool), CommandError> {
+    let key = args.key()?;
+    let (mut options, mut is_given) = (Operate::default(), false);
+    while let Some(option) = args.option()? {
+        if *option == *flag {
+            is_given = true;
+        } else if !operate_option(&mut args, &option, &mut options)? {
+            return Err(unknown(&option));
+        }
+    }
+    Ok((key, options, is_given))
 }
 
 /// Parses the options that operators' commands share. Returns false for another one.
@@ -98,7 +113,8 @@ fn operate_option(args: &mut Args, option: &[u8], to: &mut Operate) -> Result<bo
 }
 
 pub fn promote(call: &Call, args: Args) -> Result<Answered, CommandError> {
-    operate(call, args, Command::Promote)
+    let (key, options, full) = operate_with_flag(args, b"FULL")?;
+    change_and_reply(call, key, &Command::Promote { options, full })
 }
 
 pub fn pause(call: &Call, args: Args) -> Result<Answered, CommandError> {
@@ -113,16 +129,8 @@ pub fn fail(call: &Call, args: Args) -> Result<Answered, CommandError> {
     operate(call, args, Command::Fail)
 }
 
-pub fn stop(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
-    let key = args.key()?;
-    let (mut options, mut now) = (Operate::default(), false);
-    while let Some(option) = args.option()? {
-        match &*option {
-            b"NOW" => now = true,
-            _ if operate_option(&mut args, &option, &mut options)? => {}
-            _ => return Err(unknown(&option)),
-        }
-    }
+pub fn stop(call: &Call, args: Args) -> Result<Answered, CommandError> {
+    let (key, options, now) = operate_with_flag(args, b"NOW")?;
     change_and_reply(call, key, &Command::Stop { options, now })
 }
 

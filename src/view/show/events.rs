@@ -157,7 +157,10 @@ fn words(event: &Event) -> (String, String) {
         | EventBody::DeploymentCancelled { cause, description, by: who, .. } => {
             (format!("v{version}, {}, by {}", cause.name(), name(who)), why(Some(description)))
         }
-        EventBody::DeploymentSuccessful { description } => (format!("v{version}"), why(Some(description))),
+        EventBody::DeploymentSuccessful { description, by: who, .. } => {
+            (format!("v{version}{}", by_a_person(who)), why(Some(description)))
+        }
+        EventBody::BakeStarted { .. } => (format!("v{version}"), String::new()),
         EventBody::FallbackBlueGreen { agent, reason, .. } => {
             (format!("v{version}, for {}", name(agent)), why(Some(reason)))
         }

@@ -295,7 +295,7 @@ impl Tape<'_> {
                 request: self.maybe(|tape| tape.id("request")),
                 policy: PolicyPatch::default(),
             }),
-            2 => Command::Promote(operate(self)),
+            2 => Command::Promote { options: operate(self), full: self.flag() },
             3 => Command::Pause(operate(self)),
             4 => Command::Resume(operate(self)),
             5 => Command::Fail(operate(self)),
@@ -405,6 +405,7 @@ impl Tape<'_> {
             requested_job: self.maybe(|tape| tape.id("job")),
             canaries: self.below(changed.len() as u32 + 1),
             changed,
+            adopted: Vec::new(),
             removed_agents: self.ids("agent"),
             progress: self.clock(),
             trimmed: self.several(4, Tape::number),
@@ -475,6 +476,7 @@ impl Tape<'_> {
                 progress: self.clock(),
                 by: self.text(),
                 reason: self.maybe(Tape::text),
+                full: self.flag(),
             },
             11 => EventBody::DeploymentPaused { by: self.text(), reason: self.maybe(Tape::text) },
             12 => EventBody::DeploymentResumed {
@@ -495,7 +497,11 @@ impl Tape<'_> {
                 by: self.text(),
                 reason: self.maybe(Tape::text),
             },
-            15 => EventBody::DeploymentSuccessful { description: self.text() },
+            15 => EventBody::DeploymentSuccessful {
+                description: self.text(),
+                by: self.text(),
+                reason: self.maybe(Tape::text),
+            },
             16 => EventBody::FallbackBlueGreen {
                 agent: self.id("agent"),
                 reason: self.text(),

@@ -7,7 +7,7 @@ use crate::engine::deployment::{
     Action, Cause, DeferredFailure, Deployment, IdempotencyEntry, Mode, Outcome, Receipt, Status, UnsafeReport,
 };
 use crate::engine::event::{
-    AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, NewDrain, SilentChange,
+    Adopted, AgentReport, Change, ChangeSet, Event, EventBody, InstanceRef, NewDeployment, NewDrain, SilentChange,
 };
 use crate::engine::instance::{
     Drain, DrainOutcome, DrainPhase, Health, Instance, InstanceKey, InstanceState, Role, Task, TaskKind,
@@ -111,6 +111,8 @@ fn instance(agent: &str, node: &str, version: u64, created: u64) -> Instance {
         created,
         sessions: None,
         drain: None,
+        standby_until: None,
+        adopted_for: None,
         not_counted_for: Box::default(),
     }
 }
@@ -162,6 +164,7 @@ fn new_deployment(version: Version) -> Box<NewDeployment> {
         source_job_id: some("dep_agent-api_2"),
         requested_job: some("spare"),
         changed: texts(&["monitor", "planner@a"]),
+        adopted: Vec::new(),
         removed_agents: texts(&["planner@b"]),
         canaries: 1,
         progress: Deadline::Running { at: T + 603_000 },
@@ -230,6 +233,9 @@ pub fn record() -> Record {
             canaries: 1,
             promoted: false,
             progress: Deadline::Paused { left_ms: 599_000 },
+            is_baking: false,
+            bake: Deadline::Off,
+            skips_bake: false,
             awaiting_since: None,
             paused_from: Some(Status::Running),
             deferred_failure: Some(DeferredFailure {
@@ -359,6 +365,8 @@ pub fn record_of_format_2() -> Record {
             idle_ms: 10_000,
             idle: Deadline::Off,
         })),
+        standby_until: Some(T + 70_000),
+        adopted_for: Some(2),
         not_counted_for: [3].into(),
         ..instance("planner@c", "planner", 2, 29)
     });
@@ -389,6 +397,11 @@ pub fn change_sets_of_format_2() -> Vec<(&'static str, ChangeSet)> {
             Change::Event(event) => match &mut Arc::make_mut(event).body {
                 EventBody::ServiceRegistered { service, .. } => service.attempt = 2,
                 EventBody::TaskIssued { drain, .. } => *drain = Some(new_drain()),
+                EventBody::DeploymentStarted(new) => {
+                    new.adopted = vec![Adopted { agent: text("monitor"), version: 1 }];
+                }
+                EventBody::DeploymentPromoted { full, .. } => *full = true,
+                EventBody::DeploymentSuccessful { by, reason, .. } => (*by, *reason) = (text("ops"), some("sure")),
                 _ => {}
             },
             Change::Silent(SilentChange::RequestRecorded { receipt, .. }) => *receipt = receipt_with_warnings(),
@@ -414,6 +427,7 @@ fn changes_that_format_2_added() -> Vec<(&'static str, ChangeSet)> {
             by: text("ops"),
             reason: some("because"),
         },
+        EventBody::BakeStarted { bake: Deadline::Running { at: T + 80_000 } },
         EventBody::AgentDrained {
             instance: instance_ref(),
             sessions: None,
@@ -495,7 +509,7 @@ pub fn change_sets() -> Vec<(&'static str, ChangeSet)> {
             fails_at_resume: false,
         },
         EventBody::AwaitingPromotion { healthy: 1 },
-        EventBody::DeploymentPromoted { progress, by: by(), reason: reason() },
+        EventBody::DeploymentPromoted { progress, by: by(), reason: reason(), full: false },
         EventBody::DeploymentPaused { by: by(), reason: reason() },
         EventBody::DeploymentResumed { status: Status::AwaitingPromotion, progress, by: by(), reason: reason() },
         EventBody::DeploymentFailed {
@@ -510,7 +524,7 @@ pub fn change_sets() -> Vec<(&'static str, ChangeSet)> {
             by: by(),
             reason: reason(),
         },
-        EventBody::DeploymentSuccessful { description: text("2 of 2 agents healthy") },
+        EventBody::DeploymentSuccessful { description: text("2 of 2 agents healthy"), by: text("auto"), reason: None },
         EventBody::FallbackBlueGreen {
             agent: text("monitor"),
             reason: text("monitor is unsafe to replace"),

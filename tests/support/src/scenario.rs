@@ -230,6 +230,10 @@ impl World {
                 })?;
                 Command::Rollback(rollback)
             }
+            ("PROMOTE", ["FULL", options @ ..]) => {
+                let Command::Promote { options, .. } = self.parse("PROMOTE", options)? else { panic!("PROMOTE") };
+                Command::Promote { options, full: true }
+            }
             ("STOP", ["NOW", options @ ..]) => {
                 let Command::Stop { options, .. } = self.parse("STOP", options)? else { panic!("STOP") };
                 Command::Stop { options, now: true }
@@ -259,7 +263,7 @@ impl World {
                     Ok(())
                 })?;
                 match verb {
-                    "PROMOTE" => Command::Promote(operate),
+                    "PROMOTE" => Command::Promote { options: operate, full: false },
                     "PAUSE" => Command::Pause(operate),
                     "RESUME" => Command::Resume(operate),
                     "FAIL" => Command::Fail(operate),
@@ -598,8 +602,9 @@ pub fn event_line(event: &Event) -> String {
             format!("{name} {} v{v} {}{forced} by {by}{}", instance.agent, holding(sessions), because(reason))
         }
         EventBody::AwaitingPromotion { healthy } => format!("{name} v{v} {healthy} healthy"),
-        EventBody::DeploymentPromoted { progress, by, reason } => {
-            format!("{name} v{v} progress {} by {by}{}", clock(progress), because(reason))
+        EventBody::DeploymentPromoted { progress, by, reason, full } => {
+            let full = if *full { " full" } else { "" };
+            format!("{name} v{v}{full} progress {} by {by}{}", clock(progress), because(reason))
         }
         EventBody::DeploymentPaused { by, reason } => format!("{name} v{v} by {by}{}", because(reason)),
         EventBody::DeploymentResumed { status, progress, by, reason } => {
@@ -609,7 +614,11 @@ pub fn event_line(event: &Event) -> String {
         | EventBody::DeploymentCancelled { cause, description, by, reason } => {
             format!("{name} v{v} {}: {description}; by {by}{}", cause.name(), because(reason))
         }
-        EventBody::DeploymentSuccessful { description } => format!("{name} v{v} {description}"),
+        EventBody::BakeStarted { bake } => format!("{name} v{v} {}", clock(bake)),
+        EventBody::DeploymentSuccessful { description, by, reason } => {
+            let by = if &**by == "auto" { String::new() } else { format!(" by {by}{}", because(reason)) };
+            format!("{name} v{v} {description}{by}")
+        }
         EventBody::FallbackBlueGreen { agent, reason, job_id, changed, canaries } => {
             format!("{name} v{v} for {agent}: {reason}; job {job_id}, changed {}, canaries {canaries}", list(changed))
         }
@@ -669,7 +678,7 @@ fn status(record: &Record) -> String {
     .expect("a string");
     writeln!(
         text,
-        "current {} stable {} source {} target {} rollback {}; {} of {} healthy, {} pending, {} unhealthy; progress {}",
+        "current {} stable {} source {} target {} rollback {}; {} of {} healthy, {} pending, {} unhealthy; progress {}{}",
         maybe(&record.current_version),
         maybe(&record.stable_version()),
         maybe(&d.source_version),
@@ -679,7 +688,8 @@ fn status(record: &Record) -> String {
         d.changed.len(),
         own.pending,
         own.unhealthy,
-        clock(&d.progress)
+        clock(&d.progress),
+        if d.is_baking { format!("; bakes {}", clock(&d.bake)) } else { String::new() }
     )
     .expect("a string");
     for instance in record.instances.iter() {
@@ -710,6 +720,12 @@ fn instance_line(i: &Instance) -> String {
     }
     if let Some(sessions) = i.sessions {
         write!(text, ", {sessions} sessions").expect("a string");
+    }
+    if let Some(until) = i.standby_until {
+        write!(text, ", standby until @{until}").expect("a string");
+    }
+    if let Some(version) = i.adopted_for {
+        write!(text, ", adopted for v{version}").expect("a string");
     }
     if let Some(drain) = &i.drain {
         write!(text, ", drain {:?} {}", drain.phase, outcome(drain.outcome)).expect("a string");
@@ -833,6 +849,8 @@ fn next(record: &Record) -> String {
                 Due::HealthyDeadline(key) => format!("healthy deadline of {}", instance(key)),
                 Due::Idle(key) => format!("{} idle", instance(key)),
                 Due::DrainDeadline(key) => format!("drain deadline of {}", instance(key)),
+                Due::StandbyEnd(key) => format!("end of the standby of {}", instance(key)),
+                Due::BakeEnd => "end of the bake".to_string(),
                 Due::ProgressDeadline => "progress deadline".to_string(),
             };
             format!("@{at} {what}\n")
