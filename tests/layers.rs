@@ -20,7 +20,7 @@ const CRATE: Layers = Layers { folder: "src", floors: &[&["engine"], &["codec", 
 const ENGINE: Layers = Layers {
     folder: "src/engine",
     floors: &[
-        &["json", "names", "rejection", "time", "undo"],
+        &["json", "names", "rejection", "sessions", "time", "undo"],
         &["instance", "policy"],
         &["deployment", "manifest", "services"],
         &["command", "version"],

@@ -38,6 +38,7 @@ pub mod record;
 pub mod rejection;
 mod rollout;
 pub mod services;
+pub mod sessions;
 pub mod strategy;
 pub mod summary;
 mod tasks;

@@ -4,7 +4,7 @@ use crate::json::{assert_json, value};
 use crate::record::{event, logged, record, service, text, texts, version, KEY, T};
 use redis_deploy::engine::deployment::{Cause, Mode, Status};
 use redis_deploy::engine::event::{Adopted, AgentReport, Event, EventBody, InstanceRef, NewDeployment};
-use redis_deploy::engine::instance::{InstanceState, Role, TaskKind};
+use redis_deploy::engine::instance::{DrainOutcome, InstanceState, Role, TaskKind};
 use redis_deploy::engine::manifest::ManifestText;
 use redis_deploy::engine::policy::Strategy;
 use redis_deploy::engine::record::Record;
@@ -179,6 +179,24 @@ fn every_event() -> Vec<(EventBody, String)> {
                 "progress_at":1790000600000,"progress_left_ms":null"#
             ),
         ),
+        (
+            EventBody::AgentDraining {
+                instance: instance_ref(),
+                outcome: DrainOutcome::Replace { version: 4 },
+                sessions: Some(12),
+                deadline: running,
+                by: by(),
+                reason: reason(),
+            },
+            format!(
+                r#"{SUBJECT},"sessions":12,"successor_version":4,"drain_at":1790000600000,"drain_left_ms":null,
+                "follow_up":"replace","by":"ann","reason":"why""#
+            ),
+        ),
+        (
+            EventBody::AgentDrained { instance: instance_ref(), sessions: None, forced: true, by: by(), reason: None },
+            format!(r#"{SUBJECT},"sessions":null,"forced":true,"by":"ann","reason":null"#),
+        ),
         (EventBody::AwaitingPromotion { healthy: 2 }, r#""healthy":2"#.to_string()),
         (
             EventBody::DeploymentPromoted { progress: Deadline::Off, by: by(), reason: reason(), full: true },
@@ -283,7 +301,8 @@ fn events_cover_every_documented_type() {
     let contract = "deployment_started task_issued task_done agent_state agent_healthy agent_unhealthy \
         awaiting_promotion deployment_promoted deployment_paused deployment_resumed deployment_failed \
         deployment_cancelled deployment_successful deployment_noop version_recorded fallback_blue_green \
-        rollback_started version_tagged version_untagged service_registered service_status service_deregistered";
+        rollback_started version_tagged version_untagged service_registered service_status service_deregistered \
+        agent_draining agent_drained bake_started";
     let mut types: Vec<&str> = contract.split_whitespace().collect();
     let mut tested: Vec<&str> = every_event().iter().map(|(body, _)| body.name()).collect();
     types.sort_unstable();

@@ -43,7 +43,7 @@ fn status_covers_the_whole_record() {
         "source_version":1,"target_version":2,"rollback_target":1,"current_job_id":"dep_agent-api_1",
         "source_job_id":"dep_agent-api_1","target_job_id":"dep_agent-api_1","bundle":"s3://b/v2",
         "policy":{default policy},
-        "deadlines":{"progress_at":1790000600000,"next_at":1790000005400,"next":"service web-1 TTL","progress_left_ms":null},
+        "deadlines":{"progress_at":1790000600000,"next_at":1790000005400,"next":"service web-1 TTL","progress_left_ms":null,"bake_at":null},
         "health":{"desired":3,"placed":2,"pending":1,"healthy":1,"unhealthy":0,"canaries_desired":0,"canaries_healthy":0},
         "instances":[
           {"agent":"agent-1","node":"agent-1","version":2,"job_id":"dep_agent-api_1","role":"primary","state":"ready",
@@ -78,7 +78,7 @@ fn status_covers_the_whole_record() {
         "created_at":1790000000000,"updated_at":1790000000400,"finished_at":null,"revision":12,
         "mode_reason":"same topology",
         "last_action":{"name":"resume","by":"ann","at":1790000000300,"reason":"go on"},
-        "changed_agents":["agent-2","agent-1","agent-3"]}"#,
+        "changed_agents":["agent-2","agent-1","agent-3"],"phase":null}"#,
     );
 }
 
@@ -139,7 +139,10 @@ fn inactive_deadlines_are_null() {
             i.deadline = Deadline::Off;
         },
     );
-    assert_eq!(deadlines(&idle), r#"{"progress_at":null,"next_at":null,"next":null,"progress_left_ms":null}"#);
+    assert_eq!(
+        deadlines(&idle),
+        r#"{"progress_at":null,"next_at":null,"next":null,"progress_left_ms":null,"bake_at":null}"#
+    );
 
     let mut paused = record_where(|d| {
         d.status = Status::Paused;
@@ -148,7 +151,7 @@ fn inactive_deadlines_are_null() {
     paused.instances.update_where(|_| true, |i| i.deadline = i.deadline.pause(T));
     assert_eq!(
         deadlines(&paused),
-        r#"{"progress_at":null,"next_at":1790000010000,"next":"agent-1 healthy","progress_left_ms":500000}"#
+        r#"{"progress_at":null,"next_at":1790000010000,"next":"agent-1 healthy","progress_left_ms":500000,"bake_at":null}"#
     );
 }
 
