@@ -12,12 +12,13 @@ const KEY: &str = "agent-api";
 const PAIR: [&str; 2] = ["web-1", "web-2"];
 
 /// Commands, and the users that may call them. The administrator may call all of them.
-const RIGHTS: [(&str, &str); 40] = [
+const RIGHTS: [(&str, &str); 41] = [
     ("DEPLOY.DEPLOY agent-api MANIFEST {}", "operator"),
     ("DEPLOY.DEPLOY other MANIFEST {}", ""),
     ("DEPLOY.PROMOTE agent-api", "operator"),
     ("DEPLOY.ROLLBACK agent-api", "operator"),
     ("DEPLOY.STOP agent-api", "operator"),
+    ("DEPLOY.DRAIN agent-api VERSION 1 NOW", "operator"),
     ("DEPLOY.PLAN agent-api MANIFEST {}", "operator reader"),
     ("DEPLOY.SHOW agent-api", "operator reader"),
     ("DEPLOY.SHOW other", "reader"),

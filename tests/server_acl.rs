@@ -54,6 +54,7 @@ fn calls() -> Vec<(&'static str, Vec<String>)> {
             "VERSION" => "1",
             "TAG" => "1 one",
             "UNTAG" => "first",
+            "DRAIN" => "VERSION 1 NOW",
             "WAIT" => "UNTIL 1 awaiting_promotion",
             "REPORT" => "agent-1 unready",
             "REGISTER" => "agent-1 web INSTANCE i-2 ADDRESS h PORT 1",
@@ -73,7 +74,7 @@ fn reads() -> String {
     reads.map(|(name, _)| name).collect::<Vec<_>>().join(" ")
 }
 
-const OPERATES: &str = "DEPLOY PROMOTE ROLLBACK PAUSE RESUME FAIL STOP TAG UNTAG";
+const OPERATES: &str = "DEPLOY PROMOTE ROLLBACK PAUSE RESUME FAIL STOP DRAIN TAG UNTAG";
 
 /// The commands of each user.
 fn allowed(user: &str) -> String {
@@ -316,6 +317,12 @@ fn operator_actions_record_user_time_and_reason() {
         acts(KEY, &["DEPLOY.TAG", KEY, "1", "one"], "version_tagged");
         acts(KEY, &["DEPLOY.UNTAG", KEY, "one"], "version_untagged");
         acts(KEY, &["DEPLOY.STOP", KEY], "deployment_cancelled");
+        let drains = [&QUICK[..], &["DRAIN_MS", "600000"]].concat();
+        acts("drains", &[&["DEPLOY.DEPLOY", "drains", "MANIFEST", &small], &drains[..]].concat(), "deployment_started");
+        coordinator.carry_out_until("drains", "successful");
+        coordinator.call(&["DEPLOY.STOP", "drains"]);
+        acts("drains", &["DEPLOY.DRAIN", "drains", "VERSION", "1", "MS", "500000"], "agent_draining");
+        acts("drains", &["DEPLOY.DRAIN", "drains", "VERSION", "1", "NOW"], "agent_drained");
         let mut batch: Json = serde_json::from_str(&small).expect("JSON");
         batch["type"] = "batch".into();
         acts("nightly", &["DEPLOY.DEPLOY", "nightly", "MANIFEST", &batch.to_string()], "version_recorded");

@@ -14,7 +14,7 @@ const INTERNAL: [&str; 2] = ["deploy.apply", "deploy.tick"];
 
 /// name, arity, flags, key flags (none: no key), tips. Tips and flags are sets.
 #[rustfmt::skip]
-const COMMANDS: [(&str, i64, &str, &str, &str); 26] = [
+const COMMANDS: [(&str, i64, &str, &str, &str); 27] = [
     ("deploy.deploy", -2, "write denyoom", "RW access update", ""),
     ("deploy.plan", -2, "readonly", "RO access", ""),
     (
@@ -35,6 +35,7 @@ const COMMANDS: [(&str, i64, &str, &str, &str); 26] = [
     ("deploy.resume", -2, "write denyoom", "RW access update", ""),
     ("deploy.fail", -2, "write", "RW access update", ""),
     ("deploy.stop", -2, "write", "RW access update", ""),
+    ("deploy.drain", -2, "write", "RW access update", ""),
     ("deploy.tag", 4, "write denyoom", "RW access update", ""),
     ("deploy.untag", 3, "write", "RW access delete", ""),
     ("deploy.events", -2, "readonly blocking", "RO access", ""),
@@ -179,7 +180,9 @@ impl Argument {
         match (&self.token, self.kind.as_str()) {
             (Some(token), _) => vec![token.clone()],
             // A word out of a closed set in its place is no keyword; a choice of keywords with values is one of them.
-            (None, "oneof") if self.is("optional") => self.parts.iter().flat_map(Argument::keywords).collect(),
+            (None, "oneof") if self.parts.iter().any(|part| part.kind != "pure-token") => {
+                self.parts.iter().flat_map(Argument::keywords).collect()
+            }
             (None, _) => Vec::new(),
         }
     }
@@ -231,6 +234,8 @@ fn positional(arguments: &[Argument], sample: &impl Fn(&str, &str, usize) -> Str
 }
 
 const BASE: &str = "base";
+/// A record whose instances drain.
+const DRAINING: &str = "draining";
 
 /// A value for each argument, such that the command is taken at a copy of [`prepared`]'s record.
 fn sample(command: &str, keyword: &str, name: &str, n: usize) -> String {
@@ -250,6 +255,7 @@ fn sample(command: &str, keyword: &str, name: &str, n: usize) -> String {
         (_, "CANARY", _) => "1",
         (_, "PROGRESS_DEADLINE_MS", _) => "900000",
         (_, option, _) if option.ends_with("_MS") => "20000",
+        ("deploy.drain", "ID", _) => "dep_draining_1",
         (_, "ID", _) => "dep_base_2",
         (_, "UNTIL", _) => ["awaiting_promotion", "failed"][n],
         ("deploy.list", "STATUS", _) => ["running", "failed"][n],
@@ -261,7 +267,10 @@ fn sample(command: &str, keyword: &str, name: &str, n: usize) -> String {
         (_, "PORT", _) => "80",
         (_, "SERVICE", _) | (_, _, "service") => "http",
         (_, "TTL", _) => "60000",
-        (_, "VERSION" | "ATTEMPT" | "AFTER" | "COUNT" | "BLOCK" | "TIMEOUT", _) | (_, "", "n") => "1",
+        (_, "VERSION" | "ATTEMPT" | "AFTER" | "COUNT" | "BLOCK" | "TIMEOUT" | "SESSIONS" | "MS", _) | (_, "", "n") => {
+            "1"
+        }
+        ("deploy.drain", "", "key") => DRAINING,
         (_, "", "key") => BASE,
         (_, "", "agent") => "agent-2",
         (_, "", "command") => "status",
@@ -270,7 +279,8 @@ fn sample(command: &str, keyword: &str, name: &str, n: usize) -> String {
     value.to_string()
 }
 
-/// Version 1 successful, of version 2 the canary waits for its promotion; an instance of a service.
+/// Version 1 successful, of version 2 the canary waits for its promotion; an instance of a service. Beside it, a record
+/// whose instances drain.
 fn prepared(server: &Server) -> Client {
     let mut client = server.client();
     client.deploy(BASE, &manifest(&AGENTS, "small"), &["MIN_HEALTHY_MS", "0", "TAG", "one"]);
@@ -279,6 +289,9 @@ fn prepared(server: &Server) -> Client {
     client.carry_out_until(BASE, "awaiting_promotion");
     let register = ["DEPLOY.REGISTER", BASE, "agent-2", "http", "INSTANCE", "i-1", "ADDRESS", "10.0.0.1", "PORT", "80"];
     client.call(&register);
+    client.deploy(DRAINING, &manifest(&AGENTS, "small"), &["MIN_HEALTHY_MS", "0", "DRAIN_MS", "200000"]);
+    client.carry_out_until(DRAINING, "successful");
+    client.call(&["DEPLOY.STOP", DRAINING]);
     client
 }
 
@@ -322,10 +335,10 @@ fn documented_options_are_accepted() {
                 calls.extend(argument.written(&sample).iter().map(|way| [&simplest[..], &way[..]].concat()));
             }
             for mut call in calls {
-                if call.get(1).is_some_and(|key| key == BASE) {
+                if let Some(key) = call.get(1).filter(|key| [BASE, DRAINING].contains(&key.as_str())).cloned() {
                     copies += 1;
                     call[1] = format!("copy-{copies}");
-                    client.call(&["COPY", BASE, &call[1]]);
+                    client.call(&["COPY", &key, &call[1]]);
                 }
                 if *name == "deploy.wait" && !call.iter().any(|word| word == "TIMEOUT") {
                     call.extend(["TIMEOUT", "5"].map(str::to_string));
@@ -373,7 +386,11 @@ fn accepted_options_are_documented() {
         // HELP takes the name of a command, whatever it is, and no option.
         for (name, ..) in COMMANDS.iter().filter(|(name, ..)| !INTERNAL.contains(name) && *name != "deploy.help") {
             let sample = |keyword: &str, value: &str, n: usize| sample(name, keyword, value, n);
-            let first = [vec![name.to_string()], positional(&all[name], &sample)].concat();
+            let mut first = [vec![name.to_string()], positional(&all[name], &sample)].concat();
+            if all[name].iter().any(|argument| argument.is("optional") && argument.name == "now") {
+                // A word that needs no value is enough to change something: refused by another option, it is taken as well.
+                first.extend(["ID", "of-none"].map(str::to_string));
+            }
             let mut taken = BTreeSet::new();
             for word in &candidates {
                 // An option that needs a value complains about that, one that needs none is taken.
@@ -442,15 +459,19 @@ fn redis_cli_shows_syntax_hints() {
             "DEPLOY.DEPLOY ",
             "key MANIFEST json [BUNDLE ref] [JOB job-id] [AGENTS n id [id ...]] [TAG tag]",
         );
-        session.expect_hint("deploy.report agent-api ", "agent starting|ready|unready|failed|stopped|completed|unsafe");
+        session.expect_hint(
+            "deploy.report agent-api ",
+            "agent starting|ready|unready|failed|stopped|completed|unsafe|draining|drained",
+        );
         session.expect_hint(
             "DEPLOY.ROLLBACK ",
             "key [VERSION n|TAG tag] [ID id] [REASON text] [REQUEST request] [STRATEGY",
         );
         session.expect_hint(
             "DEPLOY.RESOLVE ",
-            "key [SERVICE name] [TAG tag] [ROLE primary|canary|candidate|any] [ALL] [JSON]",
+            "key [SERVICE name] [TAG tag] [ROLE primary|canary|candidate|draining|any] [ALL] [JSON]",
         );
         session.expect_hint("DEPLOY.SHOW ", "[key] [WIDTH n]");
+        session.expect_hint("DEPLOY.DRAIN ", "key VERSION n MS ms|NOW [ID id] [REASON text]");
     });
 }

@@ -10,12 +10,13 @@ use test_support::prelude::*;
 
 const KEY: &str = "agent-api";
 
-/// Rule 6 "Configuration", and one more: name, default, least and most.
-const NUMBERS: [(&str, i64, i64, i64); 6] = [
+/// Rule 6 "Configuration", rule 10.13, and one more: name, default, least and most.
+const NUMBERS: [(&str, i64, i64, i64); 7] = [
     ("deploy.history-max", 50, 1, 10_000),
     ("deploy.events-max", 100, 1, 100_000),
     ("deploy.manifest-max-bytes", 1 << 20, 1024, 4 << 20),
     ("deploy.agents-max", 10_000, 1, 100_000),
+    ("deploy.versions-alive-max", 8, 1, 1_000),
     ("deploy.tick-budget-us", 1_000, 100, 1_000_000),
     ("deploy.encode-idle-ms", 10_000, 0, 86_400_000),
 ];

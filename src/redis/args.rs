@@ -220,16 +220,12 @@ impl<'a> Args<'a> {
 
     /// Returns an integer from 1 to `max`.
     pub fn value_up_to(&mut self, option: &str, max: u64) -> Result<u64, CommandError> {
-        let bytes = self.value(option)?;
-        digits(bytes)
-            .filter(|n| (1..=max).contains(n))
-            .ok_or_else(|| syntax(format!("{option} must be an integer from 1 to {max}")))
+        self.value_between(option, 1, max)
     }
 
     /// Returns an integer from `min` to `max`.
-    pub fn value_between(&mut self, option: &str, min: usize, max: usize) -> Result<usize, CommandError> {
-        let number = digits(self.value(option)?).and_then(|n| usize::try_from(n).ok());
-        number
+    pub fn value_between(&mut self, option: &str, min: u64, max: u64) -> Result<u64, CommandError> {
+        digits(self.value(option)?)
             .filter(|n| (min..=max).contains(n))
             .ok_or_else(|| syntax(format!("{option} must be an integer from {min} to {max}")))
     }

@@ -200,7 +200,18 @@ pub static COMMANDS: &[Command] = &[
         summary: "Ends a deployment and stops every instance.",
         complexity: CHANGE,
         tips: "",
-        syntax: "key [ID id] [REASON text]",
+        syntax: "key [NOW] [ID id] [REASON text]",
+    },
+    Command {
+        name: c"DEPLOY.DRAIN",
+        entry: entry!(operator::drain),
+        flags: c"write",
+        access: KeyAccess::RwUpdate,
+        arity: -2,
+        summary: "Ends the drains of a version now, or at another time.",
+        complexity: CHANGE,
+        tips: "",
+        syntax: "key VERSION n <MS ms | NOW> [ID id] [REASON text]",
     },
     Command {
         name: c"DEPLOY.TAG",
@@ -241,7 +252,7 @@ pub static COMMANDS: &[Command] = &[
         flags: c"readonly blocking",
         access: KeyAccess::Read,
         arity: -2,
-        summary: "Blocks until a deployment has ended, or has one of the statuses or outcomes named.",
+        summary: "Blocks until a deployment has ended, has one of the statuses or outcomes named, or has drained.",
         complexity: SIZE,
         tips: "",
         syntax: "key [ID id] [UNTIL n status...] [TIMEOUT ms]",
@@ -266,7 +277,7 @@ pub static COMMANDS: &[Command] = &[
         summary: "Reports the state of an agent.",
         complexity: CHANGE,
         tips: "",
-        syntax: "key agent {state} [VERSION n] [JOB job-id] [ATTEMPT n] [REASON text]",
+        syntax: "key agent {state} [VERSION n] [JOB job-id] [ATTEMPT n] [REASON text] [SESSIONS n]",
     },
     Command {
         name: c"DEPLOY.REGISTER",
@@ -288,7 +299,7 @@ pub static COMMANDS: &[Command] = &[
         summary: "Reports the outcome of a check of a service instance.",
         complexity: CHANGE,
         tips: "",
-        syntax: "key instance-id {check} [REASON text]",
+        syntax: "key instance-id {check} [REASON text] [SESSIONS n]",
     },
     Command {
         name: c"DEPLOY.DEREGISTER",
@@ -310,7 +321,7 @@ pub static COMMANDS: &[Command] = &[
         summary: "Returns the service instances of an app.",
         complexity: "O(N) where N is the number of service instances",
         tips: "",
-        syntax: "key [SERVICE name] [TAG tag] [ROLE role:primary|canary|candidate|any] [ALL] [JSON]",
+        syntax: "key [SERVICE name] [TAG tag] [ROLE role:primary|canary|candidate|draining|any] [ALL] [JSON]",
     },
     Command {
         // It needs no data, so it runs also while the server loads, and on a replica without its primary.

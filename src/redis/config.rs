@@ -43,11 +43,12 @@ pub enum ConfigValue {
 }
 
 /// Every configuration, in the order of the line in the log.
-pub static CONFIGS: [&Config; 8] = [
+pub static CONFIGS: [&Config; 9] = [
     &HISTORY_MAX,
     &EVENTS_MAX,
     &MANIFEST_MAX_BYTES,
     &AGENTS_MAX,
+    &VERSIONS_ALIVE_MAX,
     &TICK_BUDGET_US,
     &ENCODE_IDLE_MS,
     &PUBLISH,

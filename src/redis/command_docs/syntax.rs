@@ -9,7 +9,10 @@ use crate::redis::ffi::{Argument, ArgumentKind};
 /// Parses the arguments that `syntax` writes.
 pub fn parse(syntax: &str) -> Vec<Argument> {
     let policy: Vec<String> = policy_fields().map(|field| format!("[{field}]")).collect();
-    let syntax = expand(&syntax.replace("{policy}", &policy.join(" "))).replace('[', " [ ").replace(']', " ] ");
+    let mut syntax = expand(&syntax.replace("{policy}", &policy.join(" ")));
+    for bracket in ["[", "]", "<", ">"] {
+        syntax = syntax.replace(bracket, &format!(" {bracket} "));
+    }
     let mut arguments = sequence(&mut syntax.split_whitespace().peekable());
     name_by_value(&mut arguments);
     arguments
@@ -34,13 +37,14 @@ type Words<'s> = std::iter::Peekable<std::str::SplitWhitespace<'s>>;
 /// Parses up to a closing bracket, a bar, or the end.
 fn sequence(words: &mut Words) -> Vec<Argument> {
     let mut arguments: Vec<Argument> = Vec::new();
-    while let Some(word) = words.next_if(|word| *word != "]" && *word != "|") {
-        if word == "[" {
-            arguments.push(optional(words));
-            continue;
-        }
+    while let Some(word) = words.next_if(|word| !matches!(*word, "]" | ">" | "|")) {
         let is_token = word.chars().all(|c| !c.is_ascii_lowercase());
-        arguments.push(if is_token { keyword(word, words) } else { plain(word) });
+        arguments.push(match word {
+            "[" => Argument { optional: true, ..choice(words) },
+            "<" => choice(words),
+            _ if is_token => keyword(word, words),
+            _ => plain(word),
+        });
     }
     arguments
 }
@@ -59,21 +63,21 @@ fn name_by_value(arguments: &mut [Argument]) {
     }
 }
 
-fn optional(words: &mut Words) -> Argument {
+/// Parses the alternatives between two brackets: `[a | b]` may be left out, of `<a | b>` one has to be given.
+fn choice(words: &mut Words) -> Argument {
     let mut choices = vec![sequence(words)];
     while words.next_if_eq(&"|").is_some() {
         choices.push(sequence(words));
     }
-    words.next_if_eq(&"]");
+    words.next_if(|word| matches!(*word, "]" | ">"));
     let mut choices: Vec<Argument> = choices.into_iter().map(|arguments| block(None, arguments)).collect();
     let argument = if choices.len() == 1 { choices.pop() } else { None };
-    let argument = argument.unwrap_or_else(|| Argument {
+    argument.unwrap_or_else(|| Argument {
         name: choices.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join("-or-"),
         kind: ArgumentKind::OneOf,
         parts: choices,
         ..Argument::default()
-    });
-    Argument { optional: true, ..argument }
+    })
 }
 
 /// Parses a keyword with the values that follow it.
@@ -191,6 +195,7 @@ mod tests {
         assert_eq!(of("key n [JSON]"), "key n [JSON]");
         assert_eq!(of("key INSTANCE id [TAGS n tag...]"), "key INSTANCE <id> [TAGS n tag...]");
         assert_eq!(of("key [VERSION n | TAG tag] [ALL]"), "key [VERSION <n> | TAG <tag>] [ALL]");
+        assert_eq!(of("key <MS ms | NOW> [ALL]"), "key MS <ms> | NOW [ALL]");
         assert_eq!(of("[A [n] x...] [NOW [ID id]]"), "[A [n] x...] [NOW [ID <id>]]");
         assert_eq!(of("key JOB id ID id [TTL ms]"), "key JOB <job> ID <id> [TTL <ms>]");
         assert_eq!(of("key state:on|off [ROLE role:a|b] word:c|d..."), "key on | off [ROLE a | b] c | d...");

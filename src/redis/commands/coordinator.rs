@@ -44,7 +44,7 @@ pub fn report(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
 }
 
 fn sessions(args: &mut Args) -> Result<u32, CommandError> {
-    let sessions = args.value_up_to("SESSIONS", u64::from(u32::MAX))?;
+    let sessions = args.value_between("SESSIONS", 0, u64::from(u32::MAX))?;
     Ok(u32::try_from(sessions).unwrap_or(u32::MAX))
 }
 

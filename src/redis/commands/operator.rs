@@ -141,7 +141,7 @@ pub fn drain(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
         match &*option {
             b"VERSION" => version = Some(args.value_positive("VERSION")?),
             b"MS" | b"NOW" if ms.is_some() => return Err(syntax("MS and NOW exclude each other")),
-            b"MS" => ms = Some(args.value_up_to("MS", MAX_WAIT_MS)?),
+            b"MS" => ms = Some(args.value_between("MS", 0, MAX_WAIT_MS)?),
             b"NOW" => ms = Some(0),
             _ if operate_option(&mut args, &option, &mut options)? => {}
             _ => return Err(unknown(&option)),

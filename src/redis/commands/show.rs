@@ -33,7 +33,9 @@ pub fn show(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let mut width = view::DEFAULT_WIDTH;
     while let Some(option) = args.option()? {
         match &*option {
-            b"WIDTH" => width = args.value_between("WIDTH", view::MIN_WIDTH, view::MAX_WIDTH)?,
+            b"WIDTH" => {
+                width = args.value_between("WIDTH", view::MIN_WIDTH as u64, view::MAX_WIDTH as u64)? as usize;
+            }
             _ => return Err(unknown(&option)),
         }
     }

@@ -97,7 +97,11 @@ impl Client {
     pub fn carry_out_tasks(&mut self, key: &str) -> usize {
         let tasks = self.tasks(key);
         for task in &tasks {
-            let states: &[&str] = if task["task"] == "stop" { &["stopped"] } else { &["starting", "ready"] };
+            let states: &[&str] = match string(&task["task"]) {
+                "stop" => &["stopped"],
+                "drain" => &["draining", "drained"],
+                _ => &["starting", "ready"],
+            };
             let version = task["version"].to_string();
             let instance = ["VERSION", &version, "JOB", string(&task["job_id"])];
             for state in states {
