@@ -1,4 +1,4 @@
-//! Blocked clients (rules 3.4, 19.7, 19.10): what WAIT replies, keys that are deleted and made again, logs that begin
+//! Blocked clients (rules 3.4, 10.12, 19.7, 19.10): what WAIT replies, keys that are deleted and made again, logs that begin
 //! anew, the outcome of batch runs, and cached replies of clients that track their keys.
 
 use redis::Value;
@@ -274,6 +274,125 @@ fn outcome_of_a_batch_run_can_be_waited_for() {
     assert_eq!(past.text("cause"), "stopped");
     let error = client.refused(&["DEPLOY.WAIT", KEY, "UNTIL", "1", "done"]);
     assert!(error.starts_with("ERR UNTIL must be one of ") && error.contains("'done'"), "{error}");
+}
+
+fn assert_waiting(client: &mut Client, waiters: usize, what: &str) {
+    assert_eq!(client.info("clients", "blocked_clients"), waiters.to_string(), "{what}");
+}
+
+/// Version 2 has taken over in a blue-green update, and the three instances of version 1 drain (rule 10.7).
+fn begin_drains(client: &mut Client) {
+    client.deploy(KEY, &manifest(&AGENTS, "small"), &["MIN_HEALTHY_MS", "0"]);
+    client.carry_out_until(KEY, "successful");
+    let options = ["STRATEGY", "blue-green", "MIN_HEALTHY_MS", "0", "DRAIN_MS", "600000"];
+    client.deploy(KEY, &manifest(&AGENTS, "large"), &options);
+    client.carry_out_tasks(KEY);
+    client.wait_for_status(KEY, "successful");
+}
+
+fn report_old(client: &mut Client, agent: &str, state: &str) {
+    client.call(&["DEPLOY.REPORT", KEY, agent, state, "VERSION", "1", "JOB", "dep_agent-api_1"]);
+}
+
+#[test]
+fn wait_until_drained_ends_with_the_last_instance_that_drains_or_stops() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        begin_drains(&mut client);
+        let past = ["DEPLOY.WAIT", KEY, "ID", "dep_agent-api_1", "UNTIL", "1", "drained"];
+        let present = ["DEPLOY.WAIT", KEY, "UNTIL", "1", "drained"];
+        let answers = waiting(&server, &[&present, &past, &[&present[..], &["TIMEOUT", "60000"]].concat()]);
+        // Any other word beside it, and the end of the deployment suffices.
+        let at_once = client.call(&["DEPLOY.WAIT", KEY, "UNTIL", "2", "drained", "failed"]);
+        assert_eq!(Fields::of(&at_once).text("status"), "successful");
+        assert_eq!(client.call(&[&present[..], &["TIMEOUT", "1"]].concat()), Value::Nil);
+
+        for agent in AGENTS {
+            report_old(&mut client, agent, "draining");
+            report_old(&mut client, agent, "drained");
+            assert_waiting(&mut client, 3, "a stop task is open");
+        }
+        assert_eq!(client.info("deploy", "deploy_instances_draining"), "0");
+        for agent in &AGENTS[..2] {
+            report_old(&mut client, agent, "stopped");
+            assert_waiting(&mut client, 3, "one is still to stop");
+        }
+        report_old(&mut client, AGENTS[2], "stopped");
+        let ids: Vec<String> = answers
+            .into_iter()
+            .map(|waiter| {
+                let reply = Fields::of(&answer(waiter).expect("a reply"));
+                assert_eq!(reply.text("status"), "successful");
+                reply.text("deployment_id")
+            })
+            .collect();
+        assert_eq!(ids, ["dep_agent-api_2", "dep_agent-api_1", "dep_agent-api_2"]);
+        // It is so already.
+        for words in [&present[..], &past] {
+            assert_eq!(Fields::of(&client.call(words)).text("status"), "successful");
+        }
+    });
+}
+
+#[test]
+fn wait_until_drained_waits_for_the_end_of_the_deployment_as_well() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        let record = client.begin_rollout(KEY, 200_000);
+        let id = string(&record["deployment_id"]).to_string();
+        let words = ["DEPLOY.WAIT", KEY, "UNTIL", "1", "drained"];
+        let mut answers = waiting(&server, &[&words, &["DEPLOY.WAIT", KEY, "UNTIL", "2", "paused", "drained"]]);
+        client.call(&["DEPLOY.PAUSE", KEY]);
+        let paused = Fields::of(&answer(answers.pop().expect("two")).expect("a reply"));
+        assert_eq!(paused.text("status"), "paused");
+        client.call(&["DEPLOY.RESUME", KEY]);
+        assert_waiting(&mut client, 1, "the deployment runs");
+        // Stopped, it has ended, and its instances have not.
+        client.call(&["DEPLOY.STOP", KEY]);
+        assert_waiting(&mut client, 1, "instances are to be stopped");
+        client.carry_out_tasks(KEY);
+        let ended = Fields::of(&answer(answers.pop().expect("one")).expect("a reply"));
+        assert_eq!((ended.text("deployment_id"), ended.text("status")), (id, "cancelled".to_string()));
+
+        // A deleted key, and one without drains.
+        client.deploy(KEY, &manifest(&AGENTS, "fourth"), &SLOW);
+        let answers = waiting(&server, &[&words]);
+        client.call(&["DEL", KEY]);
+        for waiter in answers {
+            let refused = answer(waiter).expect_err("no key");
+            assert!(refused.starts_with("NOTFOUND "), "{refused}");
+        }
+        client.deploy(KEY, r#"{"type":"batch","nodes":[{"node_id":"a"}]}"#, &[]);
+        assert_eq!(Fields::of(&client.call(&words)).text("status"), "version_recorded");
+        let refused = client.refused(&["DEPLOY.WAIT", KEY, "UNTIL", "1", "draining"]);
+        assert!(refused.contains("completed, drained"), "{refused}");
+    });
+}
+
+#[test]
+fn wait_until_drained_replies_at_once_in_transactions_and_scripts() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        begin_drains(&mut client);
+        let words = ["DEPLOY.WAIT", KEY, "UNTIL", "1", "drained"];
+        let script = "return redis.call('DEPLOY.WAIT', KEYS[1], 'UNTIL', '1', 'drained')";
+        let replies = |client: &mut Client| -> Vec<Value> {
+            client.call(&["MULTI"]);
+            client.call(&words);
+            let in_transaction = items(&client.call(&["EXEC"]))[0].clone();
+            vec![in_transaction, client.call(&["EVAL", script, "1", KEY])]
+        };
+        assert_eq!(replies(&mut client), [Value::Nil, Value::Nil]);
+        client.call(&["DEPLOY.DRAIN", KEY, "VERSION", "1", "NOW"]);
+        assert_eq!(replies(&mut client), [Value::Nil, Value::Nil]);
+        client.carry_out_tasks(KEY);
+        for reply in replies(&mut client) {
+            assert_eq!(Fields::of(&reply).text("status"), "successful");
+        }
+    });
 }
 
 /// A client that caches a reply until it is told of a change must not be told of it before it has the reply.

@@ -19,6 +19,7 @@ use super::record_key::Key;
 use super::reply::{self, Answered, ReplyWriter};
 use super::stored::{DbKey, Stored};
 use crate::engine::deployment::{Outcome, Status};
+use crate::engine::instance::Instance;
 use crate::engine::manifest::BATCH_AGENT;
 use crate::engine::time::UnixMs;
 use crate::engine::{Record, Rejection};
@@ -45,14 +46,19 @@ pub enum WaitAnswer {
 /// The error that tells a client to ask the node that serves its key now; the code word is the server's own.
 const UNBLOCKED: &str = "UNBLOCKED this node does not serve the key's slot any more";
 
-/// The words that UNTIL names: statuses, and outcomes of a batch run.
+/// The words that UNTIL names: statuses, outcomes of a batch run, and `drained`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Until {
     /// A bit for each of [`Status::ALL`].
     statuses: u8,
     /// The outcome of a batch run, rather than the record of its version (rule 19.7).
     run: bool,
+    /// The end of the drains as well, rather than that of the deployment alone (rule 10.12).
+    drained: bool,
 }
+
+/// The word of UNTIL that is no status and no outcome.
+pub const DRAINED: &str = "drained";
 
 impl Until {
     /// Adds a word; false where there is none such.
@@ -62,7 +68,13 @@ impl Until {
         let outcome = Outcome::parse(word).filter(|outcome| outcome.is_of_run());
         self.statuses |= status.map_or(0, Until::bit);
         self.run |= outcome.is_some();
-        status.is_some() || outcome.is_some()
+        self.drained |= word == DRAINED;
+        status.is_some() || outcome.is_some() || word == DRAINED
+    }
+
+    /// Returns true where the end of the deployment alone does not suffice: beside other words, it does as ever.
+    fn waits_for_drains(self) -> bool {
+        self == Until { drained: true, ..Until::default() }
     }
 
     fn names(self, status: Status) -> bool {
@@ -233,9 +245,12 @@ impl Registry {
             }
         }
         let now = Seen::of(record);
-        if !waiters.by_status.is_empty() && waiters.seen != now {
+        if !waiters.by_status.is_empty() {
+            let is_new = waiters.seen != now;
             waiters.seen = now;
-            for ((id, until), all) in &waiters.by_status {
+            // Drains end without a change of what is seen.
+            let groups = waiters.by_status.iter().filter(|((_, until), _)| is_new || until.waits_for_drains());
+            for ((id, until), all) in groups {
                 let answer = match wait_reply(record, &key.key, id, *until) {
                     Ok(None) => continue,
                     Ok(Some(view)) => WaitAnswer::Status(Arc::new(view)),
@@ -276,10 +291,16 @@ pub fn wait_reply(record: &Record, key: &Arc<str>, id: &str, until: Until) -> Re
         Some(d) => !d.status.is_active() || until.names(d.status),
         None => version.ok_or_else(no_such)?.outcome.is_some(),
     };
-    match is_satisfied && !waits_for_run {
+    let waits_for_drains = || until.waits_for_drains() && !is_drained(record);
+    match is_satisfied && !waits_for_run && !waits_for_drains() {
         true => view::wait(record, key, id).ok_or_else(no_such).map(Some),
         false => Ok(None),
     }
+}
+
+/// Returns true where no instance drains, or is still to be stopped (rule 10.12).
+fn is_drained(record: &Record) -> bool {
+    record.instances.draining() == 0 && !record.instances.tasks().any(Instance::is_stopping)
 }
 
 /// Blocks the caller until the condition is met, for at most `timeout_ms` (0: without a timeout). A caller that cannot

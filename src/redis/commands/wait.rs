@@ -2,7 +2,7 @@
 
 use crate::engine::deployment::{Outcome, Status};
 use crate::redis::args::{self, syntax, unknown, Args};
-use crate::redis::blocked_clients::{block, wait_reply, Until, WaitCondition};
+use crate::redis::blocked_clients::{block, wait_reply, Until, WaitCondition, DRAINED};
 use crate::redis::call::Call;
 use crate::redis::error::CommandError;
 use crate::redis::read_path::with_open_record;
@@ -30,10 +30,10 @@ pub fn wait(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
         match &*option {
             b"ID" => id = args.value_name("ID", args::DEPLOYMENT_ID_MAX)?,
             b"UNTIL" => {
-                for word in args.value_names("UNTIL", 1, Status::ALL.len() + 1, args::TAG_MAX)? {
+                for word in args.value_names("UNTIL", 1, Status::ALL.len() + 2, args::TAG_MAX)? {
                     if !until.add(&word) {
                         let statuses = Status::ALL.map(Status::name).join(", ");
-                        let known = format!("{statuses}, {}", Outcome::Completed.name());
+                        let known = format!("{statuses}, {}, {DRAINED}", Outcome::Completed.name());
                         return Err(args::not_one_of("UNTIL", &known, word.as_bytes()));
                     }
                 }
