@@ -18,6 +18,7 @@ use super::stats::RolloutCounts;
 use super::stored::{first_revision, IndexEntry, Stored, ENCVER};
 use super::{blocked_clients, clock, config, index, replication, stats, timers};
 use crate::codec;
+use crate::engine::event::SilentChange;
 use crate::engine::{self, Change, ChangeSet, Command, Context, DecisionReply, Event, Record};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,9 +45,11 @@ pub fn change(ctx: Ctx, key: &RStr, command: &Command) -> Result<WriteOutcome, C
     let by = if command.has_author() { acl_user(ctx) } else { String::new() };
     let context = Context { key: name, now_ms: clock::now(ctx), by: &by, limits: config::limits() };
     let (reply, committed) = commit(ctx, key, record, command, &context)?;
-    let Some(Committed { messages, rollouts }) = committed else { return Ok(WriteOutcome { reply, changed: false }) };
+    let Some(Committed { messages, rollouts, is_noticed }) = committed else {
+        return Ok(WriteOutcome { reply, changed: false });
+    };
     let stored = match new {
-        None => Store::InPlace,
+        None => Store::InPlace { is_noticed },
         Some(record) => Store::Put(Stored::record(record)),
     };
     store(ctx, key, open, stored)?;
@@ -66,6 +69,8 @@ pub fn change_and_reply(call: &Call, key: &RStr, command: &Command) -> Result<An
 struct Committed {
     messages: EventMessages,
     rollouts: RolloutCounts,
+    /// See [`is_noticed`].
+    is_noticed: bool,
 }
 
 /// Decides a command on the record in place. Where the command is rejected or has no effect, the record is as before,
@@ -87,17 +92,28 @@ fn commit(
     let payload = codec::encode_uncommitted(&uncommitted);
     let messages = EventMessages::of(context.key, &uncommitted.change_set);
     let rollouts = RolloutCounts::of(&uncommitted.change_set);
+    let is_noticed = is_noticed(&uncommitted.change_set);
     if !ctx.replicate(replication::APPLY, key, &payload) {
         let error = "DEPLOY.APPLY, which replicates every change, was renamed or removed";
         return Err(CommandError::Internal(error.to_string()));
     }
-    Ok((uncommitted.commit(), Some(Committed { messages, rollouts })))
+    Ok((uncommitted.commit(), Some(Committed { messages, rollouts, is_noticed })))
+}
+
+/// Returns true for changes that invalidate client-side caches and WATCH: all but those that only move a TTL or a number
+/// of sessions, which come every few seconds (rule 17.2).
+fn is_noticed(changes: &ChangeSet) -> bool {
+    let is_unnoticed = |change: &Change| match change {
+        Change::Silent(SilentChange::ServiceRefreshed { .. } | SilentChange::SessionsReported { .. }) => true,
+        Change::Silent(SilentChange::RequestRecorded { .. }) | Change::Event(_) => false,
+    };
+    !changes.changes.iter().all(is_unnoticed)
 }
 
 /// The way in which a new state gets into the key's value.
 enum Store {
-    /// The record was modified in place.
-    InPlace,
+    /// The record was modified in place. WATCH and client-side caches are signalled if `is_noticed`.
+    InPlace { is_noticed: bool },
     /// The value replaces ours; the key's TTL stays.
     Put(Stored),
     /// The value replaces whatever is there, with its TTL.
@@ -106,13 +122,14 @@ enum Store {
 
 /// Stores a new state, then runs [`after_store`] and signals WATCH and client-side caches.
 fn store(ctx: Ctx, key: &RStr, mut open: Key, state: Store) -> Result<(), CommandError> {
-    let in_place = matches!(state, Store::InPlace);
-    if !in_place {
+    // A key opened for writing is signalled by the server when it closes.
+    let signals = matches!(state, Store::InPlace { is_noticed: true });
+    if !matches!(state, Store::InPlace { .. }) {
         drop(open);
         open = Key::write(ctx, key);
     }
     let is_stored = match state {
-        Store::InPlace => true,
+        Store::InPlace { .. } => true,
         Store::Put(stored) => open.put(stored),
         Store::Replace(stored) => open.replace(stored),
     };
@@ -122,8 +139,7 @@ fn store(ctx: Ctx, key: &RStr, mut open: Key, state: Store) -> Result<(), Comman
     }
     after_store(ctx, key, &mut open);
     drop(open);
-    // A key opened for writing is signalled by the server when it closes.
-    if in_place {
+    if signals {
         ctx.signal_modified(key);
     }
     Ok(())
@@ -220,7 +236,8 @@ fn apply_changes(key: &RStr, open: &mut Key, payload: &[u8]) -> Result<Applied, 
         }
         _ => engine::apply(record, &changes),
     }
-    let state = new.map_or(Store::InPlace, |record| Store::Put(Stored::record(record)));
+    let in_place = Store::InPlace { is_noticed: is_noticed(&changes) };
+    let state = new.map_or(in_place, |record| Store::Put(Stored::record(record)));
     Ok(Applied::Changed(state, Some(changes)))
 }
 
