@@ -3,7 +3,7 @@
 
 use super::deployment::{Deployment, IdempotencyEntry};
 use super::event_log::Log;
-use super::instance::{is_same, Health, Instance, InstanceKey, InstanceState, Role, TaskKind};
+use super::instance::{is_same, Health, Instance, InstanceState, Role, TaskKind};
 use super::instances::Instances;
 use super::policy::HealthCheck;
 use super::services::{CheckStatus, Service, Services};
@@ -144,11 +144,6 @@ impl Record {
         eligible().rev().find(|i| i.state != InstanceState::Waiting).or_else(|| {
             eligible().rev().find(|i| matches!(&i.task, Some(t) if matches!(t.kind, TaskKind::Start | TaskKind::Run)))
         })
-    }
-
-    /// Returns the role of a service instance's owner.
-    pub fn role_of(&self, key: &InstanceKey) -> Option<Role> {
-        self.instances.get(key).map(|i| i.role)
     }
 
     /// Checks the health of an instance now; the error says what is wrong (rule 4.9, `health_check`).

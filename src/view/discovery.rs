@@ -1,7 +1,7 @@
 //! Service instances, for callers of the agents (rule 3 RESOLVE).
 
 use super::value::{int, RawJson};
-use crate::engine::instance::Role;
+use crate::engine::instance::{Instance, Role};
 use crate::engine::record::Record;
 use crate::engine::services::{CheckStatus, Service};
 use serde::{Serialize, Serializer};
@@ -22,12 +22,12 @@ impl Default for RoleFilter {
 }
 
 impl RoleFilter {
-    /// `primary`, `canary`, `candidate` or `any`, in any case.
+    /// `primary`, `canary`, `candidate`, `draining` or `any`, in any case.
     pub fn parse(text: &str) -> Option<RoleFilter> {
         if text.eq_ignore_ascii_case("any") {
             return Some(RoleFilter::Any);
         }
-        [Role::Primary, Role::Canary, Role::Candidate]
+        [Role::Primary, Role::Canary, Role::Candidate, Role::Draining]
             .into_iter()
             .find(|role| role.name().eq_ignore_ascii_case(text))
             .map(RoleFilter::Is)
@@ -45,17 +45,19 @@ pub struct ResolveFilter {
 }
 
 impl ResolveFilter {
-    /// Returns the role under which a service is resolved, None where the filter does not admit it.
-    fn admit(&self, record: &Record, service: &Service) -> Option<Role> {
+    /// Returns the instance of an agent whose service is resolved, None where the filter does not admit it.
+    fn admit<'r>(&self, record: &'r Record, service: &Service) -> Option<&'r Instance> {
         let is_wanted = (self.all || service.status == CheckStatus::Passing)
             && self.service.as_ref().is_none_or(|name| service.service == *name)
             && self.tag.as_ref().is_none_or(|tag| service.tags.contains(tag));
         if !is_wanted {
             return None;
         }
-        record.role_of(&service.owner).filter(|role| match self.role {
-            RoleFilter::Is(wanted) => *role == wanted,
-            RoleFilter::Any => *role != Role::Retired || self.all,
+        record.instances.get(&service.owner).filter(|owner| match self.role {
+            // From the end of its drain on, nobody is sent to it (rule 10.4).
+            _ if owner.role == Role::Draining && !owner.has_open_drain() => false,
+            RoleFilter::Is(wanted) => owner.role == wanted,
+            RoleFilter::Any => owner.role != Role::Retired || self.all,
         })
     }
 }
@@ -66,13 +68,13 @@ impl ResolveFilter {
 pub struct Resolved<'a> {
     record: &'a Record,
     key: &'a str,
-    services: Vec<(&'a Service, Role)>,
+    services: Vec<(&'a Service, &'a Instance)>,
 }
 
 impl<'a> Resolved<'a> {
     /// Returns the entries.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = ServiceView<'a>> + use<'a, '_> {
-        self.services.iter().map(|(service, role)| ServiceView::of(self.record, self.key, service, Some(*role)))
+        self.services.iter().map(|(service, owner)| ServiceView::of(self.record, self.key, service, Some(owner)))
     }
 }
 
@@ -95,7 +97,7 @@ pub fn count_resolved(record: &Record, filter: &ResolveFilter, most: usize) -> u
 fn admitted<'a, 'f>(
     record: &'a Record,
     filter: &'f ResolveFilter,
-) -> impl Iterator<Item = (&'a Service, Role)> + use<'a, 'f> {
+) -> impl Iterator<Item = (&'a Service, &'a Instance)> + use<'a, 'f> {
     record.services.iter().filter_map(|service| Some((&**service, filter.admit(record, service)?)))
 }
 
@@ -104,7 +106,7 @@ pub(super) fn services<'a>(record: &'a Record, key: &'a str) -> Vec<ServiceView<
     record
         .services
         .iter()
-        .map(|service| ServiceView::of(record, key, service, record.role_of(&service.owner)))
+        .map(|service| ServiceView::of(record, key, service, record.instances.get(&service.owner)))
         .collect()
 }
 
@@ -136,10 +138,14 @@ pub struct ServiceView<'a> {
     pub reason: Option<&'a str>,
     /// The time at which it becomes critical unless refreshed.
     pub expires_at: Option<i64>,
+    /// The number of sessions that its agent's instance says it holds; null until it says one.
+    pub sessions: Option<i64>,
+    /// The time at which the drain of its agent's instance ends at the latest; null where none is open, or it is held.
+    pub drain_at: Option<i64>,
 }
 
 impl<'a> ServiceView<'a> {
-    fn of(record: &'a Record, key: &'a str, service: &'a Service, role: Option<Role>) -> ServiceView<'a> {
+    fn of(record: &'a Record, key: &'a str, service: &'a Service, owner: Option<&Instance>) -> ServiceView<'a> {
         ServiceView {
             service: &service.service,
             instance: &service.instance,
@@ -154,10 +160,12 @@ impl<'a> ServiceView<'a> {
             deployment_key: key,
             deployment_id: record.version(service.owner.version).map(|version| &*version.deployment_id),
             deployment_version: int(service.owner.version),
-            deployment_role: role.map(Role::name),
+            deployment_role: owner.map(|owner| owner.role.name()),
             job_id: &service.owner.job_id,
             reason: service.reason.as_deref(),
             expires_at: service.expires_at.map(int),
+            sessions: owner.and_then(|owner| owner.sessions).map(int),
+            drain_at: owner.and_then(Instance::drain_at).map(int),
         }
     }
 }

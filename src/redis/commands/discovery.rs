@@ -17,7 +17,9 @@ pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
         match &*option {
             b"SERVICE" => service = args.value_name("SERVICE", args::SERVICE_MAX)?,
             b"TAG" => tag = args.value_name("TAG", args::TAG_MAX)?,
-            b"ROLE" => role = args.value_word("ROLE", RoleFilter::parse, "primary, canary, candidate, any")?,
+            b"ROLE" => {
+                role = args.value_word("ROLE", RoleFilter::parse, "primary, canary, candidate, draining, any")?
+            }
             b"ALL" => all = true,
             b"JSON" => json = args.last_json()?,
             _ => return Err(unknown(&option)),

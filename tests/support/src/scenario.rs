@@ -824,7 +824,7 @@ fn services(record: &Record) -> String {
             s.instance,
             s.owner.agent,
             s.owner.version,
-            record.role_of(&s.owner).map_or("-", |role| role.name()),
+            record.instances.get(&s.owner).map_or("-", |owner| owner.role.name()),
             s.status.name(),
             s.since,
             s.expires_at.map_or(String::new(), |at| format!(" until @{at}")),
