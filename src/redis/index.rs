@@ -30,16 +30,22 @@ pub struct StatusCounts {
     pub by_status: [u64; Status::ALL.len()],
     pub timers: u64,
     pub tasks: u64,
+    /// Instances that drain.
+    pub draining: u64,
     /// Records that are kept as bytes, because they cannot be read.
     pub unreadable: u64,
 }
 
 impl StatusCounts {
+    const NONE: StatusCounts =
+        StatusCounts { by_status: [0; Status::ALL.len()], timers: 0, tasks: 0, draining: 0, unreadable: 0 };
+
     fn add(&mut self, entry: &IndexEntry) {
         if let Some(count) = self.count_of(entry) {
             *count = count.saturating_add(1);
         }
         self.tasks = self.tasks.saturating_add(u64::from(entry.tasks));
+        self.draining = self.draining.saturating_add(u64::from(entry.draining));
         self.unreadable = self.unreadable.saturating_add(u64::from(entry.is_unreadable));
     }
 
@@ -48,6 +54,7 @@ impl StatusCounts {
             *count = count.saturating_sub(1);
         }
         self.tasks = self.tasks.saturating_sub(u64::from(entry.tasks));
+        self.draining = self.draining.saturating_sub(u64::from(entry.draining));
         self.unreadable = self.unreadable.saturating_sub(u64::from(entry.is_unreadable));
     }
 
@@ -167,12 +174,7 @@ pub struct Index {
 
 impl Index {
     const fn new() -> Index {
-        Index {
-            dbs: BTreeMap::new(),
-            slots: Slab::new(),
-            due: BTreeSet::new(),
-            counts: StatusCounts { by_status: [0; Status::ALL.len()], timers: 0, tasks: 0, unreadable: 0 },
-        }
+        Index { dbs: BTreeMap::new(), slots: Slab::new(), due: BTreeSet::new(), counts: StatusCounts::NONE }
     }
 
     /// Large enough that freeing it takes a while.
@@ -485,6 +487,8 @@ mod tests {
         index.set(0, "b", entry(None, Status::Successful, 0));
         index.set(1, "a", entry(Some(20), Status::Running, 1));
         assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (2, 2, 3));
+        index.set(0, "b", IndexEntry { draining: 3, ..entry(None, Status::Successful, 0) });
+        assert_eq!((index.counts.draining, index.dbs[&0].counts.draining), (3, 3));
         assert_eq!(due_times(&mut index), [(20, 1, "a".to_string()), (50, 0, "a".to_string())]);
 
         index.set(1, "a", entry(None, Status::Failed, 0));
@@ -492,7 +496,9 @@ mod tests {
 
         index.remove(0, "a");
         index.remove(0, "a");
+        index.remove(0, "b");
         assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (0, 0, 0));
+        assert_eq!(index.counts.draining, 0);
     }
 
     #[test]

@@ -29,6 +29,7 @@ const FIELDS: &[(&str, Source)] = &[
     ("timer_lag_max_us", Source::Number(|s| s.lag.max_us)),
     ("events_published", Source::Number(|_| stats::events_published())),
     ("tasks_outstanding", Source::Number(|s| s.counts.tasks)),
+    ("instances_draining", Source::Number(|s| s.counts.draining)),
     ("records_unreadable", Source::Number(|s| s.counts.unreadable)),
     ("records_encoded", Source::Number(|_| stored::encoded_records())),
     ("refused_{code}", Source::ByCode),

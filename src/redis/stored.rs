@@ -102,6 +102,8 @@ pub struct IndexEntry {
     pub status: Option<Status>,
     /// The number of open tasks.
     pub tasks: u32,
+    /// The number of instances that drain.
+    pub draining: u32,
     /// The order of deployments of one status in the page of a database: the time since which it runs or waits, or at
     /// which it failed. 0 for one that the page does not name.
     pub since: UnixMs,
@@ -115,6 +117,7 @@ impl IndexEntry {
                 due: next_deadline(record),
                 status: record.deployment.as_ref().map(|d| d.status),
                 tasks: count(record.instances.open_tasks()),
+                draining: count(record.instances.draining()),
                 since: record.deployment.as_deref().map_or(0, |d| since(d, record.updated_at)),
             },
             Stored::Encoded(encoded) => encoded.entry,
@@ -130,8 +133,14 @@ impl IndexEntry {
             true => deployment().map_or(summary.updated_at, |d| since(&d, summary.updated_at)),
             false => 0,
         };
-        let (due, status, tasks) = (summary.due, Some(summary.status), count(summary.tasks));
-        IndexEntry { is_unreadable: false, due, status, tasks, since }
+        IndexEntry {
+            is_unreadable: false,
+            due: summary.due,
+            status: Some(summary.status),
+            tasks: count(summary.tasks),
+            draining: count(summary.draining),
+            since,
+        }
     }
 
     /// The deployment is terminal, and nothing becomes due.

@@ -68,6 +68,7 @@ fn database(ctx: Ctx, now: u64) -> view::DatabasePage {
         db,
         by_status: Status::ALL.into_iter().zip(counts.by_status).collect(),
         tasks: counts.tasks,
+        draining: counts.draining,
         unreadable: counts.unreadable,
         waiting,
         running,
