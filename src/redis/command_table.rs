@@ -321,7 +321,8 @@ pub static COMMANDS: &[Command] = &[
         summary: "Returns the service instances of an app.",
         complexity: "O(N) where N is the number of service instances",
         tips: "",
-        syntax: "key [SERVICE name] [TAG tag] [ROLE role:primary|canary|candidate|draining|any] [ALL] [JSON]",
+        syntax: "key [SESSION id] [VERSION n] [SERVICE name] [TAG tag] \
+                 [ROLE role:primary|canary|candidate|draining|standby|any] [ALL] [JSON]",
     },
     Command {
         // It needs no data, so it runs also while the server loads, and on a replica without its primary.

@@ -42,20 +42,20 @@ pub fn read(
     with_record(call, key, |record, name| Ok(answer(record, name, call.writer(json))?))
 }
 
-/// Like [`read`], for a reply with as many entries as `size` returns: a large one is written in the background, from a
+/// Like [`read`], for a reply with as many entries as `size` returns, unless it rejects the command: a large one is written in the background, from a
 /// copy of the record, whose texts are shared. In a transaction or a script, where nobody can be blocked, and for a
 /// client with CLIENT TRACKING, it is written at once.
 pub fn read_large(
     call: &Call,
     key: &RStr,
     json: bool,
-    size: impl FnOnce(&Record) -> usize,
+    size: impl FnOnce(&Record) -> Result<usize, Rejection>,
     answer: impl FnOnce(&Record, &str, ReplyWriter) -> Answered + Send + 'static,
 ) -> Result<Answered, CommandError> {
     with_record(call, key, |record, name| {
         // A client that tracks its keys is told of a change when it happens: a reply that is written later would be
         // taken for the news.
-        if size(record) >= BACKGROUND_MIN_ENTRIES && !call.ctx().client_tracks_keys() {
+        if size(record)? >= BACKGROUND_MIN_ENTRIES && !call.ctx().client_tracks_keys() {
             if let Some(client) = DeferredClient::block(call.ctx()) {
                 let (record, name) = (record.clone(), name.to_string());
                 return Ok(call.reply_by(|_| reply_in_background(client, record, name, json, answer)));

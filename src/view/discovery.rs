@@ -3,7 +3,9 @@
 use super::value::{int, RawJson};
 use crate::engine::instance::{Instance, Role};
 use crate::engine::record::Record;
+use crate::engine::rejection::Rejection;
 use crate::engine::services::{CheckStatus, Service};
+use crate::engine::sessions::weight;
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
 
@@ -22,21 +24,22 @@ impl Default for RoleFilter {
 }
 
 impl RoleFilter {
-    /// `primary`, `canary`, `candidate`, `draining` or `any`, in any case.
+    /// Every role but `retired`, or `any`, in any case.
     pub fn parse(text: &str) -> Option<RoleFilter> {
         if text.eq_ignore_ascii_case("any") {
             return Some(RoleFilter::Any);
         }
-        [Role::Primary, Role::Canary, Role::Candidate, Role::Draining]
-            .into_iter()
-            .find(|role| role.name().eq_ignore_ascii_case(text))
-            .map(RoleFilter::Is)
+        Role::parse(text).filter(|role| *role != Role::Retired).map(RoleFilter::Is)
     }
 }
 
 /// The options of RESOLVE. The default admits what a caller may use: `primary` and `passing`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResolveFilter {
+    /// The session to place: at most one entry.
+    pub session: Option<Arc<str>>,
+    /// The version at which a session began: the instances that count for it, in any role but `retired` (rule 11.5).
+    pub version: Option<u64>,
     pub service: Option<Arc<str>>,
     pub tag: Option<Arc<str>>,
     pub role: RoleFilter,
@@ -53,11 +56,12 @@ impl ResolveFilter {
         if !is_wanted {
             return None;
         }
-        record.instances.get(&service.owner).filter(|owner| match self.role {
+        record.instances.get(&service.owner).filter(|owner| match (self.version, self.role) {
             // From the end of its drain on, nobody is sent to it (rule 10.4).
             _ if owner.role == Role::Draining && !owner.has_open_drain() => false,
-            RoleFilter::Is(wanted) => owner.role == wanted,
-            RoleFilter::Any => owner.role != Role::Retired || self.all,
+            (Some(version), _) => owner.role != Role::Retired && owner.counts_for(version),
+            (None, RoleFilter::Is(wanted)) => owner.role == wanted,
+            (None, RoleFilter::Any) => owner.role != Role::Retired || self.all,
         })
     }
 }
@@ -84,21 +88,46 @@ impl Serialize for Resolved<'_> {
     }
 }
 
-/// Returns the service instances that `filter` admits.
+/// Returns the service instances that `filter` admits; for a session the one to which it goes.
 pub fn resolve<'a>(record: &'a Record, key: &'a str, filter: &ResolveFilter) -> Resolved<'a> {
-    Resolved { record, key, services: admitted(record, filter).collect() }
+    let services = match &filter.session {
+        Some(session) => place(admitted(record, filter), session).into_iter().collect(),
+        None => admitted(record, filter).collect(),
+    };
+    Resolved { record, key, services }
 }
 
-/// Counts the service instances that `filter` admits, up to `most`.
-pub fn count_resolved(record: &Record, filter: &ResolveFilter, most: usize) -> usize {
-    admitted(record, filter).take(most).count()
+/// Returns the service instance to which a session goes: that of the agent with the highest weight, and of those the one
+/// with the highest weight (rule 11.3).
+fn place<'a>(
+    services: impl Iterator<Item = (&'a Service, &'a Instance)>,
+    session: &str,
+) -> Option<(&'a Service, &'a Instance)> {
+    services.max_by_key(|(service, _)| (weight(&service.owner.agent, session), weight(&service.instance, session)))
+}
+
+/// Counts the entries that `filter` leads to, up to `most`.
+///
+/// # Errors
+/// `NOTFOUND` for a version that was never recorded.
+pub fn count_resolved(record: &Record, filter: &ResolveFilter, most: usize) -> Result<usize, Rejection> {
+    match filter {
+        ResolveFilter { version: Some(version), .. } if *version > record.last_version => {
+            Err(Rejection::NoSuchVersion(*version))
+        }
+        ResolveFilter { session: Some(_), .. } => Ok(1),
+        _ => Ok(admitted(record, filter).take(most).count()),
+    }
 }
 
 fn admitted<'a, 'f>(
     record: &'a Record,
     filter: &'f ResolveFilter,
 ) -> impl Iterator<Item = (&'a Service, &'a Instance)> + use<'a, 'f> {
-    record.services.iter().filter_map(|service| Some((&**service, filter.admit(record, service)?)))
+    // What ran a version is forgotten with it.
+    let is_kept = filter.version.is_none_or(|version| record.version(version).is_some());
+    let services = is_kept.then(|| record.services.iter()).into_iter().flatten();
+    services.filter_map(|service| Some((&**service, filter.admit(record, service)?)))
 }
 
 /// Returns all service instances of the record, whatever their role and status.

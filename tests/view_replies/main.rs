@@ -5,4 +5,5 @@ mod events;
 mod json;
 mod record;
 mod replies;
+mod sessions;
 mod status;

@@ -18,7 +18,7 @@ const STATUSES: &str = "passing, warning, critical";
 pub fn tasks(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let json = args.only_json()?;
-    let size = |record: &Record| record.instances.open_tasks();
+    let size = |record: &Record| Ok(record.instances.open_tasks());
     read_large(call, key, json, size, |record, _, reply| reply.write(&view::tasks(record)))
 }
 

@@ -173,7 +173,7 @@ pub fn untag(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
 pub fn status(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let key = args.key()?;
     let json = args.only_json()?;
-    let size = |record: &Record| record.instances.len() + record.services.len();
+    let size = |record: &Record| Ok(record.instances.len() + record.services.len());
     read_large(call, key, json, size, |record, name, reply| reply.write(&view::status(record, name)))
 }
 
