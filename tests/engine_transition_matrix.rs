@@ -15,7 +15,7 @@ manifest job = batch x
 policy MIN_HEALTHY_MS 1000 HEALTHY_DEADLINE_MS 5000 PROGRESS_DEADLINE_MS 10000";
 
 /// A status and how one gets there. The last instant is 5000; agent `a` was reported on, `b` and `c` may wait.
-const STATUSES: [(&str, &str); 16] = [
+const STATUSES: [(&str, &str); 24] = [
     ("initial running", "@4000 DEPLOY v1|@4500 REPORT a ready"),
     ("in place running", "given v1|@4000 DEPLOY v2 MAX_PARALLEL 2|@4500 REPORT a ready"),
     ("in place running, auto_revert", "given v1|@4000 DEPLOY v2 MAX_PARALLEL 2 AUTO_REVERT true|@4500 REPORT a ready"),
@@ -35,10 +35,39 @@ const STATUSES: [(&str, &str); 16] = [
     ("cancelled (stopped)", "given v1|@4000 DEPLOY v2 MAX_PARALLEL 2|@4500 REPORT a ready|@4600 STOP"),
     ("noop", "given v1|@4000 DEPLOY v1 MAX_PARALLEL 2"),
     ("version_recorded", "@4000 DEPLOY job|@4500 REPORT * starting"),
+    ("drain issued", "given v1|@4000 DEPLOY v2 MAX_PARALLEL 2 DRAIN_MS 20000"),
+    (
+        "drain taken up",
+        "given v1|@4000 DEPLOY v2 MAX_PARALLEL 2 DRAIN_MS 20000|@4500 REPORT a draining VERSION 1 SESSIONS 2",
+    ),
+    (
+        "drained, replacement issued",
+        "given v1|@4000 DEPLOY v2 MAX_PARALLEL 2 DRAIN_MS 20000|@4500 REPORT a drained VERSION 1",
+    ),
+    (
+        "drain held by a pause",
+        "given v1|@4000 DEPLOY v2 MAX_PARALLEL 2 DRAIN_MS 20000|@4500 REPORT a draining VERSION 1 SESSIONS 2|@4600 PAUSE",
+    ),
+    (
+        "drained in a pause",
+        "given v1|@4000 DEPLOY v2 MAX_PARALLEL 2 DRAIN_MS 20000|@4600 PAUSE|@4700 REPORT a drained VERSION 1",
+    ),
+    (
+        "failed, drain taken up",
+        "given v1|@4000 DEPLOY v2 MAX_PARALLEL 2 DRAIN_MS 20000|@4500 REPORT a draining VERSION 1 SESSIONS 2|@4600 FAIL",
+    ),
+    (
+        "blue-green, the old side drains",
+        "given v1|@3900 DEPLOY v2 STRATEGY blue-green DRAIN_MS 20000|@3900 REPORT a ready|@3900 REPORT b ready|@3900 REPORT c ready|@4900 TICK|@4950 REPORT a draining VERSION 1 SESSIONS 2",
+    ),
+    (
+        "stopped, everything drains",
+        "given v1 DRAIN_MS 20000|@4500 STOP|@4600 REPORT a draining VERSION 1 SESSIONS 2",
+    ),
 ];
 
 /// Representative operands of every command. `@` is the instant.
-const COMMANDS: [&str; 34] = [
+const COMMANDS: [&str; 42] = [
     "DEPLOY v1",
     "DEPLOY v2 MAX_PARALLEL 2",
     "DEPLOY v3",
@@ -56,6 +85,9 @@ const COMMANDS: [&str; 34] = [
     "FAIL",
     "FAIL ID dep_app_9",
     "STOP",
+    "STOP NOW",
+    "DRAIN VERSION 1 MS 0",
+    "DRAIN VERSION 1 MS 500",
     "TAG 1 golden",
     "UNTAG golden",
     "REPORT a starting",
@@ -65,6 +97,11 @@ const COMMANDS: [&str; 34] = [
     "REPORT a stopped",
     "REPORT a completed",
     "REPORT a unsafe",
+    "REPORT a draining VERSION 1",
+    "REPORT a drained VERSION 1",
+    "REPORT a ready VERSION 1 SESSIONS 0",
+    "REPORT a stopped VERSION 1",
+    "REPORT b drained VERSION 1",
     "REPORT b starting",
     "REPORT b failed VERSION 1",
     "REPORT b stopped VERSION 1",

@@ -107,8 +107,10 @@ fn progress(record: &Record, deployment: &Deployment) -> String {
         (summary.own.healthy, summary.desired, "agents")
     };
     let mut words = format!("{healthy} of {desired} {what} healthy");
-    if summary.own.unhealthy > 0 {
-        words.push_str(&format!(", {} unhealthy", summary.own.unhealthy));
+    for (number, what) in [(summary.own.unhealthy, "unhealthy"), (summary.own.awaiting_drain, "draining")] {
+        if number > 0 {
+            words.push_str(&format!(", {number} {what}"));
+        }
     }
     words
 }

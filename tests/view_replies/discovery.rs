@@ -2,9 +2,10 @@
 
 use crate::json::{assert_json, value};
 use crate::record::{instance, record, service, text, KEY};
-use redis_deploy::engine::instance::{Instance, Role};
+use redis_deploy::engine::instance::{Drain, DrainOutcome, DrainPhase, Instance, Role};
 use redis_deploy::engine::record::Record;
 use redis_deploy::engine::services::{CheckStatus, Service};
+use redis_deploy::engine::time::Deadline;
 use redis_deploy::view::{self, ResolveFilter, RoleFilter};
 
 /// One service for each role and status that matters: `<role>-<status>`.
@@ -94,8 +95,53 @@ fn resolved_instances_name_their_deployment() {
         r#"[{"service":"admin","instance":"primary-admin","agent":"p","address":"10.0.0.7","port":8080,
         "status":"passing","tags":["green"],"meta":null,"ttl_ms":null,"since":1790000000400,
         "deployment_key":"agent-api","deployment_id":"dep_agent-api_1","deployment_version":1,
-        "deployment_role":"primary","job_id":"dep_agent-api_1","reason":null,"expires_at":null}]"#,
+        "deployment_role":"primary","job_id":"dep_agent-api_1","reason":null,"expires_at":null,
+        "sessions":null,"drain_at":null}]"#,
     );
+}
+
+/// Rule 10.4: an instance that drains is resolved by its role alone, and from the end of its drain on by nothing.
+#[test]
+fn draining_instances_are_resolved_by_their_role_until_the_end_of_their_drain() {
+    let drain = |phase, deadline| Drain {
+        phase,
+        outcome: DrainOutcome::Stop,
+        role: Role::Primary,
+        deadline,
+        idle_ms: 10_000,
+        idle: Deadline::Off,
+    };
+    let with = |drain: Drain| {
+        let mut record = record();
+        let drain = Some(Box::new(drain));
+        let owner = Instance { role: Role::Draining, drain, sessions: Some(12), ..instance("d", 1, 30) };
+        record.instances.insert(owner);
+        record.services.insert(service("d-1", "d", 1));
+        record
+    };
+    let of_role = |role| ResolveFilter { role, all: true, ..ResolveFilter::default() };
+    let roles = [RoleFilter::Is(Role::Draining), RoleFilter::Any];
+    let open = [
+        (DrainPhase::Issued, Deadline::Running { at: 1_790_000_300_000 }, r#""drain_at":1790000300000"#),
+        (DrainPhase::TakenUp, Deadline::Paused { left_ms: 5 }, r#""drain_at":null"#),
+    ];
+    for (phase, deadline, drain_at) in open {
+        let record = with(drain(phase, deadline));
+        assert_json(&view::resolve(&record, KEY, &ResolveFilter::default()), "[]");
+        for role in roles {
+            let entries = value(&view::resolve(&record, KEY, &of_role(role))).to_string();
+            assert!(entries.contains(r#""deployment_role":"draining""#), "{entries}");
+            assert!(entries.contains(r#""sessions":12"#) && entries.contains(drain_at), "{entries}");
+        }
+    }
+    for phase in [DrainPhase::Ended, DrainPhase::Succeeded] {
+        let record = with(drain(phase, Deadline::Off));
+        for role in roles {
+            assert_json(&view::resolve(&record, KEY, &of_role(role)), "[]");
+        }
+        let status = value(&view::status(&record, KEY).expect("a deployment"));
+        assert_eq!(status["services"][0]["instance"], "d-1", "STATUS lists them still");
+    }
 }
 
 #[test]
@@ -111,6 +157,7 @@ fn role_filter_parses_names_except_retired() {
     assert_eq!(RoleFilter::parse("Primary"), Some(RoleFilter::Is(Role::Primary)));
     assert_eq!(RoleFilter::parse("CANARY"), Some(RoleFilter::Is(Role::Canary)));
     assert_eq!(RoleFilter::parse("candidate"), Some(RoleFilter::Is(Role::Candidate)));
+    assert_eq!(RoleFilter::parse("draining"), Some(RoleFilter::Is(Role::Draining)));
     assert_eq!(RoleFilter::parse("any"), Some(RoleFilter::Any));
     assert_eq!(RoleFilter::parse("retired"), None);
     assert_eq!(RoleFilter::parse(""), None);

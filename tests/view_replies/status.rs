@@ -62,7 +62,7 @@ fn status_covers_the_whole_record() {
           {"service":"web","instance":"web-1","agent":"agent-2","address":"10.0.0.7","port":8080,"status":"passing",
            "tags":["blue","http"],"meta":{"zone":"a"},"ttl_ms":5000,"since":1790000000400,"deployment_key":"agent-api",
            "deployment_id":"dep_agent-api_2","deployment_version":2,"deployment_role":"primary",
-           "job_id":"dep_agent-api_1","reason":null,"expires_at":1790000005400}],
+           "job_id":"dep_agent-api_1","reason":null,"expires_at":1790000005400,"sessions":null,"drain_at":null}],
         "versions":[
           {"version":2,"deployment_id":"dep_agent-api_2","job_id":"dep_agent-api_1","job_type":"service",
            "strategy":"rolling","bundle":"s3://b/v2","tag":null,"stable":false,"rollback_of":null,"outcome":null,

@@ -8,7 +8,7 @@ use crate::engine::instance::{Health, Instance, InstanceState, Role};
 use crate::engine::manifest::BATCH_AGENT;
 use crate::engine::record::Record;
 use crate::engine::services::CheckStatus;
-use crate::engine::time::UnixMs;
+use crate::engine::time::{Deadline, UnixMs};
 use std::collections::HashMap;
 
 /// The number of agents that have a line.
@@ -24,16 +24,19 @@ pub(super) enum Priority {
     Pending,
     /// No coordinator has reported about its task yet.
     Waiting,
+    /// It finishes its sessions before it is replaced or stopped.
+    Draining,
     Stopping,
     ToGo,
     Healthy,
     Unchanged,
 }
 
-const PRIORITIES: [Priority; 7] = [
+const PRIORITIES: [Priority; 8] = [
     Priority::Unhealthy,
     Priority::Pending,
     Priority::Waiting,
+    Priority::Draining,
     Priority::Stopping,
     Priority::ToGo,
     Priority::Healthy,
@@ -90,6 +93,7 @@ impl<'r> Row<'r> {
         let priority = match main {
             None => Priority::ToGo,
             Some(i) if i.is_stopping() => Priority::Stopping,
+            Some(i) if i.role == Role::Draining => Priority::Draining,
             Some(i) if i.health == Health::Unhealthy || !i.state.is_running() => Priority::Unhealthy,
             Some(i) if i.state == InstanceState::Waiting => Priority::Waiting,
             Some(i) if i.health == Health::Pending => Priority::Pending,
@@ -125,7 +129,13 @@ impl Columns {
         // Both versions of an agent, with an arrow.
         let version = 2 * record.last_version.to_string().len() + 4;
         let version = if version > VERSION_MAX { version / 2 } else { version }.clamp("VERSION".len(), VERSION_MAX);
-        let role = if d.mode == Mode::BlueGreen { Role::Candidate } else { Role::Primary }.name().len();
+        let may_drain = d.policy.drain_ms > 0 || record.instances.draining() > 0;
+        let role = match d.mode {
+            Mode::BlueGreen => Role::Candidate,
+            _ if may_drain => Role::Draining,
+            _ => Role::Primary,
+        };
+        let role = role.name().len();
         let rest = width.saturating_sub(version + role + STATE + HEALTH + FOR + GAPS);
         let agent = longest.max("AGENT".len()).min((width / 4).min(rest).max(AGENT_MIN));
         Columns { agent, version, role, note: rest.saturating_sub(agent) }
@@ -185,6 +195,7 @@ fn word(priority: Priority, d: &Deployment) -> &'static str {
         Priority::Unhealthy => "unhealthy",
         Priority::Pending => "pending",
         Priority::Waiting => "waiting",
+        Priority::Draining => "draining",
         Priority::Stopping => "told to stop",
         Priority::ToGo if d.status.is_active() => "to go",
         Priority::ToGo => "not reached",
@@ -208,7 +219,7 @@ fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, name: &s
     let since = format_duration(now.saturating_sub(main.since));
     let cells = [name, &version, main.role.name(), main.state.name(), health, &since];
     let reasons = reasons(record, row, main);
-    let first = first_notes(row, main, now);
+    let first = first_notes(row, main, columns.note, now);
     let more = more_notes(record, row, main);
     let is_well = main.health == Health::Healthy && unhealthy_others(row).next().is_none();
     let all: Vec<String> = first.iter().chain(&reasons).chain(&more).cloned().collect();
@@ -252,16 +263,15 @@ fn unhealthy_others<'s, 'r>(row: &'s Row<'r>) -> impl Iterator<Item = &'r Instan
     row.others.iter().copied().filter(|i| i.health == Health::Unhealthy && !i.is_stopping())
 }
 
-/// Returns the notes that come first: the task of an agent and its pending verdict.
-fn first_notes(row: &Row, main: &Instance, now: UnixMs) -> Vec<String> {
-    let verdict = if row.agent == BATCH_AGENT || main.is_stopping() { None } else { verdict(main, now) };
-    let drains = row.others.iter().filter(|other| other.is_running());
-    task(main)
-        .into_iter()
-        .chain(verdict)
-        .chain(drain(main, now))
-        .chain(drains.filter_map(|other| drain(other, now)))
-        .collect()
+/// Returns the notes that come first: the drains of an agent, its task and its pending verdict.
+fn first_notes(row: &Row, main: &Instance, columns: usize, now: UnixMs) -> Vec<String> {
+    // The role says that it drains.
+    let own_drain = Some(main).filter(|main| main.has_open_drain()).map(|main| drain(main, now));
+    let drains = row.others.iter().filter(|other| other.has_open_drain());
+    let drains = drains.map(|other| drain_of_other(other, columns, now));
+    let has_verdict = row.agent != BATCH_AGENT && !main.is_stopping() && main.role != Role::Draining;
+    let verdict = if has_verdict { verdict(main, now) } else { None };
+    own_drain.into_iter().chain(task(main)).chain(verdict).chain(drains).collect()
 }
 
 /// Returns the notes that come last: attempts, other instances and services.
@@ -270,7 +280,7 @@ fn more_notes(record: &Record, row: &Row, main: &Instance) -> Vec<String> {
     if main.attempt > 1 {
         words.push(format!("attempt {}", main.attempt));
     }
-    words.extend(row.others.iter().map(|other| beside(main, other)));
+    words.extend(row.others.iter().filter(|other| !other.has_open_drain()).map(|other| beside(main, other)));
     let services: Vec<CheckStatus> = record.services.of_owner(&main.key()).map(|service| service.status).collect();
     if !services.is_empty() {
         let passing = services.iter().filter(|status| **status == CheckStatus::Passing).count();
@@ -282,6 +292,7 @@ fn more_notes(record: &Record, row: &Row, main: &Instance) -> Vec<String> {
 fn task(main: &Instance) -> Option<String> {
     match (&main.task, main.state) {
         (Some(task), _) => Some(format!("to {}", task.kind.name())),
+        (None, _) if main.is_drained() => Some("drained".to_string()),
         (None, InstanceState::Waiting) => Some("withdrawn".to_string()),
         (None, _) => None,
     }
@@ -298,18 +309,37 @@ fn verdict(main: &Instance, now: UnixMs) -> Option<String> {
     remaining(main.deadline, now).map(|left| format!("{left} left"))
 }
 
-/// Describes the drain of an instance: what it holds, and the time that is left.
-fn drain(instance: &Instance, now: UnixMs) -> Option<String> {
-    let drain = instance.drain.as_ref().filter(|drain| drain.is_open())?;
-    let sessions = instance.sessions.map(|sessions| format!("{}, ", count(sessions as usize, "session")));
-    let left = remaining(drain.deadline, now).map(|left| format!("{left} left"));
-    Some(format!("{}{}", sessions.unwrap_or_default(), left.unwrap_or_else(|| "held".to_string())))
+/// Describes the open drain of an instance: what it holds, and the time that is left.
+pub(super) fn drain(instance: &Instance, now: UnixMs) -> String {
+    let Some(drain) = &instance.drain else { return String::new() };
+    let left = remaining(drain.deadline, now).map(|left| match drain.deadline {
+        Deadline::Paused { .. } => format!("{left} held"),
+        _ => format!("{left} left"),
+    });
+    let end = match drain.idle {
+        Deadline::Running { at } => Some(format!("drained {}", until(at, now))),
+        _ => left,
+    };
+    let sessions = instance.sessions.map(|sessions| count(sessions as usize, "session"));
+    sessions.into_iter().chain(end).collect::<Vec<_>>().join(", ")
+}
+
+/// Describes the open drain of another instance of the same agent, in as many words as fit.
+fn drain_of_other(other: &Instance, columns: usize, now: UnixMs) -> String {
+    let (version, words) = (other.version, drain(other, now));
+    let wordings = [format!("v{version} drains: {words}"), format!("v{version}: {words}")];
+    let shortest = || format!("v{version}: {}", words.trim_end_matches(" left"));
+    wordings.into_iter().find(|wording| width(wording) <= columns).unwrap_or_else(shortest)
 }
 
 /// Describes another instance of the same agent.
 fn beside(main: &Instance, other: &Instance) -> String {
     let role = if other.role == Role::Canary && main.role != Role::Canary { " canary" } else { "" };
-    let state = if other.is_stopping() { "to stop" } else { other.state.name() };
+    let state = match other.role {
+        _ if other.is_stopping() => "to stop",
+        Role::Draining => "drained",
+        _ => other.state.name(),
+    };
     let version = other.version;
     if other.version == main.version {
         format!("v{version}{role} {state} in {}", escape_name(&other.job_id, NAME))

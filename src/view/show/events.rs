@@ -78,11 +78,13 @@ fn rows(record: &Record) -> Vec<Row> {
 
 /// Returns true for two events that say the same of two agents or services, none of them a failure.
 fn is_one_kind(a: &Event, b: &Event) -> bool {
-    use EventBody::{AgentState, ServiceStatus, TaskDone, TaskIssued};
+    use EventBody::{AgentDrained, AgentDraining, AgentState, ServiceStatus, TaskDone, TaskIssued};
     let same = match (&a.body, &b.body) {
         (AgentState { state: a, .. }, AgentState { state: b, .. }) => a == b,
         (TaskIssued { task: a, by: who, .. }, TaskIssued { task: b, by, .. }) => a == b && who == by,
         (TaskDone { task: a, withdrawn: x, .. }, TaskDone { task: b, withdrawn: y, .. }) => a == b && x == y,
+        (AgentDraining { by: who, .. }, AgentDraining { by, .. }) => who == by,
+        (AgentDrained { forced: a, by: who, .. }, AgentDrained { forced: b, by, .. }) => a == b && who == by,
         (ServiceStatus { status: a, .. }, ServiceStatus { status: b, .. }) => a == b,
         (a, b) => a.name() == b.name(),
     };

@@ -194,7 +194,7 @@ fn tasks(record: &Record, now: UnixMs) -> String {
 
 /// Counts the open tasks of each kind; kinds without one are left out.
 pub(super) fn open_tasks(record: &Record) -> Vec<(TaskKind, usize)> {
-    let mut of_kind = [TaskKind::Start, TaskKind::Replace, TaskKind::Stop, TaskKind::Run].map(|kind| (kind, 0));
+    let mut of_kind = TaskKind::ALL.map(|kind| (kind, 0));
     for task in record.instances.iter().filter_map(|instance| instance.task.as_ref()) {
         of_kind.iter_mut().filter(|(kind, _)| *kind == task.kind).for_each(|(_, number)| *number += 1);
     }

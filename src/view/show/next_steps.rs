@@ -1,11 +1,11 @@
 //! The next steps: the pending condition and its deadline, the step after it, and the effect of a failure.
 
-use super::agents::{AgentTable, Priority, Row};
+use super::agents::{self, AgentTable, Priority, Row};
 use super::header::open_tasks;
 use super::page::{count, Page, NAME, REASON};
 use super::text::{escape_name, escape_text, remaining, time_of_day, until};
 use crate::engine::deployment::{Deployment, Mode, Status};
-use crate::engine::instance::{InstanceState, TaskKind};
+use crate::engine::instance::{Instance, InstanceState, TaskKind};
 use crate::engine::record::Record;
 use crate::engine::time::{Deadline, UnixMs};
 
@@ -20,7 +20,7 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, table: &Ag
 
 pub(super) fn next(record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) -> String {
     match d.status {
-        Status::Running => waits_for(table, now),
+        Status::Running => waits_for(record, table, now),
         Status::AwaitingPromotion => "PROMOTE by a person".to_string(),
         Status::Paused => match (&d.deferred_failure, &d.unsafe_report) {
             (Some(deferred), _) => format!("RESUME, which fails it: {}", escape_text(&deferred.words, REASON)),
@@ -36,12 +36,12 @@ pub(super) fn next(record: &Record, d: &Deployment, table: &AgentTable, now: Uni
                 None => "RESUME by a person".to_string(),
             },
         },
-        Status::Successful | Status::Failed | Status::Cancelled | Status::VersionRecorded => leftovers(record),
+        Status::Successful | Status::Failed | Status::Cancelled | Status::VersionRecorded => leftovers(record, now),
     }
 }
 
 /// Describes the agents that a running deployment waits for: the next to become healthy, and those that block it.
-fn waits_for(table: &AgentTable, now: UnixMs) -> String {
+fn waits_for(record: &Record, table: &AgentTable, now: UnixMs) -> String {
     let name = |row: &Row| escape_name(row.agent, NAME);
     let mut words = Vec::new();
     if let Some((row, at)) = soonest(table) {
@@ -56,13 +56,19 @@ fn waits_for(table: &AgentTable, now: UnixMs) -> String {
         let what = if main.state == InstanceState::Ready { "to pass its checks" } else { "to be ready" };
         words.push(format!("{} {what}", name(row)));
     }
-    let mut untaken = table.unsettled().filter(|row| row.priority == Priority::Waiting);
-    if let Some((row, task)) = untaken.next().and_then(|row| Some((row, row.main?.task.as_ref()?))) {
-        let more = match untaken.count() {
-            0 => String::new(),
-            n => format!(" and {n} more"),
-        };
-        words.push(format!("a coordinator to {} {}{more}", task.kind.name(), name(row)));
+    let releases = |i: &&Instance| i.drain.as_ref().is_some_and(|drain| drain.awaited_version().is_some());
+    let drains = || record.instances.iter().filter(releases);
+    words.extend(in_course(drains(), now));
+    let untaken = table.unsettled().filter(|row| row.priority == Priority::Waiting).filter_map(|row| row.main);
+    let undrained = drains().filter(|i| i.task.is_some());
+    for mut untaken in [untaken.collect::<Vec<_>>(), undrained.collect()].map(Vec::into_iter) {
+        if let Some((first, task)) = untaken.next().and_then(|first| Some((first, first.task.as_ref()?))) {
+            let more = match untaken.len() {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            words.push(format!("a coordinator to {} {}{more}", task.kind.name(), escape_name(&first.agent, NAME)));
+        }
     }
     words.truncate(2);
     if words.is_empty() {
@@ -71,30 +77,43 @@ fn waits_for(table: &AgentTable, now: UnixMs) -> String {
     words.join("; ")
 }
 
+/// Describes the drains that a coordinator has taken up: one by its agent, several by what they hold together.
+fn in_course<'r>(drains: impl Iterator<Item = &'r Instance>, now: UnixMs) -> Option<String> {
+    let drains: Vec<&Instance> = drains.filter(|i| i.has_open_drain() && i.task.is_none()).collect();
+    let last = drains.iter().copied().max_by_key(|i| i.drain_at())?;
+    if drains.len() == 1 {
+        return Some(format!("{} to drain: {}", escape_name(&last.agent, NAME), agents::drain(last, now)));
+    }
+    let sessions: u64 = drains.iter().filter_map(|i| i.sessions).map(u64::from).sum();
+    let sessions = count(usize::try_from(sessions).unwrap_or(usize::MAX), "session");
+    let left = last.drain.as_ref().and_then(|drain| remaining(drain.deadline, now));
+    let left = left.map(|left| format!(", at most {left} left")).unwrap_or_default();
+    Some(format!("{} to drain: {sessions}{left}", count(drains.len(), "instance")))
+}
+
 /// Returns the agent that becomes healthy next, with the time.
 fn soonest<'s, 'r>(table: &'s AgentTable<'r>) -> Option<(&'s Row<'r>, UnixMs)> {
     table.unsettled().filter_map(|row| Some((row, row.main?.healthy_at?))).min_by_key(|(_, at)| *at)
 }
 
-/// Describes the tasks that are open after the end.
-fn leftovers(record: &Record) -> String {
-    let words: Vec<String> = open_tasks(record)
-        .into_iter()
-        .map(|(kind, number)| match kind {
-            TaskKind::Run => format!("{} for a coordinator", count(number, "run")),
-            kind => format!("{} to {}", count(number, "instance"), kind.name()),
-        })
-        .collect();
+/// Describes the tasks and drains that are open after the end.
+fn leftovers(record: &Record, now: UnixMs) -> String {
+    let tasks = open_tasks(record).into_iter().map(|(kind, number)| match kind {
+        TaskKind::Run => format!("{} for a coordinator", count(number, "run")),
+        TaskKind::Drain => format!("a coordinator to drain {}", count(number, "instance")),
+        kind => format!("{} to {}", count(number, "instance"), kind.name()),
+    });
+    let words: Vec<String> = in_course(record.instances.iter(), now).into_iter().chain(tasks).collect();
     match words.is_empty() {
         true => "nothing, it is over".to_string(),
-        false => words.join(", "),
+        false => words.join("; "),
     }
 }
 
 /// Describes the step after the next one.
 fn then(record: &Record, d: &Deployment) -> String {
     let own = record.instances.counts(d.target_version, &d.target_job_id);
-    let to_go = d.changed.len().saturating_sub(own.placed);
+    let to_go = d.changed.len().saturating_sub(own.released());
     let parallel = d.policy.parallel(d.changed.len());
     let follow = match to_go {
         0 => "successful".to_string(),
@@ -130,8 +149,11 @@ fn then(record: &Record, d: &Deployment) -> String {
             ),
             false => format!("PROMOTE by a person, then {follow}"),
         },
+        (Status::Running, Mode::InPlace) if own.awaiting_drain > 0 => {
+            format!("{} replaced, {follow}", are(own.awaiting_drain, "agent"))
+        }
         (Status::Running, Mode::InPlace) if to_go > 0 => {
-            let agent = d.changed.get(own.placed).map(|agent| escape_name(agent, NAME)).unwrap_or_default();
+            let agent = d.changed.get(own.released()).map(|agent| escape_name(agent, NAME)).unwrap_or_default();
             match to_go {
                 1 => format!("{agent} goes, the last one"),
                 n => format!("{agent} goes, and {} after it, {parallel} at a time", n - 1),
@@ -144,6 +166,12 @@ fn then(record: &Record, d: &Deployment) -> String {
         },
         _ => NOTHING.to_string(),
     }
+}
+
+/// Returns, for example, `2 agents are`.
+fn are(number: usize, one: &str) -> String {
+    let verb = if number == 1 { "is" } else { "are" };
+    format!("{} {verb}", count(number, one))
 }
 
 fn canaries_are(canaries: usize) -> String {
@@ -162,6 +190,10 @@ fn deadline(d: &Deployment, now: UnixMs) -> String {
         (Status::Running, _) if d.policy.progress_deadline_ms == 0 => {
             "fails with the first unhealthy agent".to_string()
         }
+        (Status::Running, deadline) => match remaining(deadline, now) {
+            Some(left) => format!("held while agents drain, with {left} left for progress"),
+            None => NOTHING.to_string(),
+        },
         (Status::AwaitingPromotion, _) => "none runs while a promotion is awaited".to_string(),
         (Status::Paused, deadline) => match remaining(deadline, now) {
             Some(left) => format!("held, with {left} left for progress"),
