@@ -11,7 +11,7 @@ use test_support::prelude::*;
 const KEY: &str = "agent-api";
 
 /// Rule 8 "INFO", in its order.
-const FIELDS: [&str; 30] = [
+const FIELDS: [&str; 31] = [
     "deploy_deployments_running",
     "deploy_deployments_awaiting_promotion",
     "deploy_deployments_paused",
@@ -26,6 +26,7 @@ const FIELDS: [&str; 30] = [
     "deploy_timer_lag_max_us",
     "deploy_events_published",
     "deploy_tasks_outstanding",
+    "deploy_instances_draining",
     "deploy_records_unreadable",
     "deploy_records_encoded",
     "deploy_refused_err",
