@@ -220,6 +220,8 @@ fn operators_end_drains_of_a_version_or_stop_at_once() {
         client.carry_out_tasks(KEY);
         client.call(&["DEPLOY.STOP", KEY]);
         assert_eq!(client.info("deploy", "deploy_instances_draining"), "3");
+        let page = text(&client.call(&["DEPLOY.SHOW"]));
+        assert!(page.contains(" 3 open, 3 instances drain"), "{page}");
         client.call(&["DEPLOY.STOP", KEY, "NOW", "REASON", "the host is on fire"]);
         let tasks = client.tasks(KEY);
         assert_eq!(tasks.len(), 3);
