@@ -115,7 +115,6 @@ impl Bench {
                 match task {
                     TaskKind::Start | TaskKind::Replace => self.get_ready(&key),
                     TaskKind::Stop => self.report(&key, ReportedState::Stopped),
-                    TaskKind::Drain => self.report(&key, ReportedState::Drained),
                     TaskKind::Run => self.report(&key, ReportedState::Completed),
                     TaskKind::Drain => self.report(&key, ReportedState::Drained),
                 }
@@ -154,7 +153,6 @@ fn situation(rng: &mut Rng, content: &mut Content) -> Bench {
                     match task {
                         TaskKind::Start | TaskKind::Replace => bench.get_ready(key),
                         TaskKind::Stop => bench.report(key, ReportedState::Stopped),
-                        TaskKind::Drain => bench.report(key, ReportedState::Draining),
                         TaskKind::Run => bench.report(key, ReportedState::Starting),
                         TaskKind::Drain => bench.report(key, ReportedState::Draining),
                     }
