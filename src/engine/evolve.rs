@@ -840,11 +840,13 @@ fn promote_roles(record: &mut Record) {
 }
 
 /// Retires an instance of the old side. Candidates of an older attempt that are still stopping are retired as well; an
-/// instance that drains goes on, and stops after it; a standby of an older deployment has a time of its own.
+/// instance that drains goes on, and stops after it; a standby of an older deployment has a time of its own. Canaries that
+/// were never promoted are told to stop with this role: they have no session to drain.
 fn retire(instance: &mut Instance, has_bake: bool) {
     if let Some(drain) = &mut instance.drain {
         drain.outcome = DrainOutcome::Stop;
-    } else if instance.role == Role::Standby {
+    } else if matches!(instance.role, Role::Standby | Role::Canary) {
+        // as it is
     } else if has_bake && instance.can_stand_by() {
         instance.role = Role::Standby;
         instance.deadline = Deadline::Off;

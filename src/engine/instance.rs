@@ -249,7 +249,7 @@ impl Instance {
 
     /// Returns true if a task has announced its next attempt, which nobody has taken up.
     pub fn is_to_restart(&self) -> bool {
-        self.state == InstanceState::Waiting && self.attempt > 0
+        self.state == InstanceState::Waiting && self.attempt > 0 && !self.is_stopping()
     }
 
     /// Returns true if a failed or cancelled deployment has left it without a task before any report: the next version

@@ -130,9 +130,10 @@ impl Record {
         self.running_instance_where(agent, |_| true)
     }
 
-    /// Returns the instance that an agent now runs in a job, and that can be replaced there.
+    /// Returns the instance that an agent now runs in a job, and that can be replaced there: also one that has drained,
+    /// and that nothing follows yet.
     pub fn running_instance_in(&self, agent: &str, job_id: &str) -> Option<&Instance> {
-        self.running_instance_where(agent, |i| *i.job_id == *job_id && i.is_running())
+        self.running_instance_where(agent, |i| *i.job_id == *job_id && (i.is_running() || i.is_drained()))
     }
 
     fn running_instance_where(&self, agent: &str, pick: impl Fn(&Instance) -> bool) -> Option<&Instance> {
@@ -142,7 +143,10 @@ impl Record {
             })
         };
         eligible().rev().find(|i| i.state != InstanceState::Waiting).or_else(|| {
-            eligible().rev().find(|i| matches!(&i.task, Some(t) if matches!(t.kind, TaskKind::Start | TaskKind::Run)))
+            let starts =
+                |i: &&Instance| matches!(&i.task, Some(t) if matches!(t.kind, TaskKind::Start | TaskKind::Run));
+            // One that was to start anew, and that a withdrawn successor has left, is what the agent has.
+            eligible().rev().find(|i| starts(i) || i.is_drained())
         })
     }
 

@@ -101,7 +101,13 @@ impl Draft<'_, '_> {
 
     /// Begins the bake (rule 12.1). What was not fit to stand by is stopped.
     fn begin_bake(&mut self) {
-        let is_left = |i: &&Instance| i.role == Role::Retired && !i.is_stopping();
+        let has_second_job = self.deployment().is_some_and(|d| d.has_second_job());
+        let is_left = |i: &&Instance| {
+            has_second_job
+                && matches!(i.role, Role::Retired | Role::Canary)
+                && !self.record.is_own(i)
+                && !i.is_stopping()
+        };
         let left: Vec<InstanceKey> = self.record.instances.iter().filter(is_left).map(Instance::key).collect();
         for key in left {
             self.request_stop(&key, Role::Retired, Actor::auto());
@@ -180,7 +186,7 @@ impl Draft<'_, '_> {
         } else if d.rollback_of.is_some() {
             Revert::No("a rollback never reverts".to_string())
         } else {
-            self.plan_revert()
+            self.plan_revert(cause)
         };
         let text = match &revert {
             Revert::NotRequested => description.to_string(),
@@ -212,13 +218,16 @@ impl Draft<'_, '_> {
     }
 
     /// Decides to which version a failure would revert.
-    fn plan_revert(&self) -> Revert {
+    fn plan_revert(&self, cause: Cause) -> Revert {
         let Some(version) = self.record.stable_version() else {
             return Revert::No("there is no stable version".to_string());
         };
-        // The record as it will be after the cleanup.
+        // The record as it will be after the failure and the cleanup.
         let mut copy = self.record.clone();
         let mut after = Draft::on(&mut copy, self.context);
+        let Actor { name: by, reason } = Actor::auto();
+        let body = EventBody::DeploymentFailed { cause, description: Arc::default(), by, reason };
+        after.emit(self.target(), body);
         after.clear_after_failure();
         match planner::plan_rollback(&after.record, version, &after.context_id()) {
             Ok(proposal) if proposal.mode == Mode::Noop && proposal.removed_agents.is_empty() => {

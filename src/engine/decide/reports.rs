@@ -108,6 +108,8 @@ fn report_state(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Rep
     let services_effect = services_effect(instance, state, attempt);
     for old in &replaced {
         draft.clear_services(old, "replaced");
+        // One that has drained and was to start anew need not: its successor has been started after all.
+        draft.withdraw(old, true);
     }
     draft.emit(version, changed);
     if let Some(done) = done {

@@ -219,7 +219,7 @@ fn validate_job(record: &Record, new: &VersionSpec, plan: &VersionPlan) -> Resul
     let mut named = record.instances.iter().filter(|i| i.job_id == *job);
     let taken = match plan.mode {
         Mode::BlueGreen => named.next().is_some(),
-        Mode::Initial => named.any(|i| i.is_stopping() && i.state.is_running()),
+        Mode::Initial => named.any(|i| i.is_leaving() && i.state.is_running()),
         _ => false,
     };
     match taken {
