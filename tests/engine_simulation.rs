@@ -4,6 +4,7 @@
 mod simulation;
 
 use redis_deploy::engine::event::EVENT_NAMES;
+use simulation::drains::SITUATIONS;
 use simulation::{format, shrink, world};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -93,7 +94,7 @@ fn every_rule_holds_in_simulated_worlds() {
     }
     assert!(failures.is_empty(), "{} of {count} seeds fail; see above", failures.len());
     // Rules about what never happens hold of themselves.
-    for name in EVENT_NAMES.iter().chain(&MODES) {
+    for name in EVENT_NAMES.iter().chain(&MODES).chain(&SITUATIONS) {
         assert!(count < 1_000 || lived.events.contains_key(*name), "{name} never happened");
     }
 }

@@ -3,7 +3,7 @@
 //! were sent.
 
 use redis_deploy::engine::command::{Check, Register, Report, ReportedState};
-use redis_deploy::engine::instance::{InstanceKey, InstanceState, TaskKind};
+use redis_deploy::engine::instance::{Instance, InstanceKey, InstanceState, Role, TaskKind};
 use redis_deploy::engine::manifest::BATCH_AGENT;
 use redis_deploy::engine::services::{CheckStatus, Service};
 use redis_deploy::engine::{Command, Record};
@@ -22,13 +22,30 @@ pub enum Temper {
     Doomed,
 }
 
+/// What a process does about its sessions when it drains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// It says `drained` when the last one has ended.
+    Says,
+    /// It says how many there are, and no more.
+    Counts,
+    /// It exits when the last one has ended.
+    Exits,
+    /// It knows nothing of drains, and its coordinator neither.
+    Silent,
+}
+
 /// A process that really runs.
 #[derive(Debug, Clone)]
 pub struct Process {
-    pub version: u64,
     pub attempt: u32,
     pub state: InstanceState,
     pub temper: Temper,
+    pub manner: Manner,
+    /// The times at which its sessions end.
+    pub sessions: Vec<u64>,
+    /// Its coordinator told it to drain.
+    pub drains: bool,
 }
 
 /// A task as a coordinator read it, perhaps a while ago.
@@ -36,12 +53,13 @@ pub struct Process {
 pub struct Errand {
     pub kind: TaskKind,
     pub key: InstanceKey,
+    pub attempt: u32,
 }
 
 #[derive(Debug, Default)]
 pub struct RealWorld {
-    /// By agent and job: where an agent of a job runs, it runs once.
-    pub processes: BTreeMap<(Arc<str>, Arc<str>), Process>,
+    /// An agent runs once in a job, beside what drains there to be stopped.
+    pub processes: BTreeMap<InstanceKey, Process>,
     pub letters: Vec<Command>,
     /// Many processes are of a bad temper.
     pub gloomy: bool,
@@ -51,9 +69,8 @@ pub struct RealWorld {
 }
 
 pub fn errands(record: &Record) -> Vec<Errand> {
-    let errand = |i: &redis_deploy::engine::instance::Instance| {
-        i.task.as_ref().map(|task| Errand { kind: task.kind, key: i.key() })
-    };
+    let errand =
+        |i: &Instance| i.task.as_ref().map(|task| Errand { kind: task.kind, key: i.key(), attempt: i.attempt.max(1) });
     record.instances.tasks().filter_map(errand).collect()
 }
 
@@ -89,6 +106,19 @@ fn because(rng: &mut Rng, mut command: Command) -> Command {
     command
 }
 
+/// The state and the number of sessions that a process reports.
+fn word_with_sessions(key: &InstanceKey, process: &Process) -> Command {
+    with_sessions(word_of(key, process), process.sessions.len() as u32)
+}
+
+fn with_sessions(mut word: Command, held: u32) -> Command {
+    match &mut word {
+        Command::Report(Report { sessions, .. }) | Command::Check(Check { sessions, .. }) => *sessions = Some(held),
+        _ => {}
+    }
+    word
+}
+
 /// A reason, or none.
 pub fn reason(rng: &mut Rng) -> Option<Arc<str>> {
     rng.chance(20).then(|| Arc::from(*rng.pick(&["who knows", "disk full", "exit 1"])))
@@ -116,10 +146,6 @@ pub fn register(key: &InstanceKey, name: &str, id: &Arc<str>, ttl_ms: Option<u64
 }
 
 impl RealWorld {
-    pub fn key(place: &(Arc<str>, Arc<str>), process: &Process) -> InstanceKey {
-        InstanceKey { agent: place.0.clone(), version: process.version, job_id: place.1.clone() }
-    }
-
     /// One turn of one of the two coordinators.
     pub fn coordinator_turn(&mut self, rng: &mut Rng, record: &Record) -> Result<(), String> {
         let which = rng.below(2);
@@ -147,30 +173,64 @@ impl RealWorld {
         beside
     }
 
-    /// Carries a task out. A runtime runs an agent once in a job: what ran before is ended first, and what is newer
-    /// than the task stays.
+    /// Carries a task out. A runtime runs an agent once in a job: what ran before is ended first, unless it drains to be
+    /// stopped, and what is newer than the task stays.
     pub fn run(&mut self, rng: &mut Rng, errand: &Errand, record: &Record) -> Result<(), String> {
-        let mut beside = Ok(());
-        let place = (errand.key.agent.clone(), errand.key.job_id.clone());
-        if errand.kind == TaskKind::Stop {
-            let mut attempt = None;
-            if let Some(process) = self.processes.get(&place).filter(|p| p.version == errand.key.version) {
-                attempt = Some(process.attempt);
-                self.processes.remove(&place);
-            }
-            self.letters.push(report(&errand.key, ReportedState::Stopped, attempt));
-            return Ok(());
+        match errand.kind {
+            TaskKind::Stop => self.stop(&errand.key),
+            TaskKind::Drain => self.drain(rng, &errand.key),
+            TaskKind::Start | TaskKind::Replace | TaskKind::Run => return self.start(rng, errand, record),
         }
-        if let Some(running) = self.processes.get(&place) {
-            let old = RealWorld::key(&place, running);
-            if running.version >= errand.key.version {
-                if running.version == errand.key.version {
-                    self.letters.push(word_of(&old, running));
-                }
+        Ok(())
+    }
+
+    fn stop(&mut self, key: &InstanceKey) {
+        let attempt = self.processes.remove(key).map(|process| process.attempt);
+        self.letters.push(report(key, ReportedState::Stopped, attempt));
+    }
+
+    /// Takes a drain up: not every coordinator knows how.
+    fn drain(&mut self, rng: &mut Rng, key: &InstanceKey) {
+        let Some(process) = self.processes.get_mut(key) else { return self.stop(key) };
+        if process.manner == Manner::Silent {
+            return;
+        }
+        if rng.chance(4) {
+            self.letters.push(report(key, ReportedState::Unsafe, None));
+            return;
+        }
+        process.drains = true;
+        let held = process.sessions.len() as u32;
+        let word = report(key, ReportedState::Draining, Some(process.attempt));
+        self.letters.push(match rng.below(3) {
+            0 => with_sessions(word, held),
+            1 if process.manner == Manner::Counts => word_with_sessions(key, process),
+            _ => word,
+        });
+    }
+
+    fn start(&mut self, rng: &mut Rng, errand: &Errand, record: &Record) -> Result<(), String> {
+        let mut beside = Ok(());
+        let key = &errand.key;
+        let stored = record.instances.get(key);
+        // It has drained, and is started anew: with the attempt of the task.
+        let restarts = stored.is_some_and(|i| i.is_to_restart() && i.attempt == errand.attempt);
+        let same_place = |other: &InstanceKey| other.agent == key.agent && other.job_id == key.job_id;
+        if let Some(running) = self.processes.get(key) {
+            if !restarts || (running.attempt == errand.attempt && !running.drains) {
+                self.letters.push(word_of(key, running));
                 return Ok(());
             }
-            let open =
-                record.instances.get(&errand.key).filter(|i| i.task.as_ref().is_some_and(|t| t.kind == errand.kind));
+            self.processes.remove(key);
+        }
+        if self.processes.keys().any(|other| same_place(other) && other.version > key.version) {
+            return Ok(());
+        }
+        let drains_away = |other: &InstanceKey| record.instances.get(other).is_some_and(Instance::is_leaving);
+        let before: Vec<InstanceKey> =
+            self.processes.keys().filter(|other| same_place(other) && !drains_away(other)).cloned().collect();
+        for old in before {
+            let open = stored.filter(|i| i.task.as_ref().is_some_and(|t| t.kind == errand.kind));
             let runs_since = record
                 .instances
                 .get(&old)
@@ -178,18 +238,18 @@ impl RealWorld {
                 .map(|i| i.since);
             if let (TaskKind::Start, Some(open), Some(since)) = (errand.kind, open, runs_since) {
                 if since < open.task_at {
-                    beside =
-                        Err(format!("{} is started in {} where version {} of it runs", place.0, place.1, old.version));
+                    let words =
+                        format!("{} is started in {} where version {} of it runs", key.agent, key.job_id, old.version);
+                    beside = Err(words);
                 }
             }
             if errand.kind == TaskKind::Replace && rng.chance(4) {
-                self.letters.push(report(&errand.key, ReportedState::Unsafe, None));
+                self.letters.push(report(key, ReportedState::Unsafe, None));
                 return Ok(());
             }
-            let attempt = running.attempt;
-            self.processes.remove(&place);
+            let attempt = self.processes.remove(&old).map(|process| process.attempt);
             if rng.chance(30) {
-                self.letters.push(report(&old, ReportedState::Stopped, Some(attempt)));
+                self.letters.push(report(&old, ReportedState::Stopped, attempt));
             }
         }
         let temper = match rng.weighted(if self.gloomy { &[74, 12, 7, 7] } else { &[95, 3, 1, 1] }) {
@@ -198,30 +258,72 @@ impl RealWorld {
             2 => Temper::Stuck,
             _ => Temper::Doomed,
         };
-        let attempt = self.attempts.get(&errand.key).copied().unwrap_or(0) + 1;
-        self.attempts.insert(errand.key.clone(), attempt);
-        let process = Process { version: errand.key.version, attempt, state: InstanceState::Starting, temper };
-        self.letters.push(word_of(&errand.key, &process));
-        self.processes.insert(place, process);
+        let manner =
+            *rng.pick(&[Manner::Says, Manner::Says, Manner::Counts, Manner::Counts, Manner::Exits, Manner::Silent]);
+        let next = self.attempts.get(key).copied().unwrap_or(0) + 1;
+        let attempt = if restarts { errand.attempt } else { next };
+        if restarts {
+            self.say_no_more_of(key);
+        }
+        self.attempts.insert(key.clone(), attempt);
+        let process =
+            Process { attempt, state: InstanceState::Starting, temper, manner, sessions: Vec::new(), drains: false };
+        self.letters.push(word_of(key, &process));
+        self.processes.insert(key.clone(), process);
         beside
     }
 
-    /// One of the processes does something: gets ready, flaps, restarts, fails, ends; or its services do.
-    pub fn process_turn(&mut self, rng: &mut Rng, record: &Record) {
-        let places: Vec<_> = self.processes.keys().cloned().collect();
-        if places.is_empty() {
+    /// Who starts an instance anew has nothing more to say of what ran before.
+    fn say_no_more_of(&mut self, key: &InstanceKey) {
+        let is_about = |letter: &Command| {
+            matches!(letter, Command::Report(report)
+                if report.agent == key.agent && report.version == Some(key.version) && report.job.as_ref() == Some(&key.job_id))
+        };
+        self.letters.retain(|letter| !is_about(letter));
+    }
+
+    /// Callers begin sessions on what RESOLVE returns; each ends by itself.
+    pub fn callers_turn(&mut self, rng: &mut Rng, record: &Record, now: u64) {
+        let takes_sessions = |key: &&InstanceKey| {
+            record.instances.get(key).is_some_and(|i| i.role == Role::Primary && i.state == InstanceState::Ready)
+        };
+        let open: Vec<InstanceKey> = self.processes.keys().filter(takes_sessions).cloned().collect();
+        if open.is_empty() {
             return;
         }
-        let place = rng.pick(&places).clone();
-        let Some(process) = self.processes.get_mut(&place) else { return };
-        let key = RealWorld::key(&place, process);
+        for _ in 0..rng.between(1, 4) {
+            let ends = now + *rng.pick(&[5, 60, 60, 300, 300, 2_000, 60_000]);
+            if let Some(process) = self.processes.get_mut(rng.pick(&open)) {
+                process.sessions.push(ends);
+            }
+        }
+    }
+
+    /// One of the processes does something: gets ready, flaps, restarts, fails, ends, finishes its sessions; or its
+    /// services do.
+    pub fn process_turn(&mut self, rng: &mut Rng, record: &Record, now: u64) {
+        let keys: Vec<InstanceKey> = self.processes.keys().cloned().collect();
+        if keys.is_empty() {
+            return;
+        }
+        let key = rng.pick(&keys).clone();
+        let Some(process) = self.processes.get_mut(&key) else { return };
         if &*key.agent == BATCH_AGENT {
             if rng.chance(40) {
-                self.processes.remove(&place);
+                self.processes.remove(&key);
                 let outcome = if rng.chance(75) { ReportedState::Completed } else { ReportedState::Failed };
                 self.letters.push(because(rng, report(&key, outcome, None)));
             }
             return;
+        }
+        process.sessions.retain(|ends| *ends > now);
+        process.drains &= record.instances.get(&key).is_some_and(Instance::has_open_drain);
+        if process.drains && rng.chance(50) {
+            return self.drain_turn(rng, &key);
+        }
+        if process.manner != Manner::Silent && rng.chance(if process.sessions.is_empty() { 4 } else { 20 }) {
+            let word = word_with_sessions(&key, process);
+            self.letters.push(word);
         }
         let [up, down, restart, end] = match process.temper {
             Temper::Good => [95, 1, 2, 0],
@@ -231,7 +333,7 @@ impl RealWorld {
         };
         if rng.chance(end) {
             let attempt = process.attempt;
-            self.processes.remove(&place);
+            self.processes.remove(&key);
             let state = if rng.chance(70) { ReportedState::Failed } else { ReportedState::Stopped };
             self.letters.push(because(rng, report(&key, state, Some(attempt))));
             if rng.chance(30) {
@@ -240,6 +342,8 @@ impl RealWorld {
             }
         } else if rng.chance(restart) {
             process.attempt += 1;
+            process.sessions.clear();
+            process.drains = false;
             self.attempts.insert(key.clone(), process.attempt);
             process.state = InstanceState::Starting;
             let word = word_of(&key, process);
@@ -260,9 +364,30 @@ impl RealWorld {
         }
     }
 
+    /// A process that drains says so, in its manner; now and then it fails instead.
+    fn drain_turn(&mut self, rng: &mut Rng, key: &InstanceKey) {
+        let Some(process) = self.processes.get(key) else { return };
+        let (attempt, is_idle) = (process.attempt, process.sessions.is_empty());
+        let ends_with = match process.manner {
+            _ if rng.chance(4) => Some(ReportedState::Failed),
+            Manner::Exits if is_idle => Some(ReportedState::Stopped),
+            _ => None,
+        };
+        if let Some(state) = ends_with {
+            self.processes.remove(key);
+            self.letters.push(report(key, state, Some(attempt)));
+        } else if process.manner == Manner::Says && is_idle {
+            self.letters.push(report(key, ReportedState::Drained, Some(attempt)));
+        } else if process.manner != Manner::Silent {
+            self.letters.push(word_with_sessions(key, process));
+        }
+    }
+
     fn service_turn(&mut self, rng: &mut Rng, key: &InstanceKey, record: &Record) {
         let Some(i) = record.instances.get(key) else { return };
         let Some(version) = record.version(key.version) else { return };
+        let held = self.processes.get(key).filter(|process| process.manner != Manner::Silent && rng.chance(20));
+        let held = held.map(|process| process.sessions.len() as u32);
         let mut names: Vec<Arc<str>> = version.content.services_of(&i.node).to_vec();
         if rng.chance(10) {
             names.push(Arc::from("extra"));
@@ -276,7 +401,7 @@ impl RealWorld {
             self.letters.push(match record.services.get(&id) {
                 Some(_) if rng.chance(4) => Command::Deregister { instance: id },
                 Some(_) if rng.chance(80) => {
-                    Command::Check(Check { instance: id, status, reason: reason(rng), sessions: None })
+                    Command::Check(Check { instance: id, status, reason: reason(rng), sessions: held })
                 }
                 _ => because(rng, register(key, &name, &id, ttl, status)),
             });
@@ -301,14 +426,13 @@ impl RealWorld {
 
     /// A coordinator compares what runs with STATUS: it ends what the record does not know, and says what has ended.
     pub fn reconcile(&mut self, record: &Record) {
-        self.processes.retain(|place, process| record.instances.get(&RealWorld::key(place, process)).is_some());
+        self.processes.retain(|key, _| record.instances.get(key).is_some());
         for i in record
             .instances
             .iter()
             .filter(|i| !matches!(i.state, InstanceState::Waiting | InstanceState::Failed | InstanceState::Stopped))
         {
-            let runs = self.processes.get(&(i.agent.clone(), i.job_id.clone())).is_some_and(|p| p.version == i.version);
-            if !runs {
+            if !self.processes.contains_key(&i.key()) {
                 self.letters.push(report(&i.key(), ReportedState::Stopped, Some(i.attempt)));
             }
         }
@@ -322,8 +446,9 @@ impl RealWorld {
             .iter()
             .filter(|i| !matches!(i.state, InstanceState::Waiting | InstanceState::Failed | InstanceState::Stopped))
         {
-            let process = Process { version: i.version, attempt: i.attempt, state: i.state, temper: Temper::Good };
-            self.processes.insert((i.agent.clone(), i.job_id.clone()), process);
+            let (attempt, state, drains) = (i.attempt, i.state, i.has_open_drain());
+            let (temper, manner, sessions) = (Temper::Good, Manner::Says, Vec::new());
+            self.processes.insert(i.key(), Process { attempt, state, temper, manner, sessions, drains });
         }
     }
 
@@ -333,56 +458,68 @@ impl RealWorld {
         self.errands = Default::default();
     }
 
-    /// The weather calms: whoever can get ready does, batch jobs complete, services pass. What each would say.
+    /// The weather calms: whoever can get ready does, batch jobs complete, services pass, callers hang up. What each
+    /// would say.
     pub fn calm_turn(&mut self, record: &Record) -> Vec<Command> {
         let mut words = Vec::new();
         let mut ended = BTreeSet::new();
-        for (place, process) in &mut self.processes {
-            let key = RealWorld::key(place, process);
+        for (key, process) in &mut self.processes {
+            process.sessions.clear();
             if &*key.agent == BATCH_AGENT {
-                words.push(report(&key, ReportedState::Completed, None));
-                ended.insert(place.clone());
+                words.push(report(key, ReportedState::Completed, None));
+                ended.insert(key.clone());
                 continue;
             }
             if process.temper == Temper::Doomed && process.state != InstanceState::Ready {
-                words.push(report(&key, ReportedState::Failed, Some(process.attempt)));
-                ended.insert(place.clone());
+                words.push(report(key, ReportedState::Failed, Some(process.attempt)));
+                ended.insert(key.clone());
                 continue;
             }
             if process.temper != Temper::Stuck {
                 process.state = InstanceState::Ready;
             }
-            let (Some(i), Some(version)) = (record.instances.get(&key), record.version(key.version)) else {
+            let (Some(i), Some(version)) = (record.instances.get(key), record.version(key.version)) else {
                 // Its report was answered 0, and the record does not have it: it is not wanted.
-                words.push(word_of(&key, process));
-                ended.insert(place.clone());
+                words.push(word_of(key, process));
+                ended.insert(key.clone());
                 continue;
             };
             if i.state != process.state || i.attempt != process.attempt {
-                words.push(word_of(&key, process));
+                words.push(word_of(key, process));
+            }
+            if i.has_open_drain() && i.task.is_none() {
+                match process.manner {
+                    Manner::Says => words.push(report(key, ReportedState::Drained, Some(process.attempt))),
+                    Manner::Counts if i.sessions != Some(0) => words.push(word_with_sessions(key, process)),
+                    Manner::Exits => {
+                        words.push(report(key, ReportedState::Stopped, Some(process.attempt)));
+                        ended.insert(key.clone());
+                        continue;
+                    }
+                    Manner::Counts | Manner::Silent => {}
+                }
             }
             if i.state == InstanceState::Waiting || process.state != InstanceState::Ready {
                 continue;
             }
             let well = |s: &&Arc<Service>| s.status == CheckStatus::Passing && s.ttl_ms.is_none();
-            for service in record.services.of_owner(&key).filter(|s| !well(s)) {
-                words.push(register(&key, &service.service, &service.instance, None, CheckStatus::Passing));
+            for service in record.services.of_owner(key).filter(|s| !well(s)) {
+                words.push(register(key, &service.service, &service.instance, None, CheckStatus::Passing));
             }
             for name in version.content.services_of(&i.node) {
-                if !record.services.of_owner(&key).any(|s| s.service == *name) {
-                    words.push(register(&key, name, &service_id(&key, name), None, CheckStatus::Passing));
+                if !record.services.of_owner(key).any(|s| s.service == *name) {
+                    words.push(register(key, name, &service_id(key, name), None, CheckStatus::Passing));
                 }
             }
         }
-        self.processes.retain(|place, _| !ended.contains(place));
+        self.processes.retain(|key, _| !ended.contains(key));
         words
     }
 
     /// Returns a difference between the processes and the record, once all has settled.
     pub fn differs_from(&self, record: &Record) -> Option<String> {
-        for (place, process) in &self.processes {
-            let key = RealWorld::key(place, process);
-            match record.instances.get(&key) {
+        for (key, process) in &self.processes {
+            match record.instances.get(key) {
                 None => {
                     return Some(format!(
                         "version {} of {} runs in {}, off the record",
@@ -401,9 +538,8 @@ impl RealWorld {
                 Some(_) => {}
             }
         }
-        let running = |i: &&redis_deploy::engine::instance::Instance| {
-            matches!(i.state, InstanceState::Starting | InstanceState::Ready | InstanceState::Unready)
-        };
+        let running =
+            |i: &&Instance| matches!(i.state, InstanceState::Starting | InstanceState::Ready | InstanceState::Unready);
         let said = record.instances.iter().filter(running).count();
         (said != self.processes.len())
             .then(|| format!("{said} instances are said to run, and {} do", self.processes.len()))

@@ -15,6 +15,12 @@ fn option(line: &mut String, name: &str, value: &Option<Arc<str>>) {
     }
 }
 
+fn sessions(line: &mut String, sessions: Option<u32>) {
+    if let Some(n) = sessions {
+        let _ = write!(line, " SESSIONS {n}");
+    }
+}
+
 fn operate(line: &mut String, name: &str, op: &Operate) {
     line.push_str(name);
     option(line, "ID", &op.id);
@@ -73,6 +79,7 @@ pub fn line(input: &Input) -> String {
         Command::Stop { options, now } => operate(&mut line, if *now { "STOP NOW" } else { "STOP" }, options),
         Command::Drain(drain) => {
             let _ = write!(line, "DRAIN VERSION {} MS {}", drain.version, drain.ms);
+            option(&mut line, "ID", &drain.id);
         }
         Command::Tag { version, tag } => {
             let _ = write!(line, "TAG {version} {tag}");
@@ -89,6 +96,7 @@ pub fn line(input: &Input) -> String {
             if let Some(attempt) = r.attempt {
                 let _ = write!(line, " ATTEMPT {attempt}");
             }
+            sessions(&mut line, r.sessions);
         }
         Command::Register(r) => {
             let _ =
@@ -103,6 +111,7 @@ pub fn line(input: &Input) -> String {
         }
         Command::Check(c) => {
             let _ = write!(line, "CHECK {} {}", c.instance, c.status.name());
+            sessions(&mut line, c.sessions);
         }
         Command::Deregister { instance } => {
             let _ = write!(line, "DEREGISTER {instance}");

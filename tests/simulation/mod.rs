@@ -9,6 +9,8 @@
 //! A failure is a seed, a rule, and the shortest history that still breaks it.
 
 pub mod coordinators;
+pub mod drain_rules;
+pub mod drains;
 pub mod format;
 pub mod model;
 pub mod operators;

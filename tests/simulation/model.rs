@@ -1,9 +1,11 @@
 //! The model: a second account of each deployment, kept from the events and reports alone, and implemented
 //! independently of the engine, so that the two can disagree.
 
+use super::drains::SeenDrain;
+use redis_deploy::engine::command::Command;
 use redis_deploy::engine::deployment::{Cause, Mode, Outcome, Status};
 use redis_deploy::engine::event::{AgentReport, Event, EventBody, InstanceRef, NewDeployment};
-use redis_deploy::engine::instance::{InstanceKey, InstanceState, TaskKind};
+use redis_deploy::engine::instance::{InstanceKey, InstanceState, Role, TaskKind};
 use redis_deploy::engine::manifest::BATCH_AGENT;
 use redis_deploy::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
 use redis_deploy::engine::services::CheckStatus;
@@ -20,7 +22,7 @@ pub enum Verdict {
     Unhealthy,
 }
 
-/// The healthy deadline of an instance.
+/// A deadline: that of an instance's health, of a drain, of progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Late {
     Never,
@@ -42,6 +44,15 @@ pub struct Seen {
     pub ever_healthy: bool,
     /// The reason of its last report that had one, in the present state and attempt, since the last verdict.
     pub reason: Option<Arc<str>>,
+    /// Its role; while it drains, the one that it had before.
+    pub role: Role,
+    /// Callers may have begun sessions on it: it was primary at some time.
+    pub was_exposed: bool,
+    /// The number of sessions that its present attempt has said.
+    pub sessions: Option<u32>,
+    pub drain: Option<SeenDrain>,
+    /// The versions that it counts for (rule 11.6).
+    pub counts_for: BTreeSet<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -105,6 +116,7 @@ pub struct Rollout {
     pub unsafe_reported: bool,
     /// The first cause of failure, also one deferred by a pause.
     pub first_cause: Option<Cause>,
+    pub progress: Late,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -118,6 +130,8 @@ pub struct Model {
     pub tags: BTreeMap<Arc<str>, u64>,
     /// Tasks that were issued and are not done.
     pub tasks: BTreeMap<InstanceKey, TaskKind>,
+    /// The agents that have to run: those of the last version that was successful, until all is stopped.
+    pub should_run: BTreeSet<Arc<str>>,
 }
 
 pub fn key_of(instance: &InstanceRef, version: u64) -> InstanceKey {
@@ -252,8 +266,9 @@ impl Model {
 
     fn release_late(&mut self, at: u64) {
         for seen in self.instances.values_mut() {
-            if let Late::Left(left) = seen.late {
-                seen.late = Late::At(at + left);
+            seen.late = seen.late.release(at);
+            if let Some(drain) = &mut seen.drain {
+                (drain.latest, drain.idle) = (drain.latest.release(at), drain.idle.release(at));
             }
         }
     }
@@ -283,11 +298,12 @@ impl Model {
             was_unhealthy: false,
             unsafe_reported: false,
             first_cause: None,
+            progress: Late::Never,
         });
     }
 
     /// Takes an event in; `after` only says which instances are still there, which a rule of its own judges.
-    pub fn take_in(&mut self, event: &Event, after: &Record) {
+    pub fn take_in(&mut self, event: &Event, command: &Command, after: &Record) {
         let at = event.at;
         let mut anew = None;
         match &event.body {
@@ -325,28 +341,38 @@ impl Model {
             EventBody::TaskIssued { instance, task: TaskKind::Stop, .. } => {
                 if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
                     seen.told_to_stop = true;
+                    seen.role = instance.role;
                     seen.late = Late::Never;
                 }
             }
-            EventBody::TaskIssued { instance, task, .. } => {
+            EventBody::TaskIssued { task: TaskKind::Drain, .. } => {}
+            EventBody::TaskIssued { instance, task, attempt, .. } => {
                 let late = match (task, self.policy_of(event.version)) {
                     (TaskKind::Run, _) | (_, None) => Late::Never,
                     (_, Some(policy)) => Late::At(at + policy.healthy_deadline_ms),
                 };
+                // One that is there already has drained, and starts anew.
+                let key = key_of(instance, event.version);
+                let before = self.instances.get(&key);
                 let seen = Seen {
                     node: instance.node.clone(),
                     state: InstanceState::Waiting,
-                    attempt: 0,
+                    attempt: before.map_or(0, |_| *attempt),
                     verdict: Verdict::Pending,
                     well_since: None,
                     late,
                     told_to_stop: false,
-                    ever_healthy: false,
+                    ever_healthy: before.is_some_and(|seen| seen.ever_healthy),
                     reason: None,
+                    role: instance.role,
+                    was_exposed: before.is_some_and(|seen| seen.was_exposed),
+                    sessions: None,
+                    drain: None,
+                    counts_for: before.map_or(BTreeSet::from([event.version]), |seen| seen.counts_for.clone()),
                 };
-                self.instances.insert(key_of(instance, event.version), seen);
+                self.instances.insert(key, seen);
             }
-            EventBody::TaskDone { instance, withdrawn: true, .. } => {
+            EventBody::TaskDone { instance, task, withdrawn: true, .. } if *task != TaskKind::Drain => {
                 if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
                     seen.late = Late::Never;
                 }
@@ -375,6 +401,9 @@ impl Model {
                                 service.is_orphan = true;
                             }
                         }
+                        if earlier != *attempt {
+                            self.forget_sessions(&key);
+                        }
                         if let Some(seen) = self.instances.get_mut(&key) {
                             if seen.attempt != *attempt {
                                 anew = Some(key.clone());
@@ -401,7 +430,12 @@ impl Model {
                 }
             }
             EventBody::AgentHealthy { instance, .. } => {
-                if let Some(seen) = self.instances.get_mut(&key_of(instance, event.version)) {
+                let key = key_of(instance, event.version);
+                let own = self.is_own(&key);
+                if let Some(seen) = self.instances.get_mut(&key) {
+                    if let Some(rollout) = self.rollout.as_mut().filter(|_| own && !seen.ever_healthy) {
+                        rollout.progress = rollout.progress.with_at_least(rollout.policy.progress_deadline_ms, at);
+                    }
                     seen.verdict = Verdict::Healthy;
                     seen.reason = None;
                     seen.ever_healthy = true;
@@ -422,10 +456,15 @@ impl Model {
                     if rollout.policy.progress_deadline_ms == 0 {
                         rollout.first_cause.get_or_insert(Cause::UnhealthyAgent);
                     }
-                    rollout.phase = match rollout.phase {
-                        Phase::Awaiting => Phase::Running,
-                        Phase::Paused { .. } => Phase::Paused { awaiting: false },
-                        other => other,
+                    let ms = rollout.policy.progress_deadline_ms;
+                    (rollout.phase, rollout.progress) = match rollout.phase {
+                        Phase::Awaiting if ms > 0 => (Phase::Running, Late::At(at + ms)),
+                        Phase::Awaiting => (Phase::Running, Late::Never),
+                        Phase::Paused { awaiting: true } if ms > 0 => {
+                            (Phase::Paused { awaiting: false }, Late::Left(ms))
+                        }
+                        Phase::Paused { .. } => (Phase::Paused { awaiting: false }, rollout.progress),
+                        other => (other, rollout.progress),
                     };
                 }
             }
@@ -443,8 +482,8 @@ impl Model {
                     rollout.phase = Phase::Paused { awaiting: rollout.phase == Phase::Awaiting };
                     let (target, job) = (rollout.target, rollout.job.clone());
                     for (key, seen) in &mut self.instances {
-                        if let (Late::At(late), true) = (seen.late, key.version == target && key.job_id == job) {
-                            seen.late = Late::Left(late.saturating_sub(at));
+                        if key.version == target && key.job_id == job {
+                            seen.late = seen.late.hold(at);
                         }
                     }
                 }
@@ -513,6 +552,10 @@ impl Model {
                 self.services.remove(instance);
             }
             EventBody::RollbackStarted { .. } | EventBody::TaskDone { .. } => {}
+        }
+        self.take_drains_in(event, command);
+        for seen in self.instances.values_mut() {
+            seen.was_exposed |= seen.role == Role::Primary;
         }
         self.tasks.retain(|key, _| after.instances.get(key).is_some());
         self.instances.retain(|key, _| after.instances.get(key).is_some());

@@ -1,6 +1,6 @@
 //! Operators: random commands, most of them valid.
 
-use redis_deploy::engine::command::{Operate, Rollback, RollbackTo};
+use redis_deploy::engine::command::{EndDrains, Operate, Rollback, RollbackTo};
 use redis_deploy::engine::deployment::Status;
 use redis_deploy::engine::policy::{CountOrPercent, PolicyPatch};
 use redis_deploy::engine::{Command, Record};
@@ -16,12 +16,13 @@ pub fn ask(
     record: Option<&Record>,
     wild: bool,
 ) -> Command {
+    let drains = if record.is_some_and(|r| r.instances.draining() > 0) { 8 } else { 1 };
     let weights = match record.and_then(|r| r.deployment.as_ref()).map(|d| d.status) {
-        None => [1, 0, 0, 0, 0, 0, 0, 0, 0],
-        Some(Status::Running) => [22, 12, 16, 22, 5, 8, 3, 4, 2],
-        Some(Status::AwaitingPromotion) => [15, 10, 50, 12, 4, 5, 2, 4, 2],
-        Some(Status::Paused) => [15, 8, 4, 4, 55, 6, 3, 4, 2],
-        Some(_) => [60, 14, 3, 2, 2, 2, 6, 8, 3],
+        None => [1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        Some(Status::Running) => [22, 12, 16, 22, 5, 8, 3, 4, 2, drains],
+        Some(Status::AwaitingPromotion) => [15, 10, 50, 12, 4, 5, 2, 4, 2, drains],
+        Some(Status::Paused) => [15, 8, 4, 4, 55, 6, 3, 4, 2, drains],
+        Some(_) => [60, 14, 3, 2, 2, 2, 6, 8, 3, drains],
     };
     match rng.weighted(&weights) {
         0 => deploy(rng, content, past, record, wild),
@@ -35,8 +36,22 @@ pub fn ask(
             let newest = record.map_or(1, |r| r.last_version);
             Command::Tag { version: rng.between(newest.saturating_sub(3).max(1), newest + 1), tag: tag(rng) }
         }
-        _ => Command::Untag { tag: tag(rng) },
+        8 => Command::Untag { tag: tag(rng) },
+        _ => end_drains(rng, record),
     }
+}
+
+/// Draws a DRAIN, mostly of a version that drains.
+fn end_drains(rng: &mut Rng, record: Option<&Record>) -> Command {
+    let drains: Vec<u64> =
+        record.iter().flat_map(|r| r.instances.iter()).filter(|i| i.drain.is_some()).map(|i| i.version).collect();
+    let newest = record.map_or(1, |r| r.last_version);
+    let version = match drains.is_empty() || rng.chance(20) {
+        true => rng.between(newest.saturating_sub(2).max(1), newest + 1),
+        false => *rng.pick(&drains),
+    };
+    let Operate { id, reason } = operate(rng, record);
+    Command::Drain(EndDrains { version, ms: *rng.pick(&[0, 0, 10, 200, 5_000, 60_000]), id, reason })
 }
 
 fn tag(rng: &mut Rng) -> Arc<str> {
@@ -106,6 +121,9 @@ fn rollback(rng: &mut Rng, record: Option<&Record>) -> Command {
     }
     if rng.chance(15) {
         policy.max_parallel = Some(CountOrPercent::Percent(100));
+    }
+    if rng.chance(5) {
+        policy.drain_ms = Some(*rng.pick(&[0, 300]));
     }
     let request = rng.chance(10).then(|| Arc::from(format!("r{}", rng.below(5))));
     let Operate { id, reason } = operate(rng, record);

@@ -1,6 +1,7 @@
 //! The rules, one function each. Those of [`EVENT_RULES`] are checked at every event, with the record before and
 //! after it; those of [`COMMAND_RULES`] after every command, on its record.
 
+use super::drains::{leads_to, LeadsTo};
 use super::model::{canaries, key_of, max_parallel, may_fail, Ended, Late, Model, Phase, Rollout, Seen, Told, Verdict};
 use redis_deploy::engine::command::{Command, Limits, ReportedState, RollbackTo};
 use redis_deploy::engine::deployment::{Cause, Mode, Status};
@@ -38,6 +39,8 @@ pub struct Failed {
     pub description: Arc<str>,
     /// The record when the failure had cleared up after itself.
     pub left: Record,
+    /// The instances of the model then.
+    pub left_seen: BTreeMap<InstanceKey, Seen>,
     /// Something else has happened since.
     pub over: bool,
 }
@@ -74,7 +77,7 @@ impl Outcome<'_> {
     }
 
     /// Answered from the model of REQUEST ids, before anything was looked at.
-    fn is_remembered(&self) -> bool {
+    pub fn is_remembered(&self) -> bool {
         let request = match self.command {
             Command::Deploy(deploy) => deploy.request.is_some(),
             Command::Rollback(rollback) => rollback.request.is_some(),
@@ -98,11 +101,13 @@ macro_rules! rules {
     ($($name:ident),+ $(,)?) => { &[$((stringify!($name), $name)),+] };
 }
 
+pub(super) use {must, rules};
+
 /// A rule of an event, by its name.
-type EventRule = (&'static str, fn(&Happening) -> Said);
+pub type EventRule = (&'static str, fn(&Happening) -> Said);
 
 /// A rule of a command, by its name.
-type CommandRule = (&'static str, fn(&Outcome) -> Said);
+pub type CommandRule = (&'static str, fn(&Outcome) -> Said);
 
 /// A rule of a refusal, by its name.
 type RefusalRule = (&'static str, fn(&Refusal) -> Said);
@@ -175,14 +180,14 @@ pub const COMMAND_RULES: &[CommandRule] = rules![
 pub const REFUSAL_RULES: &[RefusalRule] =
     rules![only_a_rollback_that_was_successful_is_done_already, only_a_running_instance_holds_its_service_instance,];
 
-fn new_deployment(event: &Event) -> Option<&NewDeployment> {
+pub fn new_deployment(event: &Event) -> Option<&NewDeployment> {
     match &event.body {
         EventBody::DeploymentStarted(b) | EventBody::DeploymentNoop(b) | EventBody::VersionRecorded(b) => Some(b),
         _ => None,
     }
 }
 
-fn rollout(model: &Model) -> Result<&Rollout, String> {
+pub fn rollout(model: &Model) -> Result<&Rollout, String> {
     model.rollout.as_ref().ok_or_else(|| "there is a deployment".to_string())
 }
 
@@ -223,17 +228,22 @@ fn at_most_one_deployment_is_active(h: &Happening) -> Said {
 }
 
 /// Computes what a version would change, independently of the engine (rule 2 "Changed agents", 4.1, 4.2, 4.5, 4.7).
-pub fn judge(model: &Model, record: &Record, target: &Told) -> (Mode, Vec<Arc<str>>) {
+pub fn judge(
+    model: &Model,
+    instances: &BTreeMap<InstanceKey, Seen>,
+    record: &Record,
+    target: &Told,
+) -> (Mode, Vec<Arc<str>>) {
     if target.version.job_type.is_batch() {
         return (Mode::VersionOnly, Vec::new());
     }
     let agents_with_nodes = target.agents_with_nodes();
-    let counts = |i: &&redis_deploy::engine::instance::Instance| {
-        let told = matches!(&i.task, Some(task) if task.kind == TaskKind::Stop);
-        !told && &*i.agent != BATCH_AGENT && matches!(i.role, Role::Primary | Role::Canary)
+    let drains = |i: &Instance| instances.get(&i.key()).is_some_and(|seen| seen.drain.is_some());
+    let counts = |i: &&Instance| {
+        let Some(seen) = instances.get(&i.key()) else { return false };
+        !seen.is_going() && &*i.agent != BATCH_AGENT && matches!(seen.role, Role::Primary | Role::Canary)
     };
-    let is_left_over =
-        |i: &redis_deploy::engine::instance::Instance| i.state == InstanceState::Waiting && i.task.is_none();
+    let is_left_over = |i: &Instance| i.state == InstanceState::Waiting && i.task.is_none() && !drains(i);
     let dead = |state: InstanceState| matches!(state, InstanceState::Failed | InstanceState::Stopped);
     let Some(source) =
         record.instances.iter().filter(counts).filter(|i| !dead(i.state) && !is_left_over(i)).max_by_key(|i| i.version)
@@ -253,6 +263,7 @@ pub fn judge(model: &Model, record: &Record, target: &Told) -> (Mode, Vec<Arc<st
         let Some(old) = model.versions.get(&now.version) else { return true };
         let node = target.node_of(agent);
         dead(now.state)
+            || drains(now)
             || now.health != Health::Healthy
             || now.job_id != source.job_id
             || mine().any(|i| i.created > now.created && matches!(&i.task, Some(t) if t.kind == TaskKind::Start))
@@ -272,7 +283,7 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
     let Some(b) = new_deployment(h.event) else { return Ok(()) };
     let manifest = Arc::new(serde_json::from_str(b.version.content.text()).unwrap_or_default());
     let told = Told { version: b.version.clone(), stable: false, manifest, promoted: None, ended: None };
-    let (mode, changed) = judge(h.model, h.before, &told);
+    let (mode, changed) = judge(h.model, &h.model.instances, h.before, &told);
     must!(b.mode == mode, "mode is {}, and {} is due", b.mode.name(), mode.name());
     must!(*b.changed == *changed, "changed agents are {:?}, and {changed:?} differ", b.changed);
     let n = canaries(&b.version.policy, changed.len());
@@ -294,8 +305,7 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
             b.version.job_id
         );
     }
-    let left_over =
-        |i: &redis_deploy::engine::instance::Instance| i.state == InstanceState::Waiting && i.task.is_none();
+    let left_over = |i: &Instance| i.state == InstanceState::Waiting && i.task.is_none() && i.drain.is_none();
     let taken =
         h.before.instances.iter().any(|i| i.job_id == b.version.job_id && i.state.is_running() && !left_over(i));
     must!(
@@ -344,47 +354,88 @@ fn a_revert_answers_one_failure_once(h: &Happening) -> Said {
     Ok(())
 }
 
-/// Rule 4.3: fewer than `max_parallel` replaced instances are without a healthy verdict, and none is unhealthy.
+/// Returns the agent that an event releases for the deployment: with the task of its new instance, or with the drain
+/// that comes before it (rule 10.1). One that has drained for its replacement was released before.
+fn released<'h>(h: &'h Happening) -> Option<&'h Arc<str>> {
+    let r = h.model.rollout.as_ref()?;
+    let held_back = |agent: &Arc<str>| h.model.held_back().any(|(key, _)| key.agent == *agent);
+    match &h.event.body {
+        EventBody::TaskIssued { instance, task: TaskKind::Start | TaskKind::Replace, .. } => {
+            let is_own = h.event.version == r.target && instance.job_id == r.job;
+            (is_own && !held_back(&instance.agent)).then_some(&instance.agent)
+        }
+        EventBody::TaskIssued { instance, drain: Some(drain), .. } => {
+            (leads_to(drain.outcome) == LeadsTo::Replace(r.target)).then_some(&instance.agent)
+        }
+        EventBody::AgentDraining { instance, outcome, .. } => {
+            let leads_there = leads_to(*outcome) == LeadsTo::Replace(r.target);
+            (leads_there && !held_back(&instance.agent)).then_some(&instance.agent)
+        }
+        _ => None,
+    }
+}
+
+/// Rules 4.3, 10.6: fewer than `max_parallel` released agents are without a healthy verdict, drains for a replacement
+/// counted, and none is unhealthy.
 fn no_more_than_max_parallel_without_a_verdict(h: &Happening) -> Said {
-    let EventBody::TaskIssued { task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else { return Ok(()) };
+    if released(h).is_none() {
+        return Ok(());
+    }
     let r = rollout(h.model)?;
     if r.mode != Mode::InPlace || (r.canaries > 0 && !r.promoted) {
         return Ok(());
     }
-    let without = h.model.own().filter(|(_, seen)| seen.verdict != Verdict::Healthy).count();
-    let unhealthy = h.model.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
+    let without = h.model.released() - h.model.counted().filter(|(_, s)| s.verdict == Verdict::Healthy).count();
+    let unhealthy = h.model.counted().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
     let most = max_parallel(&r.policy, r.changed.len());
     must!(unhealthy == 0, "{unhealthy} unhealthy, and another one goes");
     must!(without < most, "{without} without a verdict of {most} allowed, and another one goes");
     Ok(())
 }
 
-/// Rules 4.4, 4.5: in place, the first `canary` changed agents go, as canaries, and nothing else before the promotion;
-/// in blue-green all are candidates; everything else is primary.
+/// Rules 4.4, 4.5, 10.1: in place, the first `canary` changed agents go, as canaries, and nothing else before the
+/// promotion; in blue-green all are candidates; everything else is primary.
 fn canaries_go_first_and_alone(h: &Happening) -> Said {
+    let Some(r) = &h.model.rollout else { return Ok(()) };
+    let canary_phase = r.mode == Mode::InPlace && r.canaries > 0 && !r.promoted;
+    if let Some(agent) = released(h) {
+        let place = h.model.released();
+        must!(r.changed.get(place) == Some(agent), "{agent} goes at place {place} of {:?}", r.changed);
+        must!(!canary_phase || place < r.canaries, "{place} canaries are there of {}", r.canaries);
+    }
     let EventBody::TaskIssued { instance, task: TaskKind::Start | TaskKind::Replace, .. } = &h.event.body else {
         return Ok(());
     };
-    let r = rollout(h.model)?;
+    if starts_anew(h) {
+        return Ok(());
+    }
     must!(h.event.version == r.target && instance.job_id == r.job, "a task is for the target, in its job");
-    let place = h.model.own().count();
-    must!(r.changed.get(place) == Some(&instance.agent), "{} goes at place {place} of {:?}", instance.agent, r.changed);
     let role = match r.mode {
         Mode::BlueGreen => Role::Candidate,
-        Mode::InPlace if r.canaries > 0 && !r.promoted => Role::Canary,
+        Mode::InPlace if canary_phase => Role::Canary,
         _ => Role::Primary,
     };
     must!(instance.role == role, "{} goes as {}, not as {}", instance.agent, instance.role.name(), role.name());
-    must!(role != Role::Canary || place < r.canaries, "{place} canaries are there of {}", r.canaries);
     Ok(())
+}
+
+/// Returns true for the start of an instance that has drained (rule 10.8).
+fn starts_anew(h: &Happening) -> bool {
+    matches!(&h.event.body, EventBody::TaskIssued { instance, task: TaskKind::Start, .. }
+        if h.model.instances.get(&key_of(instance, h.event.version)).is_some_and(|seen| seen.drain.is_some()))
 }
 
 /// Rules 2, 4.3: what runs in a job is replaced there; only what does not is started, or what has its stop first.
 fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { instance, task, from_version, .. } = &h.event.body else { return Ok(()) };
-    let waits = |i: &redis_deploy::engine::instance::Instance| i.state == InstanceState::Waiting;
-    let mut beside =
-        h.before.instances.of_agent(&instance.agent).iter().filter(|i| i.job_id == instance.job_id && i.is_running());
+    let waits = |i: &Instance| i.state == InstanceState::Waiting;
+    let itself = key_of(instance, h.event.version);
+    let mut beside = h
+        .before
+        .instances
+        .of_agent(&instance.agent)
+        .iter()
+        .filter(|i| i.job_id == instance.job_id && i.is_running() && i.key() != itself);
     match task {
         TaskKind::Start => {
             let running = beside.find(|i| !waits(i) || i.task.is_some());
@@ -398,8 +449,13 @@ fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
         }
         TaskKind::Replace => {
             let mut replaced = beside.filter(|i| Some(i.version) == *from_version);
+            // One that drained for it may have stopped or failed meanwhile.
+            let drained = from_version.is_some_and(|from| {
+                let old = h.model.instances.get(&InstanceKey { version: from, ..itself.clone() });
+                old.is_some_and(|seen| seen.drain.is_some())
+            });
             must!(
-                replaced.next().is_some(),
+                drained || replaced.next().is_some(),
                 "{} replaces {from_version:?}, which does not run in {}",
                 instance.agent,
                 instance.job_id
@@ -417,15 +473,24 @@ fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
     Ok(())
 }
 
-/// Rule 4.13: no new tasks while paused; and none to start or replace unless a deployment runs.
+/// Rules 4.13, 10.9: no new tasks while paused, except for what has drained and is not replaced; and none to start or
+/// replace unless a deployment runs, except for what starts anew after its drain.
 fn tasks_are_given_only_while_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { task, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.model)?;
-    must!(!matches!(r.phase, Phase::Paused { .. }), "a task in a pause");
-    if matches!(task, TaskKind::Start | TaskKind::Replace) {
+    let has_drained = starts_anew(h) || (*task == TaskKind::Stop && follows_a_drain(h));
+    must!(has_drained || !matches!(r.phase, Phase::Paused { .. }), "a task in a pause");
+    if !has_drained && matches!(task, TaskKind::Start | TaskKind::Replace) {
         must!(r.phase == Phase::Running, "a {} task while {:?}", task.name(), r.phase);
     }
     Ok(())
+}
+
+/// Returns true for the task of an instance whose drain has ended.
+fn follows_a_drain(h: &Happening) -> bool {
+    let EventBody::TaskIssued { instance, .. } = &h.event.body else { return false };
+    let drain = h.model.instances.get(&key_of(instance, h.event.version)).and_then(|seen| seen.drain);
+    drain.is_some_and(|drain| !drain.is_open())
 }
 
 /// Rules 5, 8 "Tasks": a task ends with its `task_done`, also where it is withdrawn; no instance gets or takes along a
@@ -435,7 +500,11 @@ fn every_task_ends_with_an_event(h: &Happening) -> Said {
         let open = h.model.tasks.get(&key_of(instance, h.event.version));
         must!(open.is_none(), "{} has a {:?} task already", instance.agent, open);
         let state = h.model.instances.get(&key_of(instance, h.event.version)).map(|seen| seen.state);
-        must!(state != Some(InstanceState::Stopped), "{} has stopped, and gets a task", instance.agent);
+        must!(
+            state != Some(InstanceState::Stopped) || starts_anew(h),
+            "{} has stopped, and gets a task",
+            instance.agent
+        );
     }
     for (key, task) in &h.model.tasks {
         let done =
@@ -478,7 +547,12 @@ fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
         if own {
             must!(i.role == Role::Primary, "{} is {} after the promotion", i.agent, i.role.name());
         } else if r.mode == Mode::BlueGreen {
-            must!(i.role == Role::Retired, "old {} is {} after the promotion", i.agent, i.role.name());
+            let role = match h.model.instances.get(&i.key()) {
+                Some(seen) if seen.drain.is_some() => Role::Draining,
+                Some(seen) if !seen.told_to_stop && seen.role == Role::Canary => Role::Canary,
+                _ => Role::Retired,
+            };
+            must!(i.role == role, "old {} is {} after the promotion", i.agent, i.role.name());
         }
     }
     Ok(())
@@ -556,19 +630,25 @@ fn the_progress_deadline_never_moves_back(h: &Happening) -> Said {
 fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
     let Some(is) = &h.after.deployment else { return Ok(()) };
     let ms = is.policy.progress_deadline_ms;
-    let full = if ms == 0 { None } else { Some(h.event.at + ms) };
+    let full = if ms == 0 { None } else { Some(ms) };
+    // Drains may hold it (rule 10.6).
+    let left = |deadline: Deadline| match deadline {
+        Deadline::Running { at } => Some(at.saturating_sub(h.event.at)),
+        Deadline::Paused { left_ms } => Some(left_ms),
+        Deadline::Off => None,
+    };
     let first_health =
         |key: &InstanceKey| h.model.is_own(key) && h.model.instances.get(key).is_some_and(|seen| !seen.ever_healthy);
     match &h.event.body {
-        EventBody::DeploymentStarted(_) => must!(is.progress.at() == full, "{:?} at the start", is.progress),
+        EventBody::DeploymentStarted(_) => must!(left(is.progress) == full, "{:?} at the start", is.progress),
         EventBody::AgentHealthy { instance, .. } => {
             let runs = matches!(&h.model.rollout, Some(r) if r.phase == Phase::Running);
             if runs && first_health(&key_of(instance, h.event.version)) {
-                must!(is.progress.at() >= full, "{:?} after a first health", is.progress);
+                must!(left(is.progress) >= full, "{:?} after a first health", is.progress);
             } else if let Some(was) = &h.before.deployment {
                 let held = matches!(&h.model.rollout, Some(r) if matches!(r.phase, Phase::Paused { .. }));
                 must!(
-                    held || is.progress == was.progress,
+                    held || left(is.progress) == left(was.progress),
                     "{:?} becomes {:?} without progress",
                     was.progress,
                     is.progress
@@ -576,7 +656,7 @@ fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
             }
         }
         EventBody::DeploymentPromoted { .. } => {
-            must!(is.progress.at() >= full, "{:?} after the promotion", is.progress)
+            must!(left(is.progress) >= full, "{:?} after the promotion", is.progress)
         }
         EventBody::AwaitingPromotion { .. } => {
             must!(is.progress == Deadline::Off, "{:?} while awaiting", is.progress);
@@ -585,7 +665,7 @@ fn the_progress_deadline_starts_anew_with_progress(h: &Happening) -> Said {
         EventBody::AgentUnhealthy { .. } => {
             let reopened =
                 matches!(&h.model.rollout, Some(r) if r.phase == Phase::Awaiting) && is.status == Status::Running;
-            must!(!reopened || is.progress.at() == full, "{:?} after a canary was lost", is.progress);
+            must!(!reopened || left(is.progress) == full, "{:?} after a canary was lost", is.progress);
         }
         _ => {}
     }
@@ -597,21 +677,15 @@ fn a_pause_keeps_what_the_deadlines_had_left(h: &Happening) -> Said {
     let (Some(was), Some(is)) = (&h.before.deployment, &h.after.deployment) else { return Ok(()) };
     match &h.event.body {
         EventBody::DeploymentPaused { .. } => {
-            let left = was.progress.at().map(|at| at.saturating_sub(h.event.at));
-            let held = matches!(is.progress, Deadline::Paused { left_ms } if Some(left_ms) == left);
-            must!(
-                held || left.is_none() && is.progress == Deadline::Off,
-                "{:?} becomes {:?}",
-                was.progress,
-                is.progress
-            );
+            must!(is.progress == was.progress.pause(h.event.at), "{:?} becomes {:?}", was.progress, is.progress);
         }
         EventBody::DeploymentResumed { .. } => {
             let expected = match was.progress {
                 Deadline::Paused { left_ms } => Deadline::Running { at: h.event.at + left_ms },
                 other => other,
             };
-            must!(is.progress == expected, "{:?} becomes {:?}", was.progress, is.progress);
+            let held = is.progress == was.progress && h.model.held_back().next().is_some();
+            must!(held || is.progress == expected, "{:?} becomes {:?}", was.progress, is.progress);
         }
         _ => {}
     }
@@ -777,14 +851,20 @@ fn a_fallback_keeps_what_was_replaced_on_the_old_side(h: &Happening) -> Said {
     Ok(())
 }
 
-/// Rule 8 "Attempts": `unsafe` about anything but an unhealthy or pending in-place instance of an active deployment: 0.
+/// Rules 8 "Attempts", 10.8: `unsafe` about anything but an unhealthy or pending in-place instance of an active
+/// deployment, or one that drains to be replaced by it: 0.
 fn unsafe_counts_only_of_what_is_being_replaced(h: &Happening) -> Said {
     let EventBody::AgentState { instance, state: AgentReport::Unsafe, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.model)?;
     let key = key_of(instance, h.event.version);
     let verdict = h.model.instances.get(&key).map(|seen| seen.verdict);
     must!(r.mode == Mode::InPlace && !matches!(r.phase, Phase::Ended(_)), "nothing is being replaced");
-    must!(h.model.is_own(&key) && verdict != Some(Verdict::Healthy), "{} is {verdict:?}", instance.agent);
+    let drains_for_it = h.model.held_back().any(|(held, _)| *held == key);
+    must!(
+        drains_for_it || (h.model.is_own(&key) && verdict != Some(Verdict::Healthy)),
+        "{} is {verdict:?}",
+        instance.agent
+    );
     Ok(())
 }
 
@@ -845,12 +925,14 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// Rule 3 STOP: ends an active deployment, and gives every instance a `stop` task.
+/// Rules 3 STOP, 10.10: ends an active deployment, and gives every instance a `stop` task, or a drain that leads to one;
+/// with NOW no drain.
 fn stop_tells_everything_to_stop(o: &Outcome) -> Said {
-    if matches!(o.command, Command::Stop { .. }) {
+    if let Command::Stop { now, .. } = o.command {
         must!(!o.after.is_active(), "it is active after STOP");
-        let on = o.after.instances.iter().find(|i| !i.is_stopping());
-        must!(on.is_none(), "{:?} runs on after STOP", on.map(|i| &i.agent));
+        let stops = |seen: &Seen| seen.told_to_stop || (!now && seen.is_going());
+        let on = o.model.instances.iter().find(|(_, seen)| !stops(seen));
+        must!(on.is_none(), "{:?} runs on after STOP", on.map(|(key, _)| &key.agent));
     }
     Ok(())
 }
@@ -901,9 +983,9 @@ fn every_running_deployment_has_a_deadline(o: &Outcome) -> Said {
 /// Rules 4.3 to 4.5, 4.13: as soon as something may go on, it does.
 fn what_may_go_on_goes_on(o: &Outcome) -> Said {
     let r = rollout(o.model)?;
-    let placed = o.model.own().count();
-    let healthy = o.model.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
-    let unhealthy = o.model.own().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
+    let placed = o.model.released();
+    let healthy = o.model.counted().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
+    let unhealthy = o.model.counted().filter(|(_, seen)| seen.verdict == Verdict::Unhealthy).count();
     let all = r.changed.len();
     let canary_phase = r.mode == Mode::InPlace && r.canaries > 0 && !r.promoted;
     match r.phase {
@@ -1054,7 +1136,15 @@ fn reports_count_once(o: &Outcome) -> Said {
         matches!(&e.body, EventBody::AgentState { instance, state, removes_instance, .. }
             if instance.agent == report.agent && state.name() == report.state.name() && (*changed || !removes_instance))
     };
-    let said = o.events().filter(is_said).count();
+    // Rule 10.2: who takes a drain up, or ends it, changes something as well.
+    let is_drain = |e: &&Arc<Event>| match &e.body {
+        EventBody::TaskDone { instance, task: TaskKind::Drain, withdrawn: false, .. } => instance.agent == report.agent,
+        EventBody::AgentDrained { instance, forced: false, .. } => {
+            instance.agent == report.agent && matches!(report.state, ReportedState::Drained)
+        }
+        _ => false,
+    };
+    let said = o.events().filter(|e| is_said(e) || (*changed && is_drain(e))).count();
     must!((said > 0) == *changed, "the reply is {changed}, and {said} states were said");
     let (Some(version), Some(job)) = (report.version, &report.job) else { return Ok(()) };
     let key = InstanceKey { agent: report.agent.clone(), version, job_id: job.clone() };
@@ -1079,7 +1169,11 @@ fn reports_count_once(o: &Outcome) -> Said {
             return Ok(())
         }
     };
+    let restarts = i.state == InstanceState::Waiting && i.attempt > 0 && !i.is_stopping();
     let stale = match report.attempt {
+        // The next attempt of an instance that has drained (rule 10.8).
+        Some(given) if restarts => given != i.attempt,
+        None if restarts => state != InstanceState::Starting,
         Some(given) if state == InstanceState::Starting => given <= i.attempt,
         Some(given) => given < i.attempt,
         None => false,
@@ -1090,7 +1184,8 @@ fn reports_count_once(o: &Outcome) -> Said {
         && report.reason.is_some()
         && report.reason != seen.and_then(|seen| seen.reason.clone());
     let same = i.state == state && report.attempt.is_none_or(|given| given == i.attempt);
-    let known = same && !has_news;
+    let takes_up = report.sessions.is_some() && o.events().any(|e| is_drain(&e));
+    let known = same && !has_news && !takes_up;
     let told = i.is_stopping();
     if state != InstanceState::Stopped && &*i.agent != BATCH_AGENT {
         must!(!(known && *changed), "a known report counts");
@@ -1121,12 +1216,12 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     if told.version.policy.strategy == Strategy::Canary {
         told.version.policy.strategy = Strategy::Rolling;
     }
-    let (mode, changed) = judge(o.model, &failed.left, &told);
+    let (mode, changed) = judge(o.model, &failed.left_seen, &failed.left, &told);
     let agents_with_nodes = told.agents_with_nodes();
     let gone = failed.left.instances.iter().any(|i| {
-        !(i.is_stopping()
+        !(failed.left_seen.get(&i.key()).is_some_and(Seen::is_going)
             || agents_with_nodes.contains(&i.agent)
-            || (i.state == InstanceState::Waiting && i.task.is_none()))
+            || (i.state == InstanceState::Waiting && i.task.is_none() && i.drain.is_none()))
     });
     must!(mode == Mode::Noop && !gone, "a revert to {stable} would be {}, of {changed:?}", mode.name());
     Ok(())
@@ -1162,7 +1257,8 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     let agents_with_nodes: BTreeSet<Arc<str>> =
         o.model.versions.get(&r.target).map(|t| t.agents_with_nodes()).unwrap_or_default().into_iter().collect();
     let mut seen = BTreeSet::new();
-    for i in o.after.instances.iter().filter(|i| !i.is_stopping()) {
+    let goes = |i: &Instance| o.model.instances.get(&i.key()).is_some_and(Seen::is_going);
+    for i in o.after.instances.iter().filter(|i| !goes(i)) {
         must!(i.job_id == r.job, "{} of version {} runs on in job {}", i.agent, i.version, i.job_id);
         must!(agents_with_nodes.contains(&i.agent), "{} runs on without a place in version {}", i.agent, r.target);
         must!(seen.insert(i.agent.clone()), "{} runs twice", i.agent);

@@ -1,10 +1,12 @@
 //! The system under test: one key of the engine, a second record to which only batches are applied, and the rules that
 //! check both.
 
+use super::drains::situation;
 use super::model::Model;
-use super::rules::{invariants_hold, Failed, Happening, Outcome, Refusal, COMMAND_RULES, EVENT_RULES, REFUSAL_RULES};
+use super::rules::{invariants_hold, Failed, Happening, Outcome, Refusal};
+use super::{drain_rules, rules};
 use redis_deploy::codec;
-use redis_deploy::engine::event::EventBody;
+use redis_deploy::engine::event::{EventBody, SilentChange};
 use redis_deploy::engine::{
     apply, decide, decide_in_place, next_deadline, Change, ChangeSet, Command, Context, DecisionReply, Limits, Record,
     Rejection,
@@ -103,10 +105,21 @@ impl Sut {
                     limits: self.limits,
                     failed: &failed,
                 };
-                for (rule, holds) in EVENT_RULES {
+                for (rule, holds) in rules::EVENT_RULES.iter().chain(drain_rules::EVENT_RULES) {
                     holds(&happening)
                         .map_err(|words| Broken { rule, words: format!("{words} (at {})", event.body.name()) })?;
                 }
+                *self.events.entry(event.body.name()).or_default() += 1;
+                if let EventBody::DeploymentStarted(b) = &event.body {
+                    *self.events.entry(b.mode.name()).or_default() += 1;
+                }
+                if let EventBody::DeploymentFailed { cause, .. } = &event.body {
+                    *self.events.entry(cause.name()).or_default() += 1;
+                }
+                if let Some(name) = situation(&self.model, event, &input.command) {
+                    *self.events.entry(name).or_default() += 1;
+                }
+                self.model.take_in(event, &input.command, &after);
                 match &event.body {
                     EventBody::DeploymentFailed { cause, description, .. } => {
                         failed = self.model.rollout.as_ref().map(|r| Failed {
@@ -116,6 +129,7 @@ impl Sut {
                             newest_stable: self.model.newest_stable(),
                             description: description.clone(),
                             left: after.clone(),
+                            left_seen: self.model.instances.clone(),
                             over: false,
                         })
                     }
@@ -126,6 +140,7 @@ impl Sut {
                     | EventBody::ServiceDeregistered { .. } => {
                         if let Some(failed) = failed.as_mut().filter(|f| !f.over) {
                             failed.left = after.clone();
+                            failed.left_seen = self.model.instances.clone();
                         }
                     }
                     EventBody::RollbackStarted { cause: Some(_), .. } => failed = None,
@@ -135,16 +150,14 @@ impl Sut {
                         }
                     }
                 }
-                *self.events.entry(event.body.name()).or_default() += 1;
-                if let EventBody::DeploymentStarted(b) = &event.body {
-                    *self.events.entry(b.mode.name()).or_default() += 1;
-                }
-                if let EventBody::DeploymentFailed { cause, .. } = &event.body {
-                    *self.events.entry(cause.name()).or_default() += 1;
-                }
-                self.model.take_in(event, &after);
+            }
+            if let Change::Silent(SilentChange::SessionsReported { instance, sessions, .. }) = change {
+                self.model.take_sessions_in(instance, *sessions, input.at);
             }
             before = after;
+        }
+        if matches!(input.command, Command::Stop { .. }) {
+            self.model.should_run.clear();
         }
         // The second engine gets the change set whole, as a replica would.
         let second = self.second.get_or_insert_with(Record::empty);
@@ -164,7 +177,7 @@ impl Sut {
                 now: input.at,
                 failed: &failed,
             };
-            for (rule, holds) in COMMAND_RULES {
+            for (rule, holds) in rules::COMMAND_RULES.iter().chain(drain_rules::COMMAND_RULES) {
                 holds(&outcome).map_err(|words| Broken { rule, words })?;
             }
             if !decision.change_set.changes.is_empty() {
@@ -188,7 +201,7 @@ impl Sut {
             return Ok(());
         };
         let refusal = Refusal { before, command: &input.command, rejection };
-        for (rule, holds) in REFUSAL_RULES {
+        for (rule, holds) in rules::REFUSAL_RULES {
             holds(&refusal).map_err(|words| Broken { rule, words })?;
         }
         Ok(())

@@ -67,6 +67,7 @@ pub fn suts(seed: u64) -> Vec<Sut> {
         let limits = Limits {
             history_max: *rng.pick(&[50, 50, 4, 2, 1]),
             events_max: *rng.pick(&[100, 100, 5, 0]),
+            versions_alive_max: *rng.pick(&[8, 8, 2, 1]),
             ..Limits::default()
         };
         Sut::new(["api", "shop:eu", "x"][n as usize].to_string().replace(':', "-"), limits)
@@ -86,6 +87,23 @@ pub struct Lived {
 fn last_moment(record: &Record, instance: &Instance) -> Option<u64> {
     let min = record.version(instance.version)?.policy.min_healthy_ms;
     instance.deadline.at()?.checked_sub(min)
+}
+
+/// Rule 10.4: every drain ends, and what follows it is issued; only a pause holds those that lead to its replacements.
+fn every_drain_has_ended(record: &Record) -> Result<(), Broken> {
+    let is_paused = record.deployment.as_ref().is_some_and(|d| d.status == Status::Paused);
+    match record.instances.iter().find(|i| i.drain.is_some() && (i.is_leaving() || !is_paused)) {
+        None => Ok(()),
+        Some(i) => Err(Broken {
+            rule: "every_drain_ends",
+            words: format!("version {} of {} still drains: {:?}", i.version, i.agent, i.drain),
+        }),
+    }
+}
+
+/// Draws a number of sessions that nobody counted.
+fn lied_sessions(rng: &mut Rng) -> Option<u32> {
+    rng.chance(25).then(|| rng.between(0, 2) as u32)
 }
 
 /// Lives a whole world through, less the steps to skip.
@@ -156,7 +174,7 @@ impl World {
         let at = rng.below(self.suts.len());
         self.time_passes(rng, at)?;
         let operators = if self.eager { 60 } else { 9 };
-        match rng.weighted(&[operators, 30, 26, 34, 7, 3, 3, if self.wild { 12 } else { 0 }]) {
+        match rng.weighted(&[operators, 30, 26, 34, 7, 3, 3, 8, if self.wild { 12 } else { 0 }]) {
             0 => self.operator(rng, at),
             1 => self.coordinator(rng, at),
             2 => self.process(rng, at),
@@ -183,6 +201,13 @@ impl World {
             }
             6 => {
                 self.suts[at].sut.reload = true;
+                Ok(())
+            }
+            7 => {
+                let app = &mut self.suts[at];
+                if let Some(record) = app.sut.record.as_ref().filter(|_| app.content.has_sessions) {
+                    app.real.callers_turn(rng, record, self.now);
+                }
                 Ok(())
             }
             _ => self.lie(rng, at),
@@ -324,7 +349,7 @@ impl World {
         let app = &mut self.suts[at];
         if let Some(record) = &app.sut.record {
             for _ in 0..rng.between(1, 6) {
-                app.real.process_turn(rng, record);
+                app.real.process_turn(rng, record, self.now);
             }
         }
         Ok(())
@@ -353,7 +378,7 @@ impl World {
                 instance: rng.pick(&services).clone(),
                 status,
                 reason: coordinators::reason(rng),
-                sessions: None,
+                sessions: lied_sessions(rng),
             }),
             1 => {
                 let id: Arc<str> = Arc::from(format!("svc-{}", rng.below(4)));
@@ -372,7 +397,7 @@ impl World {
                     job: rng.chance(50).then(|| key.job_id.clone()),
                     attempt: rng.chance(40).then(|| rng.between(1, 4) as u32),
                     reason: coordinators::reason(rng),
-                    sessions: None,
+                    sessions: lied_sessions(rng),
                 })
             }
         };
@@ -408,7 +433,10 @@ impl World {
                     words: "it is still running".into(),
                 });
             }
-            if let Some(task) = record.instances.tasks().next() {
+            every_drain_has_ended(record)?;
+            // A pause holds drains that nobody takes up.
+            let is_held = |i: &&Instance| i.drain.as_ref().is_some_and(|drain| drain.deadline.at().is_none());
+            if let Some(task) = record.instances.tasks().find(|i| !is_held(i)) {
                 let words = format!("{:?} of {} is still to be done", task.task.as_ref().map(|t| t.kind), task.agent);
                 return Err(Broken { rule: "no_task_for_work_already_done", words });
             }

@@ -20,6 +20,8 @@ pub struct Content {
     pub policy: PolicyPatch,
     /// The policy is part of the manifest instead of the command's options.
     pub policy_in_manifest: bool,
+    /// Its agents hold sessions: most of its policies let them drain.
+    pub has_sessions: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -63,6 +65,7 @@ impl Content {
             hosts: if job_type == "system" { (1..=rng.between(1, 3)).collect() } else { Vec::new() },
             policy: PolicyPatch::default(),
             policy_in_manifest: false,
+            has_sessions: rng.chance(50),
         };
         content.another_policy(rng);
         content
@@ -93,6 +96,7 @@ impl Content {
         self.policy.health_check = rng.chance(25).then_some(HealthCheck::AgentStates);
         self.policy.auto_promote = rng.chance(40).then_some(true);
         self.policy.auto_revert = rng.chance(45).then_some(true);
+        self.policy.drain_ms = self.has_sessions.then(|| *rng.pick(&[0, 20, 100, 400, 400, 3_000, 3_000, 30_000]));
         self.policy_in_manifest = rng.chance(30);
         if self.policy_in_manifest
             && strategy == Some(Strategy::Canary)
