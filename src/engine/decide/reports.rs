@@ -44,7 +44,10 @@ pub(super) fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejecti
     let Some(attempt) = attempt(instance, report) else { return Ok(false) };
     let key = instance.key();
     let changed = report_state(draft, &key, attempt, report)?;
-    let taken_up = report.sessions.is_some_and(|sessions| sessions_reported(draft, &key, sessions));
+    // Not those of an attempt that is not the present one.
+    let is_current = draft.record.instances.get(&key).is_some_and(|instance| instance.attempt == attempt);
+    let sessions = report.sessions.filter(|_| is_current);
+    let taken_up = sessions.is_some_and(|sessions| sessions_reported(draft, &key, sessions));
     Ok(changed || taken_up)
 }
 
