@@ -33,6 +33,7 @@ pub const COMMAND_RULES: &[CommandRule] = rules![
     drains_alone_hold_the_progress_deadline,
     what_drains_is_part_of_no_health_summary,
     drain_reports_count_in_a_drain_alone,
+    a_number_of_sessions_is_that_of_the_present_attempt,
     sessions_alone_change_nothing_else,
     an_instance_counts_for_what_left_it_unchanged,
 ];
@@ -422,9 +423,29 @@ fn drain_reports_count_in_a_drain_alone(o: &Outcome) -> Said {
         ReportedState::Drained => drain.is_some(),
         _ => return Ok(()),
     };
-    // A report of a later attempt says something of its sessions, which takes the drain up as well.
-    let takes_up = report.sessions.is_some() && report.attempt > Some(seen.attempt);
-    must!(takes_up || *changed == expected, "{} {} counts: {changed}", key.agent, report.state.name());
+    must!(*changed == expected, "{} {} counts: {changed}", key.agent, report.state.name());
+    Ok(())
+}
+
+/// Rule 10.3: the last number that was said counts, at any time; of another attempt it does not.
+fn a_number_of_sessions_is_that_of_the_present_attempt(o: &Outcome) -> Said {
+    let (Command::Report(report), DecisionReply::Changed(_)) = (o.command, o.reply) else { return Ok(()) };
+    let (Some(version), Some(job), Some(said)) = (report.version, &report.job, report.sessions) else { return Ok(()) };
+    let key = InstanceKey { agent: report.agent.clone(), version, job_id: job.clone() };
+    let (Some(was), Some(is)) = (o.seen_before.get(&key), o.model.instances.get(&key)) else { return Ok(()) };
+    let keeps_attempt = was.attempt == is.attempt && is.state != InstanceState::Waiting;
+    let says_state = matches!(
+        report.state,
+        ReportedState::Ready | ReportedState::Unready | ReportedState::Draining | ReportedState::Drained
+    );
+    if !keeps_attempt || !says_state {
+        return Ok(());
+    }
+    let expected = match report.attempt {
+        Some(attempt) if attempt != is.attempt => was.sessions,
+        _ => Some(said),
+    };
+    must!(is.sessions == expected, "{} said {said} sessions, and holds {:?}", key.agent, is.sessions);
     Ok(())
 }
 

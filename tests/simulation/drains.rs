@@ -359,6 +359,11 @@ impl Model {
         }
     }
 
+    /// Returns true if drains hold the progress deadline.
+    pub fn progress_is_held(&self) -> bool {
+        self.rollout.as_ref().is_some_and(|r| r.phase == Phase::Running && matches!(r.progress, Late::Left(_)))
+    }
+
     /// A report of another attempt: nothing is known of its sessions.
     pub fn forget_sessions(&mut self, key: &InstanceKey) {
         if let Some(seen) = self.instances.get_mut(key) {
@@ -371,7 +376,7 @@ impl Model {
 }
 
 /// What happened to a drain, as the run counts it: each must occur in a thousand worlds.
-pub const SITUATIONS: [&str; 17] = [
+pub const SITUATIONS: [&str; 20] = [
     "drain for a replacement",
     "drain for a stop",
     "drain taken up",
@@ -389,6 +394,9 @@ pub const SITUATIONS: [&str; 17] = [
     "drain followed by a restart",
     "restart withdrawn",
     "unsafe in a drain",
+    "progress held by drains",
+    "sessions told",
+    "refused for what drains",
 ];
 
 /// Names what an event means for a drain.

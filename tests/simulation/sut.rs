@@ -80,6 +80,9 @@ impl Sut {
             Ok(decision) => decision,
             Err(rejection) => {
                 self.check_refusal(input, &rejection)?;
+                if let Rejection::VersionsAlive { .. } = rejection {
+                    self.count("refused for what drains");
+                }
                 return Ok(Err(rejection));
             }
         };
@@ -109,15 +112,15 @@ impl Sut {
                     holds(&happening)
                         .map_err(|words| Broken { rule, words: format!("{words} (at {})", event.body.name()) })?;
                 }
-                *self.events.entry(event.body.name()).or_default() += 1;
+                self.count(event.body.name());
                 if let EventBody::DeploymentStarted(b) = &event.body {
-                    *self.events.entry(b.mode.name()).or_default() += 1;
+                    self.count(b.mode.name());
                 }
                 if let EventBody::DeploymentFailed { cause, .. } = &event.body {
-                    *self.events.entry(cause.name()).or_default() += 1;
+                    self.count(cause.name());
                 }
                 if let Some(name) = situation(&self.model, event, &input.command) {
-                    *self.events.entry(name).or_default() += 1;
+                    self.count(name);
                 }
                 self.model.take_in(event, &input.command, &after);
                 match &event.body {
@@ -153,6 +156,7 @@ impl Sut {
             }
             if let Change::Silent(SilentChange::SessionsReported { instance, sessions, .. }) = change {
                 self.model.take_sessions_in(instance, *sessions, input.at);
+                self.count("sessions told");
             }
             before = after;
         }
@@ -189,8 +193,15 @@ impl Sut {
                 words: "a record without a deployment".to_string(),
             });
         }
+        if self.model.progress_is_held() {
+            self.count("progress held by drains");
+        }
         self.record = Some(decision.record);
         Ok(Ok(decision.reply))
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.events.entry(name).or_default() += 1;
     }
 }
 
