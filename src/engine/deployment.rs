@@ -163,7 +163,7 @@ impl Deployment {
         matches!(self.mode, Mode::BlueGreen | Mode::SwitchBack)
     }
 
-    /// Returns the phase that replies show (rule 13.4).
+    /// Returns the phase that replies show (rule 12.1).
     pub fn phase(&self) -> Option<&'static str> {
         self.is_baking.then_some("baking")
     }

@@ -145,7 +145,7 @@ pub static COMMANDS: &[Command] = &[
         summary: "Makes the target version of a deployment primary.",
         complexity: CHANGE,
         tips: "",
-        syntax: "key [ID id] [REASON text]",
+        syntax: "key [FULL] [ID id] [REASON text]",
     },
     Command {
         name: c"DEPLOY.ROLLBACK",
