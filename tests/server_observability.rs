@@ -27,6 +27,7 @@ const FIELDS: [&str; 31] = [
     "deploy_events_published",
     "deploy_tasks_outstanding",
     "deploy_instances_draining",
+    "deploy_instances_standby",
     "deploy_records_unreadable",
     "deploy_records_encoded",
     "deploy_refused_err",

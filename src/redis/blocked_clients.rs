@@ -298,9 +298,11 @@ pub fn wait_reply(record: &Record, key: &Arc<str>, id: &str, until: Until) -> Re
     }
 }
 
-/// Returns true where no instance drains, or is still to be stopped (rule 10.12).
+/// Returns true where no instance drains, stands by, or is still to be stopped (rule 10.12).
 fn is_drained(record: &Record) -> bool {
-    record.instances.draining() == 0 && !record.instances.tasks().any(Instance::is_stopping)
+    record.instances.draining() == 0
+        && record.instances.standby() == 0
+        && !record.instances.tasks().any(Instance::is_stopping)
 }
 
 /// Blocks the caller until the condition is met, for at most `timeout_ms` (0: without a timeout). A caller that cannot

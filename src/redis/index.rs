@@ -32,13 +32,15 @@ pub struct StatusCounts {
     pub tasks: u64,
     /// Instances that drain.
     pub draining: u64,
+    /// Instances on standby.
+    pub standby: u64,
     /// Records that are kept as bytes, because they cannot be read.
     pub unreadable: u64,
 }
 
 impl StatusCounts {
     const NONE: StatusCounts =
-        StatusCounts { by_status: [0; Status::ALL.len()], timers: 0, tasks: 0, draining: 0, unreadable: 0 };
+        StatusCounts { by_status: [0; Status::ALL.len()], timers: 0, tasks: 0, draining: 0, standby: 0, unreadable: 0 };
 
     fn add(&mut self, entry: &IndexEntry) {
         if let Some(count) = self.count_of(entry) {
@@ -46,6 +48,7 @@ impl StatusCounts {
         }
         self.tasks = self.tasks.saturating_add(u64::from(entry.tasks));
         self.draining = self.draining.saturating_add(u64::from(entry.draining));
+        self.standby = self.standby.saturating_add(u64::from(entry.standby));
         self.unreadable = self.unreadable.saturating_add(u64::from(entry.is_unreadable));
     }
 
@@ -55,6 +58,7 @@ impl StatusCounts {
         }
         self.tasks = self.tasks.saturating_sub(u64::from(entry.tasks));
         self.draining = self.draining.saturating_sub(u64::from(entry.draining));
+        self.standby = self.standby.saturating_sub(u64::from(entry.standby));
         self.unreadable = self.unreadable.saturating_sub(u64::from(entry.is_unreadable));
     }
 
@@ -487,8 +491,9 @@ mod tests {
         index.set(0, "b", entry(None, Status::Successful, 0));
         index.set(1, "a", entry(Some(20), Status::Running, 1));
         assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (2, 2, 3));
-        index.set(0, "b", IndexEntry { draining: 3, ..entry(None, Status::Successful, 0) });
+        index.set(0, "b", IndexEntry { draining: 3, standby: 2, ..entry(None, Status::Successful, 0) });
         assert_eq!((index.counts.draining, index.dbs[&0].counts.draining), (3, 3));
+        assert_eq!((index.counts.standby, index.dbs[&0].counts.standby), (2, 2));
         assert_eq!(due_times(&mut index), [(20, 1, "a".to_string()), (50, 0, "a".to_string())]);
 
         index.set(1, "a", entry(None, Status::Failed, 0));
@@ -498,7 +503,7 @@ mod tests {
         index.remove(0, "a");
         index.remove(0, "b");
         assert_eq!((running(&index), index.counts.timers, index.counts.tasks), (0, 0, 0));
-        assert_eq!(index.counts.draining, 0);
+        assert_eq!((index.counts.draining, index.counts.standby), (0, 0));
     }
 
     #[test]

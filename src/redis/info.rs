@@ -30,6 +30,7 @@ const FIELDS: &[(&str, Source)] = &[
     ("events_published", Source::Number(|_| stats::events_published())),
     ("tasks_outstanding", Source::Number(|s| s.counts.tasks)),
     ("instances_draining", Source::Number(|s| s.counts.draining)),
+    ("instances_standby", Source::Number(|s| s.counts.standby)),
     ("records_unreadable", Source::Number(|s| s.counts.unreadable)),
     ("records_encoded", Source::Number(|_| stored::encoded_records())),
     ("refused_{code}", Source::ByCode),

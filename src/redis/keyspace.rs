@@ -102,7 +102,7 @@ pub fn recheck_loaded(ctx: Ctx) {
 
 /// Logs the counts of a load.
 pub fn log_loaded(ctx: Ctx) {
-    let StatusCounts { by_status, timers, tasks, draining: _, unreadable } = index::counts();
+    let StatusCounts { by_status, timers, tasks, draining: _, standby: _, unreadable } = index::counts();
     let all: u64 = by_status.iter().sum();
     if all > 0 {
         ctx.log(

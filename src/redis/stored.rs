@@ -104,6 +104,8 @@ pub struct IndexEntry {
     pub tasks: u32,
     /// The number of instances that drain.
     pub draining: u32,
+    /// The number of instances on standby.
+    pub standby: u32,
     /// The order of deployments of one status in the page of a database: the time since which it runs or waits, or at
     /// which it failed. 0 for one that the page does not name.
     pub since: UnixMs,
@@ -118,6 +120,7 @@ impl IndexEntry {
                 status: record.deployment.as_ref().map(|d| d.status),
                 tasks: count(record.instances.open_tasks()),
                 draining: count(record.instances.draining()),
+                standby: count(record.instances.standby()),
                 since: record.deployment.as_deref().map_or(0, |d| since(d, record.updated_at)),
             },
             Stored::Encoded(encoded) => encoded.entry,
@@ -139,6 +142,7 @@ impl IndexEntry {
             status: Some(summary.status),
             tasks: count(summary.tasks),
             draining: count(summary.draining),
+            standby: count(summary.standby),
             since,
         }
     }

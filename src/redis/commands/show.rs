@@ -69,6 +69,7 @@ fn database(ctx: Ctx, now: u64) -> view::DatabasePage {
         by_status: Status::ALL.into_iter().zip(counts.by_status).collect(),
         tasks: counts.tasks,
         draining: counts.draining,
+        standby: counts.standby,
         unreadable: counts.unreadable,
         waiting,
         running,

@@ -337,6 +337,7 @@ fn beside(main: &Instance, other: &Instance) -> String {
     let role = if other.role == Role::Canary && main.role != Role::Canary { " canary" } else { "" };
     let state = match other.role {
         _ if other.is_stopping() => "to stop",
+        Role::Standby if other.health == Health::Healthy => "on standby",
         Role::Draining => "drained",
         _ => other.state.name(),
     };

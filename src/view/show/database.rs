@@ -52,6 +52,7 @@ pub struct DatabasePage {
     pub by_status: Vec<(Status, u64)>,
     pub tasks: u64,
     pub draining: u64,
+    pub standby: u64,
     pub unreadable: u64,
     pub waiting: Vec<Waiting>,
     pub running: Vec<Running>,
@@ -132,12 +133,18 @@ pub fn show_database(of: &DatabasePage, now_ms: UnixMs, columns: usize) -> Vec<S
     title(&mut page, &format!("database {}", of.db), now_ms);
     let counts: Vec<String> = of.by_status.iter().map(|(status, n)| format!("{n} {}", status.name())).collect();
     page.list("deployments", &counts, ", ");
-    let draining = match of.draining {
-        0 => String::new(),
-        1 => ", 1 instance drains".to_string(),
-        n => format!(", {n} instances drain"),
-    };
-    page.entry("tasks", &format!("{} open{draining}", of.tasks), 1);
+    let mut open = vec![format!("{} open", of.tasks)];
+    for (number, [one, many]) in [
+        (of.draining, ["instance drains", "instances drain"]),
+        (of.standby, ["instance stands by", "instances stand by"]),
+    ] {
+        match number {
+            0 => {}
+            1 => open.push(format!("1 {one}")),
+            n => open.push(format!("{n} {many}")),
+        }
+    }
+    page.entry("tasks", &open.join(", "), 1);
     if of.unreadable > 0 {
         page.entry("unreadable", &format!("{} cannot be read here, see the log", of.unreadable), 1);
     }

@@ -28,7 +28,8 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, now: UnixM
 fn status(record: &Record, d: &Deployment) -> String {
     let name = d.status.name().to_ascii_uppercase();
     let cause = own_cause(d).map(|cause| format!(" ({})", cause.name())).unwrap_or_default();
-    format!("{name}{cause}: {}", escape_text(&short_description(record, d), REASON))
+    let phase = d.phase().map(|phase| format!(", {phase}")).unwrap_or_default();
+    format!("{name}{phase}{cause}: {}", escape_text(&short_description(record, d), REASON))
 }
 
 /// Returns the cause of the deployment's own end. Until it fails or is cancelled, its cause is that of the failure which

@@ -20,7 +20,10 @@ pub(super) fn write(page: &mut Page, record: &Record, d: &Deployment, table: &Ag
 
 pub(super) fn next(record: &Record, d: &Deployment, table: &AgentTable, now: UnixMs) -> String {
     match d.status {
-        Status::Running => waits_for(record, table, now),
+        Status::Running => match d.bake.at() {
+            Some(at) => format!("the bake ends {}", until(at, now)),
+            None => waits_for(record, table, now),
+        },
         Status::AwaitingPromotion => "PROMOTE by a person".to_string(),
         Status::Paused => match (&d.deferred_failure, &d.unsafe_report) {
             (Some(deferred), _) => format!("RESUME, which fails it: {}", escape_text(&deferred.words, REASON)),
@@ -135,6 +138,10 @@ fn then(record: &Record, d: &Deployment) -> String {
             format!("{} become primary at once, {} to stop", count(own.placed, "candidate"), count(old(), "instance"))
         }
         (Status::AwaitingPromotion, _) => format!("{} primary, {follow}", canaries_are(d.canaries as usize)),
+        (Status::Running, _) if d.is_baking && d.bake == Deadline::Off => "the bake begins anew".to_string(),
+        (Status::Running, _) if d.is_baking && record.instances.standby() > 0 => {
+            format!("successful, {} on standby to stop", count(record.instances.standby(), "instance"))
+        }
         (Status::Running, Mode::BlueGreen) if d.promoted => "successful".to_string(),
         (Status::Running, Mode::BlueGreen) if d.canaries > 0 && !d.policy.auto_promote => {
             "PROMOTE by a person, once all candidates are healthy".to_string()
@@ -187,6 +194,7 @@ fn deadline(d: &Deployment, now: UnixMs) -> String {
         (Status::Running, Deadline::Running { at }) => {
             format!("fails at {} without progress, {}", time_of_day(at, now), until(at, now))
         }
+        (Status::Running, _) if d.bake.at().is_some() => "none runs while it bakes".to_string(),
         (Status::Running, _) if d.policy.progress_deadline_ms == 0 => {
             "fails with the first unhealthy agent".to_string()
         }

@@ -98,7 +98,7 @@ pub fn assert_index_matches(client: &mut Client, databases: &[u32]) {
 
 fn compare(client: &mut Client, databases: &[u32]) -> Result<(), String> {
     let mut of_status: BTreeMap<String, u64> = BTreeMap::new();
-    let (mut timers, mut tasks, mut draining) = (0, 0, 0);
+    let (mut timers, mut tasks, mut draining, mut standby) = (0, 0, 0, 0);
     let mut outcome = Ok(());
     for db in databases {
         client.call(&["SELECT", &db.to_string()]);
@@ -116,7 +116,9 @@ fn compare(client: &mut Client, databases: &[u32]) -> Result<(), String> {
             *of_status.entry(status).or_default() += 1;
             timers += u64::from(!record["deadlines"]["next_at"].is_null());
             tasks += client.tasks(&key).len() as u64;
-            draining += array(&record["instances"]).iter().filter(|i| i["role"] == "draining").count() as u64;
+            let of_role = |role| array(&record["instances"]).iter().filter(|i| i["role"] == role).count() as u64;
+            draining += of_role("draining");
+            standby += of_role("standby");
         }
     }
     client.call(&["SELECT", "0"]);
@@ -126,9 +128,12 @@ fn compare(client: &mut Client, databases: &[u32]) -> Result<(), String> {
             outcome = Err(format!("INFO counts {told} as {status}, there are {is:?}"));
         }
     }
-    for (name, is) in
-        [("deploy_timers_armed", timers), ("deploy_tasks_outstanding", tasks), ("deploy_instances_draining", draining)]
-    {
+    for (name, is) in [
+        ("deploy_timers_armed", timers),
+        ("deploy_tasks_outstanding", tasks),
+        ("deploy_instances_draining", draining),
+        ("deploy_instances_standby", standby),
+    ] {
         let told = client.info("deploy", name);
         if told != is.to_string() {
             outcome = Err(format!("INFO says {name}:{told}, there are {is}"));

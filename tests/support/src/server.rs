@@ -323,7 +323,9 @@ impl Server {
         }
         assert_eq!(ours.call(&["DEBUG", "DIGEST"]), theirs.call(&["DEBUG", "DIGEST"]), "of everything");
         let statuses = ["deployments_running", "deployments_paused", "deployments_successful"];
-        for counted in [&statuses[..], &["timers_armed", "tasks_outstanding", "instances_draining"]].concat() {
+        for counted in
+            [&statuses[..], &["timers_armed", "tasks_outstanding", "instances_draining", "instances_standby"]].concat()
+        {
             let field = format!("deploy_{counted}");
             assert_eq!(ours.info("deploy", &field), theirs.info("deploy", &field), "{field}");
         }
