@@ -11,7 +11,7 @@ use test_support::prelude::*;
 const KEY: &str = "agent-api";
 
 /// Rule 8 "INFO", in its order.
-const FIELDS: [&str; 31] = [
+const FIELDS: [&str; 32] = [
     "deploy_deployments_running",
     "deploy_deployments_awaiting_promotion",
     "deploy_deployments_paused",

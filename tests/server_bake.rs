@@ -1,0 +1,144 @@
+//! Bake, standby, switch-back and the places of sessions on a server (rules 11 and 12): a bake ends by the server's timer,
+//! and neither a restart nor a failover shortens or extends it; going back is one command, and starts nothing.
+
+use serde_json::Value as Json;
+use test_support::prelude::*;
+
+const KEY: &str = "agent-api";
+const BAKES: [&str; 6] = ["STRATEGY", "blue-green", "MIN_HEALTHY_MS", "0", "BAKE_MS", "600000"];
+
+/// Version 1 runs with a service for each agent; version 2 has taken over, and bakes.
+fn begin_bake(client: &mut Client, policy: &[&str]) {
+    client.deploy(KEY, &manifest(&AGENTS, "small"), &["MIN_HEALTHY_MS", "0"]);
+    client.carry_out_until(KEY, "successful");
+    register(client, "1");
+    client.deploy(KEY, &manifest(&AGENTS, "large"), policy);
+    client.carry_out_tasks(KEY);
+    register(client, "2");
+    wait_until("the bake to begin", || client.status(KEY)["phase"] == "baking");
+}
+
+fn register(client: &mut Client, version: &str) {
+    for agent in AGENTS {
+        let id = format!("web-{agent}-v{version}");
+        let address = ["INSTANCE", &id, "ADDRESS", "10.0.0.1", "PORT", "80", "VERSION", version];
+        client.call(&[&["DEPLOY.REGISTER", KEY, agent, "web"][..], &address].concat());
+    }
+}
+
+fn roles(client: &mut Client, version: u64) -> Vec<String> {
+    let record = client.status(KEY);
+    let of_version = array(&record["instances"]).iter().filter(|instance| instance["version"] == version);
+    of_version.map(|instance| string(&instance["role"]).to_string()).collect()
+}
+
+/// Where sessions go now, and those that began at version 1.
+fn places(client: &mut Client) -> Vec<Json> {
+    let mut all = Vec::new();
+    for n in 0..20 {
+        let session = format!("session-{n}");
+        all.push(client.json(&["DEPLOY.RESOLVE", KEY, "SESSION", &session, "JSON"]));
+        all.push(client.json(&["DEPLOY.RESOLVE", KEY, "SESSION", &session, "VERSION", "1", "JSON"]));
+    }
+    all
+}
+
+#[test]
+fn bake_survives_reloads_restarts_and_failovers_and_ends_by_the_timer() {
+    on_each_server(|kind| {
+        let (mut primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
+        replica.replicate_from(&primary);
+        let mut client = primary.client();
+        begin_bake(&mut client, &BAKES);
+        let record = client.status(KEY);
+        assert_eq!((&record["current_version"], &record["stable_version"]), (&2.into(), &1.into()));
+        assert_eq!(roles(&mut client, 1), ["standby"; 3]);
+        assert_eq!(client.info("deploy", "deploy_instances_standby"), "3");
+        let before = (record["deadlines"].clone(), places(&mut client));
+        assert!(!before.0["bake_at"].is_null(), "{record}");
+        client.call(&["DEBUG", "RELOAD"]);
+        assert_eq!((client.status(KEY)["deadlines"].clone(), places(&mut client)), before);
+        primary.restart(End::Save);
+        let mut client = primary.client();
+        assert_eq!((client.status(KEY)["deadlines"].clone(), places(&mut client)), before);
+        replica.assert_equal_to(&primary);
+        let mut on_replica = replica.client();
+        assert_eq!((on_replica.status(KEY)["deadlines"].clone(), places(&mut on_replica)), before);
+        primary.kill();
+        on_replica.call(&["REPLICAOF", "NO", "ONE"]);
+        assert_eq!(on_replica.status(KEY)["deadlines"], before.0);
+
+        // Another one, which ends soon.
+        on_replica.call(&["DEPLOY.ROLLBACK", KEY]);
+        on_replica.carry_out_tasks(KEY);
+        on_replica.deploy(KEY, &manifest(&AGENTS, "huge"), &[&BAKES[..4], &["BAKE_MS", "300"]].concat());
+        on_replica.carry_out_tasks(KEY);
+        let record = on_replica.wait_for_status(KEY, "successful");
+        assert_eq!(record["stable_version"], record["target_version"]);
+        let log = on_replica.log_without_repetition(KEY);
+        let of = |kind: &str| log.iter().rfind(|event| event["type"] == kind).map(|event| number(&event["at"]));
+        let (began, ended) = (of("bake_started").expect("a bake"), of("deployment_successful").expect("its end"));
+        assert!(ended >= began + 300, "{began} to {ended}");
+    });
+}
+
+#[test]
+fn rollback_during_a_bake_switches_back_without_a_start() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        begin_bake(&mut client, &BAKES);
+        let receipt = Fields::of(&client.call(&["DEPLOY.ROLLBACK", KEY, "REASON", "slow"]));
+        assert_eq!((receipt.text("mode"), receipt.text("status")), ("switch_back".into(), "successful".into()));
+        assert_eq!(receipt.text("job_id"), "dep_agent-api_1");
+        assert_eq!(
+            (roles(&mut client, 1), roles(&mut client, 2)),
+            (vec!["primary".into(); 3], vec!["retired".into(); 3])
+        );
+        assert!(client.tasks(KEY).iter().all(|task| task["task"] == "stop" && task["version"] == 2));
+        let resolved = client.json(&["DEPLOY.RESOLVE", KEY, "JSON"]);
+        assert!(array(&resolved).len() == 3 && array(&resolved).iter().all(|entry| entry["deployment_version"] == 1));
+        assert_eq!(client.status(KEY)["instances"][0]["until_version"], 3);
+    });
+}
+
+#[test]
+fn failure_in_a_bake_reverts_in_the_same_step() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        begin_bake(&mut client, &[&BAKES[..], &["AUTO_REVERT", "true"]].concat());
+        client.call(&["DEPLOY.REPORT", KEY, AGENTS[0], "failed", "VERSION", "2", "REASON", "out of memory"]);
+        let record = client.status(KEY);
+        assert_eq!((&record["mode"], &record["status"]), (&"switch_back".into(), &"successful".into()));
+        assert_eq!((&record["current_version"], &record["stable_version"]), (&3.into(), &3.into()));
+        assert_eq!(roles(&mut client, 1), ["primary"; 3]);
+    });
+}
+
+#[test]
+fn resolve_refuses_what_makes_no_sense() {
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        begin_bake(&mut client, &BAKES);
+        let mut refused = |words: &[&str]| client.refused(&[&["DEPLOY.RESOLVE", KEY][..], words].concat());
+        for words in [
+            &["SESSION", ""][..],
+            &["SESSION", &"x".repeat(257)],
+            &["SESSION", "a", "ROLE", "any"],
+            &["ROLE", "any", "VERSION", "1"],
+            &["VERSION", "0"],
+            &["ROLE", "retired"],
+        ] {
+            let error = refused(words);
+            assert!(error.starts_with("ERR") || error.starts_with("LIMIT"), "{words:?}: {error}");
+        }
+        assert!(refused(&["VERSION", "3"]).starts_with("NOTFOUND"));
+        assert!(refused(&["SESSION", "a", "VERSION", "3", "JSON"]).starts_with("NOTFOUND"));
+        let standbys = client.json(&["DEPLOY.RESOLVE", KEY, "ROLE", "standby", "JSON"]);
+        assert_eq!(array(&standbys).len(), 3);
+        let of_one = client.json(&["DEPLOY.RESOLVE", KEY, "VERSION", "1", "SERVICE", "web", "JSON"]);
+        assert_eq!(array(&of_one).len(), 3);
+    });
+}
