@@ -458,10 +458,14 @@ fn sessions_alone_change_nothing_else(o: &Outcome) -> Said {
         _ => None,
     };
     let is_due = next_deadline(before).is_some_and(|at| at <= o.now);
+    let is_event = |change: &Change| matches!(change, Change::Event(_));
+    must!(
+        sessions.is_none() || !*changed || o.change_set.changes.iter().any(is_event),
+        "a number of sessions alone is said to change something"
+    );
     if sessions.is_none() || *changed || is_due {
         return Ok(());
     }
-    let is_event = |change: &Change| matches!(change, Change::Event(_));
     // Without `min_healthy_ms` an instance without a session has drained at once.
     let idle_at_once = o.after.instances.draining() < before.instances.draining()
         || o.change_set.changes.iter().any(
