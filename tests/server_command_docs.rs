@@ -266,6 +266,7 @@ fn sample(command: &str, keyword: &str, name: &str, n: usize) -> String {
         (_, "ADDRESS", _) => "10.0.0.9",
         (_, "PORT", _) => "80",
         (_, "SERVICE", _) | (_, _, "service") => "http",
+        (_, "SESSION", _) => "call-1",
         (_, "TTL", _) => "60000",
         (_, "VERSION" | "ATTEMPT" | "AFTER" | "COUNT" | "BLOCK" | "TIMEOUT" | "SESSIONS" | "MS", _) | (_, "", "n") => {
             "1"
@@ -387,7 +388,7 @@ fn accepted_options_are_documented() {
         for (name, ..) in COMMANDS.iter().filter(|(name, ..)| !INTERNAL.contains(name) && *name != "deploy.help") {
             let sample = |keyword: &str, value: &str, n: usize| sample(name, keyword, value, n);
             let mut first = [vec![name.to_string()], positional(&all[name], &sample)].concat();
-            if all[name].iter().any(|argument| argument.is("optional") && argument.name == "now") {
+            if all[name].iter().any(|argument| argument.is("optional") && ["now", "full"].contains(&&*argument.name)) {
                 // A word that needs no value is enough to change something: refused by another option, it is taken as well.
                 first.extend(["ID", "of-none"].map(str::to_string));
             }
@@ -469,7 +470,7 @@ fn redis_cli_shows_syntax_hints() {
         );
         session.expect_hint(
             "DEPLOY.RESOLVE ",
-            "key [SERVICE name] [TAG tag] [ROLE primary|canary|candidate|draining|any] [ALL] [JSON]",
+            "key [SESSION id] [VERSION n] [SERVICE name] [TAG tag] [ROLE primary|canary|candidate|draining|standby|any] [ALL] [JSON]",
         );
         session.expect_hint("DEPLOY.SHOW ", "[key] [WIDTH n]");
         session.expect_hint("DEPLOY.DRAIN ", "key VERSION n MS ms|NOW [ID id] [REASON text]");

@@ -261,6 +261,6 @@ fn callers_find_draining_instances_by_their_role() {
         assert_eq!(found(&mut client, &["ROLE", "any"]), ["old-agent-2", "old-agent-3"]);
         assert_eq!(array(&client.status(KEY)["services"]).len(), 3, "STATUS lists them all");
         let refused = client.refused(&["DEPLOY.RESOLVE", KEY, "ROLE", "retired"]);
-        assert!(refused.contains("primary, canary, candidate, draining, any"), "{refused}");
+        assert!(refused.contains("primary, canary, candidate, draining, standby, any"), "{refused}");
     });
 }

@@ -252,7 +252,7 @@ pub static COMMANDS: &[Command] = &[
         flags: c"readonly blocking",
         access: KeyAccess::Read,
         arity: -2,
-        summary: "Blocks until a deployment has ended, has one of the statuses or outcomes named, or has drained.",
+        summary: "Blocks until a deployment has ended, has one of the statuses or outcomes given, or drained.",
         complexity: SIZE,
         tips: "",
         syntax: "key [ID id] [UNTIL n status...] [TIMEOUT ms]",
