@@ -115,10 +115,11 @@ fn a_drain_leads_where_its_deployment_leads(h: &Happening) -> Said {
         ),
         LeadsTo::Stop => {
             let stopped = matches!(h.command, Command::Stop { .. });
-            let old_side = r.mode == Mode::BlueGreen && r.promoted && !h.model.is_own(&key);
+            let old_side = r.has_second_job() && r.promoted && !h.model.is_own(&key);
+            let stood_by = h.model.instances.get(&key).is_some_and(|seen| seen.role == Role::Standby);
             let elsewhere = key.job_id != r.job;
             must!(
-                stopped || old_side || elsewhere || is_gone(h.model, r, &key),
+                stopped || old_side || stood_by || elsewhere || is_gone(h.model, r, &key),
                 "{} drains for a stop that nothing asks for",
                 key.agent
             );
@@ -174,7 +175,7 @@ fn a_drain_ends_for_a_reason(h: &Happening) -> Said {
 }
 
 /// Rule 10.8: a drain is withdrawn only before it is taken up, and only where its deployment has ended or replaces
-/// nothing any more.
+/// nothing any more; or where a rollback adopts its instance (rule 12.5).
 fn a_drain_that_was_taken_up_is_not_withdrawn(h: &Happening) -> Said {
     let EventBody::TaskDone { instance, task: TaskKind::Drain, withdrawn: true, .. } = &h.event.body else {
         return Ok(());
@@ -187,7 +188,7 @@ fn a_drain_that_was_taken_up_is_not_withdrawn(h: &Happening) -> Said {
         Stage::Ended => {}
         Stage::Issued => {
             must!(
-                drain.leads_to == LeadsTo::Undecided,
+                drain.leads_to == LeadsTo::Undecided || h.model.found_by_rollback.is_some(),
                 "{} was to {:?}, and is not any more",
                 key.agent,
                 drain.leads_to
@@ -237,8 +238,8 @@ fn what_follows_a_drain_is_what_holds_then(h: &Happening) -> Said {
     let expected = match drain.leads_to {
         LeadsTo::Stop => Follows::Stop,
         LeadsTo::Replace(version) if version == r.target && is_active => Follows::Replace,
-        _ if r.mode == Mode::BlueGreen && r.promoted && key.job_id != r.job => Follows::Stop,
-        _ if r.mode == Mode::BlueGreen => Follows::Restart,
+        _ if r.has_second_job() && r.promoted && key.job_id != r.job => Follows::Stop,
+        _ if r.has_second_job() => Follows::Restart,
         _ if is_gone(h.model, r, &key) => Follows::Stop,
         // The plan releases it, with or without a drain before.
         _ if *task == TaskKind::Replace && is_active && key.job_id == r.job => Follows::Replace,
@@ -287,11 +288,12 @@ fn a_rollback_takes_the_larger_drain_ms(h: &Happening) -> Said {
 /// Rule 10.13: DEPLOY and ROLLBACK start no second job while instances of too many versions drain.
 fn no_further_job_starts_while_many_versions_drain(h: &Happening) -> Said {
     let Some(b) = new_deployment(h.event) else { return Ok(()) };
-    if !matches!(b.mode, Mode::Initial | Mode::BlueGreen) || b.cause.is_some() {
+    if !matches!(b.mode, Mode::Initial | Mode::BlueGreen) || b.cause.is_some() || !b.adopted.is_empty() {
         return Ok(());
     }
+    let is_alive = |seen: &Seen| seen.drain.is_some() || seen.role == Role::Standby;
     let versions: BTreeSet<u64> =
-        h.model.instances.iter().filter(|(_, seen)| seen.drain.is_some()).map(|(key, _)| key.version).collect();
+        h.model.instances.iter().filter(|(_, seen)| is_alive(seen)).map(|(key, _)| key.version).collect();
     must!(versions.len() < h.limits.versions_alive_max, "a job starts while versions {versions:?} drain");
     Ok(())
 }

@@ -115,6 +115,11 @@ impl Seen {
 }
 
 impl Rollout {
+    /// Returns true if its agents are in another job than those that ran before.
+    pub fn has_second_job(&self) -> bool {
+        matches!(self.mode, Mode::BlueGreen | Mode::SwitchBack)
+    }
+
     /// Returns true if it is in effect: under way, or successful.
     pub fn is_in_effect(&self) -> bool {
         !matches!(self.phase, Phase::Ended(status) if status != Status::Successful)
@@ -132,7 +137,7 @@ impl Model {
 
     /// The deployment's own instances that its health summary counts: none that drains or has to stop after a drain.
     pub fn counted(&self) -> impl Iterator<Item = (&InstanceKey, &Seen)> {
-        self.own().filter(|(_, seen)| seen.drain.is_none() && seen.role != Role::Retired)
+        self.own().filter(|(_, seen)| seen.drain.is_none() && !matches!(seen.role, Role::Retired | Role::Standby))
     }
 
     /// The number of agents that the deployment has released: each has its instance, or drains for it.
@@ -236,7 +241,7 @@ impl Model {
                 self.should_run = target.map(|told| told.agents_with_nodes()).unwrap_or_default().into_iter().collect();
             }
             // Who replaces it has ended it, and may never start the other one: so it is without drains, too.
-            EventBody::AgentState { instance, removes_instance: true, .. } => {
+            EventBody::AgentState { instance, removes_instance: true, .. } if instance.role != Role::Standby => {
                 self.should_run.remove(&instance.agent);
             }
             EventBody::DeploymentCancelled { cause: Cause::Stopped, .. } | EventBody::VersionRecorded(_) => {
@@ -299,13 +304,13 @@ impl Model {
     fn promote_roles(&mut self) {
         let Some(r) = self.rollout.clone() else { return };
         for (key, seen) in &mut self.instances {
-            let own = key.version == r.target && key.job_id == r.job;
-            if r.mode == Mode::BlueGreen {
+            let own = seen.adopted_for.unwrap_or(key.version) == r.target && key.job_id == r.job;
+            if r.has_second_job() {
                 match &mut seen.drain {
-                    _ if own => seen.role = Role::Primary,
+                    _ if own => (seen.role, seen.stands_until) = (Role::Primary, Late::Never),
                     Some(drain) => drain.leads_to = LeadsTo::Stop,
-                    // It is told to stop in the same step.
-                    None if seen.role == Role::Canary => {}
+                    // A canary is told to stop in the same step; a standby of an older deployment has its own time.
+                    None if matches!(seen.role, Role::Canary | Role::Standby) => {}
                     None => seen.role = Role::Retired,
                 }
             } else if seen.role == Role::Canary && !seen.told_to_stop && (own || !r.changed.contains(&key.agent)) {

@@ -53,6 +53,10 @@ pub struct Seen {
     pub drain: Option<SeenDrain>,
     /// The versions that it counts for (rule 11.6).
     pub counts_for: BTreeSet<u64>,
+    /// The version of the rollback that has adopted it (rule 12.5).
+    pub adopted_for: Option<u64>,
+    /// On standby: when it is not needed any more; never while its successor bakes (rule 12.3).
+    pub stands_until: Late,
 }
 
 #[derive(Debug, Clone)]
@@ -130,6 +134,8 @@ pub struct Model {
     pub tags: BTreeMap<Arc<str>, u64>,
     /// Tasks that were issued and are not done.
     pub tasks: BTreeMap<InstanceKey, TaskKind>,
+    /// A rollback was announced and has not begun: the instances as it found them.
+    pub found_by_rollback: Option<BTreeMap<InstanceKey, Seen>>,
     /// The agents that have to run: those of the last version that was successful, until all is stopped.
     pub should_run: BTreeSet<Arc<str>>,
 }
@@ -212,7 +218,9 @@ impl Told {
 
 impl Model {
     pub fn is_own(&self, key: &InstanceKey) -> bool {
-        self.rollout.as_ref().is_some_and(|r| r.target == key.version && r.job == key.job_id)
+        let adopted_for = self.instances.get(key).and_then(|seen| seen.adopted_for);
+        let version = adopted_for.unwrap_or(key.version);
+        self.rollout.as_ref().is_some_and(|r| r.target == version && r.job == key.job_id)
     }
 
     pub fn own(&self) -> impl Iterator<Item = (&InstanceKey, &Seen)> {
@@ -259,6 +267,9 @@ impl Model {
 
     fn end(&mut self, at: u64, status: Status) {
         self.release_late(at);
+        if status != Status::Successful {
+            self.keep_standbys(at);
+        }
         if let Some(rollout) = &mut self.rollout {
             rollout.phase = Phase::Ended(status);
         }
@@ -289,7 +300,10 @@ impl Model {
             job: version.job_id.clone(),
             mode: beginning.mode,
             changed: beginning.changed.to_vec(),
-            canaries: canaries(&version.policy, beginning.changed.len()),
+            canaries: match beginning.mode {
+                Mode::SwitchBack => 0,
+                _ => canaries(&version.policy, beginning.changed.len()),
+            },
             promoted: false,
             phase: Phase::Running,
             policy: version.policy.clone(),
@@ -300,6 +314,8 @@ impl Model {
             first_cause: None,
             progress: Late::Never,
         });
+        self.found_by_rollback = None;
+        self.adopt(beginning);
     }
 
     /// Takes an event in; `after` only says which instances are still there, which a rule of its own judges.
@@ -369,6 +385,8 @@ impl Model {
                     sessions: None,
                     drain: None,
                     counts_for: before.map_or(BTreeSet::from([event.version]), |seen| seen.counts_for.clone()),
+                    adopted_for: before.and_then(|seen| seen.adopted_for),
+                    stands_until: Late::Never,
                 };
                 self.instances.insert(key, seen);
             }
@@ -480,11 +498,11 @@ impl Model {
             EventBody::DeploymentPaused { .. } => {
                 if let Some(rollout) = &mut self.rollout {
                     rollout.phase = Phase::Paused { awaiting: rollout.phase == Phase::Awaiting };
-                    let (target, job) = (rollout.target, rollout.job.clone());
-                    for (key, seen) in &mut self.instances {
-                        if key.version == target && key.job_id == job {
-                            seen.late = seen.late.hold(at);
-                        }
+                }
+                let own: Vec<InstanceKey> = self.own().map(|(key, _)| key.clone()).collect();
+                for key in own {
+                    if let Some(seen) = self.instances.get_mut(&key) {
+                        seen.late = seen.late.hold(at);
                     }
                 }
             }
@@ -551,7 +569,8 @@ impl Model {
             EventBody::ServiceDeregistered { instance, .. } => {
                 self.services.remove(instance);
             }
-            EventBody::RollbackStarted { .. } | EventBody::TaskDone { .. } => {}
+            EventBody::RollbackStarted { .. } => self.found_by_rollback = Some(self.instances.clone()),
+            EventBody::TaskDone { .. } => {}
         }
         self.take_drains_in(event, command);
         for seen in self.instances.values_mut() {

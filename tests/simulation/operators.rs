@@ -2,7 +2,7 @@
 
 use redis_deploy::engine::command::{EndDrains, Operate, Rollback, RollbackTo};
 use redis_deploy::engine::deployment::Status;
-use redis_deploy::engine::policy::{CountOrPercent, PolicyPatch};
+use redis_deploy::engine::policy::{CountOrPercent, PolicyPatch, Strategy};
 use redis_deploy::engine::{Command, Record};
 use std::sync::Arc;
 use test_support::manifests::Content;
@@ -124,6 +124,9 @@ fn rollback(rng: &mut Rng, record: Option<&Record>) -> Command {
     }
     if rng.chance(5) {
         policy.drain_ms = Some(*rng.pick(&[0, 300]));
+    }
+    if rng.chance(12) {
+        policy.strategy = Some(*rng.pick(&Strategy::ALL));
     }
     let request = rng.chance(10).then(|| Arc::from(format!("r{}", rng.below(5))));
     let Operate { id, reason } = operate(rng, record);

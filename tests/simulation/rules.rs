@@ -1,7 +1,7 @@
 //! The rules, one function each. Those of [`EVENT_RULES`] are checked at every event, with the record before and
 //! after it; those of [`COMMAND_RULES`] after every command, on its record.
 
-use super::drains::{leads_to, LeadsTo};
+use super::drains::{leads_to, LeadsTo, Stage};
 use super::model::{canaries, key_of, max_parallel, may_fail, Ended, Late, Model, Phase, Rollout, Seen, Told, Verdict};
 use redis_deploy::engine::command::{Command, Limits, ReportedState, RollbackTo};
 use redis_deploy::engine::deployment::{Cause, Mode, Status};
@@ -227,6 +227,64 @@ fn at_most_one_deployment_is_active(h: &Happening) -> Said {
     Ok(())
 }
 
+fn is_dead(state: InstanceState) -> bool {
+    matches!(state, InstanceState::Failed | InstanceState::Stopped)
+}
+
+/// Returns true for an instance that callers see, or that a promotion would show them in its job.
+fn serves(instances: &BTreeMap<InstanceKey, Seen>, i: &Instance) -> bool {
+    let Some(seen) = instances.get(&i.key()) else { return false };
+    !seen.is_going() && &*i.agent != BATCH_AGENT && matches!(seen.role, Role::Primary | Role::Canary)
+}
+
+/// Returns the instance with which a new version is compared: the newest one that serves.
+fn serving<'r>(instances: &BTreeMap<InstanceKey, Seen>, record: &'r Record) -> Option<&'r Instance> {
+    let drains = |i: &Instance| instances.get(&i.key()).is_some_and(|seen| seen.drain.is_some());
+    let is_left_over = |i: &Instance| i.state == InstanceState::Waiting && i.task.is_none() && !drains(i);
+    let runs = |i: &&Instance| serves(instances, i) && !is_dead(i.state) && !is_left_over(i);
+    record.instances.iter().filter(runs).max_by_key(|i| i.version)
+}
+
+/// Returns what a rollback may adopt, by job (rule 12.5): healthy instances on standby, or in a drain that nobody has
+/// taken up, that run what the target has for their agents, in another job than what serves.
+fn adoptable(
+    model: &Model,
+    instances: &BTreeMap<InstanceKey, Seen>,
+    record: &Record,
+    target: &Told,
+) -> BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>> {
+    let serving_job = serving(instances, record).map(|i| &i.job_id);
+    let agents = target.agents_with_nodes();
+    let runs_it = |key: &InstanceKey, seen: &Seen| {
+        let is_at_rest = match &seen.drain {
+            Some(drain) => drain.stage == Stage::Issued,
+            None => seen.role == Role::Standby && !seen.told_to_stop,
+        };
+        is_at_rest && seen.verdict == Verdict::Healthy && agents.contains(&key.agent) && {
+            let node = target.node_of(&key.agent);
+            model.versions.get(&key.version).is_some_and(|told| {
+                told.content_of(node) == target.content_of(node)
+                    && told.version.bundle == target.version.bundle
+                    && told.topology() == target.topology()
+            })
+        }
+    };
+    let mut by_job: BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>> = BTreeMap::new();
+    for (key, _) in instances.iter().filter(|(key, seen)| Some(&key.job_id) != serving_job && runs_it(key, seen)) {
+        by_job.entry(key.job_id.clone()).or_default().insert(key.agent.clone(), key.version);
+    }
+    by_job
+}
+
+/// Returns true if a rollback adopts: a revert does, and a command without an explicit strategy in place (rule 12.5).
+fn adopts(b: &NewDeployment, command: &Command) -> bool {
+    let in_place = match command {
+        Command::Rollback(asked) if b.cause.is_none() => asked.policy.strategy,
+        _ => None,
+    };
+    b.version.rollback_of.is_some() && !matches!(in_place, Some(Strategy::Rolling | Strategy::Canary))
+}
+
 /// Computes what a version would change, independently of the engine (rule 2 "Changed agents", 4.1, 4.2, 4.5, 4.7).
 pub fn judge(
     model: &Model,
@@ -239,17 +297,8 @@ pub fn judge(
     }
     let agents_with_nodes = target.agents_with_nodes();
     let drains = |i: &Instance| instances.get(&i.key()).is_some_and(|seen| seen.drain.is_some());
-    let counts = |i: &&Instance| {
-        let Some(seen) = instances.get(&i.key()) else { return false };
-        !seen.is_going() && &*i.agent != BATCH_AGENT && matches!(seen.role, Role::Primary | Role::Canary)
-    };
-    let is_left_over = |i: &Instance| i.state == InstanceState::Waiting && i.task.is_none() && !drains(i);
-    let dead = |state: InstanceState| matches!(state, InstanceState::Failed | InstanceState::Stopped);
-    let Some(source) =
-        record.instances.iter().filter(counts).filter(|i| !dead(i.state) && !is_left_over(i)).max_by_key(|i| i.version)
-    else {
-        return (Mode::Initial, agents_with_nodes);
-    };
+    let counts = |i: &&Instance| serves(instances, i);
+    let Some(source) = serving(instances, record) else { return (Mode::Initial, agents_with_nodes) };
     let topology_differs = model.versions.get(&source.version).is_some_and(|told| told.topology() != target.topology());
     if topology_differs {
         return (Mode::BlueGreen, agents_with_nodes);
@@ -262,7 +311,7 @@ pub fn judge(
         let Some(now) = now else { return true };
         let Some(old) = model.versions.get(&now.version) else { return true };
         let node = target.node_of(agent);
-        dead(now.state)
+        is_dead(now.state)
             || drains(now)
             || now.health != Health::Healthy
             || now.job_id != source.job_id
@@ -283,7 +332,25 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
     let Some(b) = new_deployment(h.event) else { return Ok(()) };
     let manifest = Arc::new(serde_json::from_str(b.version.content.text()).unwrap_or_default());
     let told = Told { version: b.version.clone(), stable: false, manifest, promoted: None, ended: None };
-    let (mode, changed) = judge(h.model, &h.model.instances, h.before, &told);
+    // A rollback withdraws the drains of what it adopts, before it begins.
+    let found = h.model.found_by_rollback.as_ref().unwrap_or(&h.model.instances);
+    let (mut mode, mut changed) = judge(h.model, found, h.before, &told);
+    let by_job = match mode {
+        Mode::Initial | Mode::InPlace | Mode::BlueGreen if adopts(b, h.command) => {
+            adoptable(h.model, found, h.before, &told)
+        }
+        _ => BTreeMap::new(),
+    };
+    let adopted: BTreeMap<Arc<str>, u64> = b.adopted.iter().map(|a| (a.agent.clone(), a.version)).collect();
+    if let Some(most) = by_job.values().map(BTreeMap::len).max() {
+        must!(by_job.get(&b.version.job_id) == Some(&adopted), "{adopted:?} are adopted, of {by_job:?}");
+        must!(adopted.len() == most, "{} agents are adopted, and {most} could be", adopted.len());
+        changed = told.agents_with_nodes();
+        mode = if most == changed.len() { Mode::SwitchBack } else { Mode::BlueGreen };
+        changed.sort_by_key(|agent| !adopted.contains_key(agent));
+    } else {
+        must!(adopted.is_empty(), "{adopted:?} are adopted, and nobody may be");
+    }
     must!(b.mode == mode, "mode is {}, and {} is due", b.mode.name(), mode.name());
     must!(*b.changed == *changed, "changed agents are {:?}, and {changed:?} differ", b.changed);
     let n = canaries(&b.version.policy, changed.len());
@@ -294,9 +361,9 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
         b.canaries,
         changed.len()
     );
-    let strategy = if mode == Mode::BlueGreen { Strategy::BlueGreen } else { b.version.policy.strategy };
+    let strategy = if matches!(mode, Mode::BlueGreen | Mode::SwitchBack) { Strategy::BlueGreen } else { b.version.policy.strategy };
     must!(b.strategy == strategy && b.requested_strategy == b.version.policy.strategy, "strategy is {:?}", b.strategy);
-    let same_job = matches!(mode, Mode::InPlace | Mode::Noop);
+    let same_job = matches!(mode, Mode::InPlace | Mode::Noop) || !adopted.is_empty();
     if let (Command::Deploy(asked), None, Mode::Initial | Mode::BlueGreen) = (h.command, b.version.rollback_of, mode) {
         must!(
             asked.job.is_none() || asked.job.as_ref() == Some(&b.version.job_id),
@@ -411,7 +478,7 @@ fn canaries_go_first_and_alone(h: &Happening) -> Said {
     }
     must!(h.event.version == r.target && instance.job_id == r.job, "a task is for the target, in its job");
     let role = match r.mode {
-        Mode::BlueGreen => Role::Candidate,
+        Mode::BlueGreen | Mode::SwitchBack => Role::Candidate,
         Mode::InPlace if canary_phase => Role::Canary,
         _ => Role::Primary,
     };
@@ -478,12 +545,23 @@ fn a_start_finds_its_agent_not_running(h: &Happening) -> Said {
 fn tasks_are_given_only_while_running(h: &Happening) -> Said {
     let EventBody::TaskIssued { task, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.model)?;
-    let has_drained = starts_anew(h) || (*task == TaskKind::Stop && follows_a_drain(h));
+    let has_drained = starts_anew(h) || (*task == TaskKind::Stop && follows_a_drain(h)) || has_stood_by(h);
     must!(has_drained || !matches!(r.phase, Phase::Paused { .. }), "a task in a pause");
     if !has_drained && matches!(task, TaskKind::Start | TaskKind::Replace) {
         must!(r.phase == Phase::Running, "a {} task while {:?}", task.name(), r.phase);
     }
     Ok(())
+}
+
+/// Returns true for the task of a standby that is not needed any more (rule 12.3).
+fn has_stood_by(h: &Happening) -> bool {
+    let EventBody::TaskIssued { instance, task: TaskKind::Stop | TaskKind::Drain, .. } = &h.event.body else {
+        return false;
+    };
+    h.model
+        .instances
+        .get(&key_of(instance, h.event.version))
+        .is_some_and(|seen| seen.role == Role::Standby && matches!(seen.stands_until, Late::At(at) if at <= h.event.at))
 }
 
 /// Returns true for the task of an instance whose drain has ended.
@@ -522,7 +600,7 @@ fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
     }
     let r = rollout(h.model)?;
     must!(!r.promoted, "it is promoted already");
-    let desired = if r.mode == Mode::BlueGreen { r.changed.len() } else { r.canaries };
+    let desired = if r.has_second_job() { r.changed.len() } else { r.canaries };
     let healthy = h.model.own().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
     must!(healthy == desired && h.model.own().count() == desired, "{healthy} of {desired} are healthy");
     let waits = r.canaries > 0 && !r.policy.auto_promote;
@@ -546,10 +624,10 @@ fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
         let own = h.model.is_own(&i.key());
         if own {
             must!(i.role == Role::Primary, "{} is {} after the promotion", i.agent, i.role.name());
-        } else if r.mode == Mode::BlueGreen {
+        } else if r.has_second_job() {
             let role = match h.model.instances.get(&i.key()) {
                 Some(seen) if seen.drain.is_some() => Role::Draining,
-                Some(seen) if !seen.told_to_stop && seen.role == Role::Canary => Role::Canary,
+                Some(seen) if !seen.told_to_stop && matches!(seen.role, Role::Canary | Role::Standby) => seen.role,
                 _ => Role::Retired,
             };
             must!(i.role == role, "old {} is {} after the promotion", i.agent, i.role.name());
@@ -565,11 +643,10 @@ fn success_means_that_every_changed_agent_is_healthy(h: &Happening) -> Said {
     }
     let r = rollout(h.model)?;
     must!(r.phase == Phase::Running, "successful while {:?}", r.phase);
-    must!(r.mode != Mode::BlueGreen || r.promoted, "blue-green is successful by a promotion");
+    must!(!r.has_second_job() || r.promoted, "blue-green is successful by a promotion");
     must!(r.mode != Mode::InPlace || r.canaries == 0 || r.promoted, "canaries are promoted before success");
     for agent in &r.changed {
-        let key = InstanceKey { agent: agent.clone(), version: r.target, job_id: r.job.clone() };
-        let verdict = h.model.instances.get(&key).map(|seen| seen.verdict);
+        let verdict = h.model.counted().find(|(key, _)| key.agent == *agent).map(|(_, seen)| seen.verdict);
         must!(verdict == Some(Verdict::Healthy), "{agent} is {verdict:?}");
     }
     Ok(())
@@ -794,7 +871,7 @@ fn callers_see_primaries_alone(h: &Happening) -> Said {
     let Some(r) = &h.model.rollout else { return Ok(()) };
     match &h.event.body {
         EventBody::DeploymentPromoted { .. } => {
-            let old = is.values().find(|owner| r.mode == Mode::BlueGreen && !h.model.is_own(owner));
+            let old = is.values().find(|owner| r.has_second_job() && !h.model.is_own(owner));
             must!(old.is_none(), "{old:?} is shown after the promotion");
         }
         EventBody::TaskIssued { task: TaskKind::Start | TaskKind::Replace, .. } => {
@@ -803,7 +880,7 @@ fn callers_see_primaries_alone(h: &Happening) -> Said {
         EventBody::FallbackBlueGreen { .. } => must!(was == is, "a fallback changes what callers see"),
         _ if new_deployment(h.event).is_some() => {}
         _ => {
-            let hidden = r.mode == Mode::BlueGreen || (r.mode == Mode::InPlace && r.canaries > 0);
+            let hidden = r.has_second_job() || (r.mode == Mode::InPlace && r.canaries > 0);
             let early = is.values().find(|owner| hidden && !r.promoted && h.model.is_own(owner));
             must!(early.is_none(), "{early:?} is shown before the promotion");
         }
@@ -1004,7 +1081,7 @@ fn what_may_go_on_goes_on(o: &Outcome) -> Said {
             }
         }
         Phase::Awaiting => {
-            let desired = if r.mode == Mode::BlueGreen { all } else { r.canaries };
+            let desired = if r.has_second_job() { all } else { r.canaries };
             must!(
                 healthy == desired && placed == desired,
                 "{healthy} of {desired} canaries are healthy while awaiting"
@@ -1219,7 +1296,7 @@ fn a_failure_reverts_or_says_why_not(o: &Outcome) -> Said {
     let (mode, changed) = judge(o.model, &failed.left_seen, &failed.left, &told);
     let agents_with_nodes = told.agents_with_nodes();
     let gone = failed.left.instances.iter().any(|i| {
-        !(failed.left_seen.get(&i.key()).is_some_and(Seen::is_going)
+        !(failed.left_seen.get(&i.key()).is_some_and(|seen| seen.is_going() || seen.role == Role::Standby)
             || agents_with_nodes.contains(&i.agent)
             || (i.state == InstanceState::Waiting && i.task.is_none() && i.drain.is_none()))
     });
@@ -1257,7 +1334,9 @@ fn after_success_each_agent_runs_once_in_one_job(o: &Outcome) -> Said {
     let agents_with_nodes: BTreeSet<Arc<str>> =
         o.model.versions.get(&r.target).map(|t| t.agents_with_nodes()).unwrap_or_default().into_iter().collect();
     let mut seen = BTreeSet::new();
-    let goes = |i: &Instance| o.model.instances.get(&i.key()).is_some_and(Seen::is_going);
+    // Standbys of deployments that ended otherwise have their own time (rule 12.3).
+    let stands_by = |seen: &Seen| seen.role == Role::Standby && seen.stands_until != Late::Never;
+    let goes = |i: &Instance| o.model.instances.get(&i.key()).is_some_and(|seen| seen.is_going() || stands_by(seen));
     for i in o.after.instances.iter().filter(|i| !goes(i)) {
         must!(i.job_id == r.job, "{} of version {} runs on in job {}", i.agent, i.version, i.job_id);
         must!(agents_with_nodes.contains(&i.agent), "{} runs on without a place in version {}", i.agent, r.target);
@@ -1410,7 +1489,9 @@ fn a_task_is_for_the_node_and_attempt_of_its_agent(h: &Happening) -> Said {
     let node = told.map(|told| told.node_of(&instance.agent)).filter(|_| &*instance.agent != BATCH_AGENT);
     must!(node.is_none_or(|node| *node == *instance.node), "{} is of node {node:?}", instance.agent);
     let seen = h.model.instances.get(&key_of(instance, h.event.version)).map_or(0, |seen| seen.attempt);
-    must!(*attempt == seen.max(1), "{} is in attempt {seen}, and its task in {attempt}", instance.agent);
+    // What has drained starts its next attempt (rule 10.8); any other task is for the present one.
+    let expected = if starts_anew(h) { seen + 1 } else { seen.max(1) };
+    must!(*attempt == expected, "{} is in attempt {seen}, and its task in {attempt}", instance.agent);
     Ok(())
 }
 
@@ -1507,7 +1588,7 @@ fn receipts_warn_of_what_is_allowed(o: &Outcome) -> Said {
         ("max_parallel is above", in_place && above(policy.max_parallel)),
         ("canary is above", (in_place || blue_green) && above(policy.canary)),
         ("JOB is not used", in_place && job.is_some()),
-        ("start in a second job", blue_green && policy.strategy != Strategy::BlueGreen),
+        ("start in a second job", blue_green && policy.strategy != Strategy::BlueGreen && begun.adopted.is_empty()),
         ("get a stop task", !begun.removed_agents.is_empty()),
         ("auto_revert has no stable version", no_way_back),
     ];
