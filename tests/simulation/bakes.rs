@@ -9,11 +9,8 @@ impl Model {
     pub fn adopt(&mut self, beginning: &NewDeployment) {
         let version = &beginning.version;
         for adopted in &beginning.adopted {
-            let key = InstanceKey {
-                agent: adopted.agent.clone(),
-                version: adopted.version,
-                job_id: version.job_id.clone(),
-            };
+            let key =
+                InstanceKey { agent: adopted.agent.clone(), version: adopted.version, job_id: version.job_id.clone() };
             if let Some(seen) = self.instances.get_mut(&key) {
                 (seen.role, seen.adopted_for) = (Role::Candidate, Some(version.number));
                 seen.counts_for.insert(version.number);

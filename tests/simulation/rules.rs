@@ -361,7 +361,11 @@ fn a_beginning_sets_out_to_do_what_differs(h: &Happening) -> Said {
         b.canaries,
         changed.len()
     );
-    let strategy = if matches!(mode, Mode::BlueGreen | Mode::SwitchBack) { Strategy::BlueGreen } else { b.version.policy.strategy };
+    let strategy = if matches!(mode, Mode::BlueGreen | Mode::SwitchBack) {
+        Strategy::BlueGreen
+    } else {
+        b.version.policy.strategy
+    };
     must!(b.strategy == strategy && b.requested_strategy == b.version.policy.strategy, "strategy is {:?}", b.strategy);
     let same_job = matches!(mode, Mode::InPlace | Mode::Noop) || !adopted.is_empty();
     if let (Command::Deploy(asked), None, Mode::Initial | Mode::BlueGreen) = (h.command, b.version.rollback_of, mode) {

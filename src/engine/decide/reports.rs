@@ -275,13 +275,16 @@ fn stopped(draft: &mut Draft, key: &InstanceKey, attempt: u32, report: &Report) 
     if !told && instance.state == InstanceState::Waiting {
         return false; // nothing has run that could have stopped
     }
-    let replaced = draft.record.instances.of_agent(&instance.agent).iter().any(|i| {
+    // One that has stopped in its drain is known to have, and stays until its successor reports.
+    let has_stopped = instance.state == InstanceState::Stopped;
+    let is_successor = |i: &Instance| {
         i.job_id == instance.job_id
             && i.created > instance.created
             && i.state == InstanceState::Waiting
             && matches!(&i.task, Some(task) if task.kind == TaskKind::Replace)
-    });
-    if instance.state == InstanceState::Stopped && !told && !replaced {
+    };
+    let replaced = !has_stopped && draft.record.instances.of_agent(&instance.agent).iter().any(is_successor);
+    if has_stopped && !told {
         let is_news = attempt == instance.attempt && has_another_reason(instance, report);
         if is_news {
             let body = state_event(draft, instance, InstanceState::Stopped, attempt, report, false);
