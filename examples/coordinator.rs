@@ -16,6 +16,7 @@
 //! | `process` | starting, finding, watching and ending processes |
 //! | `state_dir` | files that survive the coordinator: instance state, slot locks, logs |
 //! | `manifest`, `restart`, `checks` | manifest parsing, restart policy, health checks |
+//! | `drain` | telling a process to drain, and the number of its sessions |
 //! | `api`, `identity` | replies and commands of the module, identifiers of instances |
 //! | `options` | command line |
 //! | `failpoint` | steps at which a test makes the coordinator kill itself |
@@ -33,6 +34,8 @@ mod api;
 mod checks;
 #[path = "coordinator/connection.rs"]
 mod connection;
+#[path = "coordinator/drain.rs"]
+mod drain;
 #[path = "coordinator/failpoint.rs"]
 mod failpoint;
 #[path = "coordinator/identity.rs"]

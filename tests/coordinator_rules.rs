@@ -1,23 +1,33 @@
 //! The reference coordinator's reading of manifests, as Nomad and MirrorNeuron define them, and its restart policy,
 //! which is Nomad's. It is no library, so the files of the example are included by their path.
 
+#[path = "../examples/coordinator/checks.rs"]
+#[allow(dead_code)]
+mod checks;
+#[path = "../examples/coordinator/drain.rs"]
+#[allow(dead_code)]
+mod drain;
 #[path = "../examples/coordinator/identity.rs"]
 #[allow(dead_code)]
 mod identity;
 #[path = "../examples/coordinator/manifest.rs"]
 #[allow(dead_code)]
 mod manifest;
+#[path = "../examples/coordinator/process.rs"]
+#[allow(dead_code)]
+mod process;
 #[path = "../examples/coordinator/restart.rs"]
 #[allow(dead_code)]
 mod restart;
 
+use drain::{parse_sessions, Asked, Drain, Sessions};
 use identity::{file_name, Id};
-use manifest::{filled, specs, CheckKind, Spec};
+use manifest::{filled, specs, CheckKind, DrainOrder, DrainSignal, DrainSpec, SessionsSpec, Spec};
 use restart::{Growth, Mode, RestartPolicy, Restarts, Verdict};
 use serde_json::{json, Value as Json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -110,6 +120,11 @@ fn reference_manifests_are_parsed() {
 fn invalid_manifests_are_rejected_with_the_reason() {
     let node = |node: Json| spec_of(&json!({ "registry": { "a": node } }), "a").expect_err("it is refused");
     let service = |service: Json| node(json!({ "config": { "command": ["x"] }, "services": [service] }));
+    let config = |fields: Json| {
+        let mut config = json!({ "command": ["x"] });
+        config.as_object_mut().expect("fields").extend(fields.as_object().expect("fields").clone());
+        node(json!({ "config": config }))
+    };
     let check = |check: Json| service(json!({ "name": "web", "checks": [check] }));
     for (fault, words) in [
         (node(json!({ "config": { "command": "a line" } })), "config.command must be an array"),
@@ -117,6 +132,17 @@ fn invalid_manifests_are_rejected_with_the_reason() {
         (node(json!({ "config": { "command": ["a", {}] } })), "config.command must be a text, not {}"),
         (node(json!({ "config": { "command": ["a"], "environment": { "A=B": "" } } })), "no name of a variable"),
         (node(json!({ "config": { "command": ["a"], "kill_timeout": 5 } })), "kill_timeout_ms takes a number"),
+        (config(json!({ "drain": "now" })), "config.drain must be an object"),
+        (config(json!({ "drain": {} })), "config.drain needs either http or signal"),
+        (
+            config(json!({ "drain": { "http": "http://a/", "signal": "SIGHUP" } })),
+            "config.drain needs either http or signal",
+        ),
+        (config(json!({ "drain": { "http": "/drain" } })), "config.drain.http must begin with http://, not"),
+        (config(json!({ "drain": { "signal": "SIGKILL" } })), "is not one of SIGUSR1, SIGUSR2, SIGHUP, SIGTERM"),
+        (config(json!({ "drain": { "signal": "SIGHUP", "undo": 1 } })), "config.drain.undo must begin with http://"),
+        (config(json!({ "sessions": "https://a/" })), "config.sessions must begin with http://"),
+        (config(json!({ "sessions": "http://a/", "sessions_interval": 1 })), "sessions_interval_ms takes a number"),
         (service(json!({ "port": 1 })), "a service has no name"),
         (service(json!({ "name": "web", "port": 70000 })), "service web: bad port 70000"),
         (check(json!({ "name": "up" })), "service web: a check has no type"),
@@ -137,6 +163,90 @@ fn invalid_manifests_are_rejected_with_the_reason() {
     };
     assert_eq!(restart(json!({ "mode": "panic" })), "policies.restart: mode panic is neither fail nor delay");
     assert_eq!(restart(json!({ "attempts": "two" })), "policies.restart: attempts must be a number");
+}
+
+#[test]
+fn drains_and_sessions_are_parsed() {
+    let of = |fields: Json| {
+        let mut config = json!({ "command": ["x"] });
+        config.as_object_mut().expect("fields").extend(fields.as_object().expect("fields").clone());
+        let spec =
+            spec_of(&json!({ "registry": { "a": { "config": config } } }), "a").expect("sound").expect("a command");
+        (spec.drain.clone(), spec.sessions.clone())
+    };
+    assert_eq!(of(json!({})), (None, None));
+    let by_http = json!({
+        "drain": { "http": "http://127.0.0.1:${env.PORT}/drain", "undo": "http://127.0.0.1:${env.PORT}/resume" },
+        "sessions": "http://127.0.0.1:${env.PORT}/sessions",
+    });
+    let drain = DrainSpec {
+        order: DrainOrder::Http("http://127.0.0.1:${env.PORT}/drain".to_string()),
+        undo: Some("http://127.0.0.1:${env.PORT}/resume".to_string()),
+    };
+    let sessions = SessionsSpec { url: "http://127.0.0.1:${env.PORT}/sessions".to_string(), interval: ms(1000) };
+    assert_eq!(of(by_http), (Some(drain), Some(sessions)));
+    for (name, signal) in [
+        ("SIGUSR1", DrainSignal::Usr1),
+        ("SIGUSR2", DrainSignal::Usr2),
+        ("SIGHUP", DrainSignal::Hup),
+        ("SIGTERM", DrainSignal::Term),
+    ] {
+        let drain = DrainSpec { order: DrainOrder::Signal(signal), undo: None };
+        assert_eq!(of(json!({ "drain": { "signal": name } })), (Some(drain), None));
+    }
+    let (_, sessions) = of(json!({ "sessions": "http://a/", "sessions_interval": "3s" }));
+    assert_eq!(sessions.expect("it is given").interval, ms(3000));
+}
+
+#[test]
+fn sessions_are_counted_in_plain_text_and_json() {
+    for (body, number) in [
+        ("3", Some(3)),
+        (" 0\n", Some(0)),
+        ("{\"sessions\": 2, \"since\": 1}", Some(2)),
+        ("4294967295", Some(u32::MAX)),
+        ("4294967296", None),
+        ("-1", None),
+        ("1.5", None),
+        ("{\"sessions\": \"2\"}", None),
+        ("{}", None),
+        ("many", None),
+        ("", None),
+    ] {
+        assert_eq!(parse_sessions(body), number, "{body:?}");
+    }
+}
+
+#[test]
+fn process_is_told_once_and_only_of_a_drain_that_was_taken_up() {
+    let now = Instant::now();
+    let mut drain = Drain::default();
+    assert_eq!(drain.next_order(now), None);
+    drain.asked = Asked::Drain;
+    assert_eq!(drain.next_order(now), None, "it may still be withdrawn");
+    drain.asked = Asked::DrainTakenUp;
+    assert_eq!(drain.next_order(now), Some(true));
+    drain.is_busy = true;
+    assert_eq!(drain.next_order(now), None, "the request is under way");
+    (drain.is_busy, drain.retry_at) = (false, Some(now + ms(5)));
+    assert_eq!(drain.next_order(now), None, "it has just failed");
+    assert_eq!(drain.next_order(now + ms(5)), Some(true));
+    drain.note_told(true, now + ms(7));
+    assert_eq!(drain.next_order(now + ms(9)), None);
+    // An answer from before it was told says nothing about what it has accepted since.
+    for (number, asked_at, is_empty) in [(0, ms(6), false), (1, ms(7), false), (0, ms(7), true)] {
+        drain.sessions = Some(Sessions { number, asked_at: now + asked_at });
+        assert_eq!(drain.is_empty(), is_empty, "{number} at {asked_at:?}");
+    }
+    drain.asked = Asked::Serve;
+    assert_eq!(drain.next_order(now), Some(false));
+    drain.note_told(false, now);
+    assert_eq!((drain.next_order(now), drain.is_empty()), (None, false));
+    // What a process was told, the next one was not.
+    drain.asked = Asked::DrainTakenUp;
+    drain.note_told(true, now);
+    drain.forget_process();
+    assert_eq!(drain.next_order(now), Some(true));
 }
 
 /// The names of the fields that the source reads: `value["field"]`, and those that it gives to a function.

@@ -43,6 +43,11 @@ pub struct Instance {
     pub state: String,
     pub attempt: u32,
     pub reason: Option<String>,
+    pub role: String,
+    /// Number of sessions that it was last reported to hold.
+    pub sessions: Option<u32>,
+    /// Time at which its drain ends at the latest, Unix ms; None while no drain is open, or a pause holds it.
+    pub drain_at: Option<u64>,
 }
 
 /// Entry of `services`.
@@ -85,6 +90,11 @@ impl Instance {
     pub fn is_running(&self) -> bool {
         ["starting", "ready", "unready"].contains(&self.state.as_str())
     }
+
+    /// Returns whether it drains, or has drained and was not told to stop yet.
+    pub fn is_draining(&self) -> bool {
+        self.role == "draining"
+    }
 }
 
 impl Status {
@@ -110,10 +120,33 @@ impl Snapshot {
 /// apply to another instance.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Update {
-    Report { agent: String, state: &'static str, version: u64, job: String, attempt: u32, reason: Option<String> },
+    Report {
+        agent: String,
+        state: &'static str,
+        version: u64,
+        job: String,
+        attempt: u32,
+        reason: Option<String>,
+    },
+    /// The number of sessions of an instance, or where its drain stands; `state` is its present state, `draining` or
+    /// `drained`.
+    Sessions {
+        agent: String,
+        state: &'static str,
+        version: u64,
+        job: String,
+        attempt: u32,
+        number: Option<u32>,
+    },
     Register(Box<Registration>),
-    Check { instance: String, status: &'static str, reason: Option<String> },
-    Deregister { instance: String },
+    Check {
+        instance: String,
+        status: &'static str,
+        reason: Option<String>,
+    },
+    Deregister {
+        instance: String,
+    },
 }
 
 /// Arguments of DEPLOY.REGISTER.
@@ -144,6 +177,14 @@ pub fn claim_reason(coordinator: &str, reason: Option<&str>) -> String {
     }
 }
 
+/// Builds DEPLOY.REPORT without its further options.
+fn report_command(key: &str, agent: &str, state: &str, version: u64, job: &str, attempt: u32) -> Cmd {
+    let mut command = redis::cmd("DEPLOY.REPORT");
+    command.arg(key).arg(agent).arg(state).arg("VERSION").arg(version).arg("JOB").arg(job);
+    command.arg("ATTEMPT").arg(attempt);
+    command
+}
+
 /// Maximum length of REASON in bytes.
 const REASON_MAX: usize = 1024;
 
@@ -172,6 +213,7 @@ impl Update {
             Update::Register(registration) => format!("service {}", registration.instance),
             Update::Check { instance, .. } | Update::Deregister { instance } => format!("service {instance}"),
             Update::Report { agent, version, job, .. } => format!("agent {agent} v{version} in {job}"),
+            Update::Sessions { agent, version, job, .. } => format!("sessions of {agent} v{version} in {job}"),
         }
     }
 
@@ -190,10 +232,15 @@ impl Update {
     pub fn command(&self, key: &str) -> Cmd {
         match self {
             Update::Report { agent, state, version, job, attempt, reason } => {
-                let mut command = redis::cmd("DEPLOY.REPORT");
-                command.arg(key).arg(agent).arg(*state).arg("VERSION").arg(*version).arg("JOB").arg(job);
-                command.arg("ATTEMPT").arg(*attempt);
+                let mut command = report_command(key, agent, state, *version, job, *attempt);
                 with_reason(&mut command, reason);
+                command
+            }
+            Update::Sessions { agent, state, version, job, attempt, number } => {
+                let mut command = report_command(key, agent, state, *version, job, *attempt);
+                if let Some(number) = number {
+                    command.arg("SESSIONS").arg(*number);
+                }
                 command
             }
             Update::Register(service) => {

@@ -33,10 +33,15 @@ pub struct Check {
 
 /// Runs a check at its interval, until the returned sender is dropped or `report` returns false.
 pub fn start(check: Check, report: impl Fn(Outcome) -> bool + Send + 'static) -> Sender<()> {
+    repeat(check.spec.interval, move || report(check.run()))
+}
+
+/// Calls `run` at an interval from a thread of its own, until the returned sender is dropped or it returns false.
+pub fn repeat(interval: Duration, mut run: impl FnMut() -> bool + Send + 'static) -> Sender<()> {
     let (running, stopped) = channel();
     thread::spawn(move || loop {
-        let next = Instant::now() + check.spec.interval;
-        if !report(check.run()) {
+        let next = Instant::now() + interval;
+        if !run() {
             return;
         }
         let delay = next.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -46,6 +51,19 @@ pub fn start(check: Check, report: impl Fn(Outcome) -> bool + Send + 'static) ->
         }
     });
     running
+}
+
+/// Returns a client for requests to an agent. It follows no redirect, and a status is no error.
+pub fn http_client(timeout: Duration) -> ureq::Agent {
+    // The agent is on this host: a proxy from the environment must not answer for it.
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(timeout))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
+        .build();
+    ureq::Agent::new_with_config(config)
 }
 
 impl Check {
@@ -60,20 +78,12 @@ impl Check {
         }
     }
 
-    /// GETs the path. Redirects are not followed.
+    /// GETs the path.
     fn http(&self, path: &str, expected: Option<u16>) -> Outcome {
         let slash = if path.starts_with('/') { "" } else { "/" };
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let url = format!("http://{host}:{}{slash}{path}", self.port);
-        // The agent is on this host: a proxy from the environment must not answer for it.
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(self.spec.timeout))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .build();
-        match ureq::Agent::new_with_config(config).get(&url).call() {
+        match http_client(self.spec.timeout).get(&url).call() {
             Ok(response) => match (response.status().as_u16(), expected) {
                 (status, Some(expected)) if status == expected => Outcome::Passing,
                 (status, Some(expected)) => Outcome::Failing(format!("{url}: status {status}, expected {expected}")),

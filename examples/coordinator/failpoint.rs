@@ -24,13 +24,15 @@ pub enum Step {
     BeforeReady,
     /// A process that had to stop has ended; `stopped` has not been reported.
     BeforeStopped,
+    /// A drain is taken up on the record; the process has not been told.
+    DrainTakenUp,
     /// The records have been read for the first time; the thread of the connection panics.
     ConnectionUsable,
 }
 
 impl Step {
     /// All steps, in the order of a rollout.
-    pub const ALL: [Step; 10] = [
+    pub const ALL: [Step; 11] = [
         Step::TaskSeen,
         Step::TakenUp,
         Step::OldToldToStop,
@@ -40,6 +42,7 @@ impl Step {
         Step::StartNoted,
         Step::BeforeReady,
         Step::BeforeStopped,
+        Step::DrainTakenUp,
         Step::ConnectionUsable,
     ];
 
@@ -55,6 +58,7 @@ impl Step {
             Step::StartNoted => "start-noted",
             Step::BeforeReady => "before-ready",
             Step::BeforeStopped => "before-stopped",
+            Step::DrainTakenUp => "drain-taken-up",
             Step::ConnectionUsable => "connection-usable",
         }
     }

@@ -3,7 +3,8 @@
 //! ```json
 //! {"node_id": "web",
 //!  "config": {"command": ["./server", "--port", "${env.PORT}"], "environment": {"LOG": "info"}, "workdir": "/srv",
-//!             "shutdown_delay_ms": 500, "kill_timeout_ms": 5000},
+//!             "shutdown_delay_ms": 500, "kill_timeout_ms": 5000, "drain": {"http": "http://127.0.0.1:${env.PORT}/drain"},
+//!             "sessions": "http://127.0.0.1:${env.PORT}/sessions", "sessions_interval_ms": 1000},
 //!  "resources": {"ports": [{"label": "admin", "port": "auto"}]},
 //!  "services": [{"name": "web", "port": "auto", "address": "0.0.0.0", "tags": [], "meta": {},
 //!                "checks": [{"name": "up", "type": "http", "path": "/health", "interval_ms": 500, "timeout": "1s",
@@ -36,6 +37,42 @@ pub struct Spec {
     pub shutdown_delay: Option<Duration>,
     /// Delay between SIGTERM and SIGKILL, Nomad's `kill_timeout`; None: the coordinator's.
     pub kill_timeout: Option<Duration>,
+    /// None: the process is not told that it is to drain.
+    pub drain: Option<DrainSpec>,
+    pub sessions: Option<SessionsSpec>,
+}
+
+/// How a process is told to finish its sessions and to accept no new ones.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DrainSpec {
+    pub order: DrainOrder,
+    /// URL for a POST that tells it to accept new sessions again.
+    pub undo: Option<String>,
+}
+
+/// Way to tell a process to drain.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DrainOrder {
+    /// A POST to a URL.
+    Http(String),
+    /// A signal to the leader of the process group.
+    Signal(DrainSignal),
+}
+
+/// Signal that tells a process to drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainSignal {
+    Usr1,
+    Usr2,
+    Hup,
+    Term,
+}
+
+/// Where a process says how many sessions it holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionsSpec {
+    pub url: String,
+    pub interval: Duration,
 }
 
 /// A port that the agent needs.
@@ -155,7 +192,41 @@ fn spec(node: &Json, restart: &Result<RestartPolicy, String>) -> SpecResult {
         restart,
         shutdown_delay: duration(config, "shutdown_delay")?,
         kill_timeout: duration(config, "kill_timeout")?,
+        drain: drain(&config["drain"])?,
+        sessions: sessions(config)?,
     })))
+}
+
+/// Parses how a process is told to drain.
+fn drain(value: &Json) -> Result<Option<DrainSpec>, String> {
+    let Some(fields) = object(value, "config.drain")? else { return Ok(None) };
+    let order = match (fields.get("http"), fields.get("signal")) {
+        (Some(url), None) => DrainOrder::Http(http_url(url, "config.drain.http")?),
+        (None, Some(signal)) => DrainOrder::Signal(match signal.as_str() {
+            Some("SIGUSR1") => DrainSignal::Usr1,
+            Some("SIGUSR2") => DrainSignal::Usr2,
+            Some("SIGHUP") => DrainSignal::Hup,
+            Some("SIGTERM") => DrainSignal::Term,
+            _ => {
+                return Err(format!("config.drain.signal: {signal} is not one of SIGUSR1, SIGUSR2, SIGHUP, SIGTERM"));
+            }
+        }),
+        _ => return Err("config.drain needs either http or signal".to_string()),
+    };
+    let undo = &value["undo"];
+    let undo = (!undo.is_null()).then(|| http_url(undo, "config.drain.undo")).transpose()?;
+    Ok(Some(DrainSpec { order, undo }))
+}
+
+/// Parses where a process says how many sessions it holds.
+fn sessions(config: &Json) -> Result<Option<SessionsSpec>, String> {
+    let interval = duration(config, "sessions_interval").map_err(|error| format!("config.{error}"))?;
+    let url = &config["sessions"];
+    if url.is_null() {
+        return Ok(None);
+    }
+    let interval = interval.unwrap_or(Duration::from_secs(1));
+    Ok(Some(SessionsSpec { url: http_url(url, "config.sessions")?, interval }))
 }
 
 /// Parses a service of a node. Its port is added to `ports`.
@@ -354,6 +425,15 @@ fn object<'j>(value: &'j Json, name: &str) -> Result<Option<&'j serde_json::Map<
         Json::Null => Ok(None),
         Json::Object(fields) => Ok(Some(fields)),
         _ => Err(format!("{name} must be an object")),
+    }
+}
+
+/// Parses a URL of the agent.
+fn http_url(value: &Json, name: &str) -> Result<String, String> {
+    let url = scalar_text(value, name)?;
+    match url.starts_with("http://") {
+        true => Ok(url),
+        false => Err(format!("{name} must begin with http://, not {value}")),
     }
 }
 

@@ -8,15 +8,18 @@
 //! - An instance that another coordinator has claimed, or has claimed back by a later attempt, is left to it: its process
 //!   here is stopped.
 //! - A process in a slot that is not of the instance assigned to it is stopped. Once the slot is empty, the assigned
-//!   instance is started.
+//!   instance is started. The same holds for a process of an earlier attempt than the one claimed.
+//! - An unclaimed `drain` task is taken up by reporting `draining`. Once the record shows that it is, and that the
+//!   instance is still this coordinator's, its process is told to drain; before, nothing is changed.
 //! - If the state of an instance differs from the record, it is reported.
 
-use crate::api::{claim_reason, Instance, Snapshot, Update};
+use crate::api::{claim_reason, Instance, Snapshot, Task, Update};
 use crate::checks::{self, Outcome};
 use crate::connection::{ConnectionEvent, Request};
+use crate::drain::{self, Sessions};
 use crate::failpoint::{Failpoint, Step};
 use crate::identity::{Id, SlotId};
-use crate::manifest::{self, SpecResult};
+use crate::manifest::{self, DrainOrder, DrainSignal, Spec, SpecResult};
 use crate::options::Options;
 use crate::process::{self, FoundAgent, ProcessGroup};
 use crate::slot::{Slot, StoppingProcess};
@@ -39,6 +42,20 @@ pub enum Event {
         token: u64,
         check: usize,
         outcome: Outcome,
+    },
+    /// A supervised process was told to drain, or to go on.
+    Told {
+        slot: SlotId,
+        token: u64,
+        to_drain: bool,
+        outcome: Result<(), String>,
+        at: Instant,
+    },
+    /// A supervised process was asked for the number of its sessions.
+    Sessions {
+        slot: SlotId,
+        token: u64,
+        outcome: Result<Sessions, String>,
     },
     /// A signal asks the coordinator to end.
     Shutdown,
@@ -213,8 +230,7 @@ impl Reconciler {
             Event::Connection(event) => self.on_connection_event(event, now),
             Event::Exited(group) => self.on_exit(&group, now),
             Event::Checked { slot, token, check, outcome } => {
-                let supervisor = self.slots.get_mut(&slot).and_then(|slot| slot.supervisor.as_mut());
-                if let Some(supervisor) = supervisor.filter(|supervisor| supervisor.token == token) {
+                if let Some(supervisor) = self.supervisor_of(&slot, token) {
                     // Checks that fail while the agent starts are not logged.
                     if supervisor.on_check(check, outcome, now) && supervisor.was_ready {
                         let check = &supervisor.checks[check];
@@ -222,8 +238,30 @@ impl Reconciler {
                     }
                 }
             }
+            Event::Told { slot, token, to_drain, outcome, at } => self.on_told(&slot, token, to_drain, outcome, at),
+            Event::Sessions { slot, token, outcome } => {
+                let Some(supervisor) = self.supervisor_of(&slot, token) else { return };
+                let fault = match outcome {
+                    Ok(sessions) => {
+                        supervisor.drain.sessions = Some(sessions);
+                        None
+                    }
+                    Err(fault) => Some(fault),
+                };
+                if fault.is_some() && supervisor.drain.fault.is_none() {
+                    let fault = fault.as_deref().unwrap_or_default();
+                    eprintln!("coordinator: {}: its sessions are unknown: {fault}", supervisor.id);
+                }
+                supervisor.drain.fault = fault;
+            }
             Event::Shutdown => self.on_shutdown(now),
         }
+    }
+
+    /// Returns the supervisor of a slot whose process has this token.
+    fn supervisor_of(&mut self, slot: &SlotId, token: u64) -> Option<&mut Supervisor> {
+        let supervisor = self.slots.get_mut(slot)?.supervisor.as_mut()?;
+        (supervisor.token == token && supervisor.process.is_some()).then_some(supervisor)
     }
 
     /// Updates the state by an event of the connection.
@@ -320,7 +358,8 @@ impl Reconciler {
                 _ if unread.contains(&slot) => {}
                 Some((id, instance)) => {
                     let spec = snapshot.specs.get(&(instance.version, instance.node.clone())).cloned();
-                    self.assign(&slot, id, instance, spec, now);
+                    let task = snapshot.task_of(instance);
+                    self.assign(&slot, id, instance, task, spec, now);
                 }
                 None => self.clear_slot(&slot, now),
             }
@@ -384,9 +423,27 @@ impl Reconciler {
     }
 
     /// Assigns an instance to its slot, and stops everything else in it.
-    fn assign(&mut self, slot_id: &SlotId, id: &Id, instance: &Instance, spec: Option<SpecResult>, now: Instant) {
+    fn assign(
+        &mut self,
+        slot_id: &SlotId,
+        id: &Id,
+        instance: &Instance,
+        task: Option<&Task>,
+        spec: Option<SpecResult>,
+        now: Instant,
+    ) {
         let slot = self.slots.entry(slot_id.clone()).or_default();
-        if slot.supervisor.as_ref().is_some_and(|supervisor| supervisor.id == *id) {
+        let is_claimed = instance.claimant() == Some(&self.state_dir.coordinator);
+        // An attempt that was claimed since, because the record has asked for a restart.
+        let is_over = |attempt: u32| is_claimed && attempt < instance.attempt;
+        if let Some(supervisor) = slot.supervisor.as_mut().filter(|supervisor| supervisor.id == *id) {
+            supervisor.follow(instance, task, now);
+            if is_over(supervisor.attempt) {
+                if let Some(process) = supervisor.begin_anew(now) {
+                    let stopping = stop_of(process, &supervisor.spec, &self.options, now);
+                    slot.stopping.push(stopping);
+                }
+            }
             return;
         }
         let Some(Ok(Some(spec))) = spec else {
@@ -401,13 +458,15 @@ impl Reconciler {
         let mut supervisor = Supervisor::new(id.clone(), spec, saved.clone(), now);
         // If several processes were found, which should not happen, the newest is kept.
         slot.found.sort_by_key(|found| found.group.attempt);
-        let position = slot.found.iter().rposition(|found| found.group.id == *id && found.group.leader_is_running());
+        let is_it = |group: &ProcessGroup| group.id == *id && !is_over(group.attempt) && group.leader_is_running();
+        let position = slot.found.iter().rposition(|found| is_it(&found.group));
         let found = position.map(|position| slot.found.remove(position));
         stop_found(slot, &self.options, now);
+        supervisor.follow(instance, task, now);
         match found {
             Some(found) => self.adopt(slot_id, supervisor, found, instance, now),
             None => {
-                if saved.is_some_and(|saved| saved.process.is_some()) {
+                if saved.is_some_and(|saved| saved.process.is_some() && !is_over(saved.attempt)) {
                     // It ran when the last coordinator ended, and has ended since.
                     supervisor.on_exit("ended while no coordinator was running".to_string(), now, unix_ms());
                     if let Err(error) = self.state_dir.save(&supervisor.saved()) {
@@ -478,6 +537,12 @@ impl Reconciler {
                 move |outcome| sender.send(Event::Checked { slot: slot.clone(), token, check: index, outcome }).is_ok();
             run.running = Some(checks::start(check, report));
         }
+        supervisor.requests = supervisor.resolve_requests(&environment).unwrap_or_default();
+        if let Some(sessions) = supervisor.requests.sessions.clone() {
+            let (sender, slot, token) = (self.to_self.clone(), slot_id.clone(), supervisor.token);
+            let report = move |outcome| sender.send(Event::Sessions { slot: slot.clone(), token, outcome }).is_ok();
+            supervisor.drain.polling = Some(drain::poll_sessions(sessions, report));
+        }
         supervisor.was_ready |= supervisor.readiness() == Some(true);
         if let Err(error) = self.state_dir.save(&supervisor.saved()) {
             eprintln!("coordinator: {}: cannot save its state: {error}", supervisor.id);
@@ -491,9 +556,8 @@ impl Reconciler {
     fn reconcile(&mut self, now: Instant) -> Instant {
         let mut next = now + Duration::from_secs(60);
         for slot_id in self.slots.keys().cloned().collect::<Vec<_>>() {
-            if let Some(at) = self.reconcile_slot(&slot_id, now) {
-                next = next.min(at);
-            }
+            let wakeups = [self.reconcile_slot(&slot_id, now), self.steer_drain(&slot_id, now)];
+            next = wakeups.into_iter().flatten().fold(next, Instant::min);
         }
         self.slots.retain(|_, slot| !slot.is_empty());
         if self.shutdown_signals > 0 {
@@ -526,6 +590,75 @@ impl Reconciler {
         match now >= due {
             true => self.start(slot_id, now).or(next_wakeup),
             false => Some(due),
+        }
+    }
+
+    /// Tells the process of a slot to drain, or to go on, as the record asks. Returns the time of the next attempt.
+    fn steer_drain(&mut self, slot_id: &SlotId, now: Instant) -> Option<Instant> {
+        let supervisor = self.slots.get_mut(slot_id)?.supervisor.as_mut()?;
+        let (id, token) = (supervisor.id.clone(), supervisor.token);
+        let (process, spec) = (supervisor.process.as_ref()?, supervisor.requests.drain.as_ref()?);
+        let Some(to_drain) = supervisor.drain.next_order(now) else {
+            return supervisor.drain.retry_at.filter(|at| *at > now);
+        };
+        let url = match (to_drain, &spec.order, &spec.undo) {
+            (true, DrainOrder::Signal(signal), _) => {
+                self.failpoint.reach(Step::DrainTakenUp);
+                let signal = match signal {
+                    DrainSignal::Usr1 => Signal::USR1,
+                    DrainSignal::Usr2 => Signal::USR2,
+                    DrainSignal::Hup => Signal::HUP,
+                    DrainSignal::Term => Signal::TERM,
+                };
+                if process.group.leader_is_running() {
+                    process::kill(process.group.pid, signal);
+                }
+                // It takes a moment to act on it.
+                let delay = supervisor.spec.sessions.as_ref().map_or(Duration::ZERO, |sessions| sessions.interval);
+                self.on_told(slot_id, token, true, Ok(()), now + delay);
+                return None;
+            }
+            (true, DrainOrder::Http(url), _) => url,
+            (false, _, Some(url)) => url,
+            (false, _, None) => {
+                eprintln!("coordinator: {id}: its drain was withdrawn, and its manifest has no drain.undo");
+                self.on_told(slot_id, token, false, Ok(()), now);
+                return None;
+            }
+        };
+        if to_drain {
+            self.failpoint.reach(Step::DrainTakenUp);
+        }
+        let url = url.clone();
+        supervisor.drain.is_busy = true;
+        let (sender, slot) = (self.to_self.clone(), slot_id.clone());
+        drain::post(url, move |outcome| {
+            let _ = sender.send(Event::Told { slot, token, to_drain, outcome, at: Instant::now() });
+            // fails only while the coordinator exits
+        });
+        None
+    }
+
+    /// Notes what a process was told. What failed is repeated.
+    fn on_told(&mut self, slot: &SlotId, token: u64, to_drain: bool, outcome: Result<(), String>, at: Instant) {
+        let Some(supervisor) = self.supervisor_of(slot, token) else { return };
+        let (id, what) = (supervisor.id.clone(), if to_drain { "drain" } else { "go on" });
+        match outcome {
+            Ok(()) => {
+                eprintln!("coordinator: {id}: told to {what}");
+                supervisor.drain.note_told(to_drain, at);
+                let saved = supervisor.saved();
+                if let Err(error) = self.state_dir.save(&saved) {
+                    eprintln!("coordinator: {id}: cannot save its state: {error}");
+                }
+            }
+            Err(error) => {
+                if supervisor.drain.retry_at.is_none() {
+                    eprintln!("coordinator: {id}: cannot be told to {what}: {error}");
+                }
+                supervisor.drain.is_busy = false;
+                supervisor.drain.retry_at = Some(at + RESEND_INTERVAL);
+            }
         }
     }
 
@@ -600,6 +733,7 @@ impl Reconciler {
         let state_dir = self.state_dir.path.to_string_lossy().into_owned();
         let environment = supervisor.environment(node, &state_dir)?;
         supervisor.resolve_endpoints(&environment, &self.options.address)?;
+        supervisor.resolve_requests(&environment)?;
         let fill = |text: &String| manifest::filled(text, &environment, None);
         let command: Vec<String> = supervisor.spec.command.iter().map(fill).collect::<Result<_, String>>()?;
         let output = self.state_dir.open_log(slot).map_err(|error| format!("its log: {error}"))?;
@@ -731,6 +865,10 @@ impl Reconciler {
             return;
         }
         for update in &updates {
+            if let Update::Sessions { agent, state: state @ ("draining" | "drained"), version, number, .. } = update {
+                let number = number.map(|number| format!(", {number} sessions")).unwrap_or_default();
+                eprintln!("coordinator: {key} {agent} v{version}: reports {state}{number}");
+            }
             if let Update::Report { agent, state, version, attempt, reason, .. } = update {
                 match *state {
                     "ready" => self.failpoint.reach(Step::BeforeReady),
@@ -778,9 +916,11 @@ impl Reconciler {
             let ours = services.filter(|service| service.instance == id.service_instance(&service.service));
             return ours.map(|service| Update::Deregister { instance: service.instance.clone() }).collect();
         }
-        if let Some(supervisor) =
-            slot.and_then(|slot| slot.supervisor.as_mut()).filter(|supervisor| supervisor.id == id)
-        {
+        // A task announces the next attempt of an instance that has drained: it is claimed before its process is touched.
+        let is_to_restart =
+            |supervisor: &Supervisor| instance.state == "waiting" && supervisor.attempt <= instance.attempt;
+        let supervisor = slot.and_then(|slot| slot.supervisor.as_mut()).filter(|supervisor| supervisor.id == id);
+        if let Some(supervisor) = supervisor.filter(|supervisor| !is_to_restart(supervisor)) {
             let (services, ttl_ms) = (&snapshot.status.services, self.options.service_ttl_ms);
             return supervisor.updates(instance, services, ttl_ms, &self.state_dir.coordinator, now);
         }
@@ -802,6 +942,8 @@ impl Reconciler {
                 self.failpoint.reach(Step::TaskSeen);
                 vec![report("starting", task.attempt, claim)]
             }
+            // What drains is not started again: a process of another coordinator may still hold its sessions.
+            (Ok(Some(_)), _) if instance.is_draining() => Vec::new(),
             (Ok(Some(_)), _) if owner == Some(Owner::TakeOver(instance.attempt)) && instance.is_running() => {
                 vec![report("starting", instance.attempt.saturating_add(1), claim)]
             }
@@ -850,12 +992,17 @@ fn instance_id(key: &str, instance: &Instance, snapshot: &Snapshot) -> Id {
 fn stop_current(slot: &mut Slot, options: &Options, state_dir: &StateDir, now: Instant) {
     let Some(supervisor) = slot.supervisor.take() else { return };
     let Some(process) = supervisor.process else { return state_dir.remove(&supervisor.id) };
-    let drain = match supervisor.spec.services.is_empty() {
+    slot.stopping.push(stop_of(process, &supervisor.spec, options, now));
+}
+
+/// Returns the stop of a process, with the delays of its manifest.
+fn stop_of(process: Process, spec: &Spec, options: &Options, now: Instant) -> StoppingProcess {
+    let delay = match spec.services.is_empty() {
         true => Duration::ZERO,
-        false => supervisor.spec.shutdown_delay.unwrap_or_else(|| options.shutdown_delay()),
+        false => spec.shutdown_delay.unwrap_or_else(|| options.shutdown_delay()),
     };
-    let kill_timeout = supervisor.spec.kill_timeout.unwrap_or_else(|| options.kill_timeout());
-    slot.stopping.push(StoppingProcess::new(process, drain, kill_timeout, now));
+    let kill_timeout = spec.kill_timeout.unwrap_or_else(|| options.kill_timeout());
+    StoppingProcess::new(process, delay, kill_timeout, now)
 }
 
 /// Begins to stop the found processes that are not of the assigned instance.

@@ -53,6 +53,9 @@ pub struct SavedInstance {
     pub restarts: Restarts,
     /// Reason why it is not started again: its restart policy is exhausted.
     pub failed: Option<String>,
+    /// Set once the process was told to drain.
+    #[serde(default)]
+    pub told_to_drain: bool,
 }
 
 /// Opens and locks a file; None if another process holds the lock.

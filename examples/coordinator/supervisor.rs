@@ -1,9 +1,12 @@
 //! Supervisor of one instance: its process, checks and restarts, and the updates about them.
 
-use crate::api::{claim_reason, is_other_reason, Instance, Registration, Service, Update};
+use crate::api::{claim_reason, is_other_reason, Instance, Registration, Service, Task, Update};
 use crate::checks::Outcome;
+use crate::drain::{Asked, Drain};
 use crate::identity::Id;
-use crate::manifest::{filled, mirror_neuron_port_variable, port_variable, CheckSpec, Spec};
+use crate::manifest::{
+    filled, mirror_neuron_port_variable, port_variable, CheckSpec, DrainOrder, DrainSpec, SessionsSpec, Spec,
+};
 use crate::process::{self, ProcessGroup};
 use crate::restart::{Restarts, Verdict};
 use crate::state_dir::SavedInstance;
@@ -72,12 +75,21 @@ pub struct Endpoint {
     pub meta: Option<Json>,
 }
 
+/// How the running process is told to drain, and asked for its sessions.
+#[derive(Default)]
+pub struct Requests {
+    pub drain: Option<DrainSpec>,
+    pub sessions: Option<SessionsSpec>,
+}
+
 /// Next start while no process runs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum NextStart {
     At(Instant),
     /// The restart policy is exhausted, with the reason.
     Never(String),
+    /// It has ended in its drain, and holds no session any more; with the reason.
+    Drained(String),
 }
 
 /// State of an instance that is assigned to a slot.
@@ -102,15 +114,22 @@ pub struct Supervisor {
     pub last_exit: Option<String>,
     /// Time of the next refresh of its services' TTLs.
     pub refresh_at: Instant,
+    pub drain: Drain,
+    /// Of the running process.
+    pub requests: Requests,
 }
 
 impl Supervisor {
     /// Creates a supervisor without a process, from the saved state if there is one.
     pub fn new(id: Id, spec: Arc<Spec>, saved: Option<SavedInstance>, now: Instant) -> Supervisor {
-        let (attempt, ports, restarts, failed) = match saved {
-            Some(saved) => (saved.attempt, saved.ports, saved.restarts, saved.failed),
-            None => (0, BTreeMap::new(), Restarts::default(), None),
+        let (attempt, ports, restarts, failed, told) = match saved {
+            Some(saved) => (saved.attempt, saved.ports, saved.restarts, saved.failed, saved.told_to_drain),
+            None => (0, BTreeMap::new(), Restarts::default(), None, false),
         };
+        let mut drain = Drain::default();
+        if told {
+            drain.note_told(true, now);
+        }
         Supervisor {
             id,
             spec,
@@ -126,6 +145,8 @@ impl Supervisor {
             next: failed.map_or(NextStart::At(now), NextStart::Never),
             last_exit: None,
             refresh_at: now,
+            drain,
+            requests: Requests::default(),
         }
     }
 
@@ -139,8 +160,9 @@ impl Supervisor {
             restarts: self.restarts.clone(),
             failed: match &self.next {
                 NextStart::Never(reason) => Some(reason.clone()),
-                NextStart::At(_) => None,
+                NextStart::At(_) | NextStart::Drained(_) => None,
             },
+            told_to_drain: self.drain.told,
         }
     }
 
@@ -150,7 +172,11 @@ impl Supervisor {
     /// that it is not taken for an earlier process.
     pub fn next_attempt(&self, recorded: Option<&Instance>) -> u32 {
         match recorded {
-            Some(instance) if instance.state == "starting" && instance.attempt > self.attempt => instance.attempt,
+            Some(instance)
+                if ["waiting", "starting"].contains(&instance.state.as_str()) && instance.attempt > self.attempt =>
+            {
+                instance.attempt
+            }
             Some(instance) => self.attempt.max(instance.attempt).saturating_add(1),
             None => self.attempt.saturating_add(1),
         }
@@ -261,9 +287,12 @@ impl Supervisor {
 
     /// Handles the exit of its process, or a failed start, and schedules the restart. `now_ms` is Unix time.
     pub fn on_exit(&mut self, exit: String, now: Instant, now_ms: u64) {
-        self.checks.clear();
-        self.was_ready = false;
-        self.started_at = None;
+        self.forget_process();
+        if self.drain.asked != Asked::Serve {
+            self.next = NextStart::Drained(exit.clone());
+            self.last_exit = Some(exit);
+            return;
+        }
         self.next = match self.restarts.after_end(&self.spec.restart, now_ms) {
             Verdict::After(delay) => NextStart::At(now + delay),
             Verdict::Exhausted => {
@@ -275,6 +304,93 @@ impl Supervisor {
             }
         };
         self.last_exit = Some(exit);
+    }
+
+    /// Forgets what belongs to a process that has ended or is no longer its own.
+    fn forget_process(&mut self) {
+        self.checks.clear();
+        self.was_ready = false;
+        self.started_at = None;
+        self.drain.forget_process();
+    }
+
+    /// Returns its process, if it has one, so that it can be stopped, and starts the next as soon as its slot is empty.
+    pub fn begin_anew(&mut self, now: Instant) -> Option<Process> {
+        self.forget_process();
+        (self.next, self.last_exit) = (NextStart::At(now), None);
+        self.process.take()
+    }
+
+    /// Returns its drain and its sessions with the variables substituted in their URLs.
+    pub fn resolve_requests(&self, environment: &BTreeMap<String, String>) -> Result<Requests, String> {
+        let fill = |url: &String, name: &str| {
+            filled(url, environment, None).map_err(|error| format!("config.{name}: {error}"))
+        };
+        let drain = |spec: &DrainSpec| -> Result<DrainSpec, String> {
+            let order = match &spec.order {
+                DrainOrder::Http(url) => DrainOrder::Http(fill(url, "drain.http")?),
+                DrainOrder::Signal(signal) => DrainOrder::Signal(*signal),
+            };
+            let undo = spec.undo.as_ref().map(|url| fill(url, "drain.undo")).transpose()?;
+            Ok(DrainSpec { order, undo })
+        };
+        let sessions = |spec: &SessionsSpec| -> Result<SessionsSpec, String> {
+            Ok(SessionsSpec { url: fill(&spec.url, "sessions")?, interval: spec.interval })
+        };
+        Ok(Requests {
+            drain: self.spec.drain.as_ref().map(drain).transpose()?,
+            sessions: self.spec.sessions.as_ref().map(sessions).transpose()?,
+        })
+    }
+
+    // ---- drains -----------------------------------------------------------------------------------------------------
+
+    /// Follows the role that the record gives it. An instance that drains is not started again.
+    pub fn follow(&mut self, recorded: &Instance, task: Option<&Task>, now: Instant) {
+        self.drain.asked = match recorded.is_draining() {
+            true if task.is_some_and(|task| task.task == "drain") => Asked::Drain,
+            true => Asked::DrainTakenUp,
+            false => Asked::Serve,
+        };
+        match (self.drain.asked, &self.next) {
+            (Asked::Serve, NextStart::Drained(_)) => self.next = NextStart::At(now),
+            (Asked::Drain | Asked::DrainTakenUp, NextStart::At(_)) if self.process.is_none() => {
+                let exit = self.last_exit.clone();
+                self.next = NextStart::Drained(exit.unwrap_or_else(|| "it is not running".to_string()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the report about its drain or its sessions, if the record does not have it.
+    fn drain_update(&self, recorded: &Instance) -> Option<Update> {
+        if self.process.is_none() || self.attempt != recorded.attempt {
+            return None;
+        }
+        let number = self.drain.sessions.map(|sessions| sessions.number);
+        let has_drained = match (&self.spec.drain, &self.spec.sessions) {
+            (None, None) => true, // it has no sessions
+            (Some(_), Some(_)) => self.drain.is_empty(),
+            // Its end, or the record's own count of idle time, tells.
+            _ => false,
+        };
+        let is_news = number.is_some() && number != recorded.sessions;
+        let (state, number) = match (self.drain.asked, recorded.state.as_str()) {
+            (Asked::Drain, _) => ("draining", number),
+            (Asked::DrainTakenUp, _) if has_drained && recorded.drain_at.is_some() => ("drained", None),
+            (Asked::DrainTakenUp, _) if is_news => ("draining", number),
+            (Asked::Serve, "ready") if is_news => ("ready", number),
+            (Asked::Serve, "unready") if is_news => ("unready", number),
+            _ => return None,
+        };
+        Some(Update::Sessions {
+            agent: self.id.agent.clone(),
+            state,
+            version: self.id.version,
+            job: self.id.job.clone(),
+            attempt: self.attempt,
+            number,
+        })
     }
 
     // ---- checks -----------------------------------------------------------------------------------------------------
@@ -378,7 +494,11 @@ impl Supervisor {
             true => Vec::new(),
             false => self.service_updates(services, ttl_ms, refresh),
         };
-        all.extend(self.state_update(recorded, coordinator));
+        let state = self.state_update(recorded, coordinator);
+        // Outside drains the number comes with the state on the record, which must not override a new one.
+        let may_follow = state.is_none() || self.drain.asked != Asked::Serve;
+        all.extend(state);
+        all.extend(self.drain_update(recorded).filter(|_| may_follow));
         all
     }
 
@@ -443,6 +563,7 @@ impl Supervisor {
             (Some(_), false) => ("starting", None),
             (None, _) => match (&self.next, &self.last_exit) {
                 (NextStart::Never(reason), _) => ("failed", Some(reason.clone())),
+                (NextStart::Drained(reason), _) => ("stopped", Some(reason.clone())),
                 // The processes that ran in its slot before are still being stopped.
                 (NextStart::At(_), None) if !["ready", "unready"].contains(&recorded.state.as_str()) => return None,
                 (NextStart::At(_), None) => ("unready", Some("it is not running and will be restarted".to_string())),
@@ -452,7 +573,7 @@ impl Supervisor {
         // What is said without a process is about the attempt that the record has; the process of a later one may have
         // ended before it was reported.
         let attempt = match state {
-            "unready" if self.process.is_none() => recorded.attempt.max(1),
+            "unready" | "stopped" if self.process.is_none() => recorded.attempt.max(1),
             _ => self.attempt.max(recorded.attempt),
         };
         // `starting` would begin a new attempt; for one that the record knows, `unready` is reported.
