@@ -1,0 +1,436 @@
+//! Drains by the reference coordinator (rule 10): its processes are told once, what they say about their sessions is
+//! reported, and none is stopped or replaced while it holds one, whatever happens to the coordinator meanwhile.
+
+use serde_json::{json, Value as Json};
+use test_support::prelude::*;
+use test_support::processes::*;
+
+const KEY: &str = "agent-api";
+const ONE: [&str; 1] = ["web-1"];
+const PAIR: [&str; 2] = ["web-1", "web-2"];
+
+/// A drain that does not end by itself while a test runs.
+const LONG: [&str; 2] = ["DRAIN_MS", "600000"];
+
+/// The requests of `examples/http_agent.rs`.
+fn by_http() -> Json {
+    json!({
+        "drain": { "http": "http://127.0.0.1:${env.PORT}/drain", "undo": "http://127.0.0.1:${env.PORT}/resume" },
+        "sessions": "http://127.0.0.1:${env.PORT}/sessions", "sessions_interval_ms": 40,
+    })
+}
+
+/// The manifest of an app whose nodes have further fields in `config`.
+fn manifest(app: &App, label: &str, config: &Json) -> String {
+    let mut manifest = app.json(label);
+    for node in manifest["nodes"].as_array_mut().expect("nodes") {
+        let known = node["config"].as_object_mut().expect("a config");
+        known.extend(config.as_object().expect("fields").clone());
+    }
+    manifest.to_string()
+}
+
+/// A server, a host, and a first version that runs on it.
+struct Scene {
+    host: Host,
+    coordinator: Coordinator,
+    client: Client,
+    server: Server,
+    behaviour: &'static str,
+    agents: &'static [&'static str],
+    config: Json,
+}
+
+impl Scene {
+    fn begin(agents: &'static [&'static str], behaviour: &'static str, config: Json) -> Scene {
+        let server = Server::start(ServerKind::Redis70, &[]);
+        let host = Host::new();
+        let coordinator = Coordinator::start(&host, "one", &[url(&server)], &[KEY]);
+        let client = server.client();
+        let mut scene = Scene { host, coordinator, client, server, behaviour, agents, config };
+        scene.deploy("first", &[]);
+        scene.client.wait_for_status(KEY, "successful");
+        scene
+    }
+
+    /// Deploys a version. Without options it would not drain.
+    fn deploy(&mut self, label: &str, options: &[&str]) {
+        let app = App::new(&self.host, self.agents, self.behaviour);
+        self.client.deploy(KEY, &manifest(&app, label, &self.config), &[&BRISK[..], options].concat());
+    }
+
+    /// Ends its coordinator with SIGKILL and starts another one with the same state directory.
+    fn replace_coordinator(&mut self) {
+        self.coordinator.kill();
+        self.coordinator = Coordinator::start(&self.host, "one", &[url(&self.server)], &[KEY]);
+    }
+
+    fn instance(&mut self, agent: &str, version: u64) -> Json {
+        let record = self.client.status(KEY);
+        let found = array(&record["instances"]).iter().find(|i| i["agent"] == agent && i["version"] == version);
+        found.cloned().unwrap_or_default()
+    }
+
+    fn processes(&self, agent: &str) -> Vec<Process> {
+        self.host.agents().remove(agent).unwrap_or_default()
+    }
+
+    fn wait_for_sessions(&mut self, process: &Process, sessions: u64) {
+        let (agent, version) = (process.agent.as_str(), process.version);
+        wait_until("its sessions to be reported", || self.instance(agent, version)["sessions"] == sessions);
+    }
+
+    /// Begins the first session of an agent, and waits until the record knows of it: an agent without sessions would
+    /// drain by its idle time.
+    fn hold_session(&mut self, process: &Process, id: &str) {
+        assert_eq!(begin_session(process, id), 200);
+        self.wait_for_sessions(process, 1);
+    }
+
+    /// Waits until an agent that began as version 1 was told to drain.
+    fn wait_until_told(&mut self, process: &Process) {
+        wait_until("it to be told to drain", || drains(process) > 0);
+        assert_eq!(self.instance(&process.agent, 1)["role"], "draining");
+    }
+
+    fn events(&mut self, kind: &str) -> Vec<Json> {
+        self.client.events_after(KEY, 0).into_iter().filter(|event| event["type"] == kind).collect()
+    }
+
+    fn finish(mut self) {
+        self.client.call(&["DEPLOY.STOP", KEY, "NOW"]);
+        self.host.stop(&mut self.client, KEY);
+    }
+}
+
+/// Sends a request to an agent. Returns status and body.
+fn request(process: &Process, method: &str, path: &str) -> (u16, String) {
+    let port = process.variable("PORT").expect("its port");
+    let url = format!("http://127.0.0.1:{port}{path}");
+    let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build();
+    let agent = ureq::Agent::new_with_config(config);
+    let response = match method {
+        "POST" => agent.post(&url).send_empty(),
+        "DELETE" => agent.delete(&url).call(),
+        _ => agent.get(&url).call(),
+    };
+    let mut response = response.unwrap_or_else(|error| panic!("{method} {url}: {error}"));
+    (response.status().as_u16(), response.body_mut().read_to_string().expect("a body"))
+}
+
+fn begin_session(process: &Process, id: &str) -> u16 {
+    request(process, "POST", &format!("/session/{id}")).0
+}
+
+fn end_session(process: &Process, id: &str) {
+    assert_eq!(request(process, "DELETE", &format!("/session/{id}")).0, 200, "it holds session {id}");
+}
+
+/// How often a process was told to drain.
+fn drains(process: &Process) -> u32 {
+    request(process, "GET", "/drains").1.parse().expect("a number")
+}
+
+// ---- a drain and its end --------------------------------------------------------------------------------------------
+
+#[test]
+fn agent_is_replaced_once_it_has_finished_its_sessions() {
+    let mut scene = Scene::begin(&PAIR, "good", by_http());
+    let old = scene.host.agent("web-1");
+    for id in ["s1", "s2"] {
+        assert_eq!(begin_session(&old, id), 200);
+    }
+    scene.wait_for_sessions(&old, 2);
+
+    scene.deploy("second", &LONG);
+    scene.wait_until_told(&old);
+    assert_eq!(begin_session(&old, "s3"), 503);
+    assert_eq!(request(&old, "GET", "/session/s1").0, 200);
+    let found = scene.client.json(&["DEPLOY.RESOLVE", KEY, "VERSION", "1", "SESSION", "s1", "JSON"]);
+    assert_eq!(array(&found).len(), 1, "its callers find it");
+    // The number on the record follows. At 1 it is not drained.
+    end_session(&old, "s2");
+    scene.wait_for_sessions(&old, 1);
+    assert_eq!(scene.events("agent_drained"), Vec::<Json>::new());
+    assert_eq!(scene.host.agent("web-1"), old);
+    assert_eq!(drains(&old), 1);
+
+    end_session(&old, "s1");
+    let record = scene.client.wait_for_status(KEY, "successful");
+    scene.host.assert_runs(&record);
+    assert_eq!(scene.host.agent("web-1").version, 2);
+    let drained = scene.events("agent_drained");
+    assert_eq!(drained.len(), 2, "{drained:?}");
+    for event in drained {
+        assert_eq!((&event["forced"], &event["sessions"]), (&json!(false), &json!(0)), "{event}");
+    }
+    scene.finish();
+}
+
+#[test]
+fn drained_side_of_a_blue_green_deployment_is_stopped() {
+    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let old = scene.host.agent("web-1");
+    scene.hold_session(&old, "s1");
+    scene.deploy("second", &[&LONG[..], &["STRATEGY", "blue-green"]].concat());
+    scene.client.wait_for_status(KEY, "successful");
+    scene.wait_until_told(&old);
+    assert_eq!(scene.processes("web-1").len(), 2, "the old side goes on serving");
+    end_session(&old, "s1");
+    wait_until("the old side to have gone", || scene.processes("web-1").len() == 1);
+    assert_eq!(scene.host.agent("web-1").version, 2);
+    wait_until("that to be reported", || array(&scene.client.status(KEY)["instances"]).len() == 1);
+    scene.finish();
+}
+
+#[test]
+fn agent_without_sessions_drains_at_once() {
+    let mut scene = Scene::begin(&PAIR, "good", json!({}));
+    scene.deploy("second", &LONG);
+    let record = scene.client.wait_for_status(KEY, "successful");
+    scene.host.assert_runs(&record);
+    assert_eq!(scene.events("agent_drained").len(), 2);
+    scene.finish();
+}
+
+/// Nobody tells it, so it may begin a session at any time: the record counts the time without one.
+#[test]
+fn agent_that_cannot_be_told_drains_by_its_idle_time() {
+    let mut scene =
+        Scene::begin(&ONE, "good", json!({ "sessions": by_http()["sessions"], "sessions_interval_ms": 40 }));
+    let old = scene.host.agent("web-1");
+    scene.hold_session(&old, "s1");
+    scene.deploy("second", &LONG);
+    wait_until("the drain to be taken up", || !scene.events("agent_draining").is_empty());
+    end_session(&old, "s1");
+    scene.client.wait_for_status(KEY, "successful");
+    let drained = scene.events("agent_drained").remove(0);
+    let said = scene.events("task_issued");
+    let issued = said.iter().find(|event| event["task"] == "drain").expect("its task");
+    let idle_ms = number(&issued["min_healthy_ms"]);
+    assert!(number(&drained["at"]) >= number(&issued["at"]) + idle_ms, "{drained}");
+    assert_eq!(drained["forced"], false);
+    assert_eq!(drains(&scene.host.agent("web-1")), 0);
+    scene.finish();
+}
+
+#[test]
+fn agent_is_told_to_drain_by_a_signal() {
+    let sessions = by_http()["sessions"].clone();
+    let config = json!({ "drain": { "signal": "SIGUSR1" }, "sessions": sessions, "sessions_interval_ms": 40 });
+    let mut scene = Scene::begin(&ONE, "good", config);
+    let old = scene.host.agent("web-1");
+    scene.hold_session(&old, "s1");
+    scene.deploy("second", &LONG);
+    scene.wait_until_told(&old);
+    assert_eq!(begin_session(&old, "s2"), 503);
+    assert_eq!(drains(&old), 1);
+    end_session(&old, "s1");
+    scene.client.wait_for_status(KEY, "successful");
+    assert_eq!(scene.events("agent_drained")[0]["forced"], false);
+    scene.finish();
+}
+
+#[test]
+fn drain_that_takes_too_long_ends_with_a_stop_from_the_server() {
+    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let old = scene.host.agent("web-1");
+    scene.hold_session(&old, "s1");
+    scene.deploy("second", &["DRAIN_MS", "700", "STRATEGY", "blue-green"]);
+    scene.client.wait_for_status(KEY, "successful");
+    wait_until("the old side to have gone", || scene.processes("web-1").len() == 1);
+    let drained = scene.events("agent_drained").remove(0);
+    assert_eq!((&drained["forced"], &drained["sessions"]), (&json!(true), &json!(1)), "{drained}");
+    scene.finish();
+}
+
+#[test]
+fn agent_that_ends_in_its_drain_is_not_started_again() {
+    let mut scene = Scene::begin(&ONE, "dies-in-drain", by_http());
+    let old = scene.host.agent("web-1");
+    scene.hold_session(&old, "s1");
+    scene.deploy("second", &LONG);
+    scene.client.wait_for_status(KEY, "successful");
+    let states = scene.events("agent_state");
+    let of_old = states.iter().filter(|event| event["version"] == 1).map(|event| string(&event["state"]));
+    assert_eq!(of_old.collect::<Vec<_>>(), ["starting", "ready", "stopped"]);
+    assert_eq!(scene.host.agent("web-1").version, 2);
+    scene.finish();
+}
+
+// ---- drains that lead to nothing ------------------------------------------------------------------------------------
+
+#[test]
+fn agent_is_not_told_of_a_drain_that_was_withdrawn() {
+    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let old = scene.host.agent("web-1");
+    signal(scene.coordinator.pid(), "STOP");
+    scene.deploy("second", &LONG);
+    assert_eq!(scene.instance("web-1", 1)["role"], "draining");
+    scene.deploy("first", &LONG);
+    assert_eq!(scene.instance("web-1", 1)["role"], "primary");
+    signal(scene.coordinator.pid(), "CONT");
+    // It has read the record since: it reports what it is told afterwards.
+    scene.hold_session(&old, "s1");
+    assert_eq!(drains(&old), 0);
+    assert_eq!(scene.host.agent("web-1"), old);
+    scene.finish();
+}
+
+/// A record that was set back has no drain any more, and its process goes on.
+#[test]
+fn told_agent_is_told_to_go_on_when_its_drain_is_lost() {
+    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let old = scene.host.agent("web-1");
+    scene.hold_session(&old, "s1");
+    scene.client.call(&["SAVE"]);
+    scene.deploy("second", &LONG);
+    scene.wait_until_told(&old);
+    scene.server.restart(End::Kill);
+    scene.client = scene.server.client();
+    assert_eq!(scene.client.status(KEY)["current_version"], 1);
+    wait_until("it to accept sessions again", || begin_session(&old, "s2") == 200);
+    assert_eq!(scene.host.agent("web-1"), old);
+    // The next drain is told again.
+    scene.wait_for_sessions(&old, 2);
+    scene.deploy("second", &LONG);
+    wait_until("it to be told to drain", || drains(&old) == 2);
+    for id in ["s1", "s2"] {
+        end_session(&old, id);
+    }
+    scene.client.wait_for_status(KEY, "successful");
+    scene.finish();
+}
+
+#[test]
+fn drained_agent_without_a_successor_is_started_anew() {
+    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let old = scene.host.agent("web-1");
+    scene.hold_session(&old, "s1");
+    scene.deploy("second", &LONG);
+    scene.wait_until_told(&old);
+    scene.client.call(&["DEPLOY.FAIL", KEY]);
+    end_session(&old, "s1");
+    wait_until("it to run again", || scene.processes("web-1").iter().any(|process| process.attempt == 2));
+    wait_until("it to be healthy", || {
+        let instance = scene.instance("web-1", 1);
+        instance["role"] == "primary" && instance["state"] == "ready" && instance["health"] == "healthy"
+    });
+    let new = scene.host.agent("web-1");
+    assert_eq!((new.version, new.attempt), (1, 2));
+    assert_eq!(begin_session(&new, "s2"), 200);
+    wait_until("its services", || array(&scene.client.json(&["DEPLOY.RESOLVE", KEY, "JSON"])).len() == 1);
+    let resolved = scene.client.json(&["DEPLOY.RESOLVE", KEY, "JSON"]);
+    assert_eq!(Some(resolved[0]["port"].to_string()), new.variable("PORT"));
+    scene.finish();
+}
+
+// ---- coordinators ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn next_coordinator_goes_on_with_a_drain() {
+    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let old = scene.host.agent("web-1");
+    scene.hold_session(&old, "s1");
+    scene.deploy("second", &LONG);
+    scene.wait_until_told(&old);
+    wait_until("that to be noted", || scene.coordinator.log().contains("told to drain"));
+    scene.replace_coordinator();
+    wait_until("it to go on", || scene.coordinator.log().contains("goes on"));
+    assert_eq!(begin_session(&old, "s2"), 503);
+    assert_eq!(scene.host.agent("web-1"), old);
+    assert_eq!(drains(&old), 1);
+    end_session(&old, "s1");
+    scene.client.wait_for_status(KEY, "successful");
+    assert_eq!(scene.events("agent_drained")[0]["forced"], false);
+    scene.finish();
+}
+
+#[test]
+fn crash_between_taking_a_drain_up_and_telling_the_agent_is_recovered() {
+    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let old = scene.host.agent("web-1");
+    scene.hold_session(&old, "s1");
+    scene.coordinator.kill();
+    let urls = [url(&scene.server)];
+    let mut dying = Coordinator::start_failing_at(&scene.host, "one", &urls, &[KEY], "drain-taken-up");
+    scene.deploy("second", &LONG);
+    dying.wait_for_end();
+    assert_eq!(drains(&old), 0);
+    assert_eq!(scene.events("agent_draining").len(), 1);
+    scene.replace_coordinator();
+    scene.wait_until_told(&old);
+    assert_eq!(drains(&old), 1);
+    end_session(&old, "s1");
+    scene.client.wait_for_status(KEY, "successful");
+    scene.finish();
+}
+
+/// While nobody coordinated, it finished its sessions and ended.
+#[test]
+fn agent_that_ended_in_its_drain_unseen_is_not_started_again() {
+    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let old = scene.host.agent("web-1");
+    scene.hold_session(&old, "s1");
+    scene.deploy("second", &LONG);
+    scene.wait_until_told(&old);
+    scene.coordinator.kill();
+    old.signal("KILL");
+    wait_until("it to have ended", || scene.host.processes().is_empty());
+    scene.replace_coordinator();
+    let record = scene.client.wait_for_status(KEY, "successful");
+    scene.host.assert_runs(&record);
+    let states = scene.events("agent_state");
+    let attempts = states.iter().filter(|event| event["version"] == 1).map(|event| number(&event["attempt"]));
+    assert_eq!(attempts.max(), Some(1));
+    scene.finish();
+}
+
+/// Both read the task; the drain is carried out by whoever runs the agent.
+#[test]
+fn one_of_two_coordinators_with_the_same_agents_drains_each_agent() {
+    let mut scene = Scene::begin(&PAIR, "good", by_http());
+    let old = PAIR.map(|agent| scene.host.agent(agent));
+    for process in &old {
+        scene.hold_session(process, "s1");
+    }
+    scene.deploy("second", &[&LONG[..], &["MAX_PARALLEL", "2"]].concat());
+    for process in &old {
+        scene.wait_until_told(process);
+    }
+    // It does not take over what drains.
+    let second = Coordinator::start(&scene.host, "two", &[url(&scene.server)], &[KEY]);
+    wait_until("it to be connected", || second.log().contains("connected to"));
+    for process in &old {
+        end_session(process, "s1");
+    }
+    scene.client.wait_for_status(KEY, "successful");
+    assert_eq!(second.log().matches("told to drain").count(), 0, "{}", second.log());
+    let drained = scene.events("agent_drained");
+    assert_eq!(drained.iter().map(|event| event["forced"] == false).collect::<Vec<_>>(), [true, true]);
+    // From here on each runs some of the agents, or none. What one replaces may be a process of the other's, which ends a
+    // little later.
+    let runs_once = |scene: &Scene| PAIR.iter().all(|agent| scene.processes(agent).len() == 1);
+    wait_until("each agent to run once", || runs_once(&scene));
+    let middle = PAIR.map(|agent| scene.host.agent(agent));
+    for process in &middle {
+        assert_eq!(process.version, 2);
+        scene.hold_session(process, "s2");
+    }
+    scene.deploy("third", &[&LONG[..], &["MAX_PARALLEL", "2"]].concat());
+    for process in &middle {
+        wait_until("it to be told to drain", || drains(process) > 0);
+    }
+    for process in &middle {
+        assert_eq!(drains(process), 1);
+        end_session(process, "s2");
+    }
+    let record = scene.client.wait_for_status(KEY, "successful");
+    wait_until("each agent to run once", || runs_once(&scene));
+    scene.host.assert_runs(&record);
+    let taken_up = scene.events("task_done").iter().filter(|e| e["task"] == "drain" && e["withdrawn"] != true).count();
+    assert_eq!(taken_up, 4, "each drain was taken up once");
+    scene.client.call(&["DEPLOY.STOP", KEY, "NOW"]);
+    wait_until("all agents to be reported stopped", || array(&scene.client.status(KEY)["instances"]).is_empty());
+    wait_until("all processes to end", || scene.host.processes().is_empty());
+}
