@@ -1,5 +1,6 @@
-//! Demo of a rollout with real processes: an operator deploys and promotes versions, `examples/coordinator.rs` runs the
-//! agents, and callers resolve agents with DEPLOY.RESOLVE, call them and count failed calls.
+//! Demo of rollouts with real processes: an operator deploys and promotes versions, `examples/coordinator.rs` runs the
+//! agents, and callers resolve agents with DEPLOY.RESOLVE, call them and count failed calls. In its last part callers
+//! hold sessions that last longer than a call, and count those that are cut off.
 //!
 //! `scripts/demo` starts a server for it. To use another server, build the examples and pass its URL:
 //!
@@ -7,7 +8,7 @@
 //! cargo build --examples && cargo run --example demo -- --redis redis://127.0.0.1:6379/
 //! ```
 //!
-//! It exits with 0 if all rollouts ended as expected and no call failed. No process outlives it.
+//! It exits with 0 if all rollouts ended as expected, no call failed and no session was cut off. No process outlives it.
 
 use clap::Parser;
 use redis::{Client, Connection};
@@ -31,6 +32,10 @@ const SERVICE: &str = "web";
 const CALLERS: usize = 2;
 /// Delay between two calls of a caller.
 const CALL_INTERVAL: Duration = Duration::from_millis(10);
+/// Number of concurrent sessions.
+const SESSIONS: usize = 6;
+/// Delay between two calls within a session.
+const SESSION_CALL_INTERVAL: Duration = Duration::from_millis(100);
 
 type DemoResult<T> = Result<T, Box<dyn Error>>;
 
@@ -43,6 +48,9 @@ struct Options {
     /// Value of min_healthy_ms, which sets the pace of the demo
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
     pace_ms: u64,
+    /// Value of drain_ms while callers hold sessions; 0 cuts sessions off
+    #[arg(long, value_name = "MS", default_value_t = 20_000)]
+    drain_ms: u64,
 }
 
 fn main() -> ExitCode {
@@ -66,8 +74,10 @@ fn main() -> ExitCode {
 /// State of the demo.
 struct Demo {
     pace: Duration,
+    drain_ms: u64,
     operator: Operator,
-    callers: Callers,
+    callers: Callers<CallStats>,
+    sessions: Callers<SessionStats>,
     // Dropped last, after the callers: dropping it stops the agents.
     coordinator: Coordinator,
 }
@@ -80,6 +90,7 @@ impl Demo {
         print_events(&client)?;
         Ok(Demo {
             pace,
+            drain_ms: options.drain_ms,
             operator: Operator {
                 connection: client.get_connection()?,
                 last_line: String::new(),
@@ -87,25 +98,26 @@ impl Demo {
                 // A step takes a few times the pace; the constant allows for a busy machine.
                 timeout: pace * 10 + Duration::from_secs(30),
             },
-            callers: Callers::new(client),
+            callers: Callers::new(client.clone()),
+            sessions: Callers::new(client),
             coordinator: Coordinator::start(&options.redis)?,
         })
     }
 
-    /// Runs the demo. Returns the number of failed calls.
+    /// Runs the demo. Returns the number of failed calls and of sessions that were cut off.
     fn run(&mut self) -> DemoResult<u64> {
         heading("Version 1: no agent runs yet, so all three start at once.");
         self.operator.deploy("first version", self.manifest("good", "v1")?, &[])?;
         self.operator.watch_until("successful")?;
 
         heading("Callers start: they resolve an agent with DEPLOY.RESOLVE and call it, some hundred times a second.");
-        self.callers.start()?;
+        self.callers.start(CALLERS, call_once)?;
         self.operator.pause(self.pace)?;
 
         heading("Version 2, with one canary. Only the canary is replaced, and callers do not resolve it.");
         self.operator.deploy("better greeting", self.manifest("good", "v2")?, &["CANARY", "1"])?;
         self.operator.watch_until("awaiting_promotion")?;
-        println!("  {}", self.callers.summary());
+        println!("  {}", self.callers.stats().summary());
 
         heading("The canary has been healthy for min_healthy_ms. The operator calls it …");
         println!("  {}", self.operator.call_canary()?);
@@ -113,7 +125,7 @@ impl Demo {
         heading("… and promotes it. The other agents are replaced one by one.");
         self.operator.command(&["DEPLOY.PROMOTE", KEY, "REASON", "the canary answers well"])?;
         self.operator.watch_until("successful")?;
-        println!("  {}", self.callers.summary());
+        println!("  {}", self.callers.stats().summary());
         self.operator.pause(self.pace / 2)?;
 
         heading("Version 3 is broken: its check never passes. Its first agent fails, and the deployment is reverted.");
@@ -127,6 +139,8 @@ impl Demo {
         self.operator.watch_until_version("successful", 4)?;
         self.operator.pause(self.pace / 2)?;
 
+        self.deploy_under_sessions()?;
+
         self.callers.stop();
         heading("State of the record");
         self.operator.print_summary()?;
@@ -138,7 +152,8 @@ impl Demo {
         heading("Calls");
         let stats = self.callers.stats();
         println!("{} calls, {} failed", stats.calls(), stats.failed);
-        for (version, note) in [(1, ""), (2, ""), (3, "broken, never called"), (4, "rollback to version 2")] {
+        let notes = ["", "", "broken, never called", "rollback to version 2", "blue-green", "failed in its bake"];
+        for (version, note) in (1..).zip(notes) {
             let answers = stats.answers.get(&version).copied().unwrap_or(0);
             let share = 100 * answers / stats.calls().max(1);
             println!("version {version}: {answers:>6} answers {share:>3} %  {}  {note}", bar(answers, stats.calls()));
@@ -146,7 +161,59 @@ impl Demo {
         for (error, times) in &stats.errors {
             println!("failed {times} times: {error}");
         }
-        Ok(stats.failed)
+        let sessions = self.sessions.stats();
+        for (error, times) in &sessions.errors {
+            println!("cut off {times} times: {error}");
+        }
+        for (error, times) in &sessions.refused {
+            println!("refused {times} times: {error}");
+        }
+        let by_version = sessions.by_version.iter().map(|(version, begun)| format!("{begun} at version {version}"));
+        println!("sessions began: {}", by_version.collect::<Vec<_>>().join(", "));
+        println!(
+            "sessions: begun {}, ended normally {}, cut off: {}",
+            sessions.by_version.values().sum::<u64>(),
+            sessions.ended,
+            sessions.cut_off
+        );
+        Ok(stats.failed + sessions.cut_off)
+    }
+
+    /// Deploys a good version and a bad one while callers hold sessions.
+    fn deploy_under_sessions(&mut self) -> DemoResult<()> {
+        let pace = (self.pace / 2).max(Duration::from_millis(500));
+        let length = (self.pace * 3 / 5).max(Duration::from_secs(1));
+        heading(&format!(
+            "Sessions: {SESSIONS} callers hold one of {} s each. It begins at the agent of DEPLOY.RESOLVE … SESSION id, and its \
+             calls find that agent by VERSION n as well.",
+            length.as_secs_f32()
+        ));
+        self.sessions.start(SESSIONS, move |connection, stats, turn| hold_session(connection, stats, turn, length))?;
+        self.operator.pause(length / 2)?;
+
+        heading(
+            "Version 5, blue-green. During its bake the old agents stand by; then they finish their sessions and stop.",
+        );
+        let (pace_ms, drain_ms) = (pace.as_millis().to_string(), self.drain_ms.to_string());
+        let limits = ["STRATEGY", "blue-green", "MIN_HEALTHY_MS", &pace_ms, "DRAIN_MS", &drain_ms];
+        let bakes = |ms| [&limits[..], &["BAKE_MS", ms]].concat();
+        self.operator.deploy("more agents at once", self.manifest("good", "v5")?, &bakes(&pace_ms))?;
+        self.operator.watch_until("successful")?;
+        self.operator.watch_until_drained()?;
+        println!("  {}", self.sessions.stats().summary());
+
+        heading(
+            "Version 6 fails as soon as it has sessions, so in its bake. The agents of version 5, on standby, take over at \
+             once, and those of version 6 finish what they have begun.",
+        );
+        let reverts = ["AUTO_REVERT", "true", "PROGRESS_DEADLINE_MS", "0"];
+        let manifest = self.manifest("unhealthy-with-sessions", "v6")?;
+        self.operator.deploy("fails with sessions", manifest, &[&bakes("60000")[..], &reverts].concat())?;
+        self.operator.watch_until_version("successful", 7)?;
+        self.operator.watch_until_drained()?;
+        self.sessions.stop();
+        println!("  {}", self.sessions.stats().summary());
+        Ok(())
     }
 
     /// Builds the manifest of a version.
@@ -158,6 +225,9 @@ impl Demo {
                 "config": {
                     "command": [program],
                     "environment": { "AGENT_BEHAVIOUR": behaviour, "GREETING": greeting },
+                    "drain": { "http": "http://127.0.0.1:${env.PORT}/drain" },
+                    "sessions": "http://127.0.0.1:${env.PORT}/sessions",
+                    "sessions_interval_ms": 50,
                 },
                 "services": [{
                     "name": SERVICE,
@@ -324,13 +394,41 @@ impl Operator {
         Ok(())
     }
 
+    /// Prints what drains until no instance does, and none is on standby or being stopped.
+    fn watch_until_drained(&mut self) -> DemoResult<()> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            self.check_interrupted()?;
+            let record = self.json(&["DEPLOY.STATUS", KEY, "JSON"])?;
+            let leaving: Vec<String> = list(&record["instances"])
+                .filter(|instance| instance["role"] != "primary")
+                .map(|instance| {
+                    let (agent, version) = (text(&instance["agent"]), &instance["version"]);
+                    format!(
+                        "{agent} v{version} {} ({} sessions)",
+                        text(&instance["role"]),
+                        count(&instance["sessions"])
+                    )
+                })
+                .collect();
+            if leaving.is_empty() {
+                return Ok(());
+            }
+            self.print_once(format!("  {}", leaving.join(", ")));
+            if Instant::now() > deadline {
+                return Err("timeout: not all agents have drained".into());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Calls the canary and returns its answer.
     fn call_canary(&mut self) -> DemoResult<String> {
         let words = ["DEPLOY.RESOLVE", KEY, "SERVICE", SERVICE, "ROLE", "canary", "JSON"];
         println!("> {}", words.join(" "));
         let found = self.json(&words)?;
         let canary = list(&found).next().ok_or("DEPLOY.RESOLVE returned no canary")?;
-        Ok(call(&address_of(canary))?.trim_end().to_string())
+        Ok(send("GET", &address_of(canary), "")?.trim_end().to_string())
     }
 
     /// Prints the status line if it has changed.
@@ -344,6 +442,11 @@ impl Operator {
             text(&record["status"]),
             text(&record["description"]),
         );
+        self.print_once(line);
+    }
+
+    /// Prints a line unless it was the last one.
+    fn print_once(&mut self, line: String) {
         if line != self.last_line {
             println!("{line}");
             self.last_line = line;
@@ -403,85 +506,175 @@ impl CallStats {
     }
 }
 
-/// Threads that call the agents until they are stopped.
-struct Callers {
+/// Number of sessions by outcome.
+#[derive(Debug, Clone, Default)]
+struct SessionStats {
+    /// Sessions that have begun, by version.
+    by_version: BTreeMap<u64, u64>,
+    ended: u64,
+    cut_off: u64,
+    /// Sessions that were cut off, by error.
+    errors: BTreeMap<String, u64>,
+    /// Attempts to begin a session that failed, by error: an agent refuses it once it drains.
+    refused: BTreeMap<String, u64>,
+}
+
+impl SessionStats {
+    /// Describes the sessions so far.
+    fn summary(&self) -> String {
+        let begun = self.by_version.values().sum::<u64>();
+        format!("{begun} sessions so far, {} have ended normally, {} were cut off", self.ended, self.cut_off)
+    }
+}
+
+/// Threads that call the agents until they are stopped, and count in `S`.
+struct Callers<S> {
     client: Client,
-    stats: Arc<Mutex<CallStats>>,
+    stats: Arc<Mutex<S>>,
     running: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-impl Callers {
+impl<S: Clone + Default + Send + 'static> Callers<S> {
     /// Creates the callers; `start` starts their threads.
-    fn new(client: Client) -> Callers {
+    fn new(client: Client) -> Callers<S> {
         Callers { client, stats: Arc::default(), running: Arc::new(AtomicBool::new(true)), threads: Vec::new() }
     }
 
-    /// Starts the threads.
-    fn start(&mut self) -> DemoResult<()> {
-        for first in 0..CALLERS {
+    /// Starts the threads. Each calls `act` again and again, with a number that no other thread uses.
+    fn start(
+        &mut self,
+        number: usize,
+        act: impl Fn(&mut Connection, &Mutex<S>, usize) + Clone + Send + 'static,
+    ) -> DemoResult<()> {
+        for first in 0..number {
             let mut connection = self.client.get_connection()?;
-            let (stats, running) = (self.stats.clone(), self.running.clone());
+            let (stats, running, act) = (self.stats.clone(), self.running.clone(), act.clone());
             self.threads.push(thread::spawn(move || {
-                let mut turn = first;
-                while running.load(Ordering::Relaxed) {
-                    let answer = resolve_and_call(&mut connection, turn);
-                    let mut stats = stats.lock().expect("no holder panics");
-                    match answer {
-                        Ok(version) => *stats.answers.entry(version).or_default() += 1,
-                        Err(error) => {
-                            stats.failed += 1;
-                            *stats.errors.entry(error.to_string()).or_default() += 1;
-                        }
-                    }
-                    drop(stats);
-                    turn += 1;
-                    thread::sleep(CALL_INTERVAL);
+                let mut turns = (first..).step_by(number);
+                while let Some(turn) = turns.next().filter(|_| running.load(Ordering::Relaxed)) {
+                    act(&mut connection, &stats, turn);
                 }
             }));
         }
         Ok(())
     }
+}
 
-    /// Ends the threads.
+impl<S> Callers<S> {
+    /// Ends the threads, once they have finished what they are at.
     fn stop(&mut self) {
         self.running.store(false, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             let _ = thread.join(); // its counts are in the shared stats
         }
     }
+}
 
+impl<S: Clone> Callers<S> {
     /// Returns the counts so far.
-    fn stats(&self) -> CallStats {
+    fn stats(&self) -> S {
         self.stats.lock().expect("no holder panics").clone()
-    }
-
-    /// Describes the counts so far.
-    fn summary(&self) -> String {
-        let stats = self.stats();
-        let shares = stats.answers.iter().map(|(version, answers)| format!("{answers} by version {version}"));
-        format!(
-            "{} calls so far, {} failed; answered {}",
-            stats.calls(),
-            stats.failed,
-            shares.collect::<Vec<_>>().join(", ")
-        )
     }
 }
 
-impl Drop for Callers {
+impl<S> Drop for Callers<S> {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
+impl CallStats {
+    /// Describes the counts so far.
+    fn summary(&self) -> String {
+        let shares = self.answers.iter().map(|(version, answers)| format!("{answers} by version {version}"));
+        format!(
+            "{} calls so far, {} failed; answered {}",
+            self.calls(),
+            self.failed,
+            shares.collect::<Vec<_>>().join(", ")
+        )
+    }
+}
+
+/// Calls an agent, and pauses.
+fn call_once(connection: &mut Connection, stats: &Mutex<CallStats>, turn: usize) {
+    let answer = resolve_and_call(connection, turn);
+    let mut stats = stats.lock().expect("no holder panics");
+    match answer {
+        Ok(version) => *stats.answers.entry(version).or_default() += 1,
+        Err(error) => {
+            stats.failed += 1;
+            *stats.errors.entry(error.to_string()).or_default() += 1;
+        }
+    }
+    drop(stats);
+    thread::sleep(CALL_INTERVAL);
+}
+
+/// Begins a session, calls its agent for a time and ends it. One that an agent refuses has not begun.
+fn hold_session(connection: &mut Connection, stats: &Mutex<SessionStats>, turn: usize, length: Duration) {
+    let id = format!("session-{turn}");
+    let path = format!("session/{id}");
+    let begun = resolve_session(connection, &id, &[]).and_then(|address| version_of(&send("POST", &address, &path)?));
+    let version = match begun {
+        Ok(version) => version,
+        Err(error) => {
+            *stats.lock().expect("no holder panics").refused.entry(error.to_string()).or_default() += 1;
+            return thread::sleep(SESSION_CALL_INTERVAL);
+        }
+    };
+    *stats.lock().expect("no holder panics").by_version.entry(version).or_default() += 1;
+    let outcome = call_within_session(connection, &id, version, Instant::now() + length);
+    let mut stats = stats.lock().expect("no holder panics");
+    match outcome {
+        Ok(()) => stats.ended += 1,
+        Err(error) => {
+            stats.cut_off += 1;
+            *stats.errors.entry(error.to_string()).or_default() += 1;
+        }
+    }
+}
+
+/// Calls the agent of a session until it has lasted long enough, and ends it.
+fn call_within_session(connection: &mut Connection, id: &str, version: u64, end: Instant) -> DemoResult<()> {
+    let (path, version) = (format!("session/{id}"), version.to_string());
+    loop {
+        // ALL: an unhealthy agent still has its sessions.
+        let address = resolve_session(connection, id, &["VERSION", &version, "ALL"])?;
+        if Instant::now() >= end {
+            return send("DELETE", &address, &path).map(drop);
+        }
+        send("GET", &address, &path)?;
+        thread::sleep(SESSION_CALL_INTERVAL);
+    }
+}
+
+/// Returns the address of the agent of a session.
+fn resolve_session(connection: &mut Connection, id: &str, options: &[&str]) -> DemoResult<String> {
+    let found = resolve(connection, &[&["SESSION", id], options].concat())?;
+    let agent = list(&found).next().map(address_of);
+    agent.ok_or_else(|| format!("DEPLOY.RESOLVE … {} returned no agent", options.join(" ")).into())
+}
+
+/// Runs DEPLOY.RESOLVE for the service.
+fn resolve(connection: &mut Connection, options: &[&str]) -> DemoResult<Json> {
+    let mut command = redis::cmd("DEPLOY.RESOLVE");
+    let text: String = command.arg(&[KEY, "SERVICE", SERVICE]).arg(options).arg("JSON").query(connection)?;
+    Ok(serde_json::from_str(&text)?)
+}
+
 /// Resolves the service and calls its agents in turn. Returns the version that answered.
 fn resolve_and_call(connection: &mut Connection, turn: usize) -> DemoResult<u64> {
-    let text: String = redis::cmd("DEPLOY.RESOLVE").arg(&[KEY, "SERVICE", SERVICE, "JSON"]).query(connection)?;
-    let found: Json = serde_json::from_str(&text)?;
+    let found = resolve(connection, &[])?;
     let entries: Vec<&Json> = list(&found).collect();
     let entry = entries.get(turn % entries.len().max(1)).ok_or("DEPLOY.RESOLVE returned no agent")?;
-    let answer: Json = serde_json::from_str(&call(&address_of(entry))?)?;
+    version_of(&send("GET", &address_of(entry), "")?)
+}
+
+/// Returns the version in the answer of an agent.
+fn version_of(answer: &str) -> DemoResult<u64> {
+    let answer: Json = serde_json::from_str(answer)?;
     answer["version"].as_u64().ok_or_else(|| "answer without a version".into())
 }
 
@@ -490,10 +683,15 @@ fn address_of(entry: &Json) -> String {
     format!("{}:{}", text(&entry["address"]), entry["port"])
 }
 
-/// Sends a GET request.
-fn call(address: &str) -> DemoResult<String> {
+/// Sends a request without a body. A status other than 2xx is an error.
+fn send(method: &str, address: &str, path: &str) -> DemoResult<String> {
     let config = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(5))).proxy(None).build();
-    let mut answer = ureq::Agent::new_with_config(config).get(format!("http://{address}/")).call()?;
+    let (agent, url) = (ureq::Agent::new_with_config(config), format!("http://{address}/{path}"));
+    let mut answer = match method {
+        "POST" => agent.post(url).send_empty()?,
+        "DELETE" => agent.delete(url).call()?,
+        _ => agent.get(url).call()?,
+    };
     Ok(answer.body_mut().read_to_string()?)
 }
 

@@ -1,5 +1,5 @@
-//! The demo, with real processes: a canary, its promotion, and a broken version that is reverted. No call fails, and no
-//! process is left over.
+//! The demo, with real processes: a canary, its promotion, a broken version that is reverted, and versions that change
+//! while callers hold sessions. No call fails, no session is cut off, and no process is left over.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
@@ -24,21 +24,31 @@ fn example_processes(server: &Server) -> Vec<u32> {
     pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(of_demo).collect()
 }
 
-#[test]
-fn calls_succeed_throughout_the_demo() {
-    let server = Server::start(ServerKind::Redis70, &[]);
+/// Runs the demo. Returns whether it succeeded, and what it printed.
+fn run_demo(server: &Server, options: &[&str]) -> (bool, String) {
     for name in ["coordinator", "http_agent"] {
         example(name); // the demo runs these
     }
     let url = format!("redis://127.0.0.1:{}/", server.port);
-    let demo = Command::new(example("demo"))
-        .args(["--redis", &url, "--pace-ms", "300"])
-        .stdin(Stdio::null())
-        .output()
-        .expect("the demo");
-    let told = String::from_utf8_lossy(&demo.stdout).into_owned();
-    let faults = String::from_utf8_lossy(&demo.stderr).into_owned();
-    assert!(demo.status.success(), "{}\n{told}\n{faults}", demo.status);
+    let mut demo = Command::new(example("demo"));
+    demo.args(["--redis", &url, "--pace-ms", "300"]).args(options).stdin(Stdio::null());
+    let demo = demo.output().expect("the demo");
+    let printed = [demo.stdout, demo.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    (demo.status.success(), printed.concat())
+}
+
+/// The numbers of the last line: sessions that have begun, that ended normally, and that were cut off.
+fn sessions_in(told: &str) -> [u64; 3] {
+    let line = told.lines().rev().find(|line| line.starts_with("sessions: begun ")).expect("a line about sessions");
+    let numbers = line.split([' ', ',']).filter_map(|word| word.parse().ok());
+    numbers.collect::<Vec<_>>().try_into().unwrap_or_else(|numbers| panic!("{numbers:?}: {line}"))
+}
+
+#[test]
+fn calls_and_sessions_succeed_throughout_the_demo() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let (success, told) = run_demo(&server, &[]);
+    assert!(success, "{told}");
 
     let total = told.lines().find(|line| line.contains(" calls, ") && line.ends_with(" failed")).expect("the total");
     assert_eq!(before("failed", total), 0, "{told}");
@@ -52,18 +62,45 @@ fn calls_succeed_throughout_the_demo() {
             )
         })
         .collect();
-    assert_eq!(shares.keys().collect::<Vec<_>>(), [&1, &2, &3, &4], "{told}");
+    assert_eq!(shares.keys().collect::<Vec<_>>(), [&1, &2, &3, &4, &5, &6], "{told}");
     assert_eq!(shares[&3], 0, "the broken version is never called\n{told}");
-    for version in [1, 2, 4] {
+    for version in [1, 2, 4, 5] {
         assert!(shares[&version] > 0, "version {version} has answered nobody\n{told}");
     }
     assert_eq!(shares.values().sum::<u64>(), before("calls", &total.replace("calls,", "calls")), "{told}");
 
+    let [begun, ended, cut_off] = sessions_in(&told);
+    assert!(begun > 0, "{told}");
+    assert_eq!((ended, cut_off), (begun, 0), "{told}");
+    let last = told.lines().last().expect("a line");
+    assert_eq!(last, format!("sessions: begun {begun}, ended normally {begun}, cut off: 0"));
+    let began = told.lines().find(|line| line.starts_with("sessions began: ")).expect("their versions");
+    for version in [4, 5, 6] {
+        assert!(began.contains(&format!(" at version {version}")), "{told}");
+    }
+
     let mut client = server.client();
     let versions = client.json(&["DEPLOY.HISTORY", "hello", "JSON"]);
     let outcomes: Vec<&str> = array(&versions).iter().map(|version| string(&version["outcome"])).collect();
-    assert_eq!(outcomes, ["successful", "failed", "successful", "successful"]);
+    assert_eq!(outcomes, ["successful", "failed", "successful", "successful", "failed", "successful", "successful"]);
+    let log = client.events_after("hello", 0);
+    let returned = log.iter().find(|event| event["type"] == "deployment_started" && event["version"] == 7);
+    assert_eq!(returned.map(|event| string(&event["mode"])), Some("switch_back"));
+    let drained = log.iter().filter(|event| event["type"] == "agent_drained");
+    assert_eq!(drained.filter(|event| event["forced"] == true).count(), 0);
     assert_eq!(array(&client.status("hello")["instances"]).len(), 0);
+    assert_eq!(example_processes(&server), Vec::<u32>::new());
+}
+
+/// What the demo says about sessions is counted, and not only said.
+#[test]
+fn sessions_are_cut_off_without_a_drain() {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let (success, told) = run_demo(&server, &["--drain-ms", "0"]);
+    assert!(!success, "{told}");
+    let [begun, ended, cut_off] = sessions_in(&told);
+    assert!(cut_off > 0, "{told}");
+    assert_eq!(begun, ended + cut_off, "{told}");
     assert_eq!(example_processes(&server), Vec::<u32>::new());
 }
 
