@@ -182,22 +182,24 @@ impl Demo {
     /// Deploys a good version and a bad one while callers hold sessions.
     fn deploy_under_sessions(&mut self) -> DemoResult<()> {
         let pace = (self.pace / 2).max(Duration::from_millis(500));
-        let length = (self.pace * 3 / 5).max(Duration::from_secs(1));
+        let length = (self.pace * 4 / 5).max(Duration::from_secs(1));
         heading(&format!(
             "Sessions: {SESSIONS} callers hold one of {} s each. It begins at the agent of DEPLOY.RESOLVE … SESSION id, and its \
              calls find that agent by VERSION n as well.",
             length.as_secs_f32()
         ));
         self.sessions.start(SESSIONS, move |connection, stats, turn| hold_session(connection, stats, turn, length))?;
-        self.operator.pause(length / 2)?;
+        self.operator.pause(length)?;
 
         heading(
             "Version 5, blue-green. During its bake the old agents stand by; then they finish their sessions and stop.",
         );
         let (pace_ms, drain_ms) = (pace.as_millis().to_string(), self.drain_ms.to_string());
+        // Shorter than a session: some of the old side are still held when it begins to drain.
+        let bake_ms = (pace / 2).as_millis().to_string();
         let limits = ["STRATEGY", "blue-green", "MIN_HEALTHY_MS", &pace_ms, "DRAIN_MS", &drain_ms];
         let bakes = |ms| [&limits[..], &["BAKE_MS", ms]].concat();
-        self.operator.deploy("more agents at once", self.manifest("good", "v5")?, &bakes(&pace_ms))?;
+        self.operator.deploy("more agents at once", self.manifest("good", "v5")?, &bakes(&bake_ms))?;
         self.operator.watch_until("successful")?;
         self.operator.watch_until_drained()?;
         println!("  {}", self.sessions.stats().summary());
@@ -614,6 +616,9 @@ fn call_once(connection: &mut Connection, stats: &Mutex<CallStats>, turn: usize)
 
 /// Begins a session, calls its agent for a time and ends it. One that an agent refuses has not begun.
 fn hold_session(connection: &mut Connection, stats: &Mutex<SessionStats>, turn: usize, length: Duration) {
+    if turn < SESSIONS {
+        thread::sleep(length * turn as u32 / SESSIONS as u32); // so that they do not all begin and end at once
+    }
     let id = format!("session-{turn}");
     let path = format!("session/{id}");
     let begun = resolve_session(connection, &id, &[]).and_then(|address| version_of(&send("POST", &address, &path)?));
