@@ -3,6 +3,7 @@
 //!
 //! Seeded: `REDIS_DEPLOY_SEED=n` repeats a run, as far as real processes let themselves be repeated.
 
+use serde_json::json;
 use std::thread;
 use std::time::Duration;
 use test_support::prelude::*;
@@ -12,7 +13,7 @@ use test_support::rng::Rng;
 const KEY: &str = "agent-api";
 const AGENTS: [&str; 3] = ["web-1", "web-2", "db"];
 /// The steps at which a coordinator can be told to die.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 10] = [
     "task-seen",
     "taken-up",
     "old-told-to-stop",
@@ -22,6 +23,7 @@ const STEPS: [&str; 9] = [
     "start-noted",
     "before-ready",
     "before-stopped",
+    "drain-taken-up",
 ];
 
 struct Chaos {
@@ -50,13 +52,21 @@ impl Chaos {
 
     fn deploy(&mut self) {
         self.versions += 1;
-        let behaviours = ["good", "good", "deaf", "parent", "exits", "dies-once 300", "hangs"];
+        let behaviours = ["good", "good", "deaf", "parent", "exits", "dies-once 300", "hangs", "dies-in-drain"];
         let behaviour = behaviours[self.rng.below(behaviours.len())];
-        let manifest = App::new(&self.host, &AGENTS, behaviour).manifest(&format!("chaos {}", self.versions));
-        let options: [&[&str]; 4] =
-            [&[], &["CANARY", "1"], &["STRATEGY", "blue-green"], &["MAX_PARALLEL", "3", "AUTO_REVERT", "true"]];
+        let config = if self.rng.below(2) == 0 { drains_by_http() } else { json!({}) };
+        let app = App { config, ..App::new(&self.host, &AGENTS, behaviour) };
+        let manifest = app.manifest(&format!("chaos {}", self.versions));
+        let options: [&[&str]; 6] = [
+            &[],
+            &["CANARY", "1"],
+            &["STRATEGY", "blue-green"],
+            &["MAX_PARALLEL", "3", "AUTO_REVERT", "true"],
+            &["MAX_PARALLEL", "2", "DRAIN_MS", "400"],
+            &["STRATEGY", "blue-green", "DRAIN_MS", "400", "BAKE_MS", "200", "AUTO_REVERT", "true"],
+        ];
         let limits = ["MIN_HEALTHY_MS", "100", "HEALTHY_DEADLINE_MS", "2000", "PROGRESS_DEADLINE_MS", "3000"];
-        let options = [&limits[..], options[self.rng.below(4)]].concat();
+        let options = [&limits[..], options[self.rng.below(6)]].concat();
         self.server.client().deploy(KEY, &manifest, &options);
     }
 

@@ -12,24 +12,6 @@ const PAIR: [&str; 2] = ["web-1", "web-2"];
 /// A drain that does not end by itself while a test runs.
 const LONG: [&str; 2] = ["DRAIN_MS", "600000"];
 
-/// The requests of `examples/http_agent.rs`.
-fn by_http() -> Json {
-    json!({
-        "drain": { "http": "http://127.0.0.1:${env.PORT}/drain", "undo": "http://127.0.0.1:${env.PORT}/resume" },
-        "sessions": "http://127.0.0.1:${env.PORT}/sessions", "sessions_interval_ms": 40,
-    })
-}
-
-/// The manifest of an app whose nodes have further fields in `config`.
-fn manifest(app: &App, label: &str, config: &Json) -> String {
-    let mut manifest = app.json(label);
-    for node in manifest["nodes"].as_array_mut().expect("nodes") {
-        let known = node["config"].as_object_mut().expect("a config");
-        known.extend(config.as_object().expect("fields").clone());
-    }
-    manifest.to_string()
-}
-
 /// A server, a host, and a first version that runs on it.
 struct Scene {
     host: Host,
@@ -53,10 +35,20 @@ impl Scene {
         scene
     }
 
+    /// Begins with one agent, which holds session `s1` and is told to drain in place.
+    fn draining(config: Json) -> (Scene, Process) {
+        let mut scene = Scene::begin(&ONE, "good", config);
+        let old = scene.host.agent("web-1");
+        scene.hold_session(&old, "s1");
+        scene.deploy("second", &LONG);
+        scene.wait_until_told(&old);
+        (scene, old)
+    }
+
     /// Deploys a version. Without options it would not drain.
     fn deploy(&mut self, label: &str, options: &[&str]) {
-        let app = App::new(&self.host, self.agents, self.behaviour);
-        self.client.deploy(KEY, &manifest(&app, label, &self.config), &[&BRISK[..], options].concat());
+        let app = App { config: self.config.clone(), ..App::new(&self.host, self.agents, self.behaviour) };
+        self.client.deploy(KEY, &app.manifest(label), &[&BRISK[..], options].concat());
     }
 
     /// Ends its coordinator with SIGKILL and starts another one with the same state directory.
@@ -135,7 +127,7 @@ fn drains(process: &Process) -> u32 {
 
 #[test]
 fn agent_is_replaced_once_it_has_finished_its_sessions() {
-    let mut scene = Scene::begin(&PAIR, "good", by_http());
+    let mut scene = Scene::begin(&PAIR, "good", drains_by_http());
     let old = scene.host.agent("web-1");
     for id in ["s1", "s2"] {
         assert_eq!(begin_session(&old, id), 200);
@@ -169,7 +161,7 @@ fn agent_is_replaced_once_it_has_finished_its_sessions() {
 
 #[test]
 fn drained_side_of_a_blue_green_deployment_is_stopped() {
-    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let mut scene = Scene::begin(&ONE, "good", drains_by_http());
     let old = scene.host.agent("web-1");
     scene.hold_session(&old, "s1");
     scene.deploy("second", &[&LONG[..], &["STRATEGY", "blue-green"]].concat());
@@ -197,7 +189,7 @@ fn agent_without_sessions_drains_at_once() {
 #[test]
 fn agent_that_cannot_be_told_drains_by_its_idle_time() {
     let mut scene =
-        Scene::begin(&ONE, "good", json!({ "sessions": by_http()["sessions"], "sessions_interval_ms": 40 }));
+        Scene::begin(&ONE, "good", json!({ "sessions": drains_by_http()["sessions"], "sessions_interval_ms": 40 }));
     let old = scene.host.agent("web-1");
     scene.hold_session(&old, "s1");
     scene.deploy("second", &LONG);
@@ -216,13 +208,9 @@ fn agent_that_cannot_be_told_drains_by_its_idle_time() {
 
 #[test]
 fn agent_is_told_to_drain_by_a_signal() {
-    let sessions = by_http()["sessions"].clone();
+    let sessions = drains_by_http()["sessions"].clone();
     let config = json!({ "drain": { "signal": "SIGUSR1" }, "sessions": sessions, "sessions_interval_ms": 40 });
-    let mut scene = Scene::begin(&ONE, "good", config);
-    let old = scene.host.agent("web-1");
-    scene.hold_session(&old, "s1");
-    scene.deploy("second", &LONG);
-    scene.wait_until_told(&old);
+    let (mut scene, old) = Scene::draining(config);
     assert_eq!(begin_session(&old, "s2"), 503);
     assert_eq!(drains(&old), 1);
     end_session(&old, "s1");
@@ -233,7 +221,7 @@ fn agent_is_told_to_drain_by_a_signal() {
 
 #[test]
 fn drain_that_takes_too_long_ends_with_a_stop_from_the_server() {
-    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let mut scene = Scene::begin(&ONE, "good", drains_by_http());
     let old = scene.host.agent("web-1");
     scene.hold_session(&old, "s1");
     scene.deploy("second", &["DRAIN_MS", "700", "STRATEGY", "blue-green"]);
@@ -246,7 +234,7 @@ fn drain_that_takes_too_long_ends_with_a_stop_from_the_server() {
 
 #[test]
 fn agent_that_ends_in_its_drain_is_not_started_again() {
-    let mut scene = Scene::begin(&ONE, "dies-in-drain", by_http());
+    let mut scene = Scene::begin(&ONE, "dies-in-drain", drains_by_http());
     let old = scene.host.agent("web-1");
     scene.hold_session(&old, "s1");
     scene.deploy("second", &LONG);
@@ -262,7 +250,7 @@ fn agent_that_ends_in_its_drain_is_not_started_again() {
 
 #[test]
 fn agent_is_not_told_of_a_drain_that_was_withdrawn() {
-    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let mut scene = Scene::begin(&ONE, "good", drains_by_http());
     let old = scene.host.agent("web-1");
     signal(scene.coordinator.pid(), "STOP");
     scene.deploy("second", &LONG);
@@ -280,7 +268,7 @@ fn agent_is_not_told_of_a_drain_that_was_withdrawn() {
 /// A record that was set back has no drain any more, and its process goes on.
 #[test]
 fn told_agent_is_told_to_go_on_when_its_drain_is_lost() {
-    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let mut scene = Scene::begin(&ONE, "good", drains_by_http());
     let old = scene.host.agent("web-1");
     scene.hold_session(&old, "s1");
     scene.client.call(&["SAVE"]);
@@ -304,11 +292,7 @@ fn told_agent_is_told_to_go_on_when_its_drain_is_lost() {
 
 #[test]
 fn drained_agent_without_a_successor_is_started_anew() {
-    let mut scene = Scene::begin(&ONE, "good", by_http());
-    let old = scene.host.agent("web-1");
-    scene.hold_session(&old, "s1");
-    scene.deploy("second", &LONG);
-    scene.wait_until_told(&old);
+    let (mut scene, old) = Scene::draining(drains_by_http());
     scene.client.call(&["DEPLOY.FAIL", KEY]);
     end_session(&old, "s1");
     wait_until("it to run again", || scene.processes("web-1").iter().any(|process| process.attempt == 2));
@@ -329,11 +313,7 @@ fn drained_agent_without_a_successor_is_started_anew() {
 
 #[test]
 fn next_coordinator_goes_on_with_a_drain() {
-    let mut scene = Scene::begin(&ONE, "good", by_http());
-    let old = scene.host.agent("web-1");
-    scene.hold_session(&old, "s1");
-    scene.deploy("second", &LONG);
-    scene.wait_until_told(&old);
+    let (mut scene, old) = Scene::draining(drains_by_http());
     wait_until("that to be noted", || scene.coordinator.log().contains("told to drain"));
     scene.replace_coordinator();
     wait_until("it to go on", || scene.coordinator.log().contains("goes on"));
@@ -348,7 +328,7 @@ fn next_coordinator_goes_on_with_a_drain() {
 
 #[test]
 fn crash_between_taking_a_drain_up_and_telling_the_agent_is_recovered() {
-    let mut scene = Scene::begin(&ONE, "good", by_http());
+    let mut scene = Scene::begin(&ONE, "good", drains_by_http());
     let old = scene.host.agent("web-1");
     scene.hold_session(&old, "s1");
     scene.coordinator.kill();
@@ -369,11 +349,7 @@ fn crash_between_taking_a_drain_up_and_telling_the_agent_is_recovered() {
 /// While nobody coordinated, it finished its sessions and ended.
 #[test]
 fn agent_that_ended_in_its_drain_unseen_is_not_started_again() {
-    let mut scene = Scene::begin(&ONE, "good", by_http());
-    let old = scene.host.agent("web-1");
-    scene.hold_session(&old, "s1");
-    scene.deploy("second", &LONG);
-    scene.wait_until_told(&old);
+    let (mut scene, old) = Scene::draining(drains_by_http());
     scene.coordinator.kill();
     old.signal("KILL");
     wait_until("it to have ended", || scene.host.processes().is_empty());
@@ -389,7 +365,7 @@ fn agent_that_ended_in_its_drain_unseen_is_not_started_again() {
 /// Both read the task; the drain is carried out by whoever runs the agent.
 #[test]
 fn one_of_two_coordinators_with_the_same_agents_drains_each_agent() {
-    let mut scene = Scene::begin(&PAIR, "good", by_http());
+    let mut scene = Scene::begin(&PAIR, "good", drains_by_http());
     let old = PAIR.map(|agent| scene.host.agent(agent));
     for process in &old {
         scene.hold_session(process, "s1");

@@ -271,11 +271,14 @@ pub struct App<'a> {
     pub attempts: u64,
     /// Time in which failing checks of a new process are not reported.
     pub start_period_ms: u64,
+    /// Further fields of `config`.
+    pub config: Json,
 }
 
 impl<'a> App<'a> {
     pub fn new(host: &'a Host, agents: &'a [&'a str], behaviour: &'a str) -> App<'a> {
-        App { host, agents, behaviour, failures_before_critical: 1, attempts: 2, start_period_ms: 500 }
+        let config = json!({});
+        App { host, agents, behaviour, failures_before_critical: 1, attempts: 2, start_period_ms: 500, config }
     }
 
     /// Returns the manifest; `label` makes the version differ from others.
@@ -294,19 +297,29 @@ impl<'a> App<'a> {
             "name": "up", "type": "http", "path": "/health", "interval_ms": 40, "timeout_ms": 2000,
             "failures_before_critical": self.failures_before_critical, "start_period_ms": self.start_period_ms,
         });
+        let mut config = json!({
+            "command": [example("http_agent")],
+            "environment": {
+                "AGENT_BEHAVIOUR": self.behaviour,
+                "AGENT_DIARY": self.host.folder.join("diary"),
+                "LABEL": label,
+            },
+        });
+        config.as_object_mut().expect("fields").extend(self.config.as_object().expect("fields").clone());
         json!({
             "node_id": agent,
-            "config": {
-                "command": [example("http_agent")],
-                "environment": {
-                    "AGENT_BEHAVIOUR": self.behaviour,
-                    "AGENT_DIARY": self.host.folder.join("diary"),
-                    "LABEL": label,
-                },
-            },
+            "config": config,
             "services": [{ "name": "web", "port": "auto", "checks": [check] }],
         })
     }
+}
+
+/// Returns the fields of `config` by which an agent is told to drain, and asked for its sessions.
+pub fn drains_by_http() -> Json {
+    json!({
+        "drain": { "http": "http://127.0.0.1:${env.PORT}/drain", "undo": "http://127.0.0.1:${env.PORT}/resume" },
+        "sessions": "http://127.0.0.1:${env.PORT}/sessions", "sessions_interval_ms": 40,
+    })
 }
 
 /// Policy options: healthy soon, and deadlines that a busy machine does not miss.
