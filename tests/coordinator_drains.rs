@@ -35,11 +35,17 @@ impl Scene {
         scene
     }
 
-    /// Begins with one agent, which holds session `s1` and is told to drain in place.
-    fn draining(config: Json) -> (Scene, Process) {
-        let mut scene = Scene::begin(&ONE, "good", config);
+    /// Begins with one agent, which holds session `s1`.
+    fn with_session(behaviour: &'static str, config: Json) -> (Scene, Process) {
+        let mut scene = Scene::begin(&ONE, behaviour, config);
         let old = scene.host.agent("web-1");
         scene.hold_session(&old, "s1");
+        (scene, old)
+    }
+
+    /// Begins with one agent, which holds session `s1` and is told to drain in place.
+    fn draining(config: Json) -> (Scene, Process) {
+        let (mut scene, old) = Scene::with_session("good", config);
         scene.deploy("second", &LONG);
         scene.wait_until_told(&old);
         (scene, old)
@@ -87,6 +93,14 @@ impl Scene {
 
     fn events(&mut self, kind: &str) -> Vec<Json> {
         self.client.events_after(KEY, 0).into_iter().filter(|event| event["type"] == kind).collect()
+    }
+
+    /// Ends session `s1`, and with it the drain and the deployment.
+    fn finish_drained(mut self, old: &Process) {
+        end_session(old, "s1");
+        self.client.wait_for_status(KEY, "successful");
+        assert_eq!(self.events("agent_drained").last().expect("it has drained")["forced"], false);
+        self.finish();
     }
 
     fn finish(mut self) {
@@ -161,9 +175,7 @@ fn agent_is_replaced_once_it_has_finished_its_sessions() {
 
 #[test]
 fn drained_side_of_a_blue_green_deployment_is_stopped() {
-    let mut scene = Scene::begin(&ONE, "good", drains_by_http());
-    let old = scene.host.agent("web-1");
-    scene.hold_session(&old, "s1");
+    let (mut scene, old) = Scene::with_session("good", drains_by_http());
     scene.deploy("second", &[&LONG[..], &["STRATEGY", "blue-green"]].concat());
     scene.client.wait_for_status(KEY, "successful");
     scene.wait_until_told(&old);
@@ -210,20 +222,15 @@ fn agent_that_cannot_be_told_drains_by_its_idle_time() {
 fn agent_is_told_to_drain_by_a_signal() {
     let sessions = drains_by_http()["sessions"].clone();
     let config = json!({ "drain": { "signal": "SIGUSR1" }, "sessions": sessions, "sessions_interval_ms": 40 });
-    let (mut scene, old) = Scene::draining(config);
+    let (scene, old) = Scene::draining(config);
     assert_eq!(begin_session(&old, "s2"), 503);
     assert_eq!(drains(&old), 1);
-    end_session(&old, "s1");
-    scene.client.wait_for_status(KEY, "successful");
-    assert_eq!(scene.events("agent_drained")[0]["forced"], false);
-    scene.finish();
+    scene.finish_drained(&old);
 }
 
 #[test]
 fn drain_that_takes_too_long_ends_with_a_stop_from_the_server() {
-    let mut scene = Scene::begin(&ONE, "good", drains_by_http());
-    let old = scene.host.agent("web-1");
-    scene.hold_session(&old, "s1");
+    let (mut scene, _) = Scene::with_session("good", drains_by_http());
     scene.deploy("second", &["DRAIN_MS", "700", "STRATEGY", "blue-green"]);
     scene.client.wait_for_status(KEY, "successful");
     wait_until("the old side to have gone", || scene.processes("web-1").len() == 1);
@@ -234,9 +241,7 @@ fn drain_that_takes_too_long_ends_with_a_stop_from_the_server() {
 
 #[test]
 fn agent_that_ends_in_its_drain_is_not_started_again() {
-    let mut scene = Scene::begin(&ONE, "dies-in-drain", drains_by_http());
-    let old = scene.host.agent("web-1");
-    scene.hold_session(&old, "s1");
+    let (mut scene, _) = Scene::with_session("dies-in-drain", drains_by_http());
     scene.deploy("second", &LONG);
     scene.client.wait_for_status(KEY, "successful");
     let states = scene.events("agent_state");
@@ -268,9 +273,7 @@ fn agent_is_not_told_of_a_drain_that_was_withdrawn() {
 /// A record that was set back has no drain any more, and its process goes on.
 #[test]
 fn told_agent_is_told_to_go_on_when_its_drain_is_lost() {
-    let mut scene = Scene::begin(&ONE, "good", drains_by_http());
-    let old = scene.host.agent("web-1");
-    scene.hold_session(&old, "s1");
+    let (mut scene, old) = Scene::with_session("good", drains_by_http());
     scene.client.call(&["SAVE"]);
     scene.deploy("second", &LONG);
     scene.wait_until_told(&old);
@@ -320,17 +323,12 @@ fn next_coordinator_goes_on_with_a_drain() {
     assert_eq!(begin_session(&old, "s2"), 503);
     assert_eq!(scene.host.agent("web-1"), old);
     assert_eq!(drains(&old), 1);
-    end_session(&old, "s1");
-    scene.client.wait_for_status(KEY, "successful");
-    assert_eq!(scene.events("agent_drained")[0]["forced"], false);
-    scene.finish();
+    scene.finish_drained(&old);
 }
 
 #[test]
 fn crash_between_taking_a_drain_up_and_telling_the_agent_is_recovered() {
-    let mut scene = Scene::begin(&ONE, "good", drains_by_http());
-    let old = scene.host.agent("web-1");
-    scene.hold_session(&old, "s1");
+    let (mut scene, old) = Scene::with_session("good", drains_by_http());
     scene.coordinator.kill();
     let urls = [url(&scene.server)];
     let mut dying = Coordinator::start_failing_at(&scene.host, "one", &urls, &[KEY], "drain-taken-up");
@@ -341,9 +339,7 @@ fn crash_between_taking_a_drain_up_and_telling_the_agent_is_recovered() {
     scene.replace_coordinator();
     scene.wait_until_told(&old);
     assert_eq!(drains(&old), 1);
-    end_session(&old, "s1");
-    scene.client.wait_for_status(KEY, "successful");
-    scene.finish();
+    scene.finish_drained(&old);
 }
 
 /// While nobody coordinated, it finished its sessions and ended.
