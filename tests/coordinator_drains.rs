@@ -370,9 +370,14 @@ fn one_of_two_coordinators_with_the_same_agents_drains_each_agent() {
     for process in &old {
         scene.wait_until_told(process);
     }
-    // It does not take over what drains.
-    let second = Coordinator::start(&scene.host, "two", &[url(&scene.server)], &[KEY]);
-    wait_until("it to be connected", || second.log().contains("connected to"));
+    // It does not take over what drains. Once it has run an agent of another key, it has seen this one.
+    let second = Coordinator::start(&scene.host, "two", &[url(&scene.server)], &[KEY, "other"]);
+    scene.client.deploy("other", &App::new(&scene.host, &["db"], "good").manifest("first"), &BRISK);
+    scene.client.wait_for_status("other", "successful");
+    scene.client.call(&["DEPLOY.STOP", "other"]);
+    wait_until("the other key to have stopped", || array(&scene.client.status("other")["instances"]).is_empty());
+    assert_eq!(PAIR.map(|agent| scene.host.agent(agent)), old);
+    assert_eq!(PAIR.map(|agent| number(&scene.instance(agent, 1)["attempt"])), [1, 1]);
     for process in &old {
         end_session(process, "s1");
     }
