@@ -246,7 +246,8 @@ impl Reconciler {
                         supervisor.drain.sessions = Some(sessions);
                         None
                     }
-                    Err(fault) => Some(fault),
+                    // One that is still starting answers nothing.
+                    Err(fault) => Some(fault).filter(|_| supervisor.was_ready),
                 };
                 if fault.is_some() && supervisor.drain.fault.is_none() {
                     let fault = fault.as_deref().unwrap_or_default();
