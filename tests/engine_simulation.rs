@@ -4,8 +4,7 @@
 mod simulation;
 
 use redis_deploy::engine::event::EVENT_NAMES;
-use simulation::drains::SITUATIONS;
-use simulation::{format, shrink, world};
+use simulation::{bakes, drains, format, shrink, world};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
@@ -16,7 +15,7 @@ const SEEDS: u64 = 20_000;
 const TOLD: usize = 1;
 
 /// Modes that must occur in a thousand worlds, as every type of event must.
-const MODES: [&str; 3] = ["initial", "in_place", "blue_green"];
+const MODES: [&str; 4] = ["initial", "in_place", "blue_green", "switch_back"];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.trim().parse().ok()
@@ -94,7 +93,7 @@ fn every_rule_holds_in_simulated_worlds() {
     }
     assert!(failures.is_empty(), "{} of {count} seeds fail; see above", failures.len());
     // Rules about what never happens hold of themselves.
-    for name in EVENT_NAMES.iter().chain(&MODES).chain(&SITUATIONS) {
+    for name in EVENT_NAMES.iter().chain(&MODES).chain(&drains::SITUATIONS).chain(&bakes::SITUATIONS) {
         assert!(count < 1_000 || lived.events.contains_key(*name), "{name} never happened");
     }
 }

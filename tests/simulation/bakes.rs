@@ -1,8 +1,37 @@
 //! The model's account of bakes, standbys and switch-backs (rule 12), from events alone.
 
-use super::model::{Late, Model};
-use redis_deploy::engine::event::NewDeployment;
-use redis_deploy::engine::instance::{InstanceKey, Role};
+use super::model::{key_of, Late, Model, Phase, Rollout, Seen};
+use redis_deploy::engine::command::Command;
+use redis_deploy::engine::deployment::Mode;
+use redis_deploy::engine::event::{AgentReport, Event, EventBody, NewDeployment};
+use redis_deploy::engine::instance::{InstanceKey, InstanceState, Role};
+
+impl Seen {
+    pub fn runs(&self) -> bool {
+        matches!(self.state, InstanceState::Starting | InstanceState::Ready | InstanceState::Unready)
+    }
+}
+
+impl Rollout {
+    /// Returns true if it bakes, or will, before it is successful.
+    pub fn has_bake(&self) -> bool {
+        matches!(self.mode, Mode::InPlace | Mode::BlueGreen) && self.policy.bake_ms > 0 && !self.skips_bake
+    }
+
+    /// An own instance is not healthy: the bake stops, and the progress deadline runs, anew.
+    pub fn stop_bake(&mut self, at: u64) {
+        if self.bake == Late::Never {
+            return;
+        }
+        let ms = self.policy.progress_deadline_ms;
+        self.bake = Late::Never;
+        self.progress = match self.phase {
+            _ if ms == 0 => Late::Never,
+            Phase::Paused { .. } => Late::Left(ms),
+            _ => Late::At(at + ms),
+        };
+    }
+}
 
 impl Model {
     /// A rollback takes over what still runs its content.
@@ -15,6 +44,16 @@ impl Model {
                 (seen.role, seen.adopted_for) = (Role::Candidate, Some(version.number));
                 seen.counts_for.insert(version.number);
             }
+        }
+    }
+
+    pub fn start_bake(&mut self, at: u64) {
+        let Some(r) = &mut self.rollout else { return };
+        (r.is_baking, r.bake, r.progress) = (true, Late::At(at + r.policy.bake_ms), Late::Never);
+        // The old side may end by itself from now on.
+        if r.has_second_job() {
+            let told = self.versions.get(&r.target);
+            self.should_run = told.map(|told| told.agents_with_nodes()).unwrap_or_default().into_iter().collect();
         }
     }
 
@@ -34,4 +73,57 @@ impl Model {
             }
         }
     }
+}
+
+/// What happened to bakes and standbys, as the run counts it: each must occur in a thousand worlds.
+pub const SITUATIONS: [&str; 12] = [
+    "bake of a second job",
+    "bake in place",
+    "bake anew",
+    "bake stopped",
+    "bake stopped in a pause",
+    "bake ended well",
+    "bake ended by PROMOTE FULL",
+    "bake skipped by PROMOTE FULL",
+    "bake cut short",
+    "rollback adopts some",
+    "standby ended after its time",
+    "standby stopped",
+];
+
+/// Names what an event means for a bake or a standby.
+pub fn situation(model: &Model, event: &Event, command: &Command) -> Option<&'static str> {
+    let r = model.rollout.as_ref()?;
+    Some(match &event.body {
+        EventBody::BakeStarted { .. } if r.is_baking => "bake anew",
+        EventBody::BakeStarted { .. } if r.has_second_job() => "bake of a second job",
+        EventBody::BakeStarted { .. } => "bake in place",
+        EventBody::AgentUnhealthy { instance, .. } if r.bake != Late::Never => {
+            let own = model.is_own(&key_of(instance, event.version));
+            let name = if matches!(r.phase, Phase::Paused { .. }) { "bake stopped in a pause" } else { "bake stopped" };
+            return own.then_some(name);
+        }
+        EventBody::DeploymentSuccessful { .. } if r.is_baking => match command {
+            Command::Promote { full: true, .. } => "bake ended by PROMOTE FULL",
+            _ => "bake ended well",
+        },
+        EventBody::DeploymentPromoted { full: true, .. } if r.has_bake() => "bake skipped by PROMOTE FULL",
+        EventBody::DeploymentFailed { .. } | EventBody::DeploymentCancelled { .. } => {
+            return r.is_baking.then_some("bake cut short")
+        }
+        EventBody::DeploymentStarted(b) if b.mode == Mode::BlueGreen && !b.adopted.is_empty() => "rollback adopts some",
+        EventBody::TaskIssued { instance, .. } => {
+            let seen = model.instances.get(&key_of(instance, event.version))?;
+            let ended = seen.role == Role::Standby && seen.drain.is_none() && has_passed(seen.stands_until, event.at);
+            return ended.then_some("standby ended after its time");
+        }
+        EventBody::AgentState { instance, state: AgentReport::State(InstanceState::Stopped), .. } => {
+            return (instance.role == Role::Standby).then_some("standby stopped")
+        }
+        _ => return None,
+    })
+}
+
+pub fn has_passed(late: Late, at: u64) -> bool {
+    matches!(late, Late::At(end) if end <= at)
 }

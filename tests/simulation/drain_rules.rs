@@ -300,7 +300,7 @@ fn no_further_job_starts_while_many_versions_drain(h: &Happening) -> Said {
 
 // ---- after every command --------------------------------------------------------------------------------------------
 
-fn same(late: Late, deadline: Deadline) -> bool {
+pub fn same(late: Late, deadline: Deadline) -> bool {
     match (late, deadline) {
         (Late::Never, Deadline::Off) => true,
         (Late::At(late), Deadline::Running { at }) => late == at,

@@ -305,12 +305,16 @@ impl Model {
         let Some(r) = self.rollout.clone() else { return };
         for (key, seen) in &mut self.instances {
             let own = seen.adopted_for.unwrap_or(key.version) == r.target && key.job_id == r.job;
+            let stands_by = r.has_bake() && seen.runs() && !self.tasks.contains_key(key);
             if r.has_second_job() {
                 match &mut seen.drain {
                     _ if own => (seen.role, seen.stands_until) = (Role::Primary, Late::Never),
                     Some(drain) => drain.leads_to = LeadsTo::Stop,
                     // A canary is told to stop in the same step; a standby of an older deployment has its own time.
                     None if matches!(seen.role, Role::Canary | Role::Standby) => {}
+                    None if stands_by => {
+                        (seen.role, seen.late) = (Role::Standby, Late::Never);
+                    }
                     None => seen.role = Role::Retired,
                 }
             } else if seen.role == Role::Canary && !seen.told_to_stop && (own || !r.changed.contains(&key.agent)) {

@@ -8,6 +8,7 @@
 //!
 //! A failure is a seed, a rule, and the shortest history that still breaks it.
 
+pub mod bake_rules;
 pub mod bakes;
 pub mod coordinators;
 pub mod drain_rules;

@@ -121,6 +121,11 @@ pub struct Rollout {
     /// The first cause of failure, also one deferred by a pause.
     pub first_cause: Option<Cause>,
     pub progress: Late,
+    pub is_baking: bool,
+    /// The end of the bake; never while an instance is not healthy.
+    pub bake: Late,
+    /// PROMOTE FULL has passed the bake before it began.
+    pub skips_bake: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -272,10 +277,14 @@ impl Model {
         }
         if let Some(rollout) = &mut self.rollout {
             rollout.phase = Phase::Ended(status);
+            (rollout.is_baking, rollout.bake) = (false, Late::Never);
         }
     }
 
     fn release_late(&mut self, at: u64) {
+        if let Some(rollout) = &mut self.rollout {
+            rollout.bake = rollout.bake.release(at);
+        }
         for seen in self.instances.values_mut() {
             seen.late = seen.late.release(at);
             if let Some(drain) = &mut seen.drain {
@@ -313,6 +322,9 @@ impl Model {
             unsafe_reported: false,
             first_cause: None,
             progress: Late::Never,
+            is_baking: false,
+            bake: Late::Never,
+            skips_bake: false,
         });
         self.found_by_rollback = None;
         self.adopt(beginning);
@@ -475,6 +487,7 @@ impl Model {
                         rollout.first_cause.get_or_insert(Cause::UnhealthyAgent);
                     }
                     let ms = rollout.policy.progress_deadline_ms;
+                    rollout.stop_bake(at);
                     (rollout.phase, rollout.progress) = match rollout.phase {
                         Phase::Awaiting if ms > 0 => (Phase::Running, Late::At(at + ms)),
                         Phase::Awaiting => (Phase::Running, Late::Never),
@@ -486,18 +499,21 @@ impl Model {
                     };
                 }
             }
-            EventBody::AgentDraining { .. } | EventBody::AgentDrained { .. } | EventBody::BakeStarted { .. } => {}
+            EventBody::AgentDraining { .. } | EventBody::AgentDrained { .. } => {}
+            EventBody::BakeStarted { .. } => self.start_bake(at),
             EventBody::AwaitingPromotion { .. } => self.set_phase(Phase::Awaiting),
-            EventBody::DeploymentPromoted { by, .. } => {
+            EventBody::DeploymentPromoted { by, full, .. } => {
                 self.set_phase(Phase::Running);
                 self.note(event.version, |told| told.promoted = Some((at, by.clone())));
                 if let Some(rollout) = &mut self.rollout {
                     rollout.promoted = true;
+                    rollout.skips_bake = *full;
                 }
             }
             EventBody::DeploymentPaused { .. } => {
                 if let Some(rollout) = &mut self.rollout {
                     rollout.phase = Phase::Paused { awaiting: rollout.phase == Phase::Awaiting };
+                    rollout.bake = rollout.bake.hold(at);
                 }
                 let own: Vec<InstanceKey> = self.own().map(|(key, _)| key.clone()).collect();
                 for key in own {

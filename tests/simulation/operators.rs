@@ -27,7 +27,7 @@ pub fn ask(
     match rng.weighted(&weights) {
         0 => deploy(rng, content, past, record, wild),
         1 => rollback(rng, record),
-        2 => Command::Promote { options: operate(rng, record), full: false },
+        2 => Command::Promote { options: operate(rng, record), full: rng.chance(25) },
         3 => Command::Pause(operate(rng, record)),
         4 => Command::Resume(operate(rng, record)),
         5 => Command::Fail(operate(rng, record)),
@@ -124,6 +124,9 @@ fn rollback(rng: &mut Rng, record: Option<&Record>) -> Command {
     }
     if rng.chance(5) {
         policy.drain_ms = Some(*rng.pick(&[0, 300]));
+    }
+    if rng.chance(10) {
+        policy.bake_ms = Some(*rng.pick(&[0, 40, 400]));
     }
     if rng.chance(12) {
         policy.strategy = Some(*rng.pick(&Strategy::ALL));

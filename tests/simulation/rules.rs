@@ -177,8 +177,11 @@ pub const COMMAND_RULES: &[CommandRule] = rules![
     receipts_warn_of_what_is_allowed,
 ];
 
-pub const REFUSAL_RULES: &[RefusalRule] =
-    rules![only_a_rollback_that_was_successful_is_done_already, only_a_running_instance_holds_its_service_instance,];
+pub const REFUSAL_RULES: &[RefusalRule] = rules![
+    only_a_rollback_that_was_successful_is_done_already,
+    only_a_running_instance_holds_its_service_instance,
+    only_a_bake_keeps_a_deploy_from_changing_nothing,
+];
 
 pub fn new_deployment(event: &Event) -> Option<&NewDeployment> {
     match &event.body {
@@ -620,9 +623,7 @@ fn no_promotion_while_a_canary_is_not_healthy(h: &Happening) -> Said {
 
 /// Rules 4.4, 4.5: candidates and canaries become primary, and in blue-green the old side is retired, in one step.
 fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
-    if !matches!(&h.event.body, EventBody::DeploymentPromoted { .. }) {
-        return Ok(());
-    }
+    let EventBody::DeploymentPromoted { full, .. } = &h.event.body else { return Ok(()) };
     let r = rollout(h.model)?;
     for i in h.after.instances.iter() {
         let own = h.model.is_own(&i.key());
@@ -632,6 +633,10 @@ fn a_promotion_makes_primaries_and_retires_the_old_side(h: &Happening) -> Said {
             let role = match h.model.instances.get(&i.key()) {
                 Some(seen) if seen.drain.is_some() => Role::Draining,
                 Some(seen) if !seen.told_to_stop && matches!(seen.role, Role::Canary | Role::Standby) => seen.role,
+                // The way back (rule 12.3): whatever runs stays as it is.
+                Some(seen) if !full && r.has_bake() && seen.runs() && !h.model.tasks.contains_key(&i.key()) => {
+                    Role::Standby
+                }
                 _ => Role::Retired,
             };
             must!(i.role == role, "old {} is {} after the promotion", i.agent, i.role.name());
@@ -940,6 +945,7 @@ fn unsafe_counts_only_of_what_is_being_replaced(h: &Happening) -> Said {
     let key = key_of(instance, h.event.version);
     let verdict = h.model.instances.get(&key).map(|seen| seen.verdict);
     must!(r.mode == Mode::InPlace && !matches!(r.phase, Phase::Ended(_)), "nothing is being replaced");
+    must!(!r.is_baking, "unsafe counts in a bake");
     let drains_for_it = h.model.held_back().any(|(held, _)| *held == key);
     must!(
         drains_for_it || (h.model.is_own(&key) && verdict != Some(Verdict::Healthy)),
@@ -1072,7 +1078,7 @@ fn what_may_go_on_goes_on(o: &Outcome) -> Said {
     match r.phase {
         Phase::Running => {
             let desired = if canary_phase { r.canaries } else { all };
-            must!(healthy < desired, "all {desired} are healthy, and {} is still running", r.id);
+            must!(healthy < desired || r.is_baking, "all {desired} are healthy, and {} is still running", r.id);
             must!(!r.unsafe_reported, "the fallback is due");
             if r.mode == Mode::InPlace && !canary_phase {
                 let most = max_parallel(&r.policy, all);
@@ -1612,6 +1618,18 @@ fn only_a_rollback_that_was_successful_is_done_already(r: &Refusal) -> Said {
     });
     let is_open = matches!(r.command, Command::Rollback(rollback) if rollback.to == RollbackTo::NewestStable);
     must!(is_done && is_open, "version {version} rolled nothing back");
+    Ok(())
+}
+
+/// Rule 12.7: only an active deployment with a bake refuses a DEPLOY that would change nothing.
+fn only_a_bake_keeps_a_deploy_from_changing_nothing(r: &Refusal) -> Said {
+    let Rejection::Unproved { deployment_id } = r.rejection else { return Ok(()) };
+    let bakes = r
+        .before
+        .deployment
+        .as_ref()
+        .is_some_and(|d| *d.id == **deployment_id && d.status.is_active() && d.policy.bake_ms > 0);
+    must!(bakes && matches!(r.command, Command::Deploy(_)), "{deployment_id} has nothing to prove");
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use super::drains::situation;
 use super::model::Model;
 use super::rules::{invariants_hold, Failed, Happening, Outcome, Refusal};
-use super::{drain_rules, rules};
+use super::{bake_rules, bakes, drain_rules, rules};
 use redis_deploy::codec;
 use redis_deploy::engine::event::{EventBody, SilentChange};
 use redis_deploy::engine::{
@@ -80,6 +80,9 @@ impl Sut {
             Ok(decision) => decision,
             Err(rejection) => {
                 self.check_refusal(input, &rejection)?;
+                if let Rejection::Unproved { .. } = rejection {
+                    self.count("refused for a bake");
+                }
                 if let Rejection::VersionsAlive { .. } = rejection {
                     self.count("refused for what drains");
                 }
@@ -108,7 +111,9 @@ impl Sut {
                     limits: self.limits,
                     failed: &failed,
                 };
-                for (rule, holds) in rules::EVENT_RULES.iter().chain(drain_rules::EVENT_RULES) {
+                for (rule, holds) in
+                    rules::EVENT_RULES.iter().chain(drain_rules::EVENT_RULES).chain(bake_rules::EVENT_RULES)
+                {
                     holds(&happening)
                         .map_err(|words| Broken { rule, words: format!("{words} (at {})", event.body.name()) })?;
                 }
@@ -120,6 +125,9 @@ impl Sut {
                     self.count(cause.name());
                 }
                 if let Some(name) = situation(&self.model, event, &input.command) {
+                    self.count(name);
+                }
+                if let Some(name) = bakes::situation(&self.model, event, &input.command) {
                     self.count(name);
                 }
                 self.model.take_in(event, &input.command, &after);
@@ -181,7 +189,9 @@ impl Sut {
                 now: input.at,
                 failed: &failed,
             };
-            for (rule, holds) in rules::COMMAND_RULES.iter().chain(drain_rules::COMMAND_RULES) {
+            for (rule, holds) in
+                rules::COMMAND_RULES.iter().chain(drain_rules::COMMAND_RULES).chain(bake_rules::COMMAND_RULES)
+            {
                 holds(&outcome).map_err(|words| Broken { rule, words })?;
             }
             if !decision.change_set.changes.is_empty() {

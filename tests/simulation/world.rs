@@ -6,7 +6,7 @@ use super::operators;
 use super::sut::{Broken, Input, Sut};
 use redis_deploy::engine::command::{Check, Report, ReportedState};
 use redis_deploy::engine::deployment::Status;
-use redis_deploy::engine::instance::Instance;
+use redis_deploy::engine::instance::{Instance, Role};
 use redis_deploy::engine::services::CheckStatus;
 use redis_deploy::engine::{next_deadline, Command, DecisionReply, Limits, Record, Rejection};
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,6 +97,19 @@ fn every_drain_has_ended(record: &Record) -> Result<(), Broken> {
         Some(i) => Err(Broken {
             rule: "every_drain_ends",
             words: format!("version {} of {} still drains: {:?}", i.version, i.agent, i.drain),
+        }),
+    }
+}
+
+/// Rule 12.3: every standby leaves in the end; only a pause of the bake holds those of the bake.
+fn every_standby_has_left(record: &Record) -> Result<(), Broken> {
+    let is_paused = record.deployment.as_ref().is_some_and(|d| d.status == Status::Paused);
+    let stays = |i: &&Instance| i.role == Role::Standby && (i.standby_until.is_some() || !is_paused);
+    match record.instances.iter().find(stays) {
+        None => Ok(()),
+        Some(i) => Err(Broken {
+            rule: "every_standby_leaves",
+            words: format!("version {} of {} still stands by: {:?}", i.version, i.agent, i.standby_until),
         }),
     }
 }
@@ -434,6 +447,7 @@ impl World {
                 });
             }
             every_drain_has_ended(record)?;
+            every_standby_has_left(record)?;
             // A pause holds drains that nobody takes up.
             let is_held = |i: &&Instance| i.drain.as_ref().is_some_and(|drain| drain.deadline.at().is_none());
             if let Some(task) = record.instances.tasks().find(|i| !is_held(i)) {

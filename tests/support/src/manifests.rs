@@ -97,6 +97,7 @@ impl Content {
         self.policy.auto_promote = rng.chance(40).then_some(true);
         self.policy.auto_revert = rng.chance(45).then_some(true);
         self.policy.drain_ms = self.has_sessions.then(|| *rng.pick(&[0, 20, 100, 400, 400, 3_000, 3_000, 30_000]));
+        self.policy.bake_ms = rng.chance(35).then(|| *rng.pick(&[5, 60, 60, 300, 300, 3_000, 60_000]));
         self.policy_in_manifest = rng.chance(30);
         if self.policy_in_manifest
             && strategy == Some(Strategy::Canary)
