@@ -174,7 +174,11 @@ impl Record {
     pub fn why_not_healthy(&self, instance: &Instance) -> String {
         let now = self.check_health(instance).err().unwrap_or_else(|| "ready, not long enough".to_string());
         let verdict = instance.reason.as_deref().filter(|_| instance.health == Health::Unhealthy);
-        verdict.filter(|verdict| verdict.ends_with(&now)).map_or(now, str::to_string)
+        // Not one that also names what is well again.
+        let is_true = |verdict: &&str| {
+            verdict.strip_suffix(now.as_str()).is_some_and(|before| before.is_empty() || before.ends_with(": "))
+        };
+        verdict.filter(is_true).map(str::to_string).unwrap_or(now)
     }
 
     /// Returns the violations of an instance with these service instances.

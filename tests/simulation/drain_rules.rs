@@ -1,7 +1,7 @@
 //! The rules about sessions and drains (rules 9.2, 10 and 11.6), one function each.
 
 use super::drains::{leads_to, LeadsTo, Stage};
-use super::model::{key_of, Late, Model, Phase, Rollout, Seen};
+use super::model::{key_of, Late, Model, Phase, Rollout, Seen, Verdict};
 use super::rules::{must, new_deployment, rollout, rules, CommandRule, EventRule, Happening, Outcome, Said};
 use redis_deploy::engine::command::{Command, ReportedState};
 use redis_deploy::engine::deployment::Mode;
@@ -235,11 +235,15 @@ fn what_follows_a_drain_is_what_holds_then(h: &Happening) -> Said {
         return Ok(());
     }
     let is_active = !matches!(r.phase, Phase::Ended(_));
+    let healthy = h.model.counted().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
+    let all_are_healthy = is_active && healthy == r.changed.len();
     let expected = match drain.leads_to {
         LeadsTo::Stop => Follows::Stop,
         LeadsTo::Replace(version) if version == r.target && is_active => Follows::Replace,
         _ if r.has_second_job() && r.promoted && key.job_id != r.job => Follows::Stop,
         _ if r.has_second_job() => Follows::Restart,
+        // Whoever starts anew in a job that had ended is not needed once another job is successful.
+        _ if *task == TaskKind::Stop && key.job_id != r.job && all_are_healthy => Follows::Stop,
         _ if is_gone(h.model, r, &key) => Follows::Stop,
         // The plan releases it, with or without a drain before.
         _ if *task == TaskKind::Replace && is_active && key.job_id == r.job => Follows::Replace,
@@ -395,7 +399,7 @@ fn drains_alone_hold_the_progress_deadline(o: &Outcome) -> Said {
 
 /// Rule 10.6: health is counted of what does not drain; an agent that drains for its replacement is counted apart.
 fn what_drains_is_part_of_no_health_summary(o: &Outcome) -> Said {
-    use super::model::Verdict::{Healthy, Pending, Unhealthy};
+    use Verdict::{Healthy, Pending, Unhealthy};
     let r = rollout(o.model)?;
     let counts = o.after.instances.counts(r.target, &r.job);
     let of = |verdict| o.model.counted().filter(|(_, seen)| seen.verdict == verdict).count();

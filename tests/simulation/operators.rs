@@ -17,8 +17,10 @@ pub fn ask(
     wild: bool,
 ) -> Command {
     let drains = if record.is_some_and(|r| r.instances.draining() > 0) { 8 } else { 1 };
+    let is_baking = record.and_then(|r| r.deployment.as_ref()).is_some_and(|d| d.is_baking);
     let weights = match record.and_then(|r| r.deployment.as_ref()).map(|d| d.status) {
         None => [1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        Some(Status::Running) if is_baking => [15, 25, 25, 12, 4, 8, 3, 4, 2, drains],
         Some(Status::Running) => [22, 12, 16, 22, 5, 8, 3, 4, 2, drains],
         Some(Status::AwaitingPromotion) => [15, 10, 50, 12, 4, 5, 2, 4, 2, drains],
         Some(Status::Paused) => [15, 8, 4, 4, 55, 6, 3, 4, 2, drains],
@@ -27,7 +29,7 @@ pub fn ask(
     match rng.weighted(&weights) {
         0 => deploy(rng, content, past, record, wild),
         1 => rollback(rng, record),
-        2 => Command::Promote { options: operate(rng, record), full: rng.chance(25) },
+        2 => Command::Promote { options: operate(rng, record), full: rng.chance(if is_baking { 60 } else { 25 }) },
         3 => Command::Pause(operate(rng, record)),
         4 => Command::Resume(operate(rng, record)),
         5 => Command::Fail(operate(rng, record)),
