@@ -137,8 +137,8 @@ impl Draft<'_, '_> {
         if instance.state == InstanceState::Stopped {
             return self.remove_stopped(key, role);
         }
-        // One that has drained is not resolved any more.
-        let role = if role == Role::Draining { Role::Retired } else { role };
+        // One that has drained is not resolved any more, and a standby can not take over again.
+        let role = if matches!(role, Role::Draining | Role::Standby) { Role::Retired } else { role };
         let reference = InstanceRef { role, ..instance_ref(instance) };
         // An instance that never reported has attempt 0, and no report has.
         let attempt = instance.attempt.max(1);

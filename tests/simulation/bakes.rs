@@ -75,7 +75,7 @@ impl Model {
     }
 }
 
-/// What happened to bakes and standbys, as the run counts it: each must occur in a thousand worlds.
+/// What happened to bakes and standbys, as the run counts it: each must occur in all worlds of a run.
 pub const SITUATIONS: [&str; 12] = [
     "bake of a second job",
     "bake in place",
