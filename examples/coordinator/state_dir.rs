@@ -20,6 +20,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Time for which it waits for the lock of its directory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// An open state directory, locked by this coordinator.
 pub struct StateDir {
@@ -68,6 +73,18 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
+/// Locks a file as [`lock`] does, and waits a moment for it. A process that a killed coordinator was about to start has
+/// its lock until it executes its program.
+fn lock_soon(path: &Path) -> io::Result<Option<File>> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock(path)? {
+            None if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            outcome => return Ok(outcome),
+        }
+    }
+}
+
 /// Reads the id of the coordinator, which is made when the directory is used for the first time.
 fn coordinator_id(path: &Path) -> io::Result<String> {
     let saved = fs::read_to_string(path).unwrap_or_default();
@@ -96,7 +113,7 @@ impl StateDir {
         if path.to_str().is_none() {
             return Err(format!("{shown}: its path must be UTF-8"));
         }
-        match lock(&path.join("lock")) {
+        match lock_soon(&path.join("lock")) {
             Ok(Some(lock)) => {
                 let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
                 let coordinator = coordinator_id(&path.join("id")).map_err(|error| format!("{shown}/id: {error}"))?;
