@@ -2,7 +2,7 @@
 //! PLAN use it.
 
 use super::deployment::{Cause, Mode};
-use super::draft::Draft;
+use super::draft::{Actor, Draft};
 use super::event::{Adopted, EventBody, NewDeployment};
 use super::instance::{Health, Instance, InstanceKey, Role, TaskKind};
 use super::manifest::{self, JobType, Manifest, ManifestText, BATCH_AGENT};
@@ -74,22 +74,24 @@ pub(super) fn plan_version(record: &Record, new: &VersionSpec) -> VersionPlan {
 /// what is missing beside them is started (rule 12.5).
 fn adopt(record: &Record, new: &VersionSpec, plan: &mut VersionPlan) {
     let agents_with_nodes = manifest::agents_with_nodes(&new.manifest.node_ids(), new.agents.as_deref());
-    let serving_job = primaries(record).next().map(|i| i.job_id.clone());
+    let serving_jobs: BTreeSet<&Arc<str>> = primaries(record).map(|i| &i.job_id).collect();
     let sources = ManifestCache::of(record);
-    let mut of_job: BTreeMap<&Arc<str>, Vec<Adopted>> = BTreeMap::new();
+    let content = WantedContent::of(record, &sources, new);
+    let mut of_job: BTreeMap<&Arc<str>, Adoption> = BTreeMap::new();
     for (agent, node) in &agents_with_nodes {
-        let adoptable = record.instances.of_agent(agent).iter().rev().filter(|i| {
-            i.can_be_adopted() && Some(&i.job_id) != serving_job.as_ref() && runs(record, &sources, i, node, new)
-        });
         let mut jobs = BTreeSet::new();
-        for instance in adoptable.filter(|i| jobs.insert(i.job_id.clone())) {
-            of_job
-                .entry(&instance.job_id)
-                .or_default()
-                .push(Adopted { agent: agent.clone(), version: instance.version });
+        for instance in record.instances.of_agent(agent).iter().rev() {
+            let is_adoptable = instance.can_be_adopted()
+                && !serving_jobs.contains(&instance.job_id)
+                && content.is_run_by(instance, node);
+            if is_adoptable && jobs.insert(&instance.job_id) {
+                of_job.entry(&instance.job_id).or_default().add(instance);
+            }
         }
     }
-    let Some((job_id, adopted)) = of_job.into_iter().max_by_key(|(_, adopted)| adopted.len()) else { return };
+    // The job with most of them; of several, the newest.
+    let best = of_job.into_iter().max_by_key(|(_, adoption)| (adoption.instances.len(), adoption.newest));
+    let Some((job_id, Adoption { instances: adopted, .. })) = best else { return };
     let (all, kept) = (agents_with_nodes.len(), adopted.len());
     let why = format!("{kept} of {all} agents still run this content in job {job_id}");
     plan.mode = if kept == all { Mode::SwitchBack } else { Mode::BlueGreen };
@@ -105,18 +107,50 @@ fn adopt(record: &Record, new: &VersionSpec, plan: &mut VersionPlan) {
     plan.adopted = adopted;
 }
 
-/// Returns true for an instance that runs what the new version has for its agent.
-fn runs(record: &Record, sources: &ManifestCache, instance: &Instance, node: &Arc<str>, new: &VersionSpec) -> bool {
-    let (Some(version), Some(source)) = (record.version(instance.version), sources.get(instance.version)) else {
-        return false;
-    };
-    let (was, is) = (source.nodes_by_id(), new.manifest.nodes_by_id());
-    let is_same_node = match (was.get(&*instance.node), is.get(&**node)) {
-        (Some(was), Some(is)) => manifest::node_change(was, is).is_none(),
-        (None, None) => true,
-        _ => false,
-    };
-    is_same_node && version.bundle == new.bundle && manifest::topology_change(source, new.manifest).is_none()
+/// The instances of one job that a switch-back can adopt.
+#[derive(Default)]
+struct Adoption {
+    instances: Vec<Adopted>,
+    /// The revision at which the newest of them was added.
+    newest: u64,
+}
+
+impl Adoption {
+    fn add(&mut self, instance: &Instance) {
+        self.instances.push(Adopted { agent: instance.agent.clone(), version: instance.version });
+        self.newest = self.newest.max(instance.created);
+    }
+}
+
+/// The content of a new version, and the nodes of the older versions that may have the same.
+struct WantedContent<'a> {
+    nodes: BTreeMap<&'a str, &'a manifest::Node>,
+    /// By version: those with the same bundle and topology.
+    alike: BTreeMap<u64, BTreeMap<&'a str, &'a manifest::Node>>,
+}
+
+impl<'a> WantedContent<'a> {
+    fn of(record: &Record, sources: &'a ManifestCache, new: &VersionSpec<'a>) -> WantedContent<'a> {
+        let is_alike = |number: u64, source: &Manifest| {
+            record.version(number).is_some_and(|version| version.bundle == new.bundle)
+                && manifest::topology_change(source, new.manifest).is_none()
+        };
+        let alike = sources.0.iter().filter(|(number, source)| is_alike(**number, source));
+        WantedContent {
+            nodes: new.manifest.nodes_by_id(),
+            alike: alike.map(|(number, source)| (*number, source.nodes_by_id())).collect(),
+        }
+    }
+
+    /// Returns true for an instance that runs what the new version has for its agent.
+    fn is_run_by(&self, instance: &Instance, node: &str) -> bool {
+        let Some(nodes) = self.alike.get(&instance.version) else { return false };
+        match (nodes.get(&*instance.node), self.nodes.get(node)) {
+            (Some(was), Some(is)) => manifest::node_change(was, is).is_none(),
+            (None, None) => true,
+            _ => false,
+        }
+    }
 }
 
 fn plan_without_adoption(record: &Record, new: &VersionSpec) -> VersionPlan {
@@ -331,10 +365,23 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
         _ => EventBody::DeploymentStarted(started),
     };
     draft.emit_for(new.deployment_id.clone(), number, body);
+    if !plan.adopted.is_empty() {
+        stop_unfit(draft, plan);
+    }
     match plan.mode {
         Mode::Noop => draft.stop_removed(&plan.removed_agents),
         Mode::VersionOnly => draft.run_batch(number, plan.job_id.clone()),
         _ => {}
+    }
+}
+
+/// Requests the stop of standbys that a switch-back could not adopt, in the job where their agents start anew: an agent
+/// must not run there twice.
+fn stop_unfit(draft: &mut Draft, plan: &VersionPlan) {
+    let is_unfit = |i: &&Instance| i.role == Role::Standby && i.job_id == plan.job_id;
+    let unfit: Vec<InstanceKey> = draft.record.instances.iter().filter(is_unfit).map(Instance::key).collect();
+    for key in unfit {
+        draft.request_stop(&key, Role::Retired, Actor::auto());
     }
 }
 
