@@ -14,6 +14,7 @@ use redis_deploy::engine::command::{Command, Context, Deploy, Limits, Report, Re
 use redis_deploy::engine::deployment::{Mode, Status};
 use redis_deploy::engine::event::EVENT_NAMES;
 use redis_deploy::engine::manifest::ManifestText;
+use redis_deploy::engine::policy::{Condition, Gate, Gates, OnTimeout, Step};
 use redis_deploy::engine::record::Record;
 use redis_deploy::engine::{Change, ChangeSet, EventBody, Summary};
 use std::collections::BTreeSet;
@@ -495,6 +496,10 @@ fn canary(record: &mut Record, change: impl FnOnce(&mut engine::instance::Instan
     record.instances.insert(canary);
 }
 
+fn approved_by(count: u32) -> Gate {
+    Gate { condition: Condition::Approvals { count, others: false }, timeout_ms: 0, on_timeout: OnTimeout::Fail }
+}
+
 #[test]
 fn a_decoded_record_is_validated_as_a_users_input() {
     let version = |record: &mut Record, change: fn(&mut engine::version::Version)| {
@@ -521,6 +526,18 @@ fn a_decoded_record_is_validated_as_a_users_input() {
     assert_eq!(
         refusal(|r| version(r, |v| v.policy.progress_deadline_ms = 1 << 53)),
         "policies.update.progress_deadline_ms must be 0 or a positive integer"
+    );
+    assert_eq!(
+        refusal(|r| version(r, |v| v.policy.steps = vec![Step { percent: 100, soak_ms: 0, gates: None }])),
+        "policies.update.steps must be an array of at most 20 steps"
+    );
+    assert_eq!(
+        refusal(|r| version(r, |v| v.policy.gates = Gates::from([("signed".into(), approved_by(0))]))),
+        "policies.update.gates must be an object of at most 16 gates"
+    );
+    assert_eq!(
+        refusal(|r| version(r, |v| v.policy.cohort = Some("".into()))),
+        "policies.update.cohort must be a text of 1 to 128 bytes"
     );
     assert_eq!(
         refusal(|r| version(r, |v| v.content = Arc::new(ManifestText::new(r#"{"nodes":3}"#.into())))),

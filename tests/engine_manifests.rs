@@ -122,6 +122,15 @@ impl Bench {
             if !self.tasks().is_empty() {
                 continue;
             }
+            // Drains that were taken up before have no task.
+            let draining: Vec<InstanceKey> =
+                self.record().instances.iter().filter(|i| i.role == Role::Draining).map(|i| i.key()).collect();
+            for key in draining {
+                self.report(&key, ReportedState::Drained);
+            }
+            if !self.tasks().is_empty() {
+                continue;
+            }
             if self.status() == Status::AwaitingPromotion {
                 self.ask(Command::Promote { options: Operate::default(), full: false })
                     .expect("all canaries are healthy");
@@ -232,13 +241,19 @@ fn plan_matches_the_deployment() {
         }
         bench.play();
         let of_it = bench.went.iter().filter(|(version, ..)| *version == planned.version);
-        let went: Vec<(Arc<str>, Role, u64)> =
+        let mut went: Vec<(Arc<str>, Role, u64)> =
             of_it.map(|(_, agent, role, at)| (agent.clone(), *role, at - from)).collect();
-        let expected: Vec<(Arc<str>, Role, u64)> = planned
+        let mut expected: Vec<(Arc<str>, Role, u64)> = planned
             .batches
             .iter()
             .flat_map(|batch| batch.agents.iter().map(|agent| (agent.clone(), batch.role, batch.earliest_ms)))
             .collect();
+        if began.policy.drain_ms > 0 {
+            // An agent that has to drain goes after others of its batch, at the same time.
+            for agents in [&mut went, &mut expected] {
+                agents.sort_by(|(a, _, at), (b, _, bt)| (at, a).cmp(&(bt, b)));
+            }
+        }
         assert_eq!(went, expected, "seed {seed}: who goes when");
         assert!(
             matches!(bench.status(), Status::Successful | Status::VersionRecorded),

@@ -252,7 +252,11 @@ fn sample(command: &str, keyword: &str, name: &str, n: usize) -> String {
         (_, "REQUEST", _) => "request-1",
         (_, "IFVERSION", _) => "2",
         (_, "MAX_PARALLEL", _) => "50%",
-        (_, "CANARY", _) => "1",
+        // Steps are instead of canaries.
+        (_, "CANARY", _) => "0",
+        (_, "STEPS", _) => r#"[{"percent":50}]"#,
+        (_, "GATES", _) => r#"{"checked":{"verdict":true}}"#,
+        (_, "COHORT", _) => "blue",
         (_, "PROGRESS_DEADLINE_MS", _) => "900000",
         (_, option, _) if option.ends_with("_MS") => "20000",
         ("deploy.drain", "ID", _) => "dep_draining_1",

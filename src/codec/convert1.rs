@@ -88,7 +88,7 @@ convert_struct! { Action<'a> = deployment::Action { name, by, at, reason } }
 read_struct! { Policy = policy::Policy {
     strategy, max_parallel, canary, min_healthy_ms, healthy_deadline_ms, progress_deadline_ms, health_check, auto_promote,
     auto_revert,
-} with { drain_ms: 0, bake_ms: 0 } }
+} with { drain_ms: 0, steps: Vec::new(), gates: policy::Gates::new(), bake_ms: 0, cohort: None } }
 
 read_struct! { Task = instance::Task { kind, revision, since } }
 

@@ -109,10 +109,28 @@ convert_struct! { Summary<'a> = summary::Summary {
     updated_at, draining, standby,
 } }
 
-convert_struct! { Policy = policy::Policy {
+convert_struct! { Policy<'a> = policy::Policy {
     strategy, max_parallel, canary, min_healthy_ms, healthy_deadline_ms, progress_deadline_ms, health_check, auto_promote,
-    auto_revert, drain_ms, bake_ms,
+    auto_revert, drain_ms, steps, gates, bake_ms, cohort,
 } }
+
+convert_struct! { Step<'a> = policy::Step { percent, soak_ms, gates } }
+
+convert_struct! { Gate<'a> = policy::Gate { condition, timeout_ms, on_timeout } }
+
+convert_enum! { Condition<'a> = policy::Condition {
+    Measure { metric, bound, min_count },
+    Verdict,
+    Approvals { count, others },
+} }
+
+convert_enum! { Bound = policy::Bound { Max(measured), Min(measured), MaxRatio(ratio), MinRatio(ratio) } }
+
+convert_enum! { Measured = policy::Measured { Share(share), Mean(mean) } }
+
+convert_struct! { Percentage = policy::Percentage { thousandths } }
+
+convert_enum! { OnTimeout = policy::OnTimeout { Fail, Pass } }
 
 convert_struct! { Task = instance::Task { kind, revision, since } }
 

@@ -2,7 +2,7 @@
 //!
 //! - A version has how it ended: `cause`, `description`, `promoted_at`, `promoted_by`, `finished_at`.
 //! - A deployment has the time since which it waits for its promotion, `awaiting_since`.
-//! - A policy has `drain_ms` and `bake_ms`; a deployment has its bake, and the instances that it adopts.
+//! - A policy has `drain_ms`, `steps`, `gates`, `bake_ms` and `cohort`; a deployment has its bake, and the instances that it adopts.
 //! - An instance has its sessions, its drain, its time on standby, and the versions that it does not count for.
 //! - A summary has the numbers of instances that drain and that are on standby.
 //! - A service instance has the attempt of its agent that registered it.
@@ -65,7 +65,7 @@ pub(super) struct Deployment<'a> {
     pub target_version: Number,
     pub target_job_id: &'a str,
     pub requested_job: Option<&'a str>,
-    pub policy: Policy,
+    pub policy: Policy<'a>,
     pub changed: List<&'a str>,
     pub removed_agents: List<&'a str>,
     pub canaries: u32,
@@ -84,7 +84,7 @@ pub(super) struct Deployment<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct Policy {
+pub(super) struct Policy<'a> {
     pub strategy: Strategy,
     pub max_parallel: CountOrPercent,
     pub canary: CountOrPercent,
@@ -95,7 +95,59 @@ pub(super) struct Policy {
     pub auto_promote: bool,
     pub auto_revert: bool,
     pub drain_ms: Millis,
+    #[serde(borrow)]
+    pub steps: List<Step<'a>>,
+    pub gates: List<(&'a str, Gate<'a>)>,
     pub bake_ms: Millis,
+    pub cohort: Option<&'a str>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Step<'a> {
+    pub percent: u32,
+    pub soak_ms: Millis,
+    #[serde(borrow)]
+    pub gates: Option<List<&'a str>>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Gate<'a> {
+    #[serde(borrow)]
+    pub condition: Condition<'a>,
+    pub timeout_ms: Millis,
+    pub on_timeout: OnTimeout,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Condition<'a> {
+    Measure { metric: &'a str, bound: Bound, min_count: Number },
+    Verdict,
+    Approvals { count: u32, others: bool },
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Bound {
+    Max(Measured),
+    Min(Measured),
+    MaxRatio(Percentage),
+    MinRatio(Percentage),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum Measured {
+    Share(Percentage),
+    Mean(Number),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Percentage {
+    pub thousandths: Number,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum OnTimeout {
+    Fail,
+    Pass,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -201,7 +253,7 @@ pub(super) struct Version<'a> {
     pub job_id: &'a str,
     pub job_type: JobType,
     pub strategy: Strategy,
-    pub policy: Policy,
+    pub policy: Policy<'a>,
     pub agents: Option<List<&'a str>>,
     pub bundle: Option<&'a str>,
     pub tag: Option<&'a str>,

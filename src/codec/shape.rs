@@ -3,7 +3,7 @@
 use super::error::{DecodeError, MAX_NUMBER, MAX_TEXT_BYTES, MAX_TIME_MS};
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -275,6 +275,28 @@ impl<'a, Value, S: IntoValue<'a, Value>> IntoValue<'a, Arc<[Value]>> for List<S>
     fn into_value(self, texts: &mut Texts<'a>) -> Result<Arc<[Value]>, DecodeError> {
         let values: Vec<Value> = self.into_value(texts)?;
         Ok(values.into())
+    }
+}
+
+impl<'a, K, V, S, T> Shape<'a, BTreeMap<K, V>> for List<(S, T)>
+where
+    K: Ord,
+    S: Shape<'a, K>,
+    T: Shape<'a, V>,
+{
+    fn of(value: &'a BTreeMap<K, V>) -> List<(S, T)> {
+        List(value.iter().map(|(name, value)| (S::of(name), T::of(value))).collect())
+    }
+}
+
+impl<'a, K, V, S, T> IntoValue<'a, BTreeMap<K, V>> for List<(S, T)>
+where
+    K: Ord,
+    S: IntoValue<'a, K>,
+    T: IntoValue<'a, V>,
+{
+    fn into_value(self, texts: &mut Texts<'a>) -> Result<BTreeMap<K, V>, DecodeError> {
+        self.0.into_iter().map(|(name, value)| Ok((name.into_value(texts)?, value.into_value(texts)?))).collect()
     }
 }
 

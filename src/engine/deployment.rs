@@ -152,10 +152,24 @@ pub struct Deployment {
 }
 
 impl Deployment {
+    /// Returns true for a deployment that may go through steps, gates and a bake (rule 12.1).
+    pub fn is_gradual(&self) -> bool {
+        matches!(self.mode, Mode::InPlace | Mode::BlueGreen)
+    }
+
+    /// Returns true for a deployment that goes through steps.
+    pub fn has_steps(&self) -> bool {
+        self.is_gradual() && !self.policy.steps.is_empty()
+    }
+
     /// Returns true for a deployment that bakes, or will, before it is successful (rule 12.1).
     pub fn has_bake(&self) -> bool {
-        let may_bake = matches!(self.mode, Mode::InPlace | Mode::BlueGreen);
-        may_bake && self.policy.bake_ms > 0 && !self.skips_bake
+        self.is_gradual() && self.policy.bake_ms > 0 && !self.skips_bake
+    }
+
+    /// Returns true for a deployment whose content is called stable only on evidence (rule 12.7).
+    pub fn needs_evidence(&self) -> bool {
+        self.has_steps() || self.has_bake() || (self.is_gradual() && !self.policy.gates.is_empty())
     }
 
     /// Returns true for a deployment whose agents start in a second job, which a promotion makes the first.

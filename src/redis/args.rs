@@ -5,7 +5,7 @@
 
 use super::error::CommandError;
 use super::ffi::RStr;
-use crate::engine::policy::{PolicyPatch, POLICY_FIELDS};
+use crate::engine::policy::{FieldError, PolicyPatch, POLICY_FIELDS};
 use crate::engine::Rejection;
 use std::borrow::Cow;
 use std::ops::Deref;
@@ -15,6 +15,8 @@ use std::sync::Arc;
 /// record, and much of it in the log and in each reply.
 pub const REASON_MAX: usize = 1024;
 pub const TAG_MAX: usize = 128;
+/// The longest value of a policy field, in bytes: the longest steps and gates that there can be, and blanks.
+const POLICY_VALUE_MAX: usize = 1 << 16;
 pub const REQUEST_MAX: usize = 128;
 /// The engine makes no longer ids, whatever the key.
 pub const DEPLOYMENT_ID_MAX: usize = 4096;
@@ -290,9 +292,14 @@ impl<'a> Args<'a> {
             return Ok(false);
         };
         let option = &*field.name.to_ascii_uppercase();
-        let value = text(option, self.value(option)?, TAG_MAX)?;
-        let not = |expected| syntax(format!("{option} {expected}, not '{}'", quote_untrusted(value.as_bytes())));
-        patch.set_option(field.name, value).map_err(not)?;
+        let value = text(option, self.value(option)?, POLICY_VALUE_MAX)?;
+        patch.set_option(field.name, value).map_err(|FieldError { place, expected }| {
+            let not = match place.is_empty() {
+                true => format!(", not '{}'", quote_untrusted(value.as_bytes())),
+                false => String::new(),
+            };
+            syntax(format!("{option}{place} {expected}{not}"))
+        })?;
         Ok(true)
     }
 }

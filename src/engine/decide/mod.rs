@@ -9,6 +9,7 @@ mod operate;
 mod reports;
 mod services;
 pub(super) mod versions;
+mod warnings;
 
 pub use self::services::{MAX_META_DEPTH, SERVICES_PER_AGENT};
 pub use self::versions::{INSTANCES_PER_AGENT, MAX_RUNS, MAX_TAGS};

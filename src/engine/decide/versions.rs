@@ -1,6 +1,7 @@
 //! DEPLOY and ROLLBACK: the commands that record a version.
 
 use super::checks::check_deployment_id;
+use super::warnings::plan_warnings;
 use crate::engine::command::{Deploy, Rollback, RollbackTo};
 use crate::engine::deployment::{Mode, Status};
 use crate::engine::draft::Draft;
@@ -8,7 +9,7 @@ use crate::engine::event::EventBody;
 use crate::engine::instance::Role;
 use crate::engine::manifest::{self, Manifest, ManifestText, BATCH_AGENT};
 use crate::engine::planner::{self, StoredVersion, VersionMeta, VersionPlan, VersionSpec};
-use crate::engine::policy::{CountOrPercent, Policy, Strategy};
+use crate::engine::policy::{Policy, Strategy};
 use crate::engine::record::Record;
 use crate::engine::rejection::Rejection;
 use crate::engine::version::Version;
@@ -89,7 +90,7 @@ pub(in crate::engine) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<De
     let mut warnings = manifest.warnings.clone();
     warnings.extend(cancels(draft));
     let by = draft.by(&deploy.reason);
-    let unproved = draft.deployment().filter(|d| d.status.is_active() && d.has_bake()).map(|d| d.id.to_string());
+    let unproved = draft.deployment().filter(|d| d.status.is_active() && d.needs_evidence()).map(|d| d.id.to_string());
     draft.supersede(&by, &format!("version {}", newest + 1));
     let plan = planner::plan_version(&draft.record, &spec);
     if let Some(deployment_id) = unproved.filter(|_| plan.mode == Mode::Noop) {
@@ -115,43 +116,6 @@ pub(in crate::engine) fn deploy(draft: &mut Draft, deploy: &Deploy) -> Result<De
 fn cancels(draft: &Draft) -> Option<String> {
     let active = draft.deployment().filter(|d| d.status.is_active());
     active.map(|d| format!("deployment {} is {} and will be cancelled", d.id, d.status.name()))
-}
-
-/// Returns warnings about the deployment that has just started.
-fn plan_warnings(record: &Record, has_job: bool) -> Vec<String> {
-    let Some(d) = &record.deployment else { return Vec::new() };
-    let mut warnings = Vec::new();
-    let changed = d.changed.len();
-    let more_than_changed = |amount: CountOrPercent| matches!(amount, CountOrPercent::Count(n) if n as usize > changed);
-    if matches!(d.mode, Mode::InPlace) {
-        if more_than_changed(d.policy.max_parallel) {
-            warnings.push(format!("max_parallel is above the number of changed agents ({changed})"));
-        }
-        let agents = record.agents_with_nodes(d.target_version).len();
-        if d.policy.drain_ms > 0 && d.policy.parallel(changed).max(d.canaries as usize) >= agents {
-            warnings.push(format!("drain_ms: all {agents} agents may drain at once, and none takes new sessions then"));
-        }
-        if has_job {
-            warnings.push(format!("JOB is not used: an update in place keeps job {}", d.target_job_id));
-        }
-    }
-    if matches!(d.mode, Mode::InPlace | Mode::BlueGreen) && more_than_changed(d.policy.canary) {
-        warnings.push(format!("canary is above the number of changed agents ({changed})"));
-    }
-    let adopted = record.instances.counts(d.target_version, &d.target_job_id).placed;
-    if d.mode == Mode::BlueGreen && d.requested_strategy != Strategy::BlueGreen && adopted == 0 {
-        warnings.push(format!(
-            "{}: all {changed} agents start in a second job, side by side with the old ones",
-            d.mode_reason
-        ));
-    }
-    if !d.removed_agents.is_empty() {
-        warnings.push(format!("{} agents get a stop task at the end", d.removed_agents.len()));
-    }
-    if d.policy.auto_revert && d.rollback_of.is_none() && record.stable_version().is_none() {
-        warnings.push("auto_revert has no stable version to go back to".to_string());
-    }
-    warnings
 }
 
 /// Returns the text of a manifest, shared with a version that has the same.

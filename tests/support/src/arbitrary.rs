@@ -19,6 +19,7 @@ use crate::engine::services::{CheckStatus, Service};
 use crate::engine::time::Deadline;
 use crate::engine::version::Version;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub fn records() -> impl Strategy<Value = Record> {
@@ -150,18 +151,51 @@ impl Tape<'_> {
                     CountOrPercent::Count(count) => count.to_string(),
                     CountOrPercent::Percent(percent) => format!("{percent}%"),
                 },
+                (None, "cohort") => self.text().to_string(),
+                (None, "steps-json") => self.steps(),
+                (None, "gates-json") => self.gates(),
                 (None, syntax) => panic!("{}: no values of the syntax {syntax}", field.name),
             };
             // A value that is out of the field's range leaves the default.
             let _ = patch.set_option(field.name, &value);
         }
         let mut policy = Policy::default().merged_with(&patch);
+        if !policy.steps.is_empty() {
+            policy.canary = CountOrPercent::Count(0);
+        }
         if !policy.conflicts().is_empty() {
             policy.healthy_deadline_ms = policy.min_healthy_ms.min((1 << 53) - 2) + 1;
             policy.min_healthy_ms = policy.healthy_deadline_ms - 1;
             policy.progress_deadline_ms = 0;
         }
         policy
+    }
+
+    fn steps(&mut self) -> String {
+        let percents: BTreeSet<u32> = (0..self.below(4)).map(|_| 1 + self.below(99)).collect();
+        let gates = ["", r#","gates":[]"#];
+        let steps: Vec<String> = percents
+            .into_iter()
+            .map(|percent| format!(r#"{{"percent":{percent},"soak_ms":{}{}}}"#, self.below(100_000), self.pick(&gates)))
+            .collect();
+        format!("[{}]", steps.join(","))
+    }
+
+    fn gates(&mut self) -> String {
+        let gates: Vec<String> = (0..self.below(4))
+            .map(|i| {
+                let gate = self.pick(&[
+                    r#""metric":"failed","max":"2.5%""#,
+                    r#""metric":"tokens","min":100,"min_count":7"#,
+                    r#""metric":"tokens","max_ratio":"150.001%","timeout_ms":5"#,
+                    r#""metric":"failed","min_ratio":"0.01%","on_timeout":"pass""#,
+                    r#""verdict":true"#,
+                    r#""approvals":2,"others":true"#,
+                ]);
+                format!(r#""gate {i}":{{{gate}}}"#)
+            })
+            .collect();
+        format!("{{{}}}", gates.join(","))
     }
 
     fn manifest(&mut self, nodes: &[Arc<str>], job_type: JobType) -> Arc<ManifestText> {

@@ -13,7 +13,7 @@ use crate::engine::instance::{
     Drain, DrainOutcome, DrainPhase, Health, Instance, InstanceKey, InstanceState, Role, Task, TaskKind,
 };
 use crate::engine::manifest::{JobType, ManifestText};
-use crate::engine::policy::{CountOrPercent, HealthCheck, Policy, Strategy};
+use crate::engine::policy::{CountOrPercent, HealthCheck, Policy, PolicyPatch, Strategy};
 use crate::engine::record::Record;
 use crate::engine::services::{CheckStatus, Service};
 use crate::engine::time::Deadline;
@@ -351,7 +351,12 @@ pub fn record_of_format_2() -> Record {
         (version.cause, version.description, version.finished_at) = (cause, some(description), Some(finished_at));
     }
     for version in versions.iter_mut() {
-        Arc::make_mut(version).policy.drain_ms = 60_000;
+        let policy = &mut Arc::make_mut(version).policy;
+        policy.drain_ms = 60_000;
+        // Steps are instead of canaries.
+        if policy.canary == CountOrPercent::Count(0) {
+            *policy = policy.merged_with(&policy_fields_of_format_2());
+        }
     }
     record.instances.insert(Instance {
         role: Role::Draining,
@@ -379,6 +384,29 @@ pub fn record_of_format_2() -> Record {
     let requests = Arc::make_mut(&mut record.requests);
     requests.push_back(IdempotencyEntry { request: text("req-2"), receipt: receipt_with_warnings() });
     record
+}
+
+fn policy_fields_of_format_2() -> PolicyPatch {
+    let mut patch = PolicyPatch::default();
+    let fields = [
+        (
+            "steps",
+            r#"[{"percent":10,"soak_ms":60000},{"percent":50,"gates":["errors","signed"]},{"percent":99,"gates":[]}]"#,
+        ),
+        (
+            "gates",
+            r#"{"errors":{"metric":"failed","max":"2.5%"},"tokens":{"metric":"tokens","min":100,"min_count":7},
+                "latency":{"metric":"ms","max_ratio":"150%","timeout_ms":9000},
+                "served":{"metric":"failed","min_ratio":"0.001%"},
+                "checked":{"verdict":true,"on_timeout":"pass"},"signed":{"approvals":2,"others":true}}"#,
+        ),
+        ("bake_ms", "120000"),
+        ("cohort", "blue"),
+    ];
+    for (field, value) in fields {
+        patch.set_option(field, value).expect("a value of the field");
+    }
+    patch
 }
 
 fn receipt_with_warnings() -> Receipt {

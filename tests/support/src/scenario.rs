@@ -388,25 +388,26 @@ fn each_option(mut options: &[&str], mut option: impl FnMut(&str, &str) -> Resul
 fn policy_option(patch: &mut PolicyPatch, name: &str, value: &str) -> Result<(), String> {
     let field = name.to_ascii_lowercase();
     assert!(POLICY_FIELDS.iter().any(|known| known.name == field), "unknown option {name}");
-    patch.set_option(&field, value).map_err(|must| format!("ERR {name} {must}\n"))
+    patch.set_option(&field, value).map_err(|error| format!("ERR {name}{} {}\n", error.place, error.expected))
 }
 
 fn number(text: &str) -> u64 {
     text.parse().unwrap_or_else(|_| panic!("a number: {text}"))
 }
 
-/// Words, with double quotes around those with blanks in them.
+/// Words, with quotes of either kind around those with blanks or the other kind in them, as redis-cli has them.
 fn split(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
-    let (mut quoted, mut any) = (false, false);
+    let (mut quote, mut any) = (None, false);
     for c in line.chars() {
         match c {
-            '"' if !line.starts_with("manifest") => {
-                quoted = !quoted;
+            '"' | '\'' if quote == Some(c) => quote = None,
+            '"' | '\'' if quote.is_none() && !any && !line.starts_with("manifest") => {
+                quote = Some(c);
                 any = true;
             }
-            ' ' if !quoted => {
+            ' ' if quote.is_none() => {
                 if any {
                     words.push(std::mem::take(&mut word));
                 }
@@ -652,8 +653,11 @@ pub fn event_line(event: &Event) -> String {
 fn policy(p: &Policy) -> String {
     let fields = serde_json::to_value(p).expect("plain data");
     let value = |name: &str| fields[name].as_str().map_or_else(|| fields[name].to_string(), str::to_string);
-    let fields = POLICY_FIELDS.iter().map(|field| format!("{} {}", field.name, value(field.name)));
-    fields.collect::<Vec<_>>().join(" ")
+    let later = ["steps", "gates", "cohort"];
+    let unused = serde_json::to_value(Policy::default()).expect("plain data");
+    let is_shown = |name: &str| !later.contains(&name) || fields[name] != unused[name];
+    let names = POLICY_FIELDS.iter().map(|field| field.name).filter(|name| is_shown(name));
+    names.map(|name| format!("{name} {}", value(name))).collect::<Vec<_>>().join(" ")
 }
 
 /// Formats a record: a line for the deployment, one for its counts, one for each instance.

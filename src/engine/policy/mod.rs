@@ -1,68 +1,23 @@
 //! The update policy (rule 2): one table of its fields, and the precedence
 //! default < `policies.update` < option of the command.
 
+mod gate;
+mod scalar;
+mod step;
+mod value;
+
+pub use self::gate::{Bound, Condition, Gate, Gates, Measured, OnTimeout, Percentage, FAILED};
+pub use self::scalar::{CountOrPercent, HealthCheck, Strategy};
+pub use self::step::Step;
+pub use self::value::{FieldError, PolicyValue};
+
+use self::gate::are_gates;
+use self::step::are_steps;
+use self::value::FieldType;
 use super::json::Json;
-use super::names::named_enum;
 use super::time::{MAX_DURATION_MS, MAX_WAIT_MS};
-use serde::{Serialize, Serializer};
-
-named_enum! {
-    /// The strategy of an update.
-    pub enum Strategy {
-        Rolling = "rolling",
-        Canary = "canary",
-        BlueGreen = "blue-green",
-    }
-}
-
-named_enum! {
-    /// The condition under which an instance is healthy (rule 4.9).
-    pub enum HealthCheck {
-        /// Ready, each declared service passing, and no registered service other than passing.
-        Checks = "checks",
-        /// Ready.
-        AgentStates = "agent_states",
-    }
-}
-
-/// A number of agents, or a percentage of the changed ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CountOrPercent {
-    Count(u32),
-    Percent(u32),
-}
-
-impl CountOrPercent {
-    /// Returns the number of agents of `total`: percentages round up, and nothing exceeds all.
-    pub fn of(self, total: usize) -> usize {
-        match self {
-            CountOrPercent::Count(n) => (n as usize).min(total),
-            CountOrPercent::Percent(p) => total.saturating_mul(p.min(100) as usize).div_ceil(100),
-        }
-    }
-
-    fn from_percent_text(text: &str) -> Option<CountOrPercent> {
-        text.strip_suffix('%').and_then(digits).and_then(|n| u32::try_from(n).ok()).map(CountOrPercent::Percent)
-    }
-}
-
-/// As in a manifest: a number, or a percentage as text.
-impl Serialize for CountOrPercent {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            CountOrPercent::Count(count) => serializer.serialize_u32(*count),
-            CountOrPercent::Percent(percent) => serializer.collect_str(&format_args!("{percent}%")),
-        }
-    }
-}
-
-/// Parses plain decimal digits: no sign, no blanks, no exponent.
-fn digits(text: &str) -> Option<u64> {
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    text.parse().ok()
-}
+use serde::Serialize;
+use std::sync::Arc;
 
 /// One field of the policy: its names and texts, for options, errors and documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,14 +70,11 @@ macro_rules! policy_table {
         }
 
         impl PolicyPatch {
-            /// Sets one field; the error says what the value must be. Unknown fields are the caller's to report.
-            fn set(&mut self, field: &str, value: PolicyValue) -> Result<(), &'static str> {
+            /// Sets one field; the errors say what its value must be. Unknown fields are the caller's to report.
+            fn set(&mut self, field: &str, value: PolicyValue) -> Result<(), Vec<FieldError>> {
                 match field {
-                    $(stringify!($name) => {
-                        let parsed = <$type as FieldType>::parse(value).filter(|parsed| in_range(parsed, $in_range));
-                        self.$name = Some(parsed.ok_or($expected)?);
-                    })*
-                    _ => return Err("must be a policy field"),
+                    $(stringify!($name) => self.$name = Some(parse_field(value, $in_range, $expected)?),)*
+                    _ => return Err(vec![FieldError::of_the_value("must be a policy field")]),
                 }
                 Ok(())
             }
@@ -149,8 +101,27 @@ policy_table! {
     /// The longest time for which an instance may finish its sessions before it is replaced or stopped (rule 10), at
     /// most [`MAX_WAIT_MS`]. 0: no drain.
     drain_ms: u64 = 0, wait, "must be a non-negative integer, at most ten years", "ms";
+    /// The levels of exposure through which the rollout goes.
+    steps: Vec<Step> = Vec::new(), are_steps, "must be an array of at most 20 steps", "steps-json";
+    /// The conditions that steps wait for, by name.
+    gates: Gates = Gates::new(), are_gates, "must be an object of at most 16 gates", "gates-json";
     /// The time for which the target is watched before it is called stable (rule 12), at most [`MAX_WAIT_MS`]. 0: none.
     bake_ms: u64 = 0, wait, "must be a non-negative integer, at most ten years", "ms";
+    /// What the share of a session is drawn from beside its id (rule 11.7). None: the deployment id.
+    cohort: Option<Arc<str>> = None, cohort, "must be a text of 1 to 128 bytes", "cohort";
+}
+
+/// Parses a value and checks its range.
+fn parse_field<T: FieldType>(
+    value: PolicyValue,
+    in_range: impl Fn(&T) -> bool,
+    expected: &str,
+) -> Result<T, Vec<FieldError>> {
+    match T::parse(value) {
+        Ok(parsed) if in_range(&parsed) => Ok(parsed),
+        Err(errors) if !errors.is_empty() => Err(errors),
+        _ => Err(vec![FieldError::of_the_value(expected)]),
+    }
 }
 
 fn in_range<T>(value: &T, check: impl Fn(&T) -> bool) -> bool {
@@ -169,75 +140,12 @@ fn wait(ms: &u64) -> bool {
     *ms <= MAX_WAIT_MS
 }
 
+fn cohort(cohort: &Option<Arc<str>>) -> bool {
+    cohort.as_ref().is_none_or(|text| (1..=128).contains(&text.len()))
+}
+
 fn positive_duration(ms: &u64) -> bool {
     *ms > 0 && duration(ms)
-}
-
-/// The value of a field in either of its two notations.
-#[derive(Clone, Copy)]
-pub enum PolicyValue<'a> {
-    /// A JSON value of a manifest.
-    Json(&'a Json),
-    /// The text of a command's option.
-    Option(&'a str),
-}
-
-impl<'a> PolicyValue<'a> {
-    fn text(self) -> Option<&'a str> {
-        match self {
-            PolicyValue::Json(value) => value.as_str(),
-            PolicyValue::Option(text) => Some(text),
-        }
-    }
-}
-
-/// A type of policy fields.
-trait FieldType: Sized {
-    fn parse(value: PolicyValue) -> Option<Self>;
-}
-
-impl FieldType for Strategy {
-    fn parse(value: PolicyValue) -> Option<Strategy> {
-        let text = value.text()?;
-        Strategy::parse(text).or_else(|| text.eq_ignore_ascii_case("blue_green").then_some(Strategy::BlueGreen))
-    }
-}
-
-impl FieldType for HealthCheck {
-    fn parse(value: PolicyValue) -> Option<HealthCheck> {
-        value.text().and_then(HealthCheck::parse)
-    }
-}
-
-impl FieldType for CountOrPercent {
-    fn parse(value: PolicyValue) -> Option<CountOrPercent> {
-        u64::parse(value)
-            .and_then(|n| u32::try_from(n).ok())
-            .map(CountOrPercent::Count)
-            .or_else(|| value.text().and_then(CountOrPercent::from_percent_text))
-    }
-}
-
-impl FieldType for u64 {
-    fn parse(value: PolicyValue) -> Option<u64> {
-        match value {
-            PolicyValue::Json(value) => value.as_number().and_then(digits),
-            PolicyValue::Option(text) => digits(text),
-        }
-    }
-}
-
-impl FieldType for bool {
-    fn parse(value: PolicyValue) -> Option<bool> {
-        match value {
-            PolicyValue::Json(value) => value.as_bool(),
-            PolicyValue::Option(text) => match text.to_ascii_lowercase().as_str() {
-                "true" | "yes" | "1" => Some(true),
-                "false" | "no" | "0" => Some(false),
-                _ => None,
-            },
-        }
-    }
 }
 
 impl Policy {
@@ -266,7 +174,15 @@ impl Policy {
             other => other,
         };
         let drain_ms = self.drain_ms.max(replaced.drain_ms);
-        Policy { strategy, canary: CountOrPercent::Count(0), drain_ms, bake_ms: 0, ..self.clone() }
+        Policy {
+            strategy,
+            canary: CountOrPercent::Count(0),
+            drain_ms,
+            steps: Vec::new(),
+            gates: Gates::new(),
+            bake_ms: 0,
+            ..self.clone()
+        }
     }
 
     /// Returns the violations of one policy, each with its path: ranges first, then conflicts between fields.
@@ -291,14 +207,31 @@ impl Policy {
                 self.progress_deadline_ms, self.healthy_deadline_ms
             ));
         }
+        if !self.steps.is_empty() && !matches!(self.canary, CountOrPercent::Count(0) | CountOrPercent::Percent(0)) {
+            conflicts
+                .push("policies.update.steps must be empty where policies.update.canary is greater than 0".to_string());
+        }
+        for (i, step) in self.steps.iter().enumerate() {
+            for (j, gate) in step.gates.iter().flatten().enumerate().filter(|(_, gate)| !self.gates.contains_key(*gate))
+            {
+                conflicts.push(format!(
+                    "policies.update.steps[{i}].gates[{j}] must be a gate of policies.update.gates, not {gate}"
+                ));
+            }
+        }
         conflicts
     }
 }
 
 impl PolicyPatch {
-    /// Sets a field from a command's option; the error says what the option must be.
-    pub fn set_option(&mut self, field: &str, value: &str) -> Result<(), &'static str> {
-        self.set(field, PolicyValue::Option(value))
+    /// Sets a field from a command's option.
+    ///
+    /// # Errors
+    /// The first that is wrong with the value.
+    pub fn set_option(&mut self, field: &str, value: &str) -> Result<(), FieldError> {
+        self.set(field, PolicyValue::Option(value)).map_err(|errors| {
+            errors.into_iter().next().unwrap_or_else(|| FieldError::of_the_value("must be another value"))
+        })
     }
 
     /// Parses `policies.update`. Violations go to `violations` with their path; unknown fields to `unknown`.
@@ -311,8 +244,10 @@ impl PolicyPatch {
         for (field, value) in fields.iter() {
             if !POLICY_FIELDS.iter().any(|known| known.name == field) {
                 unknown.push(field.clone());
-            } else if let Err(expected) = patch.set(field, PolicyValue::Json(value)) {
-                violations.push(format!("policies.update.{field} {expected}"));
+            } else if let Err(errors) = patch.set(field, PolicyValue::Json(value)) {
+                let violation =
+                    |error: FieldError| format!("policies.update.{field}{} {}", error.place, error.expected);
+                violations.extend(errors.into_iter().map(violation));
             }
         }
         let canary = patch.canary.unwrap_or(CountOrPercent::Count(0));
@@ -320,6 +255,7 @@ impl PolicyPatch {
         if canary_is_valid
             && patch.strategy == Some(Strategy::Canary)
             && patch.auto_promote == Some(true)
+            && patch.steps.as_ref().is_none_or(Vec::is_empty)
             && matches!(canary, CountOrPercent::Count(0) | CountOrPercent::Percent(0))
         {
             violations.push(
