@@ -1,6 +1,7 @@
 //! RESOLVE with SESSION and VERSION (rule 11): where sessions go, and stay.
 
 use crate::json::value;
+use redis_deploy::engine::sessions::bucket;
 use redis_deploy::view::{self, ResolveFilter};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,6 +39,18 @@ fn place(world: &World, session: &str, version: Option<u64>) -> Option<String> {
     places.pop()
 }
 
+/// The agent of each session, by number.
+fn agents(world: &World, sessions: u64) -> Vec<Arc<str>> {
+    let record = world.expect_record();
+    let agent = |n: u64| {
+        let session = Some(Arc::from(format!("session-{n}")));
+        let resolved = view::resolve(record, "app", &ResolveFilter { session, ..ResolveFilter::default() });
+        let agent = resolved.entries().next().map(|entry| Arc::from(entry.agent));
+        agent.expect("a place")
+    };
+    (0..sessions).map(agent).collect()
+}
+
 fn places(world: &World) -> BTreeMap<u64, String> {
     (0..SESSIONS).map(|n| (n, place(world, &format!("session-{n}"), None).expect("a place"))).collect()
 }
@@ -69,6 +82,41 @@ fn agents_have_about_equal_shares_and_only_the_share_of_a_lost_one_moves() {
     }
     world.run("@3000 CHECK web-b passing");
     assert_eq!(places(&world), before, "it gets its own share back");
+}
+
+/// Checks that each agent has its share of 100,000 sessions, within half a point, and that an agent that leaves moves
+/// no session but its own.
+#[test]
+fn one_of_five_agents_moves_its_share_at_most() {
+    let mut world = world(&["a", "b", "c", "d", "e"], &[]);
+    let before = agents(&world, 100_000);
+    for agent in ["a", "b", "c", "d", "e"] {
+        let share = before.iter().filter(|of| &***of == agent).count();
+        assert!(share.abs_diff(20_000) <= 500, "{agent}: {share}");
+    }
+    world.run("@2000 REPORT c stopped");
+    let without = agents(&world, 100_000);
+    let moved = || before.iter().zip(&without).filter(|(was, is)| was != is);
+    assert!(moved().all(|(was, is)| &**was == "c" && &**is != "c"));
+    assert_eq!(moved().count(), before.iter().filter(|agent| &***agent == "c").count());
+}
+
+/// Checks that an exposure of so many percent has that share of 100,000 sessions, within half a point, and that a
+/// smaller one has none that a larger one has not: raising the exposure moves sessions one way, and lowering it moves
+/// the same ones back.
+#[test]
+fn exposures_have_their_share_and_are_nested() {
+    for cohort in ["dep_agent-api_3", "dep_agent-api_4", "blue"] {
+        let buckets: Vec<u64> = (0..100_000).map(|n| bucket(cohort, &format!("session-{n}"))).collect();
+        let exposed = |percent: u64| buckets.iter().map(move |bucket| *bucket < percent * 100);
+        for percent in 1..=99 {
+            let count = exposed(percent).filter(|is| *is).count();
+            assert!(count.abs_diff(percent as usize * 1_000) <= 500, "{cohort}: {count} at {percent} %");
+            let is_nested = exposed(percent).zip(exposed(percent + 1)).all(|(less, more)| !less || more);
+            assert!(is_nested, "{cohort}: {percent} %");
+        }
+        assert!(exposed(100).all(|is| is), "{cohort}");
+    }
 }
 
 #[test]
