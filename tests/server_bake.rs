@@ -46,7 +46,8 @@ fn places(client: &mut Client) -> Vec<Json> {
 #[test]
 fn bake_survives_reloads_restarts_and_failovers_and_ends_by_the_timer() {
     on_each_server(|kind| {
-        let (mut primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
+        let aof = ["--appendonly", "yes", "--appendfsync", "always"];
+        let (mut primary, replica) = (Server::start(kind, &aof), Server::start(kind, &[]));
         replica.replicate_from(&primary);
         let mut client = primary.client();
         begin_bake(&mut client, &BAKES);
@@ -58,9 +59,11 @@ fn bake_survives_reloads_restarts_and_failovers_and_ends_by_the_timer() {
         assert!(!before.0["bake_at"].is_null(), "{record}");
         client.call(&["DEBUG", "RELOAD"]);
         assert_eq!((client.status(KEY)["deadlines"].clone(), places(&mut client)), before);
-        primary.restart(End::Save);
-        let mut client = primary.client();
-        assert_eq!((client.status(KEY)["deadlines"].clone(), places(&mut client)), before);
+        for end in [End::Save, End::Kill] {
+            primary.restart(end);
+            let mut client = primary.client();
+            assert_eq!((client.status(KEY)["deadlines"].clone(), places(&mut client)), before);
+        }
         replica.assert_equal_to(&primary);
         let mut on_replica = replica.client();
         assert_eq!((on_replica.status(KEY)["deadlines"].clone(), places(&mut on_replica)), before);

@@ -43,12 +43,12 @@ fn drains(client: &mut Client) -> Vec<Json> {
 }
 
 /// Asserts that each drain has ended by its deadline, once and not before; as forced, since none said that it was idle.
-fn assert_ended_at(client: &mut Client, drain_at: u64) {
+fn assert_ended_at(client: &mut Client, drain_at: u64, agents: &[&str]) {
     wait_until("the drains to end", || client.info("deploy", "deploy_instances_draining") == "0");
     let log = client.log_without_repetition(KEY);
     let ended: Vec<&Json> = log.iter().filter(|event| event["type"] == "agent_drained").collect();
-    let agents: Vec<&str> = ended.iter().map(|event| string(&event["agent"])).collect();
-    assert_eq!(agents, AGENTS);
+    let drained: Vec<&str> = ended.iter().map(|event| string(&event["agent"])).collect();
+    assert_eq!(drained, agents);
     for event in ended {
         assert!(number(&event["at"]) >= drain_at && event["forced"] == true, "due at {drain_at}: {event}");
     }
@@ -66,7 +66,7 @@ fn end_drains_in(client: &mut Client, ms: u64) -> u64 {
 #[test]
 fn drains_survive_reloads_and_restarts_unchanged() {
     type Way = (&'static str, &'static [&'static str], fn(&mut Server));
-    let ways: [Way; 4] = [
+    let ways: [Way; 5] = [
         ("DEBUG RELOAD", &[], |server| drop(server.client().call(&["DEBUG", "RELOAD"]))),
         ("RDB", &[], |server| server.restart(End::Save)),
         ("AOF of commands", &["--appendonly", "yes", "--aof-use-rdb-preamble", "no"], |server| {
@@ -76,6 +76,7 @@ fn drains_survive_reloads_and_restarts_unchanged() {
             rewrite_aof(&mut server.client());
             server.restart(End::NoSave);
         }),
+        ("kill -9", &["--appendonly", "yes", "--appendfsync", "always"], |server| server.restart(End::Kill)),
     ];
     on_each_server(|kind| {
         for (way, args, restart) in ways {
@@ -91,7 +92,7 @@ fn drains_survive_reloads_and_restarts_unchanged() {
             // What becomes due while it is down happens after the start.
             let drain_at = end_drains_in(&mut client, 300);
             restart(&mut server);
-            assert_ended_at(&mut server.client(), drain_at);
+            assert_ended_at(&mut server.client(), drain_at, &AGENTS);
         }
     });
 }
@@ -116,7 +117,7 @@ fn failover_neither_shortens_nor_extends_a_drain() {
         assert_eq!(drains(&mut client), before);
         assert_eq!(client.info("deploy", "deploy_instances_draining"), "3");
         client.call(&["REPLICAOF", "NO", "ONE"]);
-        assert_ended_at(&mut client, drain_at);
+        assert_ended_at(&mut client, drain_at, &AGENTS);
     });
 }
 
@@ -213,7 +214,7 @@ fn operators_end_drains_of_a_version_or_stop_at_once() {
         assert!(later > unix_ms() + 800_000);
         let receipt = Fields::of(&drain(&mut client, &["VERSION", "1", "MS", "0"]).expect("a receipt"));
         assert_eq!((receipt.text("deployment_id").as_str(), receipt.int("version")), ("dep_agent-api_2", 2));
-        assert_ended_at(&mut client, 0);
+        assert_ended_at(&mut client, 0, &AGENTS);
         assert!(drain(&mut client, &["VERSION", "1", "NOW"]).expect_err("none drains").starts_with("NOTFOUND "));
 
         // STOP lets the new side drain as well, and with NOW it does not.
@@ -262,5 +263,24 @@ fn callers_find_draining_instances_by_their_role() {
         assert_eq!(array(&client.status(KEY)["services"]).len(), 3, "STATUS lists them all");
         let refused = client.refused(&["DEPLOY.RESOLVE", KEY, "ROLE", "retired"]);
         assert!(refused.contains("primary, canary, candidate, draining, standby, any"), "{refused}");
+    });
+}
+
+#[test]
+fn a_thousand_drains_end_each_once() {
+    let agents: Vec<String> = (1..=1_000).map(|n| format!("agent-{n:04}")).collect();
+    let agents: Vec<&str> = agents.iter().map(String::as_str).collect();
+    on_each_server(|kind| {
+        let server = Server::start(kind, &[]);
+        let mut client = server.client();
+        client.call(&["CONFIG", "SET", "deploy.events-max", "20000"]);
+        client.deploy(KEY, &manifest(&agents, "small"), &["MIN_HEALTHY_MS", "0"]);
+        client.carry_out_until(KEY, "successful");
+        client.deploy(KEY, &manifest(&agents, "large"), &DRAINS);
+        client.carry_out_tasks(KEY);
+        client.wait_for_status(KEY, "successful");
+        assert_eq!(client.info("deploy", "deploy_instances_draining"), "1000");
+        let drain_at = end_drains_in(&mut client, 2_000);
+        assert_ended_at(&mut client, drain_at, &agents);
     });
 }
