@@ -220,7 +220,7 @@ fn line(page: &mut Page, record: &Record, columns: &Columns, row: &Row, name: &s
     let cells = [name, &version, main.role.name(), main.state.name(), health, &since];
     let reasons = reasons(record, row, main);
     let first = first_notes(row, main, columns.note, now);
-    let more = more_notes(record, row, main);
+    let more = more_notes(record, row, main, columns.note, now);
     let is_well = main.health == Health::Healthy && unhealthy_others(row).next().is_none();
     let all: Vec<String> = first.iter().chain(&reasons).chain(&more).cloned().collect();
     let fits = width(&all.join("; ")) <= columns.note;
@@ -275,12 +275,15 @@ fn first_notes(row: &Row, main: &Instance, columns: usize, now: UnixMs) -> Vec<S
 }
 
 /// Returns the notes that come last: attempts, other instances and services.
-fn more_notes(record: &Record, row: &Row, main: &Instance) -> Vec<String> {
+fn more_notes(record: &Record, row: &Row, main: &Instance, columns: usize, now: UnixMs) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     if main.attempt > 1 {
         words.push(format!("attempt {}", main.attempt));
     }
-    words.extend(row.others.iter().filter(|other| !other.has_open_drain()).map(|other| beside(main, other)));
+    words.extend(row.others.iter().filter(|other| !other.has_open_drain()).map(|other| match other.role {
+        Role::Standby => standby(other, columns, now),
+        _ => beside(main, other),
+    }));
     let services: Vec<CheckStatus> = record.services.of_owner(&main.key()).map(|service| service.status).collect();
     if !services.is_empty() {
         let passing = services.iter().filter(|status| **status == CheckStatus::Passing).count();
@@ -332,12 +335,33 @@ fn drain_of_other(other: &Instance, columns: usize, now: UnixMs) -> String {
     wordings.into_iter().find(|wording| width(wording) <= columns).unwrap_or_else(shortest)
 }
 
-/// Describes another instance of the same agent.
+/// Describes another instance of the same agent on standby, in as many words as fit: what it holds, and the time for
+/// which it stays after a bake that did not end well.
+fn standby(other: &Instance, columns: usize, now: UnixMs) -> String {
+    let version = other.version;
+    let state = match other.health {
+        Health::Healthy => "standby",
+        _ => other.state.name(),
+    };
+    let sessions = other.sessions.map(|sessions| count(sessions as usize, "session"));
+    let left = other.standby_until.and_then(|at| remaining(Deadline::Running { at }, now));
+    let holds: Vec<String> = sessions.into_iter().chain(left.map(|left| format!("{left} left"))).collect();
+    let holds = holds.join(", ");
+    if holds.is_empty() {
+        return format!("v{version} {state}");
+    }
+    let whole = format!("v{version} {state}: {holds}");
+    match width(&whole) <= columns {
+        true => whole,
+        false => format!("v{version}: {}", holds.trim_end_matches(" left")),
+    }
+}
+
+/// Describes another instance of the same agent, which neither drains nor is on standby.
 fn beside(main: &Instance, other: &Instance) -> String {
     let role = if other.role == Role::Canary && main.role != Role::Canary { " canary" } else { "" };
     let state = match other.role {
         _ if other.is_stopping() => "to stop",
-        Role::Standby if other.health == Health::Healthy => "on standby",
         Role::Draining => "drained",
         _ => other.state.name(),
     };

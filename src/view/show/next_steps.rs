@@ -5,7 +5,7 @@ use super::header::open_tasks;
 use super::page::{count, Page, NAME, REASON};
 use super::text::{escape_name, escape_text, remaining, time_of_day, until};
 use crate::engine::deployment::{Deployment, Mode, Status};
-use crate::engine::instance::{Instance, InstanceState, TaskKind};
+use crate::engine::instance::{Instance, InstanceState, Role, TaskKind};
 use crate::engine::record::Record;
 use crate::engine::time::{Deadline, UnixMs};
 
@@ -106,11 +106,19 @@ fn leftovers(record: &Record, now: UnixMs) -> String {
         TaskKind::Drain => format!("a coordinator to drain {}", count(number, "instance")),
         kind => format!("{} to {}", count(number, "instance"), kind.name()),
     });
-    let words: Vec<String> = in_course(record.instances.iter(), now).into_iter().chain(tasks).collect();
+    let words: Vec<String> =
+        in_course(record.instances.iter(), now).into_iter().chain(tasks).chain(on_standby(record, now)).collect();
     match words.is_empty() {
         true => "nothing, it is over".to_string(),
         false => words.join("; "),
     }
+}
+
+/// Describes the instances that stay on standby after a bake that did not end well.
+fn on_standby(record: &Record, now: UnixMs) -> Option<String> {
+    let last = record.instances.iter().filter(|i| i.role == Role::Standby).filter_map(|i| i.standby_until).max()?;
+    let standby = count(record.instances.standby(), "instance");
+    Some(format!("{standby} on standby, {} left", remaining(Deadline::Running { at: last }, now)?))
 }
 
 /// Describes the step after the next one.
@@ -126,7 +134,14 @@ fn then(record: &Record, d: &Deployment) -> String {
             1,
         ),
     };
-    let old = || record.instances.len().saturating_sub(own.placed);
+    let leave = if d.policy.drain_ms > 0 { "drain" } else { "stop" };
+    let old = || {
+        let old = count(record.instances.len().saturating_sub(own.placed), "instance");
+        match d.has_bake() {
+            true => format!("{old} on standby"),
+            false => format!("{old} to {leave}"),
+        }
+    };
     let waits = match (d.status, d.paused_from) {
         (Status::Paused, Some(from)) => from,
         (status, _) => status,
@@ -135,19 +150,19 @@ fn then(record: &Record, d: &Deployment) -> String {
         _ if d.deferred_failure.is_some() => NOTHING.to_string(),
         _ if d.unsafe_report.is_some() => "all agents start in a second job".to_string(),
         (Status::AwaitingPromotion, Mode::BlueGreen) => {
-            format!("{} become primary at once, {} to stop", count(own.placed, "candidate"), count(old(), "instance"))
+            format!("{} become primary at once, {}", count(own.placed, "candidate"), old())
         }
         (Status::AwaitingPromotion, _) => format!("{} primary, {follow}", canaries_are(d.canaries as usize)),
         (Status::Running, _) if d.is_baking && d.bake == Deadline::Off => "the bake begins anew".to_string(),
         (Status::Running, _) if d.is_baking && record.instances.standby() > 0 => {
-            format!("successful, {} on standby to stop", count(record.instances.standby(), "instance"))
+            format!("successful, {} on standby to {leave}", count(record.instances.standby(), "instance"))
         }
         (Status::Running, Mode::BlueGreen) if d.promoted => "successful".to_string(),
         (Status::Running, Mode::BlueGreen) if d.canaries > 0 && !d.policy.auto_promote => {
             "PROMOTE by a person, once all candidates are healthy".to_string()
         }
         (Status::Running, Mode::BlueGreen) => {
-            format!("all candidates healthy, they become primary at once, {} to stop", count(old(), "instance"))
+            format!("all candidates healthy, they become primary at once, {}", old())
         }
         (Status::Running, Mode::InPlace) if d.canaries > 0 && !d.promoted => match d.policy.auto_promote {
             true => format!(
