@@ -9,7 +9,7 @@ use redis_deploy::engine::event::EventBody;
 use redis_deploy::engine::instance::{DrainPhase, InstanceKey, InstanceState, Role, TaskKind};
 use redis_deploy::engine::manifest::BATCH_AGENT;
 use redis_deploy::engine::time::Deadline;
-use redis_deploy::engine::{next_deadline, Change, DecisionReply};
+use redis_deploy::engine::{next_deadline, Change, DecisionReply, AUTO};
 use std::collections::BTreeSet;
 
 pub const EVENT_RULES: &[EventRule] = rules![
@@ -78,14 +78,17 @@ fn who_may_hold_sessions_drains_first(h: &Happening) -> Said {
 /// Rule 10.1: candidates and canaries that were never promoted do not drain, nor what does not run, nor batch runs, nor
 /// anything without `drain_ms`.
 fn a_drain_begins_only_where_sessions_may_be(h: &Happening) -> Said {
-    let EventBody::TaskIssued { instance, task: TaskKind::Drain, drain, .. } = &h.event.body else { return Ok(()) };
+    let EventBody::TaskIssued { instance, task: TaskKind::Drain, drain, by, .. } = &h.event.body else {
+        return Ok(());
+    };
     let key = key_of(instance, h.event.version);
     let Some(seen) = h.model.instances.get(&key) else { return Err(format!("{} is on the record", key.agent)) };
     must!(drain.is_some(), "a drain task says what its drain is");
     must!(rollout(h.model)?.policy.drain_ms > 0, "{} drains, and nobody asked for it", key.agent);
     must!(may_hold_sessions(&key, seen), "{} drains while {}, with role {:?}", key.agent, seen.state.name(), seen.role);
     must!(!seen.is_going() && seen.drain.is_none(), "{} drains twice", key.agent);
-    must!(!is_stop_now(h.command), "{} drains after STOP NOW", key.agent);
+    // What was due before the command, `auto` has done.
+    must!(!is_stop_now(h.command) || &**by == AUTO, "{} drains after STOP NOW", key.agent);
     Ok(())
 }
 
@@ -442,7 +445,11 @@ fn a_number_of_sessions_is_that_of_the_present_attempt(o: &Outcome) -> Said {
     let keeps_attempt = was.attempt == is.attempt && is.state != InstanceState::Waiting;
     let says_state = matches!(
         report.state,
-        ReportedState::Ready | ReportedState::Unready | ReportedState::Draining | ReportedState::Drained
+        ReportedState::Starting
+            | ReportedState::Ready
+            | ReportedState::Unready
+            | ReportedState::Draining
+            | ReportedState::Drained
     );
     if !keeps_attempt || !says_state {
         return Ok(());

@@ -41,8 +41,13 @@ pub(super) fn find_instance<'r>(
 pub(super) fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejection> {
     let meant = find_instance(&draft.record, &report.agent, report.version, &report.job)?;
     let Some(instance) = meant else { return Ok(false) };
-    let Some(attempt) = attempt(instance, report) else { return Ok(false) };
     let key = instance.key();
+    let Some(attempt) = attempt(instance, report) else {
+        if let Some(sessions) = report.sessions.filter(|_| repeats_its_start(instance, report)) {
+            draft.hold_sessions(&key, sessions);
+        }
+        return Ok(false);
+    };
     let changed = report_state(draft, &key, attempt, report)?;
     // Not those of an attempt that is not the present one.
     let is_current = draft.record.instances.get(&key).is_some_and(|instance| instance.attempt == attempt);
@@ -204,6 +209,14 @@ fn attempt(instance: &Instance, report: &Report) -> Option<u32> {
         (ReportedState::Starting, None) => Some(instance.attempt.saturating_add(1)),
         (_, None) => Some(instance.attempt.max(1)),
     }
+}
+
+/// Returns true for `starting` about an attempt that has started already. It claims nothing, a drain neither: who hears 1
+/// starts a process. What it says of the sessions counts all the same (rule 10.3).
+fn repeats_its_start(instance: &Instance, report: &Report) -> bool {
+    report.state == ReportedState::Starting
+        && instance.state != InstanceState::Waiting
+        && report.attempt.is_none_or(|given| given == instance.attempt)
 }
 
 /// The effect of a report on an instance's health, beside its healthy time.
