@@ -790,7 +790,7 @@ fn keep_standbys(record: &mut Record, at: UnixMs) {
         |i| i.role == Role::Candidate && i.adopted_for == Some(target) && !i.is_stopping(),
         |i| {
             (i.role, i.adopted_for) = (Role::Standby, None);
-            i.standby_until = i.standby_until.or(Some(at));
+            i.standby_until = Some(i.standby_until.unwrap_or(at).max(at));
         },
     );
     record.instances.update_where(
@@ -880,7 +880,8 @@ fn change_own_deadlines(record: &mut Record, change: impl Fn(Deadline) -> Deadli
 fn agent_state(record: &mut Record, key: &InstanceKey, state: InstanceState, new: &NewState, at: UnixMs) {
     let mut is_first_report = false;
     record.instances.update(key, |instance| {
-        is_first_report = instance.state == InstanceState::Waiting;
+        // One that has stopped before it ran follows nothing.
+        is_first_report = instance.state == InstanceState::Waiting && state != InstanceState::Stopped;
         let is_same_state = instance.state == state && instance.attempt == new.attempt;
         if !is_same_state {
             instance.since = at;
