@@ -585,7 +585,10 @@ impl Callers {
                     // A canary that an older attempt left runs this content as well, where nothing changes its agent.
                     let left = *task != TaskKind::Stop && !d.changed.contains(&key.agent);
                     match (d.mode, *role) {
-                        (Mode::BlueGreen, _) => *role = if own { Role::Primary } else { Role::Retired },
+                        (Mode::BlueGreen, _) if own => *role = Role::Primary,
+                        // A canary that was never promoted keeps its role until its stop task, in the same step.
+                        (Mode::BlueGreen, Role::Canary) => {}
+                        (Mode::BlueGreen, _) => *role = Role::Retired,
                         (_, Role::Canary) if (own && *task != TaskKind::Stop) || left => *role = Role::Primary,
                         _ => {}
                     }
