@@ -7,7 +7,7 @@ use super::rules::{must, new_deployment, rollout, rules, CommandRule, EventRule,
 use redis_deploy::engine::command::Command;
 use redis_deploy::engine::deployment::{Mode, Status};
 use redis_deploy::engine::event::EventBody;
-use redis_deploy::engine::instance::Role;
+use redis_deploy::engine::instance::{InstanceKey, Role};
 use redis_deploy::engine::time::Deadline;
 
 pub const EVENT_RULES: &[EventRule] = rules![
@@ -19,8 +19,12 @@ pub const EVENT_RULES: &[EventRule] = rules![
     a_switch_back_starts_nothing,
 ];
 
-pub const COMMAND_RULES: &[CommandRule] =
-    rules![the_account_of_bakes_agrees, what_bakes_is_current_and_not_stable, a_standby_that_is_over_has_a_task];
+pub const COMMAND_RULES: &[CommandRule] = rules![
+    the_account_of_bakes_agrees,
+    what_bakes_is_current_and_not_stable,
+    a_standby_that_is_over_has_a_task,
+    a_standby_is_part_of_no_health_summary,
+];
 
 /// Rules 12.1, 12.2: a bake begins when the target carries everything and all of it is healthy, also anew.
 fn a_bake_begins_where_it_is_asked_for(h: &Happening) -> Said {
@@ -48,14 +52,17 @@ fn success_comes_after_the_bake(h: &Happening) -> Said {
 }
 
 /// Rule 12.3: a standby gets no task before the bake has ended well, or `bake_ms` after it has ended otherwise; STOP
-/// passes.
+/// passes, and a rollback to its job that could not adopt it.
 fn a_standby_is_left_alone_until_its_end(h: &Happening) -> Said {
     let EventBody::TaskIssued { instance, task, .. } = &h.event.body else { return Ok(()) };
     let key = key_of(instance, h.event.version);
     let stood_by = |seen: &&Seen| seen.role == Role::Standby && seen.drain.is_none();
     let Some(seen) = h.model.instances.get(&key).filter(stood_by) else { return Ok(()) };
     let r = rollout(h.model)?;
+    // A rollback starts its agent in its job, beside others that it has adopted, as it is not fit itself (rule 12.5).
+    let is_unfit = key.job_id == r.job && h.model.instances.values().any(|seen| seen.adopted_for == Some(r.target));
     let ends = match h.command {
+        _ if is_unfit => true,
         Command::Stop { .. } => true,
         Command::Promote { full: true, .. } if r.is_baking => true,
         _ => match seen.stands_until {
@@ -139,6 +146,22 @@ fn what_bakes_is_current_and_not_stable(o: &Outcome) -> Said {
         must!(o.after.current_version == Some(r.target), "{:?} is current", o.after.current_version);
         must!(o.after.current_job_id.as_ref() == Some(&r.job), "job {:?} is current", o.after.current_job_id);
         must!(o.after.version(r.target).is_some_and(|v| !v.stable), "version {} is stable in its bake", r.target);
+    }
+    Ok(())
+}
+
+/// Rule 12.6: a standby is counted for no version, neither its own nor the one that it was adopted for.
+fn a_standby_is_part_of_no_health_summary(o: &Outcome) -> Said {
+    for standby in o.after.instances.iter().filter(|i| i.role == Role::Standby) {
+        let is_counted = |key: &InstanceKey, seen: &Seen| {
+            seen.adopted_for.unwrap_or(key.version) == standby.version
+                && key.job_id == standby.job_id
+                && seen.drain.is_none()
+                && !matches!(seen.role, Role::Retired | Role::Standby)
+        };
+        let expected = o.model.instances.iter().filter(|(key, seen)| is_counted(key, seen)).count();
+        let placed = o.after.instances.counts(standby.version, &standby.job_id).placed;
+        must!(placed == expected, "{placed} of version {} are counted, and {expected} there", standby.version);
     }
     Ok(())
 }

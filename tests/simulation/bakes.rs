@@ -33,13 +33,20 @@ impl Rollout {
     }
 }
 
+fn adopted_keys(beginning: &NewDeployment) -> impl Iterator<Item = InstanceKey> + use<'_> {
+    let job_id = &beginning.version.job_id;
+    beginning.adopted.iter().map(|adopted| InstanceKey {
+        agent: adopted.agent.clone(),
+        version: adopted.version,
+        job_id: job_id.clone(),
+    })
+}
+
 impl Model {
     /// A rollback takes over what still runs its content.
     pub fn adopt(&mut self, beginning: &NewDeployment) {
         let version = &beginning.version;
-        for adopted in &beginning.adopted {
-            let key =
-                InstanceKey { agent: adopted.agent.clone(), version: adopted.version, job_id: version.job_id.clone() };
+        for key in adopted_keys(beginning) {
             if let Some(seen) = self.instances.get_mut(&key) {
                 (seen.role, seen.adopted_for) = (Role::Candidate, Some(version.number));
                 seen.counts_for.insert(version.number);
@@ -64,9 +71,10 @@ impl Model {
         for seen in self.instances.values_mut() {
             if seen.role == Role::Candidate && seen.adopted_for == Some(target) && !seen.told_to_stop {
                 (seen.role, seen.adopted_for) = (Role::Standby, None);
-                if seen.stands_until == Late::Never {
-                    seen.stands_until = Late::At(at);
-                }
+                seen.stands_until = match seen.stands_until {
+                    Late::At(until) => Late::At(until.max(at)),
+                    _ => Late::At(at),
+                };
             }
             if seen.role == Role::Standby && seen.stands_until == Late::Never {
                 seen.stands_until = Late::At(at + bake_ms);
@@ -75,18 +83,27 @@ impl Model {
     }
 }
 
-/// What happened to bakes and standbys, as the run counts it: each must occur in all worlds of a run.
-pub const SITUATIONS: [&str; 12] = [
+/// What happened to bakes and standbys, as the run counts it: each must occur in a thousand worlds.
+pub const SITUATIONS: [&str; 21] = [
     "bake of a second job",
     "bake in place",
     "bake anew",
     "bake stopped",
     "bake stopped in a pause",
+    "bake paused",
     "bake ended well",
     "bake ended by PROMOTE FULL",
     "bake skipped by PROMOTE FULL",
-    "bake cut short",
+    "bake failed",
+    "bake failed and reverted",
+    "bake cancelled by DEPLOY",
+    "bake cancelled by ROLLBACK",
+    "bake cancelled by STOP",
+    "rollback adopts all",
     "rollback adopts some",
+    "rollback adopts what was to drain",
+    "rollback leaves standbys",
+    "adopted stand by again",
     "standby ended after its time",
     "standby stopped",
 ];
@@ -108,10 +125,16 @@ pub fn situation(model: &Model, event: &Event, command: &Command) -> Option<&'st
             _ => "bake ended well",
         },
         EventBody::DeploymentPromoted { full: true, .. } if r.has_bake() => "bake skipped by PROMOTE FULL",
-        EventBody::DeploymentFailed { .. } | EventBody::DeploymentCancelled { .. } => {
-            return r.is_baking.then_some("bake cut short")
+        EventBody::DeploymentPaused { .. } if r.is_baking => "bake paused",
+        EventBody::DeploymentFailed { description, .. } if r.is_baking && description.contains("reverts to") => {
+            "bake failed and reverted"
         }
-        EventBody::DeploymentStarted(b) if b.mode == Mode::BlueGreen && !b.adopted.is_empty() => "rollback adopts some",
+        EventBody::DeploymentFailed { .. } if r.is_baking => "bake failed",
+        EventBody::DeploymentCancelled { .. } if r.is_baking => match command {
+            Command::Deploy(_) => "bake cancelled by DEPLOY",
+            Command::Rollback(_) => "bake cancelled by ROLLBACK",
+            _ => "bake cancelled by STOP",
+        },
         EventBody::TaskIssued { instance, .. } => {
             let seen = model.instances.get(&key_of(instance, event.version))?;
             let ended = seen.role == Role::Standby && seen.drain.is_none() && has_passed(seen.stands_until, event.at);
@@ -119,6 +142,32 @@ pub fn situation(model: &Model, event: &Event, command: &Command) -> Option<&'st
         }
         EventBody::AgentState { instance, state: AgentReport::State(InstanceState::Stopped), .. } => {
             return (instance.role == Role::Standby).then_some("standby stopped")
+        }
+        _ => return None,
+    })
+}
+
+/// Names what an event means for what a rollback adopts, or has adopted.
+pub fn adoption(model: &Model, event: &Event) -> Option<&'static str> {
+    let target = model.rollout.as_ref()?.target;
+    Some(match &event.body {
+        EventBody::DeploymentStarted(b) if b.version.rollback_of.is_some() && b.adopted.is_empty() => {
+            let stand_by = model.instances.values().any(|seen| seen.role == Role::Standby && !seen.told_to_stop);
+            return stand_by.then_some("rollback leaves standbys");
+        }
+        EventBody::DeploymentStarted(b) if b.adopted.is_empty() => return None,
+        EventBody::DeploymentStarted(b) => {
+            let found = model.found_by_rollback.as_ref()?;
+            let drained = |adopted: InstanceKey| found.get(&adopted).is_some_and(|seen| seen.drain.is_some());
+            match b.mode {
+                _ if adopted_keys(b).any(drained) => "rollback adopts what was to drain",
+                Mode::SwitchBack => "rollback adopts all",
+                _ => "rollback adopts some",
+            }
+        }
+        EventBody::DeploymentFailed { .. } | EventBody::DeploymentCancelled { .. } => {
+            let returns = |seen: &Seen| seen.adopted_for == Some(target) && seen.role == Role::Candidate;
+            return model.instances.values().any(returns).then_some("adopted stand by again");
         }
         _ => return None,
     })

@@ -2,6 +2,7 @@
 //! Coordinators are slow and crash; messages are lost, duplicated, delayed and reordered, and were true when they
 //! were sent.
 
+use super::operators;
 use redis_deploy::engine::command::{Check, Register, Report, ReportedState};
 use redis_deploy::engine::instance::{Instance, InstanceKey, InstanceState, Role, TaskKind};
 use redis_deploy::engine::manifest::BATCH_AGENT;
@@ -306,7 +307,15 @@ impl RealWorld {
         if keys.is_empty() {
             return;
         }
-        let key = rng.pick(&keys).clone();
+        // What may take over, or is watched before it is called stable, has its crises while it matters.
+        let is_delicate = operators::is_delicate(record);
+        let matters = |key: &&InstanceKey| match record.instances.get(key) {
+            Some(i) => i.role == Role::Standby || (is_delicate && record.is_own(i)),
+            None => false,
+        };
+        let watched: Vec<&InstanceKey> = keys.iter().filter(matters).collect();
+        let in_crisis = !watched.is_empty() && rng.chance(60);
+        let key = if in_crisis { (*rng.pick(&watched)).clone() } else { rng.pick(&keys).clone() };
         let Some(process) = self.processes.get_mut(&key) else { return };
         if &*key.agent == BATCH_AGENT {
             if rng.chance(40) {
@@ -331,6 +340,7 @@ impl RealWorld {
             Temper::Stuck => [0, 0, 20, 2],
             Temper::Doomed => [30, 10, 20, 30],
         };
+        let [down, end] = if in_crisis { [down + 25, end + 6] } else { [down, end] };
         if rng.chance(end) {
             let attempt = process.attempt;
             self.processes.remove(&key);

@@ -228,6 +228,11 @@ impl Model {
         self.rollout.as_ref().is_some_and(|r| r.target == version && r.job == key.job_id)
     }
 
+    pub fn instances_of(&self, agent: &Arc<str>) -> BTreeMap<InstanceKey, Seen> {
+        let of_it = self.instances.iter().filter(|(key, _)| key.agent == *agent);
+        of_it.map(|(key, seen)| (key.clone(), seen.clone())).collect()
+    }
+
     pub fn own(&self) -> impl Iterator<Item = (&InstanceKey, &Seen)> {
         self.instances.iter().filter(|(key, _)| self.is_own(key))
     }

@@ -2,11 +2,18 @@
 
 use redis_deploy::engine::command::{EndDrains, Operate, Rollback, RollbackTo};
 use redis_deploy::engine::deployment::Status;
+use redis_deploy::engine::instance::{Instance, Role};
 use redis_deploy::engine::policy::{CountOrPercent, PolicyPatch, Strategy};
 use redis_deploy::engine::{Command, Record};
 use std::sync::Arc;
 use test_support::manifests::Content;
 use test_support::rng::Rng;
+
+/// Returns true while a version bakes, or a rollback has adopted what stood by, and has not ended.
+pub fn is_delicate(record: &Record) -> bool {
+    let is_adopted = |i: &Instance| i.role == Role::Candidate && i.adopted_for.is_some();
+    record.deployment.as_ref().is_some_and(|d| d.is_baking) || record.instances.iter().any(is_adopted)
+}
 
 /// Draws an operator's command for a system whose latest content is `content`.
 pub fn ask(
@@ -16,24 +23,26 @@ pub fn ask(
     record: Option<&Record>,
     wild: bool,
 ) -> Command {
-    let drains = if record.is_some_and(|r| r.instances.draining() > 0) { 8 } else { 1 };
-    let is_baking = record.and_then(|r| r.deployment.as_ref()).is_some_and(|d| d.is_baking);
+    let has_drains = record.is_some_and(|r| r.instances.draining() > 0);
+    let drains = if has_drains { 14 } else { 1 };
+    let is_delicate = record.is_some_and(is_delicate);
     let weights = match record.and_then(|r| r.deployment.as_ref()).map(|d| d.status) {
         None => [1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        Some(Status::Running) if is_baking => [15, 25, 25, 12, 4, 8, 3, 4, 2, drains],
+        Some(Status::Running) if is_delicate => [12, 28, 16, 22, 4, 14, 8, 2, 1, drains],
         Some(Status::Running) => [22, 12, 16, 22, 5, 8, 3, 4, 2, drains],
         Some(Status::AwaitingPromotion) => [15, 10, 50, 12, 4, 5, 2, 4, 2, drains],
         Some(Status::Paused) => [15, 8, 4, 4, 55, 6, 3, 4, 2, drains],
+        Some(_) if has_drains => [35, 30, 2, 2, 2, 2, 14, 3, 2, drains],
         Some(_) => [60, 14, 3, 2, 2, 2, 6, 8, 3, drains],
     };
     match rng.weighted(&weights) {
         0 => deploy(rng, content, past, record, wild),
         1 => rollback(rng, record),
-        2 => Command::Promote { options: operate(rng, record), full: rng.chance(if is_baking { 60 } else { 25 }) },
+        2 => Command::Promote { options: operate(rng, record), full: rng.chance(50) },
         3 => Command::Pause(operate(rng, record)),
         4 => Command::Resume(operate(rng, record)),
         5 => Command::Fail(operate(rng, record)),
-        6 => Command::Stop { options: operate(rng, record), now: rng.chance(20) },
+        6 => Command::Stop { options: operate(rng, record), now: rng.chance(40) },
         7 => {
             let newest = record.map_or(1, |r| r.last_version);
             Command::Tag { version: rng.between(newest.saturating_sub(3).max(1), newest + 1), tag: tag(rng) }

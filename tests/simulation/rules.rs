@@ -48,7 +48,7 @@ pub struct Failed {
 /// One command that was taken, with what it led to.
 pub struct Outcome<'a> {
     pub model: &'a Model,
-    /// The instances of the model before the command.
+    /// The instances of the agent that is reported on, before the command.
     pub seen_before: &'a BTreeMap<InstanceKey, Seen>,
     pub before: Option<&'a Record>,
     pub after: &'a Record,

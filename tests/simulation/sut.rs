@@ -90,81 +90,87 @@ impl Sut {
             }
         };
         let mut failed: Option<Failed> = None;
-        let seen_before = match input.command {
-            Command::Report(_) => self.model.instances.clone(),
+        let seen_before = match &input.command {
+            Command::Report(report) => self.model.instances_of(&report.agent),
             _ => BTreeMap::new(),
         };
         let empty = Record::empty();
         // Event by event, for the rules about each.
         let mut before = self.record.clone().unwrap_or_default();
         for change in &decision.change_set.changes {
+            let one = ChangeSet { changes: vec![change.clone()], log_max: usize::MAX };
+            let Change::Event(event) = change else {
+                apply(&mut before, &one);
+                if let Change::Silent(SilentChange::SessionsReported { instance, sessions, .. }) = change {
+                    self.model.take_sessions_in(instance, *sessions, input.at);
+                    self.count("sessions told");
+                }
+                continue;
+            };
             let mut after = before.clone();
-            apply(&mut after, &ChangeSet { changes: vec![change.clone()], log_max: usize::MAX });
-            if let Change::Event(event) = change {
-                let happening = Happening {
-                    key: &self.key,
-                    model: &self.model,
-                    before: &before,
-                    after: &after,
-                    event,
-                    command: &input.command,
-                    limits: self.limits,
-                    failed: &failed,
-                };
-                for (rule, holds) in
-                    rules::EVENT_RULES.iter().chain(drain_rules::EVENT_RULES).chain(bake_rules::EVENT_RULES)
-                {
-                    holds(&happening)
-                        .map_err(|words| Broken { rule, words: format!("{words} (at {})", event.body.name()) })?;
-                }
-                self.count(event.body.name());
-                if let EventBody::DeploymentStarted(b) = &event.body {
-                    self.count(b.mode.name());
-                }
-                if let EventBody::DeploymentFailed { cause, .. } = &event.body {
-                    self.count(cause.name());
-                }
-                if let Some(name) = situation(&self.model, event, &input.command) {
-                    self.count(name);
-                }
-                if let Some(name) = bakes::situation(&self.model, event, &input.command) {
-                    self.count(name);
-                }
-                self.model.take_in(event, &input.command, &after);
-                match &event.body {
-                    EventBody::DeploymentFailed { cause, description, .. } => {
-                        failed = self.model.rollout.as_ref().map(|r| Failed {
-                            cause: *cause,
-                            auto_revert: r.policy.auto_revert,
-                            is_rollback: r.is_rollback,
-                            newest_stable: self.model.newest_stable(),
-                            description: description.clone(),
-                            left: after.clone(),
-                            left_seen: self.model.instances.clone(),
-                            over: false,
-                        })
-                    }
-                    // What had stopped already leaves at once, its services before it.
-                    EventBody::TaskDone { .. }
-                    | EventBody::TaskIssued { .. }
-                    | EventBody::AgentState { removes_instance: true, .. }
-                    | EventBody::ServiceDeregistered { .. } => {
-                        if let Some(failed) = failed.as_mut().filter(|f| !f.over) {
-                            failed.left = after.clone();
-                            failed.left_seen = self.model.instances.clone();
-                        }
-                    }
-                    EventBody::RollbackStarted { cause: Some(_), .. } => failed = None,
-                    _ => {
-                        if let Some(failed) = &mut failed {
-                            failed.over = true;
-                        }
-                    }
-                }
+            apply(&mut after, &one);
+            let happening = Happening {
+                key: &self.key,
+                model: &self.model,
+                before: &before,
+                after: &after,
+                event,
+                command: &input.command,
+                limits: self.limits,
+                failed: &failed,
+            };
+            for (rule, holds) in
+                rules::EVENT_RULES.iter().chain(drain_rules::EVENT_RULES).chain(bake_rules::EVENT_RULES)
+            {
+                holds(&happening)
+                    .map_err(|words| Broken { rule, words: format!("{words} (at {})", event.body.name()) })?;
             }
-            if let Change::Silent(SilentChange::SessionsReported { instance, sessions, .. }) = change {
-                self.model.take_sessions_in(instance, *sessions, input.at);
-                self.count("sessions told");
+            self.count(event.body.name());
+            if let EventBody::DeploymentStarted(b) = &event.body {
+                self.count(b.mode.name());
+            }
+            if let EventBody::DeploymentFailed { cause, .. } = &event.body {
+                self.count(cause.name());
+            }
+            if let Some(name) = situation(&self.model, event, &input.command) {
+                self.count(name);
+            }
+            if let Some(name) = bakes::situation(&self.model, event, &input.command) {
+                self.count(name);
+            }
+            if let Some(name) = bakes::adoption(&self.model, event) {
+                self.count(name);
+            }
+            self.model.take_in(event, &input.command, &after);
+            match &event.body {
+                EventBody::DeploymentFailed { cause, description, .. } => {
+                    failed = self.model.rollout.as_ref().map(|r| Failed {
+                        cause: *cause,
+                        auto_revert: r.policy.auto_revert,
+                        is_rollback: r.is_rollback,
+                        newest_stable: self.model.newest_stable(),
+                        description: description.clone(),
+                        left: after.clone(),
+                        left_seen: self.model.instances.clone(),
+                        over: false,
+                    })
+                }
+                // What had stopped already leaves at once, its services before it.
+                EventBody::TaskDone { .. }
+                | EventBody::TaskIssued { .. }
+                | EventBody::AgentState { removes_instance: true, .. }
+                | EventBody::ServiceDeregistered { .. } => {
+                    if let Some(failed) = failed.as_mut().filter(|f| !f.over) {
+                        failed.left = after.clone();
+                        failed.left_seen = self.model.instances.clone();
+                    }
+                }
+                EventBody::RollbackStarted { cause: Some(_), .. } => failed = None,
+                _ => {
+                    if let Some(failed) = &mut failed {
+                        failed.over = true;
+                    }
+                }
             }
             before = after;
         }

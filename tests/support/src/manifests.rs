@@ -22,6 +22,8 @@ pub struct Content {
     pub policy_in_manifest: bool,
     /// Its agents hold sessions: most of its policies let them drain.
     pub has_sessions: bool,
+    /// Most of its updates are blue-green, and bake.
+    pub bakes: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -66,6 +68,7 @@ impl Content {
             policy: PolicyPatch::default(),
             policy_in_manifest: false,
             has_sessions: rng.chance(50),
+            bakes: !matches!(job_type, "batch" | "sysbatch") && rng.chance(50),
         };
         content.another_policy(rng);
         content
@@ -98,13 +101,31 @@ impl Content {
         self.policy.auto_revert = rng.chance(45).then_some(true);
         self.policy.drain_ms = self.has_sessions.then(|| *rng.pick(&[0, 20, 100, 400, 400, 3_000, 3_000, 30_000]));
         self.policy.bake_ms = rng.chance(35).then(|| *rng.pick(&[5, 60, 60, 300, 300, 3_000, 60_000]));
+        if self.bakes {
+            self.bake_mostly(rng, min);
+        }
         self.policy_in_manifest = rng.chance(30);
         if self.policy_in_manifest
-            && strategy == Some(Strategy::Canary)
-            && matches!(canary, None | Some(CountOrPercent::Count(0) | CountOrPercent::Percent(0)))
+            && self.policy.strategy == Some(Strategy::Canary)
+            && matches!(self.policy.canary, None | Some(CountOrPercent::Count(0) | CountOrPercent::Percent(0)))
         {
             self.policy.auto_promote = None;
         }
+    }
+
+    /// Gives it a policy with which an update gets as far as its bake, and bakes long enough for something to come.
+    fn bake_mostly(&mut self, rng: &mut Rng, min_healthy_ms: u64) {
+        let healthy = min_healthy_ms + *rng.pick(&[400, 2_000, 5_000, 20_000]);
+        if rng.chance(70) {
+            self.policy.strategy = Some(Strategy::BlueGreen);
+        }
+        if rng.chance(75) {
+            self.policy.canary = None;
+        }
+        self.policy.healthy_deadline_ms = Some(healthy);
+        self.policy.progress_deadline_ms = Some(*rng.pick(&[0, healthy, healthy + 300, healthy * 5]));
+        self.policy.health_check = rng.chance(60).then_some(HealthCheck::AgentStates);
+        self.policy.bake_ms = rng.chance(90).then(|| *rng.pick(&[60, 300, 3_000, 3_000, 60_000]));
     }
 
     /// Makes one typical change.
