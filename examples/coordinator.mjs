@@ -22,6 +22,7 @@ if (process.argv.length !== 4) {
   end(2, 'usage: coordinator.mjs URL KEY, for example: coordinator.mjs redis://127.0.0.1:6379/ agent-api');
 }
 const [URL, KEY] = process.argv.slice(2);
+const TASKS = ['start', 'replace', 'run', 'stop', 'drain']; // others are left to whoever knows them
 const TTL_MS = 3000;
 const BLOCK_MS = 2000;
 const REPLY_MS = TTL_MS / 2; // timeout of a reply, short enough to refresh the TTLs in time
@@ -126,12 +127,16 @@ async function register(running) {
 // Executes the tasks of the record, and starts agents that should be running and are not.
 async function catchUp() {
   const tasks = (await queryJson('DEPLOY.TASKS')) ?? [];
-  for (const task of tasks) dispatch(task, task.attempt);
+  for (const task of tasks) if (TASKS.includes(task.task)) dispatch(task, task.attempt);
   const due = new Set(tasks.map(slot));
   for (const instance of (await queryJson('DEPLOY.STATUS'))?.instances ?? []) {
     if (!['starting', 'ready', 'unready'].includes(instance.state) || due.has(slot(instance))) continue;
     const here = agents.get(slot(instance));
-    if (here?.version !== instance.version) {
+    const isHere = here?.version === instance.version;
+    if (instance.role === 'draining') {
+      // What drains is not started again. A failover has lost the report of `drained`, or the agent is gone.
+      if (instance.drain_at || !isHere) dispatch({ ...instance, task: 'drain' }, instance.attempt);
+    } else if (!isHere) {
       dispatch({ ...instance, task: instance.agent === '*' ? 'run' : 'start' }, instance.attempt + 1);
     } else if (instance.state === 'starting') {
       dispatch({ ...instance, task: 'start' }, here.attempt); // a failover has lost the report of `ready`
@@ -159,13 +164,17 @@ async function execute(task, attempt) {
     await report(task, attempt, 'stopped');
     return;
   }
+  if (task.task === 'drain') {
+    await drain(task, attempt, running);
+    return;
+  }
   if (running?.version === task.version && running.attempt === attempt) {
     // It already runs: the task list was older than the last report, or a failover has lost that report.
     await report(task, attempt, 'ready');
     return;
   }
   // The task is claimed before anything is stopped: it may have been withdrawn.
-  if (!(await report(task, attempt, 'starting')) && !(await isClaimed(task, attempt))) return;
+  if (!(await report(task, attempt, 'starting')) && !(await isOnRecord(task, attempt))) return;
   if (running) await stop(running);
   if (task.task === 'run') {
     await report(task, attempt, 'completed');
@@ -177,10 +186,22 @@ async function execute(task, attempt) {
   await report(task, attempt, 'ready');
 }
 
-// Returns whether an earlier `starting` was recorded and only its reply was lost. Otherwise the task was withdrawn.
-async function isClaimed(task, attempt) {
-  const { instances } = await queryJson('DEPLOY.STATUS');
-  return instances.some((i) => slot(i) === slot(task) && i.version === task.version && i.attempt === attempt);
+// These agents hold no sessions, since they answer each call at once. So nobody waits for them to finish any: they report
+// `draining`, then `drained`. They go on serving until a `stop` or `replace` follows; new callers do not resolve them. A
+// real coordinator tells the agent to take no new work, and reports `drained` once it holds no session.
+async function drain(task, attempt, running) {
+  if (running?.version !== task.version) {
+    await report(task, attempt, 'stopped'); // it has ended with an earlier coordinator
+  } else if ((await report(task, attempt, 'draining')) || (await isOnRecord(task, attempt, 'draining'))) {
+    await report(task, attempt, 'drained');
+  }
+}
+
+// Returns whether an earlier report was recorded and only its reply was lost. Otherwise the task was withdrawn.
+async function isOnRecord(task, attempt, role) {
+  const isIt = (i) => slot(i) === slot(task) && i.version === task.version && i.attempt === attempt;
+  const { instances = [] } = (await queryJson('DEPLOY.STATUS')) ?? {};
+  return instances.some((i) => isIt(i) && (!role || i.role === role));
 }
 
 // Refreshes the TTLs of all services. Without it they become critical, as after the death of a coordinator.

@@ -21,6 +21,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+TASKS = "start", "replace", "run", "stop", "drain"  # others are left to whoever knows them
 TTL_MS = 3000
 CONNECT_TRIES = 10
 RETRY_S, RETRY_MAX_S = 0.1, 1  # delay between two tries, doubled up to the maximum
@@ -126,14 +127,20 @@ def catch_up():
     """Executes the tasks of the record, and starts agents that should be running and are not."""
     tasks = query_json("DEPLOY.TASKS")
     for task in tasks:
-        dispatch(task, task["attempt"])
-    due = {(task["agent"], task["job_id"]) for task in tasks}
+        if task["task"] in TASKS:
+            dispatch(task, task["attempt"])
+    due = {(task.get("agent"), task.get("job_id")) for task in tasks}
     for instance in query_json("DEPLOY.STATUS").get("instances", []):
         slot = instance["agent"], instance["job_id"]
         if instance["state"] not in ("starting", "ready", "unready") or slot in due:
             continue
         here = agents.get(slot)
-        if not here or here.version != instance["version"]:
+        is_here = here and here.version == instance["version"]
+        if instance["role"] == "draining":
+            # What drains is not started again. A failover has lost the report of `drained`, or the agent is gone.
+            if instance["drain_at"] or not is_here:
+                dispatch({**instance, "task": "drain"}, instance["attempt"])
+        elif not is_here:
             dispatch({**instance, "task": "run" if instance["agent"] == "*" else "start"}, instance["attempt"] + 1)
         elif instance["state"] == "starting":
             dispatch({**instance, "task": "start"}, here.attempt)  # a failover has lost the report of `ready`
@@ -156,10 +163,12 @@ def execute(task, attempt, slot):
             if running and running.version == task["version"]:
                 agents.pop(slot).stop()
             report(task, attempt, "stopped")
+        elif task["task"] == "drain":
+            drain(task, attempt, running)
         elif running and (running.version, running.attempt) == (task["version"], attempt):
             report(task, attempt, "ready")  # the list was older than the last report, or that was lost by a failover
         # The task is claimed before anything is stopped: it may have been withdrawn.
-        elif report(task, attempt, "starting") or is_claimed(task, attempt):
+        elif report(task, attempt, "starting") or is_on_record(task, attempt):
             if running:
                 agents.pop(slot).stop()
             if task["task"] == "run":
@@ -175,11 +184,20 @@ def execute(task, attempt, slot):
         catch_up()
 
 
-def is_claimed(task, attempt):
-    """Returns whether an earlier `starting` was recorded and only its reply was lost. Otherwise it was withdrawn."""
-    same = ("agent", "version", "job_id")
-    instances = query_json("DEPLOY.STATUS")["instances"]
-    return any(all(i[field] == task[field] for field in same) and i["attempt"] == attempt for i in instances)
+def drain(task, attempt, running):
+    """These agents hold no sessions, since they answer each call at once. So nobody waits for them to finish any: they
+    report `draining`, then `drained`. They go on serving until a `stop` or `replace` follows; new callers do not resolve
+    them. A real coordinator tells the agent to take no new work, and reports `drained` once it holds no session."""
+    if not running or running.version != task["version"]:
+        report(task, attempt, "stopped")  # it has ended with an earlier coordinator
+    elif report(task, attempt, "draining") or is_on_record(task, attempt, role="draining"):
+        report(task, attempt, "drained")
+
+
+def is_on_record(task, attempt, **more):
+    """Returns whether an earlier report was recorded and only its reply was lost. Otherwise the task was withdrawn."""
+    wanted = {field: task[field] for field in ("agent", "version", "job_id")} | {"attempt": attempt} | more
+    return any(wanted.items() <= instance.items() for instance in query_json("DEPLOY.STATUS").get("instances", []))
 
 
 def refresh():

@@ -21,6 +21,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// The tasks that it knows. Others are left to whoever knows them.
+const TASKS: [&str; 5] = ["start", "replace", "run", "stop", "drain"];
 const TTL_MS: u64 = 3000;
 /// Time without an event or a reply after which the connection is checked.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -135,7 +137,7 @@ impl Coordinator {
     /// running and are not.
     fn catch_up(&'static self) {
         let tasks = self.query_json(&["DEPLOY.TASKS", &self.key, "JSON"]);
-        for task in list(&tasks) {
+        for task in list(&tasks).filter(|task| TASKS.contains(&text(&task["task"]))) {
             self.dispatch(task.clone(), number(&task["attempt"]));
         }
         for instance in list(&self.query_json(&["DEPLOY.STATUS", &self.key, "JSON"])["instances"]) {
@@ -143,9 +145,17 @@ impl Coordinator {
             if !should_run || list(&tasks).any(|task| slot(task) == slot(instance)) {
                 continue;
             }
+            let is_draining = instance["role"] == "draining";
             let mut task = instance.clone();
             task["task"] = if instance["agent"] == "*" { "run" } else { "start" }.into();
             match self.running(&slot(instance)).filter(|here| here.version == number(&instance["version"])) {
+                // What drains is not started again. A failover has lost the report of `drained`, or the agent is gone.
+                here if is_draining => {
+                    if here.is_none() || !instance["drain_at"].is_null() {
+                        task["task"] = "drain".into();
+                        self.dispatch(task, number(&instance["attempt"]));
+                    }
+                }
                 None => self.dispatch(task, number(&instance["attempt"]) + 1),
                 // A failover has lost the report of `ready`.
                 Some(here) if instance["state"] == "starting" => self.dispatch(task, here.attempt),
@@ -182,13 +192,17 @@ impl Coordinator {
             self.report(task, attempt, "stopped");
             return;
         }
+        if task["task"] == "drain" {
+            self.drain(task, attempt, running.is_some_and(|agent| is_this(&agent)));
+            return;
+        }
         if running.is_some_and(|agent| is_this(&agent) && agent.attempt == attempt) {
             // It already runs: the task list was older than the last report, or a failover has lost that report.
             self.report(task, attempt, "ready");
             return;
         }
         // The task is claimed before anything is stopped: it may have been withdrawn.
-        if !self.report(task, attempt, "starting") && !self.is_claimed(task, attempt) {
+        if !self.report(task, attempt, "starting") && self.on_record(task, attempt).is_none() {
             return;
         }
         self.stop(slot);
@@ -209,12 +223,24 @@ impl Coordinator {
         self.report(task, attempt, "ready");
     }
 
-    /// Returns whether an earlier `starting` was recorded and only its reply was lost. Otherwise the task was
-    /// withdrawn.
-    fn is_claimed(&self, task: &Json, attempt: u64) -> bool {
+    /// Reports `draining`, then `drained`: these agents hold no sessions, since they answer each call at once, so nobody
+    /// waits for them to finish any. They go on serving until a `stop` or `replace` follows; new callers do not resolve
+    /// them. A real coordinator tells the agent to take no new work, and reports `drained` once it holds no session.
+    fn drain(&self, task: &Json, attempt: u64, is_running: bool) {
+        let is_draining = || self.on_record(task, attempt).is_some_and(|instance| instance["role"] == "draining");
+        if !is_running {
+            self.report(task, attempt, "stopped"); // it has ended with an earlier coordinator
+        } else if self.report(task, attempt, "draining") || is_draining() {
+            self.report(task, attempt, "drained");
+        }
+    }
+
+    /// Returns the instance of a task if it is of this attempt: an earlier report was recorded and only its reply was lost.
+    /// Otherwise the task was withdrawn.
+    fn on_record(&self, task: &Json, attempt: u64) -> Option<Json> {
         let status = self.query_json(&["DEPLOY.STATUS", &self.key, "JSON"]);
         let mut same = list(&status["instances"]).filter(|i| slot(i) == slot(task) && i["version"] == task["version"]);
-        same.any(|instance| number(&instance["attempt"]) == attempt)
+        same.find(|instance| number(&instance["attempt"]) == attempt).cloned()
     }
 
     /// Starts the HTTP server of an agent.

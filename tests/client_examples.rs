@@ -6,10 +6,11 @@
 use serde_json::{json, Value as Json};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use test_support::prelude::*;
+use test_support::processes::signal;
 
 const KEY: &str = "agent-api";
 /// The TTL that all the clients give their services.
@@ -53,11 +54,16 @@ struct Coordinator {
 }
 
 impl Coordinator {
-    fn start(mut command: Command, server: &Server) -> Coordinator {
+    fn start(command: Command, server: &Server) -> Coordinator {
+        Coordinator::start_at(command, server, server.port)
+    }
+
+    /// Starts one that reaches the server at another port.
+    fn start_at(mut command: Command, server: &Server, port: u16) -> Coordinator {
         let output = server.folder.join("coordinator.log");
         let log = File::options().create(true).append(true).open(&output).expect("a file in our own folder");
         let errors = log.try_clone().expect("a file");
-        command.arg(format!("redis://127.0.0.1:{}/", server.port)).arg(KEY);
+        command.arg(format!("redis://127.0.0.1:{port}/")).arg(KEY);
         let process = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
         let process = process.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
         Coordinator { process, output }
@@ -87,6 +93,19 @@ fn manifest_of(kind: &str, agents: &[&str], model: &str) -> String {
 fn cut_connections(client: &mut Client) {
     client.call(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     client.call(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+}
+
+/// Waits until the deployment is successful, and cuts all connections at each of its steps.
+fn wait_for_success_while_cutting(client: &mut Client) -> Json {
+    let mut cut_at = 0;
+    wait_for("the deployment to be successful", || {
+        let record = client.status(KEY);
+        if number(&record["revision"]) > cut_at {
+            cut_at = number(&record["revision"]);
+            cut_connections(client);
+        }
+        (record["status"] == "successful").then_some(record)
+    })
 }
 
 /// Returns the replies of the agents at the addresses that RESOLVE gives.
@@ -127,15 +146,7 @@ fn goes_through_everything(coordinator: fn() -> Command) {
     assert_eq!(answers(&mut client), ["agent-2 v1", "agent-3 v1"], "a canary is not resolved");
     cut_connections(&mut client);
     client.call(&["DEPLOY.PROMOTE", KEY]);
-    let mut cut_at = 0;
-    let record = wait_for("version 2 to be successful", || {
-        let record = client.status(KEY);
-        if number(&record["revision"]) > cut_at {
-            cut_at = number(&record["revision"]);
-            cut_connections(&mut client);
-        }
-        (record["status"] == "successful").then_some(record)
-    });
+    let record = wait_for_success_while_cutting(&mut client);
     assert_eq!((&record["current_version"], attempts(&record)), (&json!(2), vec![1, 1, 1]), "started once each");
     wait_until("version 2 to answer", || answers(&mut client) == ["agent-1 v2", "agent-2 v2", "agent-3 v2"]);
 
@@ -190,6 +201,170 @@ fn javascript_coordinator_completes_every_kind_of_rollout() {
 fn rust_coordinator_completes_every_kind_of_rollout() {
     goes_through_everything(rust);
 }
+
+// ---- drains ---------------------------------------------------------------------------------------------------------
+
+/// A drain that does not end by itself while a test runs.
+const DRAINS: [&str; 4] = ["MIN_HEALTHY_MS", "50", "DRAIN_MS", "600000"];
+
+/// Returns whether each drain after a revision was forced.
+fn drained_by_force(client: &mut Client, after: u64) -> Vec<bool> {
+    let events = client.events_after(KEY, after);
+    events.iter().filter(|event| event["type"] == "agent_drained").map(|event| event["forced"] == true).collect()
+}
+
+fn drains_its_agents(coordinator: fn() -> Command) {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+    let mut running = Coordinator::start(coordinator(), &server);
+    client.deploy(KEY, &manifest_of("service", &AGENTS, "small"), &QUICK);
+    client.wait_for_status(KEY, "successful");
+    let first = client.json(&["DEPLOY.RESOLVE", KEY, "JSON"]);
+
+    // In place. A report whose reply is lost has drained its agent as well.
+    let mut before = number(&client.status(KEY)["revision"]);
+    client.deploy(KEY, &manifest_of("service", &AGENTS, "large"), &DRAINS);
+    let record = wait_for_success_while_cutting(&mut client);
+    assert_eq!((&record["current_version"], attempts(&record)), (&json!(2), vec![1, 1, 1]), "started once each");
+    assert_eq!(drained_by_force(&mut client, before), [false, false, false]);
+    wait_until("version 2 to answer", || answers(&mut client) == ["agent-1 v2", "agent-2 v2", "agent-3 v2"]);
+    for entry in array(&first) {
+        assert_eq!(get(number(&entry["port"]) as u16), None, "{entry} was replaced");
+    }
+
+    // Blue-green: what has drained is stopped.
+    before = number(&record["revision"]);
+    client.deploy(KEY, &manifest_of("service", &AGENTS, "huge"), &[&DRAINS[..], &["STRATEGY", "blue-green"]].concat());
+    wait_for_success_while_cutting(&mut client);
+    wait_until("the old job to stop", || attempts(&client.status(KEY)).len() == 3);
+    assert_eq!(drained_by_force(&mut client, before), [false, false, false]);
+    assert_eq!(answers(&mut client), ["agent-1 v3", "agent-2 v3", "agent-3 v3"]);
+
+    // Killed in a drain: its agents have gone with it, and the one that drained is not started again.
+    signal(running.process.id(), "STOP");
+    client.deploy(KEY, &manifest_of("service", &AGENTS, "small"), &DRAINS);
+    let record = client.status(KEY);
+    let drains = array(&record["instances"]).iter().find(|instance| instance["role"] == "draining");
+    let drains = drains.expect("one agent drains at once");
+    let (draining, of) = (string(&drains["agent"]), ["VERSION", "3", "JOB", string(&drains["job_id"])]);
+    assert_eq!(int(&client.call(&[&["DEPLOY.REPORT", KEY, draining, "draining"], &of[..]].concat())), 1, "taken up");
+    drop(running);
+    running = Coordinator::start(coordinator(), &server);
+    client.wait_for_status(KEY, "successful");
+    let events = client.events_after(KEY, number(&record["revision"]));
+    let is_old = |event: &&Json| event["type"] == "agent_state" && event["agent"] == draining && event["version"] == 3;
+    let states: Vec<&str> = events.iter().filter(is_old).map(|event| string(&event["state"])).collect();
+    assert_eq!(states, ["stopped"]);
+    assert_eq!(answers(&mut client), ["agent-1 v4", "agent-2 v4", "agent-3 v4"]);
+
+    client.call(&["DEPLOY.STOP", KEY]);
+    wait_until("everything to stop", || array(&client.status(KEY)["instances"]).is_empty());
+    assert!(running.process.try_wait().expect("our own child").is_none(), "it still runs");
+}
+
+#[test]
+fn python_coordinator_drains_its_agents() {
+    drains_its_agents(python);
+}
+
+#[test]
+fn javascript_coordinator_drains_its_agents() {
+    drains_its_agents(node);
+}
+
+#[test]
+fn rust_coordinator_drains_its_agents() {
+    drains_its_agents(rust);
+}
+
+/// What begins a word about drains in replies, and a text of the same length that no coordinator knows.
+const WORD: &[u8] = b"\"drain";
+const UNKNOWN: &[u8] = b"\"yodel";
+
+/// Forwards connections to a server, and replaces [`WORD`] in what it replies. Returns the port.
+fn rewording_proxy(server: u16) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let port = listener.local_addr().expect("its own address").port();
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", server)) else { return };
+            let (from, to) = (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
+            std::thread::spawn(move || forward(from, to, |_| 0));
+            std::thread::spawn(move || forward(server, client, reword));
+        }
+    });
+    port
+}
+
+/// Forwards bytes from one socket to another. `edit` returns how many bytes at the end wait for those that follow.
+fn forward(mut from: TcpStream, mut to: TcpStream, edit: fn(&mut [u8]) -> usize) {
+    let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
+    while let Some(read) = from.read(&mut part).ok().filter(|read| *read > 0) {
+        bytes.extend_from_slice(&part[..read]);
+        let ready = bytes.len() - edit(&mut bytes);
+        if to.write_all(&bytes[..ready]).is_err() {
+            break;
+        }
+        bytes.drain(..ready);
+    }
+    let _ = from.shutdown(std::net::Shutdown::Both); // fails where the other side was faster
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
+fn reword(bytes: &mut [u8]) -> usize {
+    while let Some(at) = bytes.windows(WORD.len()).position(|word| word == WORD) {
+        bytes[at..at + WORD.len()].copy_from_slice(UNKNOWN);
+    }
+    (1..WORD.len()).rev().find(|length| bytes.ends_with(&WORD[..*length])).unwrap_or(0)
+}
+
+/// A task of a kind that it does not know is none of its business: here a drain, which then lasts until its deadline.
+fn leaves_unknown_tasks_alone(coordinator: fn() -> Command) {
+    let server = Server::start(ServerKind::Redis70, &[]);
+    let mut client = server.client();
+    let mut running = Coordinator::start_at(coordinator(), &server, rewording_proxy(server.port));
+    client.deploy(KEY, &manifest_of("service", &AGENTS, "small"), &QUICK);
+    let mut after = number(&client.wait_for_status(KEY, "successful")["revision"]);
+    client.deploy(KEY, &manifest_of("service", &AGENTS, "large"), &["MIN_HEALTHY_MS", "50", "DRAIN_MS", "400"]);
+    let record = client.wait_for_status(KEY, "successful");
+    assert_eq!(attempts(&record), [1, 1, 1]);
+    assert_eq!(drained_by_force(&mut client, after), [true, true, true]);
+
+    // Nor are they a reason to start what is gone.
+    let drains = ["MIN_HEALTHY_MS", "50", "DRAIN_MS", "2000", "MAX_PARALLEL", "3"];
+    signal(running.process.id(), "STOP");
+    after = number(&record["revision"]);
+    client.deploy(KEY, &manifest_of("service", &AGENTS, "huge"), &drains);
+    drop(running);
+    running = Coordinator::start_at(coordinator(), &server, rewording_proxy(server.port));
+    let record = client.wait_for_status(KEY, "successful");
+    assert_eq!(attempts(&record), [1, 1, 1]);
+    assert_eq!(drained_by_force(&mut client, after), [true, true, true]);
+    let events = client.events_after(KEY, after);
+    let of_old = events.iter().filter(|event| event["type"] == "agent_state" && event["version"] == 2);
+    assert_eq!(of_old.collect::<Vec<_>>(), Vec::<&Json>::new(), "it says nothing about what drains");
+    assert_eq!(answers(&mut client), ["agent-1 v3", "agent-2 v3", "agent-3 v3"]);
+    let said = std::fs::read_to_string(&running.output).expect("its output");
+    assert_eq!(said.matches("v2 starting").count(), 3, "{said}");
+    assert!(running.process.try_wait().expect("our own child").is_none(), "it still runs");
+}
+
+#[test]
+fn python_coordinator_leaves_unknown_tasks_alone() {
+    leaves_unknown_tasks_alone(python);
+}
+
+#[test]
+fn javascript_coordinator_leaves_unknown_tasks_alone() {
+    leaves_unknown_tasks_alone(node);
+}
+
+#[test]
+fn rust_coordinator_leaves_unknown_tasks_alone() {
+    leaves_unknown_tasks_alone(rust);
+}
+
+// ---- the command line -----------------------------------------------------------------------------------------------
 
 /// Behaves as users of a command line expect: usage, and an end where no work is possible.
 fn ends_with_a_message_where_it_cannot_work(coordinator: fn() -> Command) {
