@@ -2,6 +2,10 @@
 //! reported, and none is stopped or replaced while it holds one, whatever happens to the coordinator meanwhile.
 
 use serde_json::{json, Value as Json};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use test_support::prelude::*;
 use test_support::processes::*;
 
@@ -137,6 +141,98 @@ fn drains(process: &Process) -> u32 {
     request(process, "GET", "/drains").1.parse().expect("a number")
 }
 
+/// Answer to a request: a status and a body; None leaves it open.
+type Answer = Option<(u16, &'static str)>;
+
+/// A server that stands in for agents where they are told to drain and asked for their sessions: it answers as the test
+/// says, at first with one session, and counts what it is asked.
+struct StandIn {
+    port: u16,
+    state: Arc<Mutex<StandInState>>,
+}
+
+#[derive(Default)]
+struct StandInState {
+    answers: BTreeMap<String, Answer>,
+    asked: BTreeMap<String, usize>,
+}
+
+impl StandIn {
+    fn start() -> StandIn {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = listener.local_addr().expect("its own address").port();
+        let state: Arc<Mutex<StandInState>> = Arc::default();
+        let shared = state.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = shared.clone();
+                std::thread::spawn(move || StandInState::serve(&state, stream));
+            }
+        });
+        StandIn { port, state }
+    }
+
+    fn config(&self) -> Json {
+        let url = |what: &str| format!("http://127.0.0.1:{}/${{env.DEPLOY_AGENT}}/{what}", self.port);
+        json!({
+            "drain": { "http": url("drain"), "undo": url("undo") },
+            "sessions": url("sessions"), "sessions_interval_ms": 40,
+        })
+    }
+
+    /// Answers so from now on.
+    fn answer(&self, path: &str, answer: Answer) {
+        self.state.lock().expect("no holder panics").answers.insert(path.to_string(), answer);
+    }
+
+    /// Returns how often it was asked.
+    fn asked(&self, path: &str) -> usize {
+        self.state.lock().expect("no holder panics").asked.get(path).copied().unwrap_or_default()
+    }
+
+    /// Waits until it was asked so often again.
+    fn wait_until_asked(&self, path: &str, times: usize) {
+        let before = self.asked(path);
+        wait_until(&format!("{path} to be asked"), || self.asked(path) >= before + times);
+    }
+
+    /// Begins with agents that hold one session each, as they say here.
+    fn begin(&self, agents: &'static [&'static str]) -> Scene {
+        let mut scene = Scene::begin(agents, "good", self.config());
+        for agent in agents {
+            wait_until("its session to be reported", || scene.instance(agent, 1)["sessions"] == 1);
+        }
+        scene
+    }
+}
+
+impl StandInState {
+    fn serve(state: &Mutex<StandInState>, mut stream: TcpStream) {
+        let (mut request, mut part) = (Vec::new(), [0; 1024]);
+        while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+            match stream.read(&mut part) {
+                Ok(read) if read > 0 => request.extend_from_slice(&part[..read]),
+                _ => return,
+            }
+        }
+        let request = String::from_utf8_lossy(&request);
+        let path = request.split_whitespace().nth(1).unwrap_or_default();
+        let answer = {
+            let mut state = state.lock().expect("no holder panics");
+            *state.asked.entry(path.to_string()).or_default() += 1;
+            state.answers.get(path).copied().unwrap_or(Some((200, "1")))
+        };
+        // Both fail where the caller has given up.
+        let _ = match answer {
+            Some((status, body)) => {
+                let length = body.len();
+                write!(stream, "HTTP/1.1 {status} -\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+            }
+            None => stream.read(&mut part).map(drop),
+        };
+    }
+}
+
 // ---- a drain and its end --------------------------------------------------------------------------------------------
 
 #[test]
@@ -251,6 +347,88 @@ fn agent_that_ends_in_its_drain_is_not_started_again() {
     scene.finish();
 }
 
+/// The call hangs, then fails, then succeeds.
+#[test]
+fn drain_call_that_fails_is_repeated_and_delays_no_other_agent() {
+    let stand_in = StandIn::start();
+    let mut scene = stand_in.begin(&PAIR);
+    let old = scene.host.agent("web-1");
+    stand_in.answer("/web-1/drain", None);
+    scene.deploy("second", &[&LONG[..], &["MAX_PARALLEL", "2"]].concat());
+    wait_until("both to be told", || PAIR.iter().all(|agent| stand_in.asked(&format!("/{agent}/drain")) > 0));
+    stand_in.answer("/web-2/sessions", Some((200, "0")));
+    wait_until("the other to be replaced", || scene.instance("web-2", 2)["health"] == "healthy");
+    stand_in.answer("/web-1/drain", Some((503, "")));
+    stand_in.wait_until_asked("/web-1/drain", 2);
+    assert_eq!(scene.host.agent("web-1"), old);
+    assert_eq!(scene.events("agent_drained").len(), 1);
+    stand_in.answer("/web-1/drain", Some((200, "")));
+    wait_until("it to be told", || scene.coordinator.log().matches("told to drain").count() == 2);
+    stand_in.answer("/web-1/sessions", Some((200, "0")));
+    scene.client.wait_for_status(KEY, "successful");
+    let drained = scene.events("agent_drained");
+    assert_eq!(drained.iter().map(|event| event["forced"] == false).collect::<Vec<_>>(), [true, true]);
+    assert_eq!(stand_in.asked("/web-2/drain"), 1);
+    scene.finish();
+}
+
+#[test]
+fn answer_that_is_no_number_of_sessions_is_not_taken_for_none() {
+    let stand_in = StandIn::start();
+    let mut scene = stand_in.begin(&ONE);
+    scene.deploy("second", &LONG);
+    wait_until("it to be told", || scene.coordinator.log().contains("told to drain"));
+    let bodies = [
+        "",
+        "none",
+        "-0",
+        "0.0",
+        "0 0",
+        "00",
+        "0x0",
+        "\"0\"",
+        "null",
+        "false",
+        "[]",
+        "[0]",
+        "{}",
+        "{\"sessions\":null}",
+        "{\"sessions\":[]}",
+        "{\"sessions\":\"0\"}",
+        "{\"sessions\":0",
+        "4294967296",
+        "<html>0</html>",
+    ];
+    let statuses = [302, 404, 429, 500, 503].map(|status| Some((status, "0")));
+    for answer in bodies.map(|body| Some((200, body))).into_iter().chain(statuses).chain([None]) {
+        stand_in.answer("/web-1/sessions", answer);
+        stand_in.wait_until_asked("/web-1/sessions", 2);
+        assert_eq!(scene.instance("web-1", 1)["sessions"], 1, "{answer:?}");
+        assert_eq!(scene.events("agent_drained"), Vec::<Json>::new(), "{answer:?}");
+    }
+    assert!(scene.coordinator.log().contains("its sessions are unknown"), "{}", scene.coordinator.log());
+    stand_in.answer("/web-1/sessions", Some((200, "{\"sessions\":0}")));
+    scene.client.wait_for_status(KEY, "successful");
+    assert_eq!(scene.events("agent_drained").remove(0)["forced"], false);
+    scene.finish();
+}
+
+/// The end of a drain is the record's affair: whoever changes it need not tell the process.
+#[test]
+fn changed_deadline_of_a_drain_counts() {
+    let (mut scene, old) = Scene::draining(drains_by_http());
+    let mut drain_for = |ms: &str| scene.client.call(&["DEPLOY.DRAIN", KEY, "VERSION", "1", "MS", ms]);
+    drain_for("900000");
+    assert_eq!(request(&old, "GET", "/session/s1").0, 200);
+    assert_eq!(drains(&old), 1);
+    drain_for("300");
+    let record = scene.client.wait_for_status(KEY, "successful");
+    scene.host.assert_runs(&record);
+    let drained = scene.events("agent_drained").remove(0);
+    assert_eq!((&drained["forced"], &drained["sessions"]), (&json!(true), &json!(1)), "{drained}");
+    scene.finish();
+}
+
 // ---- drains that lead to nothing ------------------------------------------------------------------------------------
 
 #[test]
@@ -312,6 +490,66 @@ fn drained_agent_without_a_successor_is_started_anew() {
     scene.finish();
 }
 
+/// Its call was left without an answer, and its drain is lost then.
+#[test]
+fn agent_that_may_have_been_told_is_told_to_go_on_until_it_answers() {
+    let stand_in = StandIn::start();
+    let mut scene = stand_in.begin(&ONE);
+    let old = scene.host.agent("web-1");
+    scene.client.call(&["SAVE"]);
+    stand_in.answer("/web-1/drain", None);
+    stand_in.answer("/web-1/undo", Some((503, "")));
+    scene.deploy("second", &LONG);
+    wait_until("it to be told", || stand_in.asked("/web-1/drain") > 0);
+    scene.server.restart(End::Kill);
+    scene.client = scene.server.client();
+    assert_eq!(scene.client.status(KEY)["current_version"], 1);
+    stand_in.wait_until_asked("/web-1/undo", 2);
+    stand_in.answer("/web-1/undo", Some((200, "")));
+    wait_until("it to have answered", || scene.coordinator.log().contains("told to go on"));
+    assert_eq!(scene.host.agent("web-1"), old);
+    scene.finish();
+}
+
+/// It would take sessions again, a moment before it is stopped.
+#[test]
+fn drained_agent_that_is_to_be_restarted_is_not_told_to_go_on() {
+    let stand_in = StandIn::start();
+    let mut scene = stand_in.begin(&ONE);
+    scene.deploy("second", &LONG);
+    wait_until("it to be told", || stand_in.asked("/web-1/drain") > 0);
+    scene.client.call(&["DEPLOY.FAIL", KEY]);
+    stand_in.answer("/web-1/sessions", Some((200, "0")));
+    wait_until("it to be restarted", || {
+        let instance = scene.instance("web-1", 1);
+        instance["attempt"] == 2 && instance["state"] == "ready"
+    });
+    assert_eq!(stand_in.asked("/web-1/undo"), 0);
+    scene.finish();
+}
+
+/// As every attempt, it is claimed first.
+#[test]
+fn agent_that_ended_in_a_drain_without_a_successor_is_not_started_before_its_claim() {
+    let (mut scene, old) = Scene::draining(drains_by_http());
+    scene.client.call(&["DEPLOY.FAIL", KEY]);
+    scene.coordinator.kill();
+    old.signal("KILL");
+    wait_until("it to have ended", || scene.host.processes().is_empty());
+    let urls = [url(&scene.server)];
+    Coordinator::start_failing_at(&scene.host, "one", &urls, &[KEY], "task-seen").wait_for_end();
+    assert_eq!(scene.host.processes(), []);
+    assert_eq!(scene.instance("web-1", 1)["state"], "waiting");
+    scene.replace_coordinator();
+    wait_until("it to run again", || scene.instance("web-1", 1)["state"] == "ready");
+    let states = scene.events("agent_state");
+    let of_old = states.iter().filter(|event| event["version"] == 1);
+    let of_old: Vec<_> = of_old.map(|event| (string(&event["state"]), number(&event["attempt"]))).collect();
+    assert_eq!(of_old, [("starting", 1), ("ready", 1), ("stopped", 1), ("starting", 2), ("ready", 2)]);
+    assert_eq!(scene.host.agent("web-1").attempt, 2);
+    scene.finish();
+}
+
 // ---- coordinators ---------------------------------------------------------------------------------------------------
 
 #[test]
@@ -324,6 +562,20 @@ fn next_coordinator_goes_on_with_a_drain() {
     assert_eq!(scene.host.agent("web-1"), old);
     assert_eq!(drains(&old), 1);
     scene.finish_drained(&old);
+}
+
+/// What follows a drain is done by the next coordinator, not before.
+#[test]
+fn drain_that_ends_while_nobody_coordinates_is_followed_by_the_replacement() {
+    let (mut scene, old) = Scene::draining(drains_by_http());
+    scene.coordinator.kill();
+    scene.client.call(&["DEPLOY.DRAIN", KEY, "VERSION", "1", "NOW"]);
+    assert_eq!(request(&old, "GET", "/session/s1").0, 200);
+    scene.replace_coordinator();
+    let record = scene.client.wait_for_status(KEY, "successful");
+    scene.host.assert_runs(&record);
+    assert_eq!(scene.host.agent("web-1").version, 2);
+    scene.finish();
 }
 
 #[test]

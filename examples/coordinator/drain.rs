@@ -20,6 +20,8 @@ pub enum Asked {
     Drain,
     /// To drain, which a coordinator has taken up.
     DrainTakenUp,
+    /// To be restarted, after its drain, once that is claimed.
+    Restart,
 }
 
 /// Drain of the process of an instance.
@@ -28,6 +30,8 @@ pub struct Drain {
     pub asked: Asked,
     /// True once the process was told to drain, until it was told to go on.
     pub told: bool,
+    /// True once a request to drain has failed: the process may have heard it nevertheless.
+    pub may_be_told: bool,
     /// True while a request is under way.
     pub is_busy: bool,
     /// Time before which a failed request is not repeated.
@@ -53,10 +57,15 @@ pub struct Sessions {
 impl Drain {
     /// Returns whether the process is to be told something now: `Some(true)` to drain, `Some(false)` to go on.
     pub fn next_order(&self, now: Instant) -> Option<bool> {
-        let wanted = self.asked == Asked::DrainTakenUp;
+        let wanted = match self.asked {
+            Asked::Serve => false,
+            Asked::DrainTakenUp => true,
+            // A drain that nobody has taken up may still be withdrawn.
+            Asked::Drain | Asked::Restart => return None,
+        };
         let is_due = !self.is_busy && self.retry_at.is_none_or(|at| now >= at);
-        // A drain that nobody has taken up may still be withdrawn.
-        (is_due && wanted != self.told && self.asked != Asked::Drain).then_some(wanted)
+        let is_news = wanted != self.told || self.may_be_told && !wanted;
+        (is_due && is_news).then_some(wanted)
     }
 
     /// Returns whether the process has said, after it was told, that it holds no session.
@@ -67,8 +76,14 @@ impl Drain {
 
     /// Notes that the process was told to drain, or to go on.
     pub fn note_told(&mut self, told: bool, settled_at: Instant) {
-        (self.told, self.is_busy, self.retry_at) = (told, false, None);
+        (self.told, self.may_be_told, self.is_busy, self.retry_at) = (told, false, false, None);
         self.settled_at = told.then_some(settled_at);
+    }
+
+    /// Notes that a request to drain, or to go on, has failed.
+    pub fn note_failure(&mut self, to_drain: bool, retry_at: Instant) {
+        self.may_be_told |= to_drain;
+        (self.is_busy, self.retry_at) = (false, Some(retry_at));
     }
 
     /// Forgets what was said to a process and by it. What the record asks stays.

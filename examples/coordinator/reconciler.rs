@@ -657,8 +657,7 @@ impl Reconciler {
                 if supervisor.drain.retry_at.is_none() {
                     eprintln!("coordinator: {id}: cannot be told to {what}: {error}");
                 }
-                supervisor.drain.is_busy = false;
-                supervisor.drain.retry_at = Some(at + RESEND_INTERVAL);
+                supervisor.drain.note_failure(to_drain, at + RESEND_INTERVAL);
             }
         }
     }

@@ -345,16 +345,18 @@ impl Supervisor {
 
     // ---- drains -----------------------------------------------------------------------------------------------------
 
-    /// Follows the role that the record gives it. An instance that drains is not started again.
+    /// Follows the role that the record gives it. An instance that drains is not started again, and one that has drained
+    /// not before that is claimed.
     pub fn follow(&mut self, recorded: &Instance, task: Option<&Task>, now: Instant) {
         self.drain.asked = match recorded.is_draining() {
             true if task.is_some_and(|task| task.task == "drain") => Asked::Drain,
             true => Asked::DrainTakenUp,
+            false if recorded.state == "waiting" => Asked::Restart,
             false => Asked::Serve,
         };
         match (self.drain.asked, &self.next) {
             (Asked::Serve, NextStart::Drained(_)) => self.next = NextStart::At(now),
-            (Asked::Drain | Asked::DrainTakenUp, NextStart::At(_)) if self.process.is_none() => {
+            (Asked::Drain | Asked::DrainTakenUp | Asked::Restart, NextStart::At(_)) if self.process.is_none() => {
                 let exit = self.last_exit.clone();
                 self.next = NextStart::Drained(exit.unwrap_or_else(|| "it is not running".to_string()));
             }
