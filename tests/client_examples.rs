@@ -129,14 +129,18 @@ fn attempts(record: &Json) -> Vec<u64> {
     array(&record["instances"]).iter().map(|instance| number(&instance["attempt"])).collect()
 }
 
-fn goes_through_everything(coordinator: fn() -> Command) {
+/// Starts a server and a coordinator with a first version, which may be deployed before the coordinator listens, or after.
+fn with_first_version(coordinator: fn() -> Command) -> (Server, Client, Coordinator) {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
-    let mut running = Coordinator::start(coordinator(), &server);
-
-    // A first version: it may be deployed before the coordinator listens, or after.
+    let running = Coordinator::start(coordinator(), &server);
     client.deploy(KEY, &manifest_of("service", &AGENTS, "small"), &QUICK);
     client.wait_for_status(KEY, "successful");
+    (server, client, running)
+}
+
+fn goes_through_everything(coordinator: fn() -> Command) {
+    let (server, mut client, mut running) = with_first_version(coordinator);
     assert_eq!(answers(&mut client), ["agent-1 v1", "agent-2 v1", "agent-3 v1"]);
 
     // An update in place, with a canary, cut off wherever one can be.
@@ -214,11 +218,7 @@ fn drained_by_force(client: &mut Client, after: u64) -> Vec<bool> {
 }
 
 fn drains_its_agents(coordinator: fn() -> Command) {
-    let server = Server::start(ServerKind::Redis70, &[]);
-    let mut client = server.client();
-    let mut running = Coordinator::start(coordinator(), &server);
-    client.deploy(KEY, &manifest_of("service", &AGENTS, "small"), &QUICK);
-    client.wait_for_status(KEY, "successful");
+    let (server, mut client, mut running) = with_first_version(coordinator);
     let first = client.json(&["DEPLOY.RESOLVE", KEY, "JSON"]);
 
     // In place. A report whose reply is lost has drained its agent as well.

@@ -55,6 +55,16 @@ impl Scene {
         (scene, old)
     }
 
+    /// Begins with one agent, which holds session `s1` and was told to drain, of which the record knows nothing any more.
+    fn with_lost_drain(config: Json) -> (Scene, Process) {
+        let (mut scene, old) = Scene::with_session("good", config);
+        scene.client.call(&["SAVE"]);
+        scene.deploy("second", &LONG);
+        scene.wait_until_told(&old);
+        scene.lose_second_version();
+        (scene, old)
+    }
+
     /// Deploys a version. Without options it would not drain.
     fn deploy(&mut self, label: &str, options: &[&str]) {
         let app = App { config: self.config.clone(), ..App::new(&self.host, self.agents, self.behaviour) };
@@ -65,6 +75,13 @@ impl Scene {
     fn replace_coordinator(&mut self) {
         self.coordinator.kill();
         self.coordinator = Coordinator::start(&self.host, "one", &[url(&self.server)], &[KEY]);
+    }
+
+    /// Ends the server, which has saved the first version alone.
+    fn lose_second_version(&mut self) {
+        self.server.restart(End::Kill);
+        self.client = self.server.client();
+        assert_eq!(self.client.status(KEY)["current_version"], 1);
     }
 
     fn instance(&mut self, agent: &str, version: u64) -> Json {
@@ -126,6 +143,11 @@ fn request(process: &Process, method: &str, path: &str) -> (u16, String) {
     };
     let mut response = response.unwrap_or_else(|error| panic!("{method} {url}: {error}"));
     (response.status().as_u16(), response.body_mut().read_to_string().expect("a body"))
+}
+
+fn drains_by_signal() -> Json {
+    let sessions = drains_by_http()["sessions"].clone();
+    json!({ "drain": { "signal": "SIGUSR1" }, "sessions": sessions, "sessions_interval_ms": 40 })
 }
 
 fn begin_session(process: &Process, id: &str) -> u16 {
@@ -316,9 +338,7 @@ fn agent_that_cannot_be_told_drains_by_its_idle_time() {
 
 #[test]
 fn agent_is_told_to_drain_by_a_signal() {
-    let sessions = drains_by_http()["sessions"].clone();
-    let config = json!({ "drain": { "signal": "SIGUSR1" }, "sessions": sessions, "sessions_interval_ms": 40 });
-    let (scene, old) = Scene::draining(config);
+    let (scene, old) = Scene::draining(drains_by_signal());
     assert_eq!(begin_session(&old, "s2"), 503);
     assert_eq!(drains(&old), 1);
     scene.finish_drained(&old);
@@ -429,6 +449,22 @@ fn changed_deadline_of_a_drain_counts() {
     scene.finish();
 }
 
+/// The pause holds its clocks, and the replacement.
+#[test]
+fn agent_that_finishes_its_sessions_in_a_pause_is_replaced_after_it() {
+    let (mut scene, old) = Scene::draining(drains_by_http());
+    scene.client.call(&["DEPLOY.PAUSE", KEY]);
+    end_session(&old, "s1");
+    scene.wait_for_sessions(&old, 0);
+    assert_eq!(scene.client.tasks(KEY), Vec::<Json>::new());
+    assert_eq!(begin_session(&old, "s2"), 503);
+    scene.client.call(&["DEPLOY.RESUME", KEY]);
+    let record = scene.client.wait_for_status(KEY, "successful");
+    scene.host.assert_runs(&record);
+    assert_eq!(scene.events("agent_drained").remove(0)["forced"], false);
+    scene.finish();
+}
+
 // ---- drains that lead to nothing ------------------------------------------------------------------------------------
 
 #[test]
@@ -451,13 +487,7 @@ fn agent_is_not_told_of_a_drain_that_was_withdrawn() {
 /// A record that was set back has no drain any more, and its process goes on.
 #[test]
 fn told_agent_is_told_to_go_on_when_its_drain_is_lost() {
-    let (mut scene, old) = Scene::with_session("good", drains_by_http());
-    scene.client.call(&["SAVE"]);
-    scene.deploy("second", &LONG);
-    scene.wait_until_told(&old);
-    scene.server.restart(End::Kill);
-    scene.client = scene.server.client();
-    assert_eq!(scene.client.status(KEY)["current_version"], 1);
+    let (mut scene, old) = Scene::with_lost_drain(drains_by_http());
     wait_until("it to accept sessions again", || begin_session(&old, "s2") == 200);
     assert_eq!(scene.host.agent("web-1"), old);
     // The next drain is told again.
@@ -490,6 +520,18 @@ fn drained_agent_without_a_successor_is_started_anew() {
     scene.finish();
 }
 
+/// Without `undo` it can be told nothing. It holds sessions, so it runs on.
+#[test]
+fn agent_that_cannot_be_told_to_go_on_runs_on() {
+    let (mut scene, old) = Scene::with_lost_drain(drains_by_signal());
+    wait_until("that to be logged", || scene.coordinator.log().contains("has no drain.undo"));
+    assert_eq!(request(&old, "GET", "/session/s1").0, 200);
+    // The next drain is told again.
+    scene.deploy("second", &LONG);
+    wait_until("it to be told to drain", || drains(&old) == 2);
+    scene.finish_drained(&old);
+}
+
 /// Its call was left without an answer, and its drain is lost then.
 #[test]
 fn agent_that_may_have_been_told_is_told_to_go_on_until_it_answers() {
@@ -501,9 +543,7 @@ fn agent_that_may_have_been_told_is_told_to_go_on_until_it_answers() {
     stand_in.answer("/web-1/undo", Some((503, "")));
     scene.deploy("second", &LONG);
     wait_until("it to be told", || stand_in.asked("/web-1/drain") > 0);
-    scene.server.restart(End::Kill);
-    scene.client = scene.server.client();
-    assert_eq!(scene.client.status(KEY)["current_version"], 1);
+    scene.lose_second_version();
     stand_in.wait_until_asked("/web-1/undo", 2);
     stand_in.answer("/web-1/undo", Some((200, "")));
     wait_until("it to have answered", || scene.coordinator.log().contains("told to go on"));

@@ -228,8 +228,11 @@ fn process_is_told_once_and_only_of_a_drain_that_was_taken_up() {
     assert_eq!(drain.next_order(now), Some(true));
     drain.is_busy = true;
     assert_eq!(drain.next_order(now), None, "the request is under way");
-    (drain.is_busy, drain.retry_at) = (false, Some(now + ms(5)));
+    drain.note_failure(true, now + ms(5));
     assert_eq!(drain.next_order(now), None, "it has just failed");
+    drain.asked = Asked::Serve;
+    assert_eq!(drain.next_order(now + ms(5)), Some(false), "the process may have heard it");
+    drain.asked = Asked::DrainTakenUp;
     assert_eq!(drain.next_order(now + ms(5)), Some(true));
     drain.note_told(true, now + ms(7));
     assert_eq!(drain.next_order(now + ms(9)), None);
@@ -238,6 +241,8 @@ fn process_is_told_once_and_only_of_a_drain_that_was_taken_up() {
         drain.sessions = Some(Sessions { number, asked_at: now + asked_at });
         assert_eq!(drain.is_empty(), is_empty, "{number} at {asked_at:?}");
     }
+    drain.asked = Asked::Restart;
+    assert_eq!(drain.next_order(now), None, "it is about to be stopped");
     drain.asked = Asked::Serve;
     assert_eq!(drain.next_order(now), Some(false));
     drain.note_told(false, now);
