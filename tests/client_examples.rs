@@ -116,6 +116,11 @@ fn answers(client: &mut Client) -> Vec<String> {
     all
 }
 
+/// Waits until RESOLVE leads to these agents. On a machine that stands still a TTL may run out, until the next refresh.
+fn wait_for_answers(client: &mut Client, expected: &[&str]) {
+    wait_until(&format!("{expected:?} to answer"), || answers(client) == expected);
+}
+
 fn get(port: u16) -> Option<String> {
     let mut connection = TcpStream::connect(("127.0.0.1", port)).ok()?;
     connection.set_read_timeout(Some(patience())).ok()?;
@@ -141,18 +146,18 @@ fn with_first_version(coordinator: fn() -> Command) -> (Server, Client, Coordina
 
 fn goes_through_everything(coordinator: fn() -> Command) {
     let (server, mut client, mut running) = with_first_version(coordinator);
-    assert_eq!(answers(&mut client), ["agent-1 v1", "agent-2 v1", "agent-3 v1"]);
+    wait_for_answers(&mut client, &["agent-1 v1", "agent-2 v1", "agent-3 v1"]);
 
     // An update in place, with a canary, cut off wherever one can be.
     client.deploy(KEY, &manifest_of("service", &AGENTS, "large"), &[&QUICK[..], &["CANARY", "1"]].concat());
     cut_connections(&mut client);
     client.wait_for_status(KEY, "awaiting_promotion");
-    assert_eq!(answers(&mut client), ["agent-2 v1", "agent-3 v1"], "a canary is not resolved");
+    wait_for_answers(&mut client, &["agent-2 v1", "agent-3 v1"]); // a canary is not resolved
     cut_connections(&mut client);
     client.call(&["DEPLOY.PROMOTE", KEY]);
     let record = wait_for_success_while_cutting(&mut client);
     assert_eq!((&record["current_version"], attempts(&record)), (&json!(2), vec![1, 1, 1]), "started once each");
-    wait_until("version 2 to answer", || answers(&mut client) == ["agent-1 v2", "agent-2 v2", "agent-3 v2"]);
+    wait_for_answers(&mut client, &["agent-1 v2", "agent-2 v2", "agent-3 v2"]);
 
     // Nothing but its refreshing keeps them resolved, also beyond the TTL of them all. (A machine that stands still may
     // let one run out, until the next refresh.)
@@ -169,14 +174,14 @@ fn goes_through_everything(coordinator: fn() -> Command) {
         attempts(&record) == [2, 2, 2] && record["health"]["healthy"] == 3
     });
     assert!(client.events_after(KEY, before).iter().all(|event| event["type"] != "task_issued"), "of itself");
-    assert_eq!(answers(&mut client), ["agent-1 v2", "agent-2 v2", "agent-3 v2"]);
+    wait_for_answers(&mut client, &["agent-1 v2", "agent-2 v2", "agent-3 v2"]);
 
     // Another topology: a second job beside the first, and the first is stopped.
     client.deploy(KEY, &manifest_of("service", &AGENTS[..2], "huge"), &QUICK);
     client.wait_for_status(KEY, "successful");
     cut_connections(&mut client);
     wait_until("the old job to stop", || client.tasks(KEY).is_empty());
-    assert_eq!(answers(&mut client), ["agent-1 v3", "agent-2 v3"]);
+    wait_for_answers(&mut client, &["agent-1 v3", "agent-2 v3"]);
 
     // The end of it all; and a batch job.
     let resolved = client.json(&["DEPLOY.RESOLVE", KEY, "JSON"]);
@@ -227,7 +232,7 @@ fn drains_its_agents(coordinator: fn() -> Command) {
     let record = wait_for_success_while_cutting(&mut client);
     assert_eq!((&record["current_version"], attempts(&record)), (&json!(2), vec![1, 1, 1]), "started once each");
     assert_eq!(drained_by_force(&mut client, before), [false, false, false]);
-    wait_until("version 2 to answer", || answers(&mut client) == ["agent-1 v2", "agent-2 v2", "agent-3 v2"]);
+    wait_for_answers(&mut client, &["agent-1 v2", "agent-2 v2", "agent-3 v2"]);
     for entry in array(&first) {
         assert_eq!(get(number(&entry["port"]) as u16), None, "{entry} was replaced");
     }
@@ -238,7 +243,7 @@ fn drains_its_agents(coordinator: fn() -> Command) {
     wait_for_success_while_cutting(&mut client);
     wait_until("the old job to stop", || attempts(&client.status(KEY)).len() == 3);
     assert_eq!(drained_by_force(&mut client, before), [false, false, false]);
-    assert_eq!(answers(&mut client), ["agent-1 v3", "agent-2 v3", "agent-3 v3"]);
+    wait_for_answers(&mut client, &["agent-1 v3", "agent-2 v3", "agent-3 v3"]);
 
     // Killed in a drain: its agents have gone with it, and the one that drained is not started again.
     signal(running.process.id(), "STOP");
@@ -255,7 +260,7 @@ fn drains_its_agents(coordinator: fn() -> Command) {
     let is_old = |event: &&Json| event["type"] == "agent_state" && event["agent"] == draining && event["version"] == 3;
     let states: Vec<&str> = events.iter().filter(is_old).map(|event| string(&event["state"])).collect();
     assert_eq!(states, ["stopped"]);
-    assert_eq!(answers(&mut client), ["agent-1 v4", "agent-2 v4", "agent-3 v4"]);
+    wait_for_answers(&mut client, &["agent-1 v4", "agent-2 v4", "agent-3 v4"]);
 
     client.call(&["DEPLOY.STOP", KEY]);
     wait_until("everything to stop", || array(&client.status(KEY)["instances"]).is_empty());
@@ -343,7 +348,7 @@ fn leaves_unknown_tasks_alone(coordinator: fn() -> Command) {
     let events = client.events_after(KEY, after);
     let of_old = events.iter().filter(|event| event["type"] == "agent_state" && event["version"] == 2);
     assert_eq!(of_old.collect::<Vec<_>>(), Vec::<&Json>::new(), "it says nothing about what drains");
-    assert_eq!(answers(&mut client), ["agent-1 v3", "agent-2 v3", "agent-3 v3"]);
+    wait_for_answers(&mut client, &["agent-1 v3", "agent-2 v3", "agent-3 v3"]);
     let said = std::fs::read_to_string(&running.output).expect("its output");
     assert_eq!(said.matches("v2 starting").count(), 3, "{said}");
     assert!(running.process.try_wait().expect("our own child").is_none(), "it still runs");
