@@ -123,7 +123,7 @@ const STRICT: [&str; 6] = ["MIN_HEALTHY_MS", "150", "HEALTHY_DEADLINE_MS", "1500
 
 #[test]
 fn exiting_agent_exhausts_its_restarts_and_fails_the_deployment() {
-    let (server, host, _coordinator) = begun("good", &[]);
+    let (server, host, coordinator) = begun("good", &[]);
     let mut client = server.client();
     let untouched = host.agent("web-2");
     let broken = App::new(&host, &PAIR, "exits").manifest("second");
@@ -137,10 +137,16 @@ fn exiting_agent_exhausts_its_restarts_and_fails_the_deployment() {
         reason.contains("agent web-1 failed: exited with 3; the restart policy is exhausted (2 restarts in 1m)"),
         "{reason}"
     );
-    // One start and two restarts, each told.
+    // One start and two restarts.
+    let said = coordinator.log();
+    let started = |attempt: u32| said.matches(&format!("web-1 v2 in dep_agent-api_1: attempt {attempt} runs")).count();
+    assert_eq!([1, 2, 3, 4].map(started), [1, 1, 1, 0], "{said}");
+    // Each is told, but for one that ends before Redis has answered about the last.
     let log = client.log_without_repetition(KEY);
-    let starts = log.iter().filter(|e| e["type"] == "agent_state" && e["version"] == 2 && e["state"] == "starting");
-    assert_eq!(starts.map(|event| number(&event["attempt"])).collect::<Vec<_>>(), [1, 2, 3]);
+    let told = log.iter().filter(|event| event["type"] == "agent_state" && event["version"] == 2);
+    let told: Vec<(&str, u64)> = told.map(|event| (string(&event["state"]), number(&event["attempt"]))).collect();
+    assert!(told.is_sorted_by_key(|(_, attempt)| attempt), "{told:?}");
+    assert_eq!((told.first(), told.last()), (Some(&("starting", 1)), Some(&("failed", 3))), "{told:?}");
     host.assert_runs(&record);
     assert_eq!(host.agent("web-2"), untouched, "the rollout never came to it");
     host.stop(&mut client, KEY);
