@@ -28,8 +28,9 @@ const STEPS: [&str; 10] = [
 
 struct Chaos {
     server: Server,
-    host: Host,
+    /// They end before their host does, which would find them starting agents anew.
     coordinators: [Option<Coordinator>; 2],
+    host: Host,
     rng: Rng,
     versions: u64,
     /// True if both coordinators are given all agents, by mistake, instead of their own.

@@ -18,8 +18,9 @@ const LONG: [&str; 2] = ["DRAIN_MS", "600000"];
 
 /// A server, a host, and a first version that runs on it.
 struct Scene {
-    host: Host,
+    /// Ends before its host does, which would find it starting agents anew.
     coordinator: Coordinator,
+    host: Host,
     client: Client,
     server: Server,
     behaviour: &'static str,
