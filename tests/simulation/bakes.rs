@@ -76,7 +76,8 @@ impl Model {
                     _ => Late::At(at),
                 };
             }
-            if seen.role == Role::Standby && seen.stands_until == Late::Never {
+            // What drains has the role that it had before.
+            if seen.role == Role::Standby && seen.drain.is_none() && seen.stands_until == Late::Never {
                 seen.stands_until = Late::At(at + bake_ms);
             }
         }
