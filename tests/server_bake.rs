@@ -1,8 +1,8 @@
 //! Bake, standby, switch-back and the places of sessions on a server (rules 11 and 12): a bake ends by the server's timer,
 //! and neither a restart nor a failover shortens or extends it; going back is one command, and starts nothing.
 
-use serde_json::Value as Json;
 use test_support::prelude::*;
+use test_support::rollout::Aftermath;
 
 const KEY: &str = "agent-api";
 const BAKES: [&str; 6] = ["STRATEGY", "blue-green", "MIN_HEALTHY_MS", "0", "BAKE_MS", "600000"];
@@ -32,13 +32,19 @@ fn roles(client: &mut Client, version: u64) -> Vec<String> {
     of_version.map(|instance| string(&instance["role"]).to_string()).collect()
 }
 
-/// Where sessions go now, and those that began at version 1.
-fn places(client: &mut Client) -> Vec<Json> {
+/// Where sessions go now, and those that began at version 1: the replies, byte for byte.
+fn places(client: &mut Client) -> Vec<redis::Value> {
     let mut all = Vec::new();
-    for n in 0..20 {
+    for n in 0..300 {
         let session = format!("session-{n}");
-        all.push(client.json(&["DEPLOY.RESOLVE", KEY, "SESSION", &session, "JSON"]));
-        all.push(client.json(&["DEPLOY.RESOLVE", KEY, "SESSION", &session, "VERSION", "1", "JSON"]));
+        for version in [&[][..], &["VERSION", "1"]] {
+            for form in [&[][..], &["JSON"]] {
+                let words = [&["DEPLOY.RESOLVE", KEY, "SESSION", &session], version, form].concat();
+                let reply = client.call(&words);
+                assert!(!matches!(&reply, redis::Value::Array(entries) if entries.is_empty()), "{words:?}");
+                all.push(reply);
+            }
+        }
     }
     all
 }
@@ -82,6 +88,26 @@ fn bake_survives_reloads_restarts_and_failovers_and_ends_by_the_timer() {
         let of = |kind: &str| log.iter().rfind(|event| event["type"] == kind).map(|event| number(&event["at"]));
         let (began, ended) = (of("bake_started").expect("a bake"), of("deployment_successful").expect("its end"));
         assert!(ended >= began + 300, "{began} to {ended}");
+    });
+}
+
+#[test]
+fn replica_ends_no_bake_until_it_is_promoted() {
+    on_each_server(|kind| {
+        let (mut primary, replica) = (Server::start(kind, &[]), Server::start(kind, &[]));
+        replica.replicate_from(&primary);
+        let record = Aftermath::Bake.begin(&mut primary.client(), KEY, 1_500);
+        let due = Aftermath::due(&record);
+        replica.assert_equal_to(&primary);
+        if skip_if_past(due) {
+            return;
+        }
+        primary.kill();
+        let mut client = replica.client();
+        wait_past(due + 100);
+        assert_eq!(client.status(KEY), record);
+        client.call(&["REPLICAOF", "NO", "ONE"]);
+        Aftermath::Bake.assert_ends_once(&mut client, KEY, due + 100);
     });
 }
 

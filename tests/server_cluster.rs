@@ -4,6 +4,7 @@
 use serde_json::{json, Value as Json};
 use test_support::cluster::{id_of, moved_to, slot_of, Cluster};
 use test_support::prelude::*;
+use test_support::rollout::Aftermath;
 
 /// No failover unless a test asks for it, however busy the machine is.
 const PATIENT_MS: u64 = 15_000;
@@ -126,26 +127,38 @@ fn show_is_answered_by_the_node_of_its_key_and_without_one_by_each() {
 }
 
 #[test]
-fn cluster_replica_gives_no_verdict_until_promoted() {
+fn cluster_replica_ends_nothing_until_promoted() {
     on_each_server(|kind| {
-        let cluster = Cluster::start(kind, 1, EAGER_MS, &["--cluster-replica-no-failover", "yes"]);
+        // It is read while its primary has failed, until it may take over.
+        let options = ["--cluster-replica-no-failover", "yes", "--cluster-allow-reads-when-down", "yes"];
+        let cluster = Cluster::start(kind, 1, EAGER_MS, &options);
         let (primary, replica) = (&cluster.nodes[0], &cluster.nodes[3]);
-        let key = &cluster.keys(1)[0];
+        let keys: Vec<String> = cluster.keys(9).into_iter().step_by(3).collect();
+        let [key, others @ ..] = keys.as_slice() else { panic!("three keys of the first primary") };
         let heard = Subscriber::start(&cluster.nodes[1], "deploy:events:*");
+        let others: Vec<_> = Aftermath::ALL
+            .into_iter()
+            .zip(others)
+            .map(|(aftermath, key)| (aftermath, key, aftermath.begin(&mut primary.client(), key, 2_000)))
+            .collect();
         let before = primary.client().begin_rollout(key, 1_000);
-        let due = number(&before["deadlines"]["next_at"]);
+        let dues = others.iter().map(|(_, _, record)| record).chain([&before]).map(Aftermath::due);
+        let (first_due, due) = (dues.clone().min().unwrap_or_default(), dues.max().unwrap_or_default());
         replica.catch_up_with(primary);
         primary.signal("STOP");
-        if skip_if_past(due) {
+        if skip_if_past(first_due) {
             return;
         }
 
         let mut client = reader(replica);
         wait_past(due + 500);
         assert_eq!(client.status(key), before, "a replica gives no verdict");
+        for (aftermath, key, record) in &others {
+            assert_eq!(client.status(key), *record, "a replica ends no {aftermath:?}");
+        }
         assert_eq!(client.info("deploy", "deploy_timers_fired"), "0");
-        let is_new = |event: &Json| event["revision"].as_u64() > before["revision"].as_u64();
-        assert!(!heard.events().iter().any(is_new));
+        let is_new = |event: &Json| event["key"] == **key && event["revision"].as_u64() > before["revision"].as_u64();
+        assert!(!heard.events().iter().any(|event| is_new(event) || event["type"] == "agent_drained"));
 
         // Promoted, it goes on from there: the verdict that was due, and then the rest, under the same deadlines.
         client.call(&["CONFIG", "SET", "cluster-replica-no-failover", "no"]);
@@ -157,14 +170,19 @@ fn cluster_replica_gives_no_verdict_until_promoted() {
         client.carry_out_until(key, "successful");
         let log = client.log_without_repetition(key);
         assert_eq!(log[number(&before["revision"]) as usize], verdict);
+        for (aftermath, key, _) in &others {
+            aftermath.assert_ends_once(&mut client, key, due + 500);
+        }
 
         // The old one comes back as its replica. What it may have thought meanwhile is gone.
         primary.signal("CONT");
         wait_until("the old primary to follow", || primary.client().info("replication", "master_link_status") == "up");
         primary.catch_up_with(replica);
         assert_eq!(reader(primary).status(key), client.status(key));
-        assert_eq!(reader(primary).call(&["DUMP", key]), client.call(&["DUMP", key]));
-        assert_heard_once(&cluster, &heard, std::slice::from_ref(key));
+        for key in &keys {
+            assert_eq!(reader(primary).call(&["DUMP", key]), client.call(&["DUMP", key]));
+        }
+        assert_heard_once(&cluster, &heard, &keys);
     });
 }
 
@@ -296,6 +314,45 @@ fn resharded_records_are_unchanged_and_continue() {
         cluster.client_of(busy).carry_out_until(busy, "successful");
         assert_in_one_place(&cluster, busy, homes[0]);
         assert_heard_once(&cluster, &heard, &of_first);
+    });
+}
+
+/// Drains and bakes end by the timer of the node that has their slot, and of no other, at the time that was set before
+/// the slot moved.
+#[test]
+fn drains_and_bakes_end_once_where_their_slot_has_moved_to() {
+    on_each_server(|kind| {
+        let cluster = Cluster::start(kind, 3, PATIENT_MS, &[]);
+        let (first, second) = (&cluster.nodes[0], &cluster.nodes[1]);
+        let keys: Vec<String> = cluster.keys(12).into_iter().step_by(3).collect();
+        let heard = Subscriber::start(&cluster.nodes[2], "deploy:events:*");
+        let (mut source, mut target) = (first.client(), second.client());
+        let fired = |client: &mut Client| client.info("deploy", "deploy_timers_fired");
+        for (n, key) in keys.iter().enumerate() {
+            let (aftermath, is_due_on_the_way) = (Aftermath::ALL[n % 2], n >= 2);
+            let record = aftermath.begin(&mut source, key, 2_500);
+            let due = Aftermath::due(&record);
+            let (fired_by_source, fired_by_target) = (fired(&mut source), fired(&mut target));
+            cluster.reshard(slot_of(&mut source, key), first, second, |_, target| {
+                if is_due_on_the_way {
+                    wait_past(due + 200);
+                    target.call(&["ASKING"]);
+                    assert_eq!(target.status(key), record, "no node decides over it now");
+                }
+            });
+            if !is_due_on_the_way {
+                let moved = target.status(key);
+                if skip_if_past(due) {
+                    return;
+                }
+                assert_eq!(moved, record);
+            }
+            aftermath.assert_ends_once(&mut target, key, if is_due_on_the_way { due + 200 } else { due });
+            assert_eq!(fired(&mut source), fired_by_source, "{key}");
+            assert_ne!(fired(&mut target), fired_by_target, "{key}");
+            assert_in_one_place(&cluster, key, second);
+        }
+        assert_heard_once(&cluster, &heard, &keys);
     });
 }
 

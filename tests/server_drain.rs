@@ -14,10 +14,7 @@ const DRAINS: [&str; 6] = ["STRATEGY", "blue-green", "MIN_HEALTHY_MS", "0", "DRA
 /// Version 2 has taken over, and the instances of version 1 drain: one holds 12 sessions, one has been taken up without
 /// a number, and nobody knows of the third yet.
 fn begin_drains(client: &mut Client) {
-    client.deploy(KEY, &manifest(&AGENTS, "small"), &["MIN_HEALTHY_MS", "0"]);
-    client.carry_out_until(KEY, "successful");
-    client.deploy(KEY, &manifest(&AGENTS, "large"), &DRAINS);
-    client.carry_out_tasks(KEY);
+    client.begin_update(KEY, &DRAINS);
     client.wait_for_status(KEY, "successful");
     report_old(client, "agent-1", &["draining", "SESSIONS", "12"]);
     report_old(client, "agent-2", &["draining"]);

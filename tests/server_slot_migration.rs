@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use test_support::cluster::{id_of, moved_to, slot_of, Cluster};
 use test_support::prelude::*;
 use test_support::rng::Rng;
+use test_support::rollout::Aftermath;
 
 /// No failover unless a test asks for it, however busy the machine is.
 const PATIENT_MS: u64 = 15_000;
@@ -302,6 +303,38 @@ fn index_follows_both_ways_of_deleting_moved_keys() {
             sides[0].client().deploy(key, &manifest(&AGENTS, "quick"), &QUICK);
         }
         setting.assert_each_once(sides[0]);
+    });
+}
+
+/// Drains and bakes end once and at their time, whether it comes while their slots move or after.
+#[test]
+fn drains_and_bakes_end_once_while_their_slots_move_and_after() {
+    on_each_mover(|kind| {
+        let setting = Setting::start(kind, PATIENT_MS);
+        let [from, to, ..] = setting.cluster.nodes.as_slice() else { panic!("three primaries") };
+        let (mut source, mut target) = (from.client(), to.client());
+        set_delay(from, 5_000);
+        let begin = |(n, key): (usize, &String)| {
+            let aftermath = Aftermath::ALL[n % 2];
+            let ms = if n < 4 { 300 + 150 * n as u64 } else { 6_000 };
+            (aftermath, key.clone(), aftermath.begin(&mut from.client(), key, ms))
+        };
+        let begun: Vec<_> = setting.keys.iter().enumerate().map(begin).collect();
+        Move::start(from, to, &setting.slots).wait_until_completed();
+        setting.cluster.wait_until_known(to);
+        let fired_by_source = info_number(&mut source, "deploy_timers_fired");
+        for (_, key, record) in &begun[4..] {
+            let moved = target.status(key);
+            if skip_if_past(Aftermath::due(record)) {
+                return;
+            }
+            assert_eq!(moved, *record);
+        }
+        for (aftermath, key, record) in &begun {
+            aftermath.assert_ends_once(&mut target, key, Aftermath::due(record));
+        }
+        assert_eq!(info_number(&mut source, "deploy_timers_fired"), fired_by_source);
+        setting.assert_each_once(to);
     });
 }
 

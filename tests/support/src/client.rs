@@ -127,12 +127,16 @@ impl Client {
 
     /// Version 1 successful, version 2 in mid rollout: its first agent is ready and waits for its verdict.
     pub fn begin_rollout(&mut self, key: &str, min_healthy_ms: u64) -> Json {
+        self.begin_update(key, &["MIN_HEALTHY_MS", &min_healthy_ms.to_string()]);
+        self.status(key)
+    }
+
+    /// Version 1 successful, version 2 deployed under a policy, and its first tasks carried out.
+    pub fn begin_update(&mut self, key: &str, policy: &[&str]) {
         self.deploy(key, &manifest(&AGENTS, "small"), &["MIN_HEALTHY_MS", "0"]);
         self.carry_out_until(key, "successful");
-        let ms = min_healthy_ms.to_string();
-        self.deploy(key, &manifest(&AGENTS, "large"), &["MIN_HEALTHY_MS", &ms]);
+        self.deploy(key, &manifest(&AGENTS, "large"), policy);
         self.carry_out_tasks(key);
-        self.status(key)
     }
 
     /// The whole log of a key, in which every revision comes once, in order, and nobody is healthy twice.

@@ -3,7 +3,7 @@
 
 use crate::client::Client;
 use crate::fixtures::{manifest, AGENTS};
-use crate::reply::{array, int, items, string, text, Fields};
+use crate::reply::{array, int, items, number, string, text, Fields};
 use crate::wait::{wait_for, wait_until};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -39,6 +39,63 @@ pub fn assert_completes(client: &mut Client, key: &str) {
     });
     assert_eq!(record["current_version"], 2, "{key}");
     assert_eq!(record["health"]["healthy"], 3, "{key}");
+}
+
+/// What goes on after version 2 has taken over in blue-green, until the server's timer ends it at a fixed time.
+#[derive(Debug, Clone, Copy)]
+pub enum Aftermath {
+    /// The agents of version 1 drain, and none says that it is idle.
+    Drains,
+    /// Version 2 bakes.
+    Bake,
+}
+
+impl Aftermath {
+    pub const ALL: [Aftermath; 2] = [Aftermath::Drains, Aftermath::Bake];
+
+    /// Begins it, to end in `ms`. Returns the record.
+    pub fn begin(self, client: &mut Client, key: &str, ms: u64) -> Json {
+        let (option, status) = match self {
+            Aftermath::Drains => ("DRAIN_MS", "successful"),
+            Aftermath::Bake => ("BAKE_MS", "running"),
+        };
+        let policy = ["STRATEGY", "blue-green", "MIN_HEALTHY_MS", "0", option, &ms.to_string()];
+        client.begin_update(key, &policy);
+        wait_for(&format!("{key} to take over"), || {
+            Some(client.status(key)).filter(|record| record["status"] == status && record["current_version"] == 2)
+        })
+    }
+
+    /// Returns the time at which it ends.
+    pub fn due(record: &Json) -> u64 {
+        number(&record["deadlines"]["next_at"])
+    }
+
+    /// Asserts that it ends once and by itself, not before `due`.
+    pub fn assert_ends_once(self, client: &mut Client, key: &str, due: u64) {
+        wait_until(&format!("{key} to have no deadline"), || client.status(key)["deadlines"]["next_at"].is_null());
+        let log = client.log_without_repetition(key);
+        let (kind, count) = match self {
+            Aftermath::Drains => ("agent_drained", AGENTS.len()),
+            Aftermath::Bake => ("deployment_successful", 1),
+        };
+        let ended: Vec<&Json> = log
+            .iter()
+            .skip_while(|event| event["type"] != "deployment_promoted")
+            .filter(|e| e["type"] == kind)
+            .collect();
+        assert_eq!(ended.len(), count, "{key}: {ended:?}");
+        for event in ended {
+            assert!(number(&event["at"]) >= due, "{key}: due at {due}: {event}");
+            match self {
+                Aftermath::Drains => assert_eq!((&event["forced"], &event["by"]), (&true.into(), &"auto".into())),
+                Aftermath::Bake => assert_eq!(client.status(key)["stable_version"], 2),
+            }
+        }
+        let tasks = client.tasks(key);
+        assert_eq!(tasks.len(), AGENTS.len());
+        assert!(tasks.iter().all(|task| task["task"] == "stop" && task["version"] == 1), "{key}: {tasks:?}");
+    }
 }
 
 /// Asserts that there is no key, no record and no entry of DEPLOY.LIST.
