@@ -1,10 +1,15 @@
 #!/usr/bin/env python3
-"""Counts the instructions of one DEPLOY.REPORT by callgrind: the difference of two runs of different length.
+"""Counts the instructions of one command by callgrind: the difference of two runs of different length.
 
-    python3 benches/instructions.py target/release/libredis_deploy.so [AGENTS]
+    python3 benches/instructions.py target/release/libredis_deploy.so [AGENTS [COMMAND]]
 
-It needs valgrind and redis-server. Each report changes the state of one of AGENTS (20) agents and publishes one event
-without subscribers. The count covers the whole server: parsing, the command, replication without replicas.
+It needs valgrind and redis-server. The count covers the whole server: parsing, the command, replication without
+replicas. COMMAND is one of
+
+    report    DEPLOY.REPORT changes the state of one of AGENTS (20) agents and publishes one event without subscribers
+    session   DEPLOY.RESOLVE ... SESSION id, another one each time, among as many service instances
+    json      the same with JSON
+    get       GET of a string that is the reply of the latter
 """
 import os
 import shutil
@@ -51,13 +56,15 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def count_instructions(library, agents, reports):
-    """Returns the instructions of a server's whole life with this number of reports."""
+def count_instructions(library, agents, command, calls):
+    """Returns the instructions of a server's whole life with this number of calls."""
     folder, port = tempfile.mkdtemp(), free_port()
     profile = os.path.join(folder, "callgrind.out")
-    command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", "redis-server", "--port", str(port)]
-    command += ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder, "--loadmodule", library]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", "redis-server", "--port", str(port)]
+    process += ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder, "--loadmodule", library]
+    # As few ticks of the server's own as possible: on a busy machine there are more of them.
+    process += ["--hz", "1", "--dynamic-hz", "no"]
+    server = subprocess.Popen(process, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         connection = connect(port)
         stream = connection.makefile("rb")
@@ -71,15 +78,19 @@ def count_instructions(library, agents, reports):
         call("DEPLOY.DEPLOY", "app", "MANIFEST", f'{{"type":"service","nodes":[{nodes}]}}', *deadlines)
         for i in range(agents):
             call("DEPLOY.REPORT", "app", f"agent-{i}", "starting", "VERSION", 1, "ATTEMPT", 1)
-        for first in range(0, reports, PIPELINE):
+        if command != "report":
+            for i in range(agents):
+                address = ("INSTANCE", f"agent-{i}-http", "ADDRESS", "10.0.0.1", "PORT", 8080)
+                call("DEPLOY.REGISTER", "app", f"agent-{i}", "http", *address)
+            call("SET", "entry", call("DEPLOY.RESOLVE", "app", "SESSION", "session", "JSON")[:-2].decode())
+        words, is_expected = COMMANDS[command]
+        for first in range(0, calls, PIPELINE):
             batch = range(first, first + PIPELINE)
-            states = ("ready", "unready")
-            connection.sendall(b"".join(
-                encode("DEPLOY.REPORT", "app", f"agent-{n % agents}", states[n // agents % 2], "VERSION", 1, "ATTEMPT", 1)
-                for n in batch))
+            connection.sendall(b"".join(encode(*words(n, agents)) for n in batch))
             for n in batch:
-                if read_reply(stream) != b":1\r\n":
-                    sys.exit(f"report {n} changed nothing")
+                reply = read_reply(stream)
+                if not is_expected(reply):
+                    sys.exit(f"call {n}: unexpected reply: {reply}")
         connection.sendall(encode("SHUTDOWN", "NOSAVE"))
         server.wait(60)
         with open(profile, encoding="utf-8") as lines:
@@ -90,12 +101,33 @@ def count_instructions(library, agents, reports):
         shutil.rmtree(folder)
 
 
+def report(n, agents):
+    state = ("ready", "unready")[n // agents % 2]
+    return "DEPLOY.REPORT", "app", f"agent-{n % agents}", state, "VERSION", 1, "ATTEMPT", 1
+
+
+def session(n, _):
+    return "DEPLOY.RESOLVE", "app", "SESSION", f"session-{n:012}"
+
+
+# The words of the nth call, and whether a reply is the expected one.
+COMMANDS = {
+    "report": (report, lambda reply: reply == b":1\r\n"),
+    "session": (session, lambda reply: len(reply) == 1),
+    "json": (lambda n, agents: (*session(n, agents), "JSON"), lambda reply: reply.startswith(b"[{")),
+    "get": (lambda n, agents: ("GET", "entry"), lambda reply: reply.startswith(b"[{")),
+}
+
+
 def main():
-    if len(sys.argv) not in (2, 3):
+    if len(sys.argv) not in (2, 3, 4):
         sys.exit(__doc__)
-    library, agents = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) == 3 else 20
-    short, long = (count_instructions(library, agents, reports) for reports in RUNS)
-    print(f"{(long - short) / (RUNS[1] - RUNS[0]):.0f} instructions per report of {agents} agents")
+    library, agents = os.path.abspath(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 20
+    command = sys.argv[3] if len(sys.argv) > 3 else "report"
+    if command not in COMMANDS:
+        sys.exit(__doc__)
+    short, long = (count_instructions(library, agents, command, calls) for calls in RUNS)
+    print(f"{(long - short) / (RUNS[1] - RUNS[0]):.0f} instructions per {command} of {agents} agents")
 
 
 if __name__ == "__main__":

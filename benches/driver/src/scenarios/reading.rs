@@ -6,10 +6,10 @@ use crate::resp::{put, Conn, Reply};
 use crate::rollout::{agent, bare_manifest, deploy, status, Rollout, IMMEDIATE};
 use crate::server::{Server, Target};
 use crate::table::{digits, Goal};
-use crate::Bench;
+use crate::{Bench, PIPELINED};
 use serde_json::{json, Value as Json};
 
-/// Measures STATUS and RESOLVE.
+/// Measures STATUS and RESOLVE, also of sessions.
 pub fn reading(bench: &mut Bench) {
     let server = Server::start(&[]);
     let mut conn = server.conn();
@@ -51,7 +51,47 @@ pub fn reading(bench: &mut Bench) {
             bench.results.add("reading", &format!("{what}, {how}"), outcome.ratio(one, other), "×", goal, note);
         }
     }
+    serve(&mut conn, "hundred", 100);
+    serve(&mut conn, "many", 10_000);
+    for (key, instances) in [("three", 3), ("hundred", 100), ("many", 10_000)] {
+        sessions(bench, server.target, key, instances);
+    }
     large(bench, &server);
+}
+
+/// Measures where sessions go, another one with each call, among service instances.
+fn sessions(bench: &mut Bench, target: Target, key: &'static str, instances: usize) {
+    let mut conn = target.conn();
+    let entry = conn.call(&["DEPLOY.RESOLVE", key, "SESSION", &session(0), "JSON"]).bytes();
+    conn.call(&[b"SET", &b"entry"[..], &entry]);
+    let resolve = |name, expected, json: &'static [&'static str]| {
+        let write = move |conn: Option<usize>, n: u64, out: &mut Vec<u8>| {
+            let id = session((n << 8) + conn.unwrap_or(0) as u64);
+            put(out, &[&["DEPLOY.RESOLVE", key, "SESSION", &id], json].concat());
+        };
+        Box::new(SingleCommand::new(name, target, expected, write)) as Box<dyn Variant>
+    };
+    for (how, load) in LOADS {
+        let mut variants = [
+            resolve("SESSION", Expected::Array, &[]),
+            resolve("SESSION JSON", Expected::Bytes, &["JSON"]),
+            Box::new(SingleCommand::same("GET entry", target, Expected::Bytes, &["GET", "entry"])),
+        ];
+        let outcome = compare(&mut variants, load, bench.rounds, bench.time, || ());
+        let is_goal = load == PIPELINED && instances <= 100;
+        for (name, goal) in
+            [("SESSION JSON", if is_goal { Goal::AtLeast(0.5) } else { Goal::None }), ("SESSION", Goal::None)]
+        {
+            let (length, note) = (entry.len(), beside(&outcome, name, "GET entry"));
+            let what = format!("RESOLVE … {name} among {instances} instances against GET of {length} bytes, {how}");
+            bench.results.add("reading", &what, outcome.ratio(name, "GET entry"), "×", goal, note);
+        }
+    }
+}
+
+/// Returns the id of the nth session.
+fn session(n: u64) -> String {
+    format!("session-{n:012}")
 }
 
 /// Compares single commands.
@@ -120,7 +160,6 @@ fn serve(conn: &mut Conn, key: &str, agents: usize) {
 fn large(bench: &mut Bench, server: &Server) {
     const CALLS: usize = 25;
     let mut conn = server.conn();
-    serve(&mut conn, "many", 10_000);
     let resolve = crate::resp::command(&["DEPLOY.RESOLVE", "many"]);
     conn.send(&resolve);
     assert_eq!(conn.skip(), (b'*', 10_000));
