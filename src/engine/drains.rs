@@ -122,6 +122,9 @@ impl Draft<'_, '_> {
 
     /// Issues what follows the drains that have ended. A replacement waits for the resume of a paused deployment.
     pub fn follow_up_drains(&mut self) {
+        if self.record.instances.draining() == 0 {
+            return; // as with nearly every command
+        }
         let drained: Vec<InstanceKey> = self.record.instances.drained().map(Instance::key).collect();
         for key in drained {
             let Some(instance) = self.record.instances.get(&key) else { continue };

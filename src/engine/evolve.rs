@@ -463,8 +463,12 @@ fn open_drains(record: &mut Record) {
 /// replacement (rule 10.6); releases it otherwise.
 fn hold_progress(record: &mut Record, at: UnixMs) {
     let Some(deployment) = record.deployment.as_ref().filter(|d| d.status == Status::Running) else { return };
-    let counts = record.instances.counts(deployment.target_version, &deployment.target_job_id);
-    let progress = match counts.awaiting_drain > 0 && counts.healthy == counts.placed {
+    // Nearly always nothing drains, and this is asked with every event.
+    let is_held = record.instances.draining() > 0 && {
+        let counts = record.instances.counts(deployment.target_version, &deployment.target_job_id);
+        counts.awaiting_drain > 0 && counts.healthy == counts.placed
+    };
+    let progress = match is_held {
         true => deployment.progress.pause(at),
         false => deployment.progress.resume(at),
     };

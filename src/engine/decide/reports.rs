@@ -50,8 +50,8 @@ pub(super) fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejecti
     };
     let changed = report_state(draft, &key, attempt, report)?;
     // Not those of an attempt that is not the present one.
-    let is_current = draft.record.instances.get(&key).is_some_and(|instance| instance.attempt == attempt);
-    let sessions = report.sessions.filter(|_| is_current);
+    let is_current = || draft.record.instances.get(&key).is_some_and(|instance| instance.attempt == attempt);
+    let sessions = report.sessions.filter(|_| is_current());
     let taken_up = sessions.is_some_and(|sessions| sessions_reported(draft, &key, sessions));
     Ok(changed || taken_up)
 }

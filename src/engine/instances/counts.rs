@@ -1,7 +1,6 @@
 //! Health counts.
 
 use crate::engine::instance::{Health, Instance, Role};
-use std::sync::Arc;
 
 /// The health of one version's instances in one job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,14 +19,14 @@ pub(super) enum Counted {
     AwaitingDrain,
 }
 
-/// Returns what an instance contributes to the counts, and of which version and job. One that drains, has drained or
-/// is on standby is part of no health summary (rules 10.6 and 12.6).
-pub(super) fn counted(instance: &Instance) -> impl Iterator<Item = (u64, &Arc<str>, Counted)> {
-    let health = (!matches!(instance.role, Role::Draining | Role::Retired | Role::Standby))
-        .then_some((instance.deployed_version(), Counted::Health(instance.health)));
-    let drain = instance.drain.as_ref().and_then(|drain| drain.awaited_version());
-    let both = health.into_iter().chain(drain.map(|version| (version, Counted::AwaitingDrain)));
-    both.map(|(version, counted)| (version, &instance.job_id, counted))
+/// Returns what an instance contributes to the counts of its job, and of which version. One that has drained or is on
+/// standby is part of no health summary, and one that drains only of that of its successor (rules 10.6 and 12.6).
+pub(super) fn counted(instance: &Instance) -> Option<(u64, Counted)> {
+    if let Some(drain) = &instance.drain {
+        return drain.awaited_version().map(|version| (version, Counted::AwaitingDrain));
+    }
+    let is_counted = !matches!(instance.role, Role::Draining | Role::Retired | Role::Standby);
+    is_counted.then_some((instance.deployed_version(), Counted::Health(instance.health)))
 }
 
 impl HealthCounts {
@@ -36,22 +35,31 @@ impl HealthCounts {
         self.placed + self.awaiting_drain
     }
 
-    pub(super) fn add(&mut self, counted: &Counted) {
-        self.of(counted).for_each(|count| *count += 1);
+    pub(super) fn add(&mut self, counted: Counted) {
+        match counted {
+            Counted::Health(health) => {
+                self.placed += 1;
+                *self.of(health) += 1;
+            }
+            Counted::AwaitingDrain => self.awaiting_drain += 1,
+        }
     }
 
-    pub(super) fn remove(&mut self, counted: &Counted) {
-        self.of(counted).for_each(|count| *count -= 1);
+    pub(super) fn remove(&mut self, counted: Counted) {
+        match counted {
+            Counted::Health(health) => {
+                self.placed -= 1;
+                *self.of(health) -= 1;
+            }
+            Counted::AwaitingDrain => self.awaiting_drain -= 1,
+        }
     }
 
-    fn of(&mut self, counted: &Counted) -> impl Iterator<Item = &mut usize> {
-        let HealthCounts { placed, pending, healthy, unhealthy, awaiting_drain } = self;
-        let counts = match counted {
-            Counted::Health(Health::Pending) => [Some(placed), Some(pending)],
-            Counted::Health(Health::Healthy) => [Some(placed), Some(healthy)],
-            Counted::Health(Health::Unhealthy) => [Some(placed), Some(unhealthy)],
-            Counted::AwaitingDrain => [Some(awaiting_drain), None],
-        };
-        counts.into_iter().flatten()
+    fn of(&mut self, health: Health) -> &mut usize {
+        match health {
+            Health::Pending => &mut self.pending,
+            Health::Healthy => &mut self.healthy,
+            Health::Unhealthy => &mut self.unhealthy,
+        }
     }
 }

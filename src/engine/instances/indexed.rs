@@ -175,19 +175,18 @@ impl Indexes {
     }
 
     fn add_counts(&mut self, instance: &Instance) {
-        for (version, job_id, counted) in counted(instance) {
-            self.counts.entry((version, job_id.clone())).or_default().add(&counted);
+        if let Some((version, counted)) = counted(instance) {
+            self.counts.entry((version, instance.job_id.clone())).or_default().add(counted);
         }
     }
 
     fn remove_counts(&mut self, instance: &Instance) {
-        for (version, job_id, counted) in counted(instance) {
-            let group = (version, job_id.clone());
-            if let Some(counts) = self.counts.get_mut(&group) {
-                counts.remove(&counted);
-                if *counts == HealthCounts::default() {
-                    self.counts.remove(&group);
-                }
+        let Some((version, counted)) = counted(instance) else { return };
+        let group = (version, instance.job_id.clone());
+        if let Some(counts) = self.counts.get_mut(&group) {
+            counts.remove(counted);
+            if *counts == HealthCounts::default() {
+                self.counts.remove(&group);
             }
         }
     }

@@ -13,7 +13,7 @@ pub use self::due::InstanceDue;
 
 use self::indexed::Indexed;
 use self::small::Small;
-use super::instance::{Instance, InstanceKey, Role};
+use super::instance::{Instance, InstanceKey};
 use super::time::UnixMs;
 use super::undo::UndoLog;
 use std::sync::Arc;
@@ -126,7 +126,7 @@ impl Instances {
     /// The number of instances that drain.
     pub fn draining(&self) -> usize {
         match &self.storage {
-            Storage::Small(small) => small.as_slice().iter().filter(|i| i.drain.is_some()).count(),
+            Storage::Small(small) => small.draining(),
             Storage::Indexed(indexed) => indexed.draining(),
         }
     }
@@ -134,7 +134,7 @@ impl Instances {
     /// The number of instances on standby.
     pub fn standby(&self) -> usize {
         match &self.storage {
-            Storage::Small(small) => small.as_slice().iter().filter(|i| i.role == Role::Standby).count(),
+            Storage::Small(small) => small.standby(),
             Storage::Indexed(indexed) => indexed.standby(),
         }
     }

@@ -3,7 +3,7 @@
 
 use super::counts::{counted, HealthCounts};
 use super::due::{due_at, due_times, InstanceDue};
-use crate::engine::instance::{is_same, Instance, InstanceKey};
+use crate::engine::instance::{is_same, Instance, InstanceKey, Role};
 use crate::engine::time::UnixMs;
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,6 +17,32 @@ pub(super) struct Small {
     list: Vec<Instance>,
     /// The earliest due time: every command asks for it, and few change it.
     due_at: Option<UnixMs>,
+    /// Asked for with every command as well, and nearly always none.
+    few: Few,
+}
+
+/// The numbers of instances of which there are few, at most [`SMALL_MAX`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Few {
+    /// Those that have a drain.
+    draining: u8,
+    standby: u8,
+}
+
+impl Few {
+    fn of(instance: &Instance) -> Few {
+        Few { draining: u8::from(instance.drain.is_some()), standby: u8::from(instance.role == Role::Standby) }
+    }
+
+    fn add(&mut self, other: Few) {
+        self.draining += other.draining;
+        self.standby += other.standby;
+    }
+
+    fn remove(&mut self, other: Few) {
+        self.draining -= other.draining;
+        self.standby -= other.standby;
+    }
 }
 
 impl Small {
@@ -36,6 +62,14 @@ impl Small {
         self.list.capacity()
     }
 
+    pub fn draining(&self) -> usize {
+        usize::from(self.few.draining)
+    }
+
+    pub fn standby(&self) -> usize {
+        usize::from(self.few.standby)
+    }
+
     pub fn of_agent(&self, agent: &str) -> &[Instance] {
         self.list.get(range_of(&self.list, agent)).unwrap_or_default()
     }
@@ -46,9 +80,8 @@ impl Small {
 
     pub fn counts(&self, version: u64, job_id: &Arc<str>) -> HealthCounts {
         let mut counts = HealthCounts::default();
-        let all = self.list.iter().flat_map(counted);
-        let own = all.filter(|(of, job, _)| *of == version && is_same(job, job_id));
-        own.for_each(|(.., counted)| counts.add(&counted));
+        let own = self.list.iter().filter(|i| is_same(&i.job_id, job_id)).filter_map(counted);
+        own.filter(|(of, _)| *of == version).for_each(|(_, counted)| counts.add(counted));
         counts
     }
 
@@ -71,6 +104,7 @@ impl Small {
 
     pub fn insert(&mut self, instance: Instance) {
         let due = due_at(&instance);
+        self.few.add(Few::of(&instance));
         let index = self.list.partition_point(|i| sort_key(i) <= sort_key(&instance));
         self.list.reserve_exact(1);
         self.list.insert(index, instance);
@@ -79,6 +113,7 @@ impl Small {
 
     pub fn remove(&mut self, key: &InstanceKey) -> Option<Instance> {
         let instance = index_of(&self.list, key).map(|index| self.list.remove(index))?;
+        self.few.remove(Few::of(&instance));
         self.reschedule(due_at(&instance), None);
         Some(instance)
     }
@@ -89,7 +124,9 @@ impl Small {
         let before = instance.clone();
         change(instance);
         instance.restore_key(&before);
-        let due = due_at(instance);
+        let (due, few) = (due_at(instance), Few::of(instance));
+        self.few.remove(Few::of(&before));
+        self.few.add(few);
         self.reschedule(due_at(&before), due);
         Some(before)
     }
@@ -105,10 +142,13 @@ impl Small {
         };
     }
 
-    /// Returns true if order and earliest due time are those of the instances.
+    /// Returns true if order, earliest due time and counts are those of the instances.
     pub fn is_consistent(&self) -> bool {
         let is_sorted = self.list.is_sorted_by(|a, b| sort_key(a) < sort_key(b));
-        self.list.len() <= SMALL_MAX && is_sorted && self.due_at == self.list.iter().filter_map(due_at).min()
+        let mut few = Few::default();
+        self.list.iter().for_each(|instance| few.add(Few::of(instance)));
+        let is_due = self.due_at == self.list.iter().filter_map(due_at).min();
+        self.list.len() <= SMALL_MAX && is_sorted && is_due && self.few == few
     }
 }
 
