@@ -913,18 +913,17 @@ fn agent_state(record: &mut Record, key: &InstanceKey, state: InstanceState, new
 }
 
 /// Returns the instances that are removed when this one first reports (rule 4.3): the agent's older ones in its job
-/// and, unless it is a candidate or told to stop, those of other jobs that do not run any more.
+/// and, unless it is a candidate, those of other jobs that do not run any more. What is told to stop replaces nothing.
 pub(super) fn predecessors(record: &Record, new: &Instance) -> Vec<InstanceKey> {
-    if &*new.agent == BATCH_AGENT {
+    if &*new.agent == BATCH_AGENT || new.is_leaving() {
         return Vec::new();
     }
-    let takes_over = new.role != Role::Candidate && !new.is_leaving();
     record
         .instances
         .of_agent(&new.agent)
         .iter()
         .filter(|i| i.created < new.created && !i.is_leaving())
-        .filter(|i| is_same(&i.job_id, &new.job_id) || (takes_over && !i.state.is_running()))
+        .filter(|i| is_same(&i.job_id, &new.job_id) || (new.role != Role::Candidate && !i.state.is_running()))
         .map(Instance::key)
         .collect()
 }
