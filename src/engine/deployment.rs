@@ -133,7 +133,7 @@ pub struct Deployment {
     pub canaries: u32,
     pub promoted: bool,
     pub progress: Deadline,
-    /// The target carries everything, and is watched before it is called stable (rule 12.1).
+    /// The target serves everything, and is watched before it is called stable (rule 12.1).
     pub is_baking: bool,
     /// The end of the bake; off while an instance is not healthy.
     pub bake: Deadline,

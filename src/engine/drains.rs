@@ -20,11 +20,11 @@ enum FollowUp {
 impl Draft<'_, '_> {
     // ---- the beginning ----------------------------------------------------------------------------------------------
 
-    /// Returns true for an instance that drains before it is replaced or stopped (rule 10.1): it may hold sessions.
+    /// Returns true if an instance has to drain before it is replaced or stopped (rule 10.1): it may hold sessions.
     pub fn drains(&self, instance: &Instance) -> bool {
         let may_have_sessions = match instance.role {
             Role::Primary | Role::Standby | Role::Retired => true,
-            // Never exposed; or drains already, and ends as it does.
+            // Never received callers, or drains already.
             Role::Canary | Role::Candidate | Role::Draining => false,
         };
         may_have_sessions
@@ -74,7 +74,7 @@ impl Draft<'_, '_> {
         }
     }
 
-    /// Says what follows a drain, and when it ends at the latest.
+    /// Emits the event with what follows a drain, and when it ends at the latest.
     pub fn change_drain(&mut self, key: &InstanceKey, outcome: DrainOutcome, deadline: Deadline, by: Actor) {
         let Some(instance) = self.record.instances.get(key) else { return };
         let body = EventBody::AgentDraining {
@@ -177,7 +177,7 @@ impl Draft<'_, '_> {
         self.issue(key.version, reference, NewTask { attempt, deadline, ..NewTask::default() });
     }
 
-    /// Takes the number of sessions that an instance holds: a silent change (rule 10.3).
+    /// Records the number of sessions that an instance holds: a silent change (rule 10.3).
     pub fn hold_sessions(&mut self, key: &InstanceKey, sessions: u32) {
         let Some(instance) = self.record.instances.get(key) else { return };
         let idle = self.idle_with(instance, sessions);

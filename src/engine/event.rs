@@ -156,7 +156,7 @@ pub enum EventBody {
         reason: Option<Arc<str>>,
         full: bool,
     },
-    /// The target carries everything; the bake begins, or begins anew.
+    /// The target serves everything; the bake starts, or restarts.
     BakeStarted {
         bake: Deadline,
     },

@@ -56,7 +56,7 @@ fn deployment(record: &Record) -> Result<(), String> {
     let is_held = own.awaiting_drain > 0 && own.healthy == own.placed;
     let bakes = d.is_baking && d.bake != Deadline::Off;
     must!(d.is_baking || d.bake == Deadline::Off, "only a deployment that bakes has the clock of a bake");
-    must!(!d.is_baking || active && d.has_bake() && own.placed == d.changed.len(), "what bakes carries everything");
+    must!(!d.is_baking || active && d.has_bake() && own.placed == d.changed.len(), "what bakes serves everything");
     must!(!bakes || own.healthy == own.placed, "a bake runs while every instance is healthy");
     must!(!d.is_baking || record.current_version == Some(d.target_version), "what bakes is current");
     match (d.status, d.progress) {

@@ -86,8 +86,8 @@ pub enum Rejection {
     #[error("version {version} is a rollback to version {rollback_of} already; name another by VERSION or TAG")]
     RolledBackAlready { version: u64, rollback_of: u64 },
     #[error(
-        "deployment {deployment_id} is not proved yet, and this would change nothing: change its policy by \
-         DEPLOY.POLICY, or end it by STOP or FAIL"
+        "deployment {deployment_id} has not proved itself yet, and this would change nothing: change its policy by \
+         DEPLOY.POLICY, end its bake by PROMOTE FULL, or end it by STOP or FAIL"
     )]
     Unproved { deployment_id: String },
     #[error("there is no other version to roll back to: only stable versions and batch runs count")]

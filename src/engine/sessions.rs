@@ -1,4 +1,4 @@
-//! Sessions (rule 11): to which agent one goes. The module stores none: the place of a session is a function of its id
+//! Placement of sessions (rule 11). The module stores none: the place of a session is a function of its id
 //! and of the instances, so that a primary and its replicas agree, and an agent that comes or goes moves its own share
 //! only (rendezvous hashing).
 //!

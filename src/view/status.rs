@@ -240,7 +240,7 @@ fn due_name(due: &Due) -> String {
         Due::HealthyDeadline(key) => format!("{} healthy deadline", key.agent),
         Due::Idle(key) => format!("{} drained", key.agent),
         Due::DrainDeadline(key) => format!("{} drain deadline", key.agent),
-        Due::StandbyEnd(key) => format!("{} off standby", key.agent),
+        Due::StandbyEnd(key) => format!("standby of {} ends", key.agent),
         Due::BakeEnd => "bake".to_string(),
         Due::ProgressDeadline => "progress deadline".to_string(),
     }

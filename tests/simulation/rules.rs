@@ -1277,8 +1277,9 @@ fn reports_count_once(o: &Outcome) -> Said {
     if state != InstanceState::Stopped && &*i.agent != BATCH_AGENT {
         must!(!(known && *changed), "a known report counts");
         must!(stale || known || *changed, "a new report does not count");
-    } else if state == InstanceState::Stopped && told && !stale {
-        must!(*changed, "what was told to stop has stopped, and it does not count");
+    } else if state == InstanceState::Stopped && (told || i.role == Role::Standby) && !stale {
+        // What a rollback had adopted may have stopped before it was on standby again.
+        must!(*changed, "what was told to stop, or is on standby, has stopped, and it does not count");
     } else if state == InstanceState::Stopped && i.state == state && same && !stale {
         must!(has_news == *changed, "stopped again, with news {has_news}, counts {changed}");
     }

@@ -17,7 +17,9 @@ pub(super) fn plan_warnings(record: &Record, has_job: bool) -> Vec<String> {
         }
         let agents = record.agents_with_nodes(d.target_version).len();
         if d.policy.drain_ms > 0 && d.policy.parallel(changed).max(d.canaries as usize) >= agents {
-            warnings.push(format!("drain_ms: all {agents} agents may drain at once, and none takes new sessions then"));
+            warnings.push(format!(
+                "drain_ms: all {agents} agents may drain at once, and none would take new sessions meanwhile"
+            ));
         }
         warnings.extend(equal_steps(d));
         if d.has_bake() {
@@ -65,7 +67,7 @@ fn equal_steps(d: &Deployment) -> Vec<String> {
     runs.filter_map(warning).collect()
 }
 
-/// Warns of gates that nothing asks, and of measures that no caller can feed.
+/// Warns of gates that are never asked, and of measures that no caller can feed.
 fn idle_gates(d: &Deployment) -> Vec<String> {
     if !d.is_gradual() {
         return Vec::new();

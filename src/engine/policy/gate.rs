@@ -24,13 +24,13 @@ pub type Gates = BTreeMap<Arc<str>, Gate>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gate {
     pub condition: Condition,
-    /// The time after the end of the soak for which the gate is waited for, at most [`MAX_WAIT_MS`]. 0: no end.
+    /// The timeout of the gate, counted from the end of the soak, at most [`MAX_WAIT_MS`]. 0: none.
     pub timeout_ms: u64,
     pub on_timeout: OnTimeout,
 }
 
 named_enum! {
-    /// What becomes of a gate that is not decided in time.
+    /// The result of a gate that times out.
     pub enum OnTimeout {
         Fail = "fail",
         Pass = "pass",
@@ -40,7 +40,7 @@ named_enum! {
 /// The kinds of gates, each with what it asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// A bound on what callers report by DEPLOY.OUTCOME.
+    /// A bound on the outcomes that callers report.
     Measure {
         /// [`FAILED`], or the name of a metric whose mean is taken.
         metric: Arc<str>,
@@ -172,7 +172,7 @@ impl Serialize for Gate {
 
 const NAME: &str = "must be a name of 1 to 128 bytes without control characters";
 
-/// Tells whether a text can be the name of a gate or of a metric.
+/// Returns true for a text that can be the name of a gate or of a metric.
 pub(super) fn is_name(text: &str) -> bool {
     (1..=128).contains(&text.len()) && !text.chars().any(char::is_control)
 }
@@ -270,7 +270,7 @@ impl FieldType for Gates {
     }
 }
 
-/// Tells whether gates are as they are parsed: those of a decoded policy may be otherwise.
+/// Returns true for gates that the parser accepts: those of a decoded policy may not be.
 pub(super) fn are_gates(gates: &Gates) -> bool {
     gates.len() <= MAX_GATES && gates.iter().all(|(name, gate)| is_name(name) && gate.is_valid())
 }

@@ -107,7 +107,7 @@ policy_table! {
     gates: Gates = Gates::new(), are_gates, "must be an object of at most 16 gates", "gates-json";
     /// The time for which the target is watched before it is called stable (rule 12), at most [`MAX_WAIT_MS`]. 0: none.
     bake_ms: u64 = 0, wait, "must be a non-negative integer, at most ten years", "ms";
-    /// What the share of a session is drawn from beside its id (rule 11.7). None: the deployment id.
+    /// Hashed with the id of a session to give its bucket (rule 11.7). None: the deployment id.
     cohort: Option<Arc<str>> = None, cohort, "must be a text of 1 to 128 bytes", "cohort";
 }
 
@@ -166,8 +166,8 @@ impl Policy {
     }
 
     /// Returns the policy of a rollback to a version with this one: it does not wait for a promotion (rule 4.12, rule 8
-    /// "Rollback") and does not bake, and gives sessions at least the time that `replaced` does, the policy of the deployment before it
-    /// (rule 9.2).
+    /// "Rollback") and has neither steps, gates nor a bake. It gives sessions at least the time that `replaced` does, the
+    /// policy of the deployment before it (rule 9.2).
     pub fn for_rollback(&self, replaced: &Policy) -> Policy {
         let strategy = match self.strategy {
             Strategy::Canary => Strategy::Rolling,

@@ -75,7 +75,7 @@ fn first_not_rising(steps: &[Step]) -> Option<usize> {
     steps.windows(2).position(|pair| pair[1].percent <= pair[0].percent).map(|i| i + 1)
 }
 
-/// Tells whether steps are as they are parsed: those of a decoded policy may be otherwise.
+/// Returns true for steps that the parser accepts: those of a decoded policy may not be.
 #[allow(clippy::ptr_arg, reason = "the policy table passes a reference to the field")]
 pub(super) fn are_steps(steps: &Vec<Step>) -> bool {
     steps.len() <= MAX_STEPS

@@ -1,5 +1,4 @@
-//! Values of policy fields: how they are parsed, from manifests and from options of commands, and what is said of those
-//! that cannot be.
+//! Values of policy fields: parsing them, from manifests and from options of commands, and the errors of invalid ones.
 
 use crate::engine::json::{Json, JsonError, Object};
 use std::sync::Arc;
@@ -25,12 +24,12 @@ impl<'a> PolicyValue<'a> {
     }
 }
 
-/// What is wrong with the value of a field.
+/// A violation in the value of a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
-    /// The place inside the value, `[1].percent`; empty where it is the value itself.
+    /// The path inside the value, `[1].percent`; empty for the value itself.
     pub place: String,
-    /// What must be there: `must be a boolean`.
+    /// The requirement: `must be a boolean`.
     pub expected: String,
 }
 
@@ -42,7 +41,7 @@ impl FieldError {
 
 /// A type of policy fields.
 pub(super) trait FieldType: Sized {
-    /// Parses a value. The errors are those inside it; there is none where the whole is none of this type.
+    /// Parses a value. The errors are those inside it; a value of another type has none of them.
     fn parse(value: PolicyValue) -> Result<Self, Vec<FieldError>>;
 }
 
@@ -140,7 +139,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Tells whether the object has a field.
+    /// Returns true if the object has a field.
     pub fn has(&self, name: &str) -> bool {
         self.object.contains(name)
     }
@@ -178,8 +177,8 @@ impl<'a> Fields<'a> {
         self.errors.push(FieldError { place: self.place.clone(), expected });
     }
 
-    /// Returns the value that was read, unless there is an error: one is each field that was not asked for, and each
-    /// that comes twice.
+    /// Returns the value that was read, unless there is an error. Fields that were not read, and duplicate ones, are
+    /// errors.
     pub fn finish<T>(mut self, what: &str, value: Option<T>) -> Result<T, Vec<FieldError>> {
         let object = self.object;
         for name in object.names().filter(|name| !self.asked.contains(&name.as_str())).collect::<Vec<_>>() {

@@ -1,4 +1,4 @@
-//! Bake (rule 12.2): the clock begins anew when all are healthy again.
+//! Bake (rule 12.2): the clock restarts once all instances are healthy again.
 
 use super::step::{Step, StrategyInput};
 use crate::engine::time::Deadline;

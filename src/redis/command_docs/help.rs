@@ -48,10 +48,15 @@ fn statuses() -> [String; 2] {
     ["Statuses of a deployment are:".to_string(), format!("    {}", Status::ALL.map(Status::name).join(", "))]
 }
 
-/// Returns the words that UNTIL takes besides statuses (rule 19.7).
-fn outcomes() -> [String; 2] {
+/// Returns the words that UNTIL takes besides statuses (rules 10.12 and 19.7).
+fn outcomes() -> [String; 4] {
     let words = [Outcome::Completed, Outcome::Failed].map(Outcome::name);
-    ["Outcomes of a batch job, which UNTIL takes too, are:".to_string(), format!("    {}", words.join(", "))]
+    [
+        "Outcomes of a batch job, which UNTIL takes too, are:".to_string(),
+        format!("    {}", words.join(", ")),
+        "UNTIL takes besides:".to_string(),
+        "    drained: the deployment has ended, and no instance is draining, on standby or to be stopped".to_string(),
+    ]
 }
 
 fn policy() -> impl Iterator<Item = String> {
