@@ -169,5 +169,8 @@ fn resolve_refuses_what_makes_no_sense() {
         assert_eq!(array(&standbys).len(), 3);
         let of_one = client.json(&["DEPLOY.RESOLVE", KEY, "VERSION", "1", "SERVICE", "web", "JSON"]);
         assert_eq!(array(&of_one).len(), 3);
+        // The id of a session is bytes, not text.
+        let of_bytes = client.call(&[b"DEPLOY.RESOLVE", KEY.as_bytes(), b"SESSION", b"\xff\0\xfe"]);
+        assert!(matches!(&of_bytes, redis::Value::Array(entries) if entries.len() == 1), "{of_bytes:?}");
     });
 }

@@ -15,8 +15,8 @@ const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 
 /// Returns the weight of two names: the FNV-1a hash of one, a zero byte and the other, finished by the 64-bit finalizer
 /// of MurmurHash3 (rule 11.7).
-pub fn weight(name: &str, id: &str) -> u64 {
-    let bytes = name.bytes().chain([0]).chain(id.bytes());
+pub fn weight(name: &str, id: &[u8]) -> u64 {
+    let bytes = name.bytes().chain([0]).chain(id.iter().copied());
     finish(bytes.fold(FNV_OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME)))
 }
 
@@ -29,7 +29,7 @@ fn finish(mut hash: u64) -> u64 {
 }
 
 /// Returns the bucket of a session in a cohort, 0 to 9,999 (rule 11.2).
-pub fn bucket(cohort: &str, id: &str) -> u64 {
+pub fn bucket(cohort: &str, id: &[u8]) -> u64 {
     ((u128::from(weight(cohort, id)) * u128::from(BUCKETS)) >> 64) as u64
 }
 
@@ -46,8 +46,8 @@ mod tests {
             ("dep_agent-api_4", "session-1", 0x35c6_9a3f_71af_ecae, 2100),
         ];
         for (cohort, id, expected, in_bucket) in vectors {
-            assert_eq!(weight(cohort, id), expected, "{cohort}, {id}");
-            assert_eq!(bucket(cohort, id), in_bucket, "{cohort}, {id}");
+            assert_eq!(weight(cohort, id.as_bytes()), expected, "{cohort}, {id}");
+            assert_eq!(bucket(cohort, id.as_bytes()), in_bucket, "{cohort}, {id}");
         }
     }
 }

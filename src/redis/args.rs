@@ -206,6 +206,15 @@ impl<'a> Args<'a> {
         name(option, self.value(option)?, max).map(Some)
     }
 
+    /// Returns bytes, at least one and at most `max`.
+    pub fn value_bytes(&mut self, option: &str, max: usize) -> Result<&'a [u8], CommandError> {
+        match self.value(option)? {
+            [] => Err(syntax(format!("{option} must not be empty"))),
+            bytes if bytes.len() > max => Err(limit(option, max)),
+            bytes => Ok(bytes),
+        }
+    }
+
     /// Returns a text that may be empty, at most `max` bytes.
     pub fn value_text(&mut self, option: &str, max: usize) -> Result<Option<Arc<str>>, CommandError> {
         text(option, self.value(option)?, max).map(|text| Some(Arc::from(text)))

@@ -37,7 +37,7 @@ impl RoleFilter {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ResolveFilter {
     /// The session to place: at most one entry.
-    pub session: Option<Arc<str>>,
+    pub session: Option<Arc<[u8]>>,
     /// The version at which a session began: the instances that count for it, in any role but `retired` (rule 11.5).
     pub version: Option<u64>,
     pub service: Option<Arc<str>>,
@@ -101,7 +101,7 @@ pub fn resolve<'a>(record: &'a Record, key: &'a str, filter: &ResolveFilter) -> 
 /// Returns the service instance to which a session goes: that of the agent with the highest weight, and of those the one
 /// with the highest weight (rule 11.3). Of a thousand service instances, some seven weigh more than all before them: only
 /// for those is the owner looked up.
-fn place<'a>(record: &'a Record, filter: &ResolveFilter, session: &str) -> Option<(&'a Service, &'a Instance)> {
+fn place<'a>(record: &'a Record, filter: &ResolveFilter, session: &[u8]) -> Option<(&'a Service, &'a Instance)> {
     let (mut chosen, mut highest) = (None, (0, 0));
     for service in matching(record, filter) {
         let of_agent = weight(&service.owner.agent, session);

@@ -33,7 +33,7 @@ fn resolved(world: &World, filter: ResolveFilter) -> Vec<String> {
 
 /// The place of a session, at most one.
 fn place(world: &World, session: &str, version: Option<u64>) -> Option<String> {
-    let session = Some(Arc::from(session));
+    let session = Some(Arc::from(session.as_bytes()));
     let mut places = resolved(world, ResolveFilter { session, version, ..ResolveFilter::default() });
     assert!(places.len() <= 1, "{places:?}");
     places.pop()
@@ -43,7 +43,7 @@ fn place(world: &World, session: &str, version: Option<u64>) -> Option<String> {
 fn agents(world: &World, sessions: u64) -> Vec<Arc<str>> {
     let record = world.expect_record();
     let agent = |n: u64| {
-        let session = Some(Arc::from(format!("session-{n}")));
+        let session = Some(Arc::from(format!("session-{n}").as_bytes()));
         let resolved = view::resolve(record, "app", &ResolveFilter { session, ..ResolveFilter::default() });
         let agent = resolved.entries().next().map(|entry| Arc::from(entry.agent));
         agent.expect("a place")
@@ -107,7 +107,7 @@ fn one_of_five_agents_moves_its_share_at_most() {
 #[test]
 fn exposures_have_their_share_and_are_nested() {
     for cohort in ["dep_agent-api_3", "dep_agent-api_4", "blue"] {
-        let buckets: Vec<u64> = (0..100_000).map(|n| bucket(cohort, &format!("session-{n}"))).collect();
+        let buckets: Vec<u64> = (0..100_000).map(|n| bucket(cohort, format!("session-{n}").as_bytes())).collect();
         let exposed = |percent: u64| buckets.iter().map(move |bucket| *bucket < percent * 100);
         for percent in 1..=99 {
             let count = exposed(percent).filter(|is| *is).count();

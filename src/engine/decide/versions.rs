@@ -222,7 +222,9 @@ fn validate_versions_alive(draft: &Draft, plan: &VersionPlan) -> Result<(), Reje
         {
             let of_oldest = || alive().filter(|i| i.version == oldest);
             let sessions: u64 = of_oldest().filter_map(|i| i.sessions).map(u64::from).sum();
-            let holds = format!("{sessions} sessions on {} instances", of_oldest().count());
+            // Some may not have reported any number.
+            let at_least = if of_oldest().any(|i| i.sessions.is_none()) { "at least " } else { "" };
+            let holds = format!("{at_least}{sessions} sessions on {} instances", of_oldest().count());
             Err(Rejection::VersionsAlive { versions: versions.len(), max, oldest, holds })
         }
         _ => Ok(()),

@@ -18,7 +18,7 @@ pub fn resolve(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
     let (mut filter, mut role, mut json) = (ResolveFilter::default(), None, false);
     while let Some(option) = args.option()? {
         match &*option {
-            b"SESSION" => filter.session = args.value_name("SESSION", MAX_SESSION_ID_BYTES)?,
+            b"SESSION" => filter.session = Some(args.value_bytes("SESSION", MAX_SESSION_ID_BYTES)?.into()),
             b"VERSION" => filter.version = Some(args.value_positive("VERSION")?),
             b"SERVICE" => filter.service = args.value_name("SERVICE", args::SERVICE_MAX)?,
             b"TAG" => filter.tag = args.value_name("TAG", args::TAG_MAX)?,
