@@ -1,7 +1,7 @@
 //! Drains (rule 10): an instance that may hold sessions finishes them before it is replaced or stopped. A drain begins
 //! in the place of the task that it delays, and when it has ended, that task is issued in the same step.
 
-use super::deployment::{Mode, Status};
+use super::deployment::Status;
 use super::draft::{instance_ref, Actor, Draft};
 use super::event::{EventBody, InstanceRef, NewDrain, SilentChange};
 use super::instance::{DrainOutcome, Instance, InstanceKey, InstanceState, Role, TaskKind};
@@ -151,11 +151,9 @@ impl Draft<'_, '_> {
             DrainOutcome::Replace { .. } | DrainOutcome::Open => {}
         }
         let is_in_effect = d.status.is_active() || d.status == Status::Successful;
-        let is_over = match d.mode {
-            // Its job had ended: all agents start in another one.
-            Mode::Initial => instance.job_id != d.target_job_id,
-            Mode::BlueGreen | Mode::SwitchBack => d.promoted && instance.job_id != d.target_job_id,
-            _ => is_in_effect && d.removed_agents.contains(&instance.agent),
+        let is_over = match d.has_second_job() {
+            true => d.promoted && instance.job_id != d.target_job_id,
+            false => is_in_effect && d.removed_agents.contains(&instance.agent),
         };
         Some(if is_over { FollowUp::Stop } else { FollowUp::Restart })
     }

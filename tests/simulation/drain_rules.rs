@@ -238,12 +238,15 @@ fn what_follows_a_drain_is_what_holds_then(h: &Happening) -> Said {
         return Ok(());
     }
     let is_active = !matches!(r.phase, Phase::Ended(_));
+    let healthy = h.model.counted().filter(|(_, seen)| seen.verdict == Verdict::Healthy).count();
+    let all_are_healthy = is_active && healthy == r.changed.len();
     let expected = match drain.leads_to {
         LeadsTo::Stop => Follows::Stop,
         LeadsTo::Replace(version) if version == r.target && is_active => Follows::Replace,
         _ if r.has_second_job() && r.promoted && key.job_id != r.job => Follows::Stop,
         _ if r.has_second_job() => Follows::Restart,
-        _ if r.mode == Mode::Initial && key.job_id != r.job => Follows::Stop,
+        // Whoever starts anew in a job that had ended is not needed once another job is successful.
+        _ if *task == TaskKind::Stop && key.job_id != r.job && all_are_healthy => Follows::Stop,
         _ if is_gone(h.model, r, &key) => Follows::Stop,
         // The plan releases it, with or without a drain before.
         _ if *task == TaskKind::Replace && is_active && key.job_id == r.job => Follows::Replace,
