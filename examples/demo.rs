@@ -8,7 +8,8 @@
 //! cargo build --examples && cargo run --example demo -- --redis redis://127.0.0.1:6379/
 //! ```
 //!
-//! It exits with 0 if all rollouts ended as expected, no call failed and no session was cut off. No process outlives it.
+//! It exits with 0 if all rollouts ended as expected, no call failed and no session was cut off. No process outlives
+//! it.
 
 use clap::Parser;
 use redis::{Client, Connection};

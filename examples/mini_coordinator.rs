@@ -223,9 +223,10 @@ impl Coordinator {
         self.report(task, attempt, "ready");
     }
 
-    /// Reports `draining`, then `drained`: these agents hold no sessions, since they answer each call at once, so nobody
-    /// waits for them to finish any. They go on serving until a `stop` or `replace` follows; new callers do not resolve
-    /// them. A real coordinator tells the agent to take no new work, and reports `drained` once it holds no session.
+    /// Reports `draining`, then `drained`: these agents hold no sessions, since they answer each call at once, so
+    /// nobody waits for them to finish any. They go on serving until a `stop` or `replace` follows; new callers do not
+    /// resolve them. A real coordinator tells the agent to take no new work, and reports `drained` once it holds no
+    /// session.
     fn drain(&self, task: &Json, attempt: u64, is_running: bool) {
         let is_draining = || self.on_record(task, attempt).is_some_and(|instance| instance["role"] == "draining");
         if !is_running {
@@ -235,8 +236,8 @@ impl Coordinator {
         }
     }
 
-    /// Returns the instance of a task if it is of this attempt: an earlier report was recorded and only its reply was lost.
-    /// Otherwise the task was withdrawn.
+    /// Returns the instance of a task if it is of this attempt: an earlier report was recorded and only its reply was
+    /// lost. Otherwise the task was withdrawn.
     fn on_record(&self, task: &Json, attempt: u64) -> Option<Json> {
         let status = self.query_json(&["DEPLOY.STATUS", &self.key, "JSON"]);
         let mut same = list(&status["instances"]).filter(|i| slot(i) == slot(task) && i["version"] == task["version"]);

@@ -134,7 +134,8 @@ fn attempts(record: &Json) -> Vec<u64> {
     array(&record["instances"]).iter().map(|instance| number(&instance["attempt"])).collect()
 }
 
-/// Starts a server and a coordinator with a first version, which may be deployed before the coordinator listens, or after.
+/// Starts a server and a coordinator with a first version, which may be deployed before the coordinator listens, or
+/// after.
 fn with_first_version(coordinator: fn() -> Command) -> (Server, Client, Coordinator) {
     let server = Server::start(ServerKind::Redis70, &[]);
     let mut client = server.client();
@@ -282,7 +283,7 @@ fn rust_coordinator_drains_its_agents() {
     drains_its_agents(rust);
 }
 
-/// What begins a word about drains in replies, and a text of the same length that no coordinator knows.
+/// Beginning of the words about drains in replies, and a text of the same length that no coordinator knows.
 const WORD: &[u8] = b"\"drain";
 const UNKNOWN: &[u8] = b"\"yodel";
 

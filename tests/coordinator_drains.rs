@@ -56,7 +56,8 @@ impl Scene {
         (scene, old)
     }
 
-    /// Begins with one agent, which holds session `s1` and was told to drain, of which the record knows nothing any more.
+    /// Begins with one agent, which holds session `s1` and was told to drain, of which the record knows nothing any
+    /// more.
     fn with_lost_drain(config: Json) -> (Scene, Process) {
         let (mut scene, old) = Scene::with_session("good", config);
         scene.client.call(&["SAVE"]);
@@ -117,8 +118,8 @@ impl Scene {
         self.client.events_after(KEY, 0).into_iter().filter(|event| event["type"] == kind).collect()
     }
 
-    /// Returns what was reported about agents at version 1, with the attempts. A check may fail before the process is ready,
-    /// and when it ends.
+    /// Returns what was reported about agents at version 1, with the attempts. A check may fail before the process is
+    /// ready, and when it ends.
     fn states_of_first_version(&mut self) -> Vec<String> {
         let events = self.events("agent_state").into_iter();
         let of_first = events.filter(|event| event["version"] == 1 && event["state"] != "unready");
@@ -167,7 +168,7 @@ fn end_session(process: &Process, id: &str) {
     assert_eq!(request(process, "DELETE", &format!("/session/{id}")).0, 200, "it holds session {id}");
 }
 
-/// How often a process was told to drain.
+/// Counts how often a process was told to drain.
 fn drains(process: &Process) -> u32 {
     request(process, "GET", "/drains").1.parse().expect("a number")
 }
@@ -609,7 +610,7 @@ fn next_coordinator_goes_on_with_a_drain() {
     scene.finish_drained(&old);
 }
 
-/// What follows a drain is done by the next coordinator, not before.
+/// Checks that the next coordinator does what follows a drain, and nobody before it.
 #[test]
 fn drain_that_ends_while_nobody_coordinates_is_followed_by_the_replacement() {
     let (mut scene, old) = Scene::draining(drains_by_http());
@@ -682,8 +683,8 @@ fn one_of_two_coordinators_with_the_same_agents_drains_each_agent() {
     assert_eq!(second.log().matches("told to drain").count(), 0, "{}", second.log());
     let drained = scene.events("agent_drained");
     assert_eq!(drained.iter().map(|event| event["forced"] == false).collect::<Vec<_>>(), [true, true]);
-    // From here on each runs some of the agents, or none. What one replaces may be a process of the other's, which ends a
-    // little later.
+    // From here on each runs some of the agents, or none. What one replaces may be a process of the other's, which ends
+    // a little later.
     let runs_once = |scene: &Scene| PAIR.iter().all(|agent| scene.processes(agent).len() == 1);
     wait_until("each agent to run once", || runs_once(&scene));
     let middle = PAIR.map(|agent| scene.host.agent(agent));

@@ -92,7 +92,7 @@ fn calls_and_sessions_succeed_throughout_the_demo() {
     assert_eq!(example_processes(&server), Vec::<u32>::new());
 }
 
-/// What the demo says about sessions is counted, and not only said.
+/// Checks that the demo counts what it says about sessions.
 #[test]
 fn sessions_are_cut_off_without_a_drain() {
     let server = Server::start(ServerKind::Redis70, &[]);

@@ -1,5 +1,5 @@
-//! Bake, standby, switch-back and the places of sessions on a server (rules 11 and 12): a bake ends by the server's timer,
-//! and neither a restart nor a failover shortens or extends it; going back is one command, and starts nothing.
+//! Bake, standby, switch-back and the places of sessions on a server (rules 11 and 12): a bake ends by the server's
+//! timer, and neither a restart nor a failover shortens or extends it; going back is one command, and starts nothing.
 
 use test_support::prelude::*;
 use test_support::rollout::Aftermath;
@@ -32,7 +32,7 @@ fn roles(client: &mut Client, version: u64) -> Vec<String> {
     of_version.map(|instance| string(&instance["role"]).to_string()).collect()
 }
 
-/// Where sessions go now, and those that began at version 1: the replies, byte for byte.
+/// Returns where sessions go now, and those that began at version 1: the replies, byte for byte.
 fn places(client: &mut Client) -> Vec<redis::Value> {
     let mut all = Vec::new();
     for n in 0..300 {

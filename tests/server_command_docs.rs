@@ -393,7 +393,8 @@ fn accepted_options_are_documented() {
             let sample = |keyword: &str, value: &str, n: usize| sample(name, keyword, value, n);
             let mut first = [vec![name.to_string()], positional(&all[name], &sample)].concat();
             if all[name].iter().any(|argument| argument.is("optional") && ["now", "full"].contains(&&*argument.name)) {
-                // A word that needs no value is enough to change something: refused by another option, it is taken as well.
+                // A word that needs no value is enough to change something: refused by another option, it is taken as
+                // well.
                 first.extend(["ID", "of-none"].map(str::to_string));
             }
             let mut taken = BTreeSet::new();

@@ -1,5 +1,5 @@
-//! Blocked clients (rules 3.4, 10.12, 19.7, 19.10): what WAIT replies, keys that are deleted and made again, logs that begin
-//! anew, the outcome of batch runs, and cached replies of clients that track their keys.
+//! Blocked clients (rules 3.4, 10.12, 19.7, 19.10): what WAIT replies, keys that are deleted and made again, logs that
+//! begin anew, the outcome of batch runs, and cached replies of clients that track their keys.
 
 use redis::Value;
 use std::thread::JoinHandle;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// Timeout of a request to a process.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the record asks of an instance.
+/// Demand of the record on an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Asked {
     #[default]
@@ -104,8 +104,8 @@ pub fn post(url: String, done: impl FnOnce(Result<(), String>) + Send + 'static)
     });
 }
 
-/// Asks a process for the number of its sessions at an interval, until the returned sender is dropped or `report` returns
-/// false.
+/// Asks a process for the number of its sessions at an interval, until the returned sender is dropped or `report`
+/// returns false.
 pub fn poll_sessions(
     spec: SessionsSpec,
     report: impl Fn(Result<Sessions, String>) -> bool + Send + 'static,

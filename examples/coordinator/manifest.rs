@@ -42,7 +42,7 @@ pub struct Spec {
     pub sessions: Option<SessionsSpec>,
 }
 
-/// How a process is told to finish its sessions and to accept no new ones.
+/// Requests that tell a process to finish its sessions and to accept no new ones.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DrainSpec {
     pub order: DrainOrder,
@@ -68,7 +68,7 @@ pub enum DrainSignal {
     Term,
 }
 
-/// Where a process says how many sessions it holds.
+/// Source of the number of sessions that a process holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionsSpec {
     pub url: String,

@@ -1,10 +1,10 @@
 //! Agent processes: starting, finding, watching and signalling them.
 //!
 //! An agent is the leader of its own process group, and its environment contains its instance id. Therefore the next
-//! coordinator finds it at whatever moment the last one was killed: by its state file (`state_dir`) or by its environment.
-//! Between fork and exec, when neither exists, the child holds the lock of the state directory, for which the next
-//! coordinator waits. The lock of its slot is the agent's standard input: an empty file that stays locked while a process
-//! has it open.
+//! coordinator finds it at whatever moment the last one was killed: by its state file (`state_dir`) or by its
+//! environment. Between fork and exec, when neither exists, the child holds the lock of the state directory, for which
+//! the next coordinator waits. The lock of its slot is the agent's standard input: an empty file that stays locked
+//! while a process has it open.
 
 use crate::identity::Id;
 use rustix::event::{poll, PollFd, PollFlags};

@@ -916,7 +916,8 @@ impl Reconciler {
             let ours = services.filter(|service| service.instance == id.service_instance(&service.service));
             return ours.map(|service| Update::Deregister { instance: service.instance.clone() }).collect();
         }
-        // A task announces the next attempt of an instance that has drained: it is claimed before its process is touched.
+        // A task announces the next attempt of an instance that has drained: it is claimed before its process is
+        // touched.
         let is_to_restart =
             |supervisor: &Supervisor| instance.state == "waiting" && supervisor.attempt <= instance.attempt;
         let supervisor = slot.and_then(|slot| slot.supervisor.as_mut()).filter(|supervisor| supervisor.id == id);

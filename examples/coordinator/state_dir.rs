@@ -73,9 +73,10 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Locks a file as [`lock`] does, and waits a moment for it. The lock belongs to the open file, which exec closes: a child
-/// of a killed coordinator holds it between fork and exec. That is of use: before its exec such a child cannot be told from
-/// other processes, and whoever has the lock finds it by its environment. (A lock of `fcntl` would be free at once.)
+/// Locks a file as [`lock`] does, and waits a moment for it. The lock belongs to the open file, which exec closes: a
+/// child of a killed coordinator holds it between fork and exec. That is of use: before its exec such a child cannot be
+/// told from other processes, and whoever has the lock finds it by its environment. (A lock of `fcntl` would be free at
+/// once.)
 fn lock_soon(path: &Path) -> io::Result<Option<File>> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {

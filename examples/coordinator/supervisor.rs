@@ -75,7 +75,7 @@ pub struct Endpoint {
     pub meta: Option<Json>,
 }
 
-/// How the running process is told to drain, and asked for its sessions.
+/// Requests that tell the running process to drain, and ask it for its sessions.
 #[derive(Default)]
 pub struct Requests {
     pub drain: Option<DrainSpec>,
@@ -345,8 +345,8 @@ impl Supervisor {
 
     // ---- drains -----------------------------------------------------------------------------------------------------
 
-    /// Follows the role that the record gives it. An instance that drains is not started again, and one that has drained
-    /// not before that is claimed.
+    /// Follows the role that the record gives it. An instance that drains is not started again, and one that has
+    /// drained not before that is claimed.
     pub fn follow(&mut self, recorded: &Instance, task: Option<&Task>, now: Instant) {
         self.drain.asked = match recorded.is_draining() {
             true if task.is_some_and(|task| task.task == "drain") => Asked::Drain,

@@ -57,7 +57,7 @@ read_version! { {
     submitted_at, by, reason,
 } with { cause: None, description: None, promoted_at: None, promoted_by: None, finished_at: None } }
 
-// ---- nodes -----------------------------------------------------------------------------------------------------------
+// ---- nodes ----------------------------------------------------------------------------------------------------------
 
 read_struct_with_node! { InstanceRef<'a> = event::InstanceRef { job_id, role } }
 

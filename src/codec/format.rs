@@ -141,8 +141,8 @@ pub(super) fn node_or_agent<'a>(
     }
 }
 
-/// Converts a struct of the newest format as `convert_struct` does, except for its `node`, which is left out where it is
-/// the agent itself.
+/// Converts a struct of the newest format as `convert_struct` does, except for its `node`, which is left out where it
+/// is the agent itself.
 macro_rules! convert_struct_with_node {
     ($shape:ty = $engine:ty { $($field:ident),* $(,)? }) => {
         impl<'a> Shape<'a, $engine> for $shape {

@@ -50,7 +50,8 @@ impl Draft<'_, '_> {
 
     // ---- while it runs ----------------------------------------------------------------------------------------------
 
-    /// Marks a drain as taken up: a coordinator has reported about it, with or without a number of sessions (rule 10.2).
+    /// Marks a drain as taken up: a coordinator has reported about it, with or without a number of sessions (rule
+    /// 10.2).
     pub fn take_up_drain(&mut self, key: &InstanceKey, sessions: Option<u32>) {
         let Some(instance) = self.record.instances.get(key) else { return };
         let task = TaskKind::Drain;

@@ -822,8 +822,8 @@ fn succeed(record: &mut Record, at: UnixMs, description: Arc<str>) {
         .update_where(|i| i.job_id == job_id && i.role == Role::Canary && !i.is_stopping(), |i| i.role = Role::Primary);
 }
 
-/// Makes candidates and canaries primary (rules 4.4 and 4.5); in blue-green, the old side is retired in the same step, or
-/// stands by for the bake (rule 12.3).
+/// Makes candidates and canaries primary (rules 4.4 and 4.5); in blue-green, the old side is retired in the same step,
+/// or stands by for the bake (rule 12.3).
 fn promote_roles(record: &mut Record) {
     let Some(deployment) = &record.deployment else { return };
     let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
@@ -844,8 +844,8 @@ fn promote_roles(record: &mut Record) {
 }
 
 /// Retires an instance of the old side. Candidates of an older attempt that are still stopping are retired as well; an
-/// instance that drains goes on, and stops after it; a standby of an older deployment has a time of its own. Canaries that
-/// were never promoted are told to stop with this role: they have no session to drain.
+/// instance that drains goes on, and stops after it; a standby of an older deployment has a time of its own. Canaries
+/// that were never promoted are told to stop with this role: they have no session to drain.
 fn retire(instance: &mut Instance, has_bake: bool) {
     if let Some(drain) = &mut instance.drain {
         drain.outcome = DrainOutcome::Stop;

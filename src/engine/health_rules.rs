@@ -53,8 +53,8 @@ impl Draft<'_, '_> {
         }
         let own = self.record.is_own(instance);
         let ms = d.policy.progress_deadline_ms;
-        // A canary lost while a promotion is awaited returns the deployment to running (rule 4.4); an instance lost while
-        // it bakes stops the bake (rule 12.2).
+        // A canary lost while a promotion is awaited returns the deployment to running (rule 4.4); an instance lost
+        // while it bakes stops the bake (rule 12.2).
         let resumes_with = match (d.status, d.paused_from) {
             (Status::AwaitingPromotion, _) if own => Some(Deadline::after(self.now(), ms)),
             (Status::Running, _) if own && d.is_baking && d.bake != Deadline::Off => {

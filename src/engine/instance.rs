@@ -222,8 +222,8 @@ impl Instance {
         runs && self.task.is_none()
     }
 
-    /// Returns true for one that a rollback may adopt: healthy, and on standby or in a drain that nobody has taken up (rule
-    /// 12.5).
+    /// Returns true for one that a rollback may adopt: healthy, and on standby or in a drain that nobody has taken up
+    /// (rule 12.5).
     pub fn can_be_adopted(&self) -> bool {
         let is_at_rest = match &self.drain {
             Some(drain) => drain.phase == DrainPhase::Issued,
@@ -258,7 +258,8 @@ impl Instance {
         self.state == InstanceState::Waiting && self.task.is_none() && self.drain.is_none()
     }
 
-    /// Returns true if it counts for a version: it runs that one, or the plan of that one left it unchanged (rule 11.6).
+    /// Returns true if it counts for a version: it runs that one, or the plan of that one left it unchanged (rule
+    /// 11.6).
     pub fn counts_for(&self, version: u64) -> bool {
         version >= self.version && self.not_counted_for.binary_search(&version).is_err()
     }

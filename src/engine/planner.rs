@@ -21,7 +21,7 @@ pub(super) struct VersionSpec<'a> {
     pub bundle: Option<Arc<str>>,
     pub policy: Policy,
     pub requested_job: Option<Arc<str>>,
-    /// What still runs the content takes over again (rule 12.5).
+    /// True if what still runs the content may take over again (rule 12.5).
     pub adopts: bool,
     pub deployment_id: Arc<str>,
 }

@@ -124,8 +124,8 @@ impl Record {
     }
 
     /// Returns the instance that an agent now runs (rule 8 "What an agent now runs"): the old one until the first
-    /// report about the new one. Candidates, standbys and instances that are stopping, or drain for a stop, do not count, nor does
-    /// a replacement nobody has taken up.
+    /// report about the new one. Candidates, standbys and instances that are stopping, or drain for a stop, do not
+    /// count, nor does a replacement nobody has taken up.
     pub fn running_instance(&self, agent: &str) -> Option<&Instance> {
         self.running_instance_where(agent, |_| true)
     }

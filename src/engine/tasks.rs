@@ -32,8 +32,8 @@ impl Default for NewTask {
 }
 
 impl Draft<'_, '_> {
-    /// Releases one agent: issues `replace` where it runs an instance in the same job, else `start`. An instance that may
-    /// hold sessions drains before it is replaced (rule 10.1).
+    /// Releases one agent: issues `replace` where it runs an instance in the same job, else `start`. An instance that
+    /// may hold sessions drains before it is replaced (rule 10.1).
     pub fn release(&mut self, agent: &Arc<str>, role: Role) {
         let Some(d) = self.deployment() else { return };
         let (version, job_id) = (d.target_version, d.target_job_id.clone());

@@ -42,9 +42,9 @@ pub fn read(
     with_record(call, key, |record, name| Ok(answer(record, name, call.writer(json))?))
 }
 
-/// Like [`read`], for a reply with as many entries as `size` returns, unless it rejects the command: a large one is written in the background, from a
-/// copy of the record, whose texts are shared. In a transaction or a script, where nobody can be blocked, and for a
-/// client with CLIENT TRACKING, it is written at once.
+/// Like [`read`], for a reply with as many entries as `size` returns, unless it rejects the command: a large one is
+/// written in the background, from a copy of the record, whose texts are shared. In a transaction or a script, where
+/// nobody can be blocked, and for a client with CLIENT TRACKING, it is written at once.
 pub fn read_large(
     call: &Call,
     key: &RStr,

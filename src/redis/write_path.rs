@@ -100,8 +100,8 @@ fn commit(
     Ok((uncommitted.commit(), Some(Committed { messages, rollouts, is_noticed })))
 }
 
-/// Returns true for changes that invalidate client-side caches and WATCH: all but those that only move a TTL or a number
-/// of sessions, which come every few seconds (rule 17.2).
+/// Returns true for changes that invalidate client-side caches and WATCH: all but those that only move a TTL or a
+/// number of sessions, which come every few seconds (rule 17.2).
 fn is_noticed(changes: &ChangeSet) -> bool {
     let is_unnoticed = |change: &Change| match change {
         Change::Silent(SilentChange::ServiceRefreshed { .. } | SilentChange::SessionsReported { .. }) => true,

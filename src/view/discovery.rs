@@ -98,9 +98,9 @@ pub fn resolve<'a>(record: &'a Record, key: &'a str, filter: &ResolveFilter) -> 
     Resolved { record, key, services }
 }
 
-/// Returns the service instance to which a session goes: that of the agent with the highest weight, and of those the one
-/// with the highest weight (rule 11.3). Of a thousand service instances, some seven weigh more than all before them: only
-/// for those is the owner looked up.
+/// Returns the service instance to which a session goes: that of the agent with the highest weight, and of those the
+/// one with the highest weight (rule 11.3). Of a thousand service instances, some seven weigh more than all before
+/// them: only for those is the owner looked up.
 fn place<'a>(record: &'a Record, filter: &ResolveFilter, session: &[u8]) -> Option<(&'a Service, &'a Instance)> {
     let (mut chosen, mut highest) = (None, (0, 0));
     for service in matching(record, filter) {

@@ -111,8 +111,8 @@ fn a_switch_back_starts_nothing(h: &Happening) -> Said {
 
 // ---- after every command --------------------------------------------------------------------------------------------
 
-/// Rules 12.2, 12.3, 12.8: bakes and standbys of the record are those of the account; the clock of a bake runs while all
-/// are healthy.
+/// Rules 12.2, 12.3, 12.8: bakes and standbys of the record are those of the account; the clock of a bake runs while
+/// all are healthy.
 fn the_account_of_bakes_agrees(o: &Outcome) -> Said {
     let (r, Some(d)) = (rollout(o.model)?, &o.after.deployment) else { return Ok(()) };
     must!(d.is_baking == r.is_baking, "it bakes: {}, and {} was said", d.is_baking, r.is_baking);

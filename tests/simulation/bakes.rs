@@ -84,7 +84,7 @@ impl Model {
     }
 }
 
-/// What happened to bakes and standbys, as the run counts it: each must occur in a thousand worlds.
+/// Situations of bakes and standbys, as the run counts them: each must occur in a thousand worlds.
 pub const SITUATIONS: [&str; 21] = [
     "bake of a second job",
     "bake in place",

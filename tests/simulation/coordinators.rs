@@ -23,7 +23,7 @@ pub enum Temper {
     Doomed,
 }
 
-/// What a process does about its sessions when it drains.
+/// Conduct of a process about its sessions while it drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
     /// It says `drained` when the last one has ended.
@@ -174,8 +174,8 @@ impl RealWorld {
         beside
     }
 
-    /// Carries a task out. A runtime runs an agent once in a job: what ran before is ended first, unless it drains to be
-    /// stopped, and what is newer than the task stays.
+    /// Carries a task out. A runtime runs an agent once in a job: what ran before is ended first, unless it drains to
+    /// be stopped, and what is newer than the task stays.
     pub fn run(&mut self, rng: &mut Rng, errand: &Errand, record: &Record) -> Result<(), String> {
         match errand.kind {
             TaskKind::Stop => self.stop(&errand.key),
@@ -274,7 +274,7 @@ impl RealWorld {
         beside
     }
 
-    /// Who starts an instance anew has nothing more to say of what ran before.
+    /// Forgets what ran before: whoever starts an instance anew has nothing more to say of it.
     fn say_no_more_of(&mut self, key: &InstanceKey) {
         let is_about = |letter: &Command| {
             matches!(letter, Command::Report(report)

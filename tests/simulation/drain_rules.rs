@@ -50,8 +50,8 @@ fn is_stop_now(command: &Command) -> bool {
 
 // ---- at every event -------------------------------------------------------------------------------------------------
 
-/// Rule 10.1: where the newest deployment has `drain_ms`, an instance that may hold sessions is neither told to stop nor
-/// replaced before its drain has ended.
+/// Rule 10.1: where the newest deployment has `drain_ms`, an instance that may hold sessions is neither told to stop
+/// nor replaced before its drain has ended.
 fn who_may_hold_sessions_drains_first(h: &Happening) -> Said {
     let key = match &h.event.body {
         EventBody::TaskIssued { instance, task: TaskKind::Stop, .. } => key_of(instance, h.event.version),
@@ -218,7 +218,7 @@ fn a_newer_plan_finds_no_drain_that_nobody_has_taken_up(h: &Happening) -> Said {
     Ok(())
 }
 
-/// What may follow a drain.
+/// Follow-up of a drain.
 #[derive(Debug, PartialEq, Eq)]
 enum Follows {
     Stop,
@@ -317,7 +317,8 @@ pub fn same(late: Late, deadline: Deadline) -> bool {
 }
 
 /// Rules 10.1 to 10.4, 10.9, 10.11: sessions, roles and drains of the record are those of the account: what was said
-/// counts, clocks count from the task and the take-up, a pause of the deployment that replaces keeps what they had left.
+/// counts, clocks count from the task and the take-up, a pause of the deployment that replaces keeps what they had
+/// left.
 fn the_account_of_drains_agrees(o: &Outcome) -> Said {
     for i in o.after.instances.iter() {
         let Some(seen) = o.model.instances.get(&i.key()) else { return Err(format!("{} was never there", i.agent)) };

@@ -7,7 +7,7 @@ use redis_deploy::engine::event::{AgentReport, Event, EventBody};
 use redis_deploy::engine::instance::{DrainOutcome, InstanceKey, InstanceState, Role, TaskKind};
 use std::sync::Arc;
 
-/// What a drain leads to, as far as that is decided.
+/// Destination of a drain, as far as that is decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeadsTo {
     Stop,
@@ -29,11 +29,11 @@ pub enum Stage {
 pub struct SeenDrain {
     pub stage: Stage,
     pub leads_to: LeadsTo,
-    /// When it ends whatever the sessions are.
+    /// The time at which it ends, whatever the sessions are.
     pub latest: Late,
     /// `min_healthy_ms` at its task.
     pub idle_ms: u64,
-    /// When it ends if no session comes.
+    /// The time at which it ends if no session comes.
     pub idle: Late,
 }
 
@@ -384,7 +384,7 @@ impl Model {
     }
 }
 
-/// What happened to a drain, as the run counts it: each must occur in a thousand worlds.
+/// Situations of drains, as the run counts them: each must occur in a thousand worlds.
 pub const SITUATIONS: [&str; 20] = [
     "drain for a replacement",
     "drain for a stop",

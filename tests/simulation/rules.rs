@@ -1012,8 +1012,8 @@ fn the_same_again_is_unchanged(o: &Outcome) -> Said {
     Ok(())
 }
 
-/// Rules 3 STOP, 10.10: ends an active deployment, and gives every instance a `stop` task, or a drain that leads to one;
-/// with NOW no drain.
+/// Rules 3 STOP, 10.10: ends an active deployment, and gives every instance a `stop` task, or a drain that leads to
+/// one; with NOW no drain.
 fn stop_tells_everything_to_stop(o: &Outcome) -> Said {
     if let Command::Stop { now, .. } = o.command {
         must!(!o.after.is_active(), "it is active after STOP");

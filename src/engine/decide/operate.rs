@@ -95,8 +95,8 @@ fn describe(what: &str, by: &Actor) -> String {
     }
 }
 
-/// Decides STOP: ends an active deployment, and issues a `stop` task for every instance, after a drain where it may hold
-/// sessions (rule 10.10), and at once with NOW. Repeating it changes nothing.
+/// Decides STOP: ends an active deployment, and issues a `stop` task for every instance, after a drain where it may
+/// hold sessions (rule 10.10), and at once with NOW. Repeating it changes nothing.
 pub(super) fn stop(draft: &mut Draft, op: &Operate, now: bool) -> Result<(), Rejection> {
     let d = check_deployment_id(draft, &op.id)?;
     let by = draft.by(&op.reason);

@@ -56,8 +56,8 @@ pub(super) fn report(draft: &mut Draft, report: &Report) -> Result<bool, Rejecti
     Ok(changed || taken_up)
 }
 
-/// Takes the number of sessions of an instance. The first one about a drain takes it up (rule 10.2), which returns true;
-/// otherwise it is a silent change (rule 10.3).
+/// Takes the number of sessions of an instance. The first one about a drain takes it up (rule 10.2), which returns
+/// true; otherwise it is a silent change (rule 10.3).
 pub(super) fn sessions_reported(draft: &mut Draft, key: &InstanceKey, sessions: u32) -> bool {
     let Some(instance) = draft.record.instances.get(key) else { return false };
     if instance.state == InstanceState::Waiting {
@@ -191,8 +191,8 @@ fn services_effect(instance: &Instance, state: InstanceState, attempt: u32) -> S
     }
 }
 
-/// Returns the attempt that a report is about; None where it is over, or has started already. An attempt that a task has
-/// announced is taken up by `starting`, or by a report with its number.
+/// Returns the attempt that a report is about; None where it is over, or has started already. An attempt that a task
+/// has announced is taken up by `starting`, or by a report with its number.
 fn attempt(instance: &Instance, report: &Report) -> Option<u32> {
     if instance.is_to_restart() {
         let is_it = match report.attempt {
@@ -211,8 +211,8 @@ fn attempt(instance: &Instance, report: &Report) -> Option<u32> {
     }
 }
 
-/// Returns true for `starting` about an attempt that has started already. It claims nothing, a drain neither: who hears 1
-/// starts a process. What it says of the sessions counts all the same (rule 10.3).
+/// Returns true for `starting` about an attempt that has started already. It claims nothing, a drain neither: who hears
+/// 1 starts a process. What it says of the sessions counts all the same (rule 10.3).
 fn repeats_its_start(instance: &Instance, report: &Report) -> bool {
     report.state == ReportedState::Starting
         && instance.state != InstanceState::Waiting

@@ -26,8 +26,8 @@ pub(super) fn due_times(instance: &Instance) -> impl Iterator<Item = (UnixMs, In
     healthy.into_iter().chain(deadline).chain(idle).chain(forced).chain(standby)
 }
 
-/// Returns the earliest due time of an instance. Most neither drain nor stand by, and have two at most: this is asked of
-/// many with nearly every report.
+/// Returns the earliest due time of an instance. Most neither drain nor stand by, and have two at most: this is asked
+/// of many with nearly every report.
 pub(super) fn due_at(instance: &Instance) -> Option<UnixMs> {
     if instance.drain.is_some() || instance.standby_until.is_some() {
         return due_times(instance).map(|(at, _)| at).min();

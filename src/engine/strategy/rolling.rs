@@ -1,5 +1,6 @@
 //! Rolling (rule 4.3): agents are released while fewer than `max_parallel` of the released ones are without a healthy
-//! verdict, and none is unhealthy. An agent that drains for its replacement is released, and has no verdict (rule 10.6).
+//! verdict, and none is unhealthy. An agent that drains for its replacement is released, and has no verdict (rule
+//! 10.6).
 
 use super::step::{Step, StrategyInput};
 use crate::engine::instance::Role;

@@ -41,7 +41,7 @@ pub fn assert_completes(client: &mut Client, key: &str) {
     assert_eq!(record["health"]["healthy"], 3, "{key}");
 }
 
-/// What goes on after version 2 has taken over in blue-green, until the server's timer ends it at a fixed time.
+/// Aftermath of a blue-green update to version 2, which the server's timer ends at a fixed time.
 #[derive(Debug, Clone, Copy)]
 pub enum Aftermath {
     /// The agents of version 1 drain, and none says that it is idle.
