@@ -77,23 +77,18 @@ pub fn rollback(call: &Call, mut args: Args) -> Result<Answered, CommandError> {
 }
 
 /// Parses the arguments that PAUSE, RESUME and FAIL share.
-fn operate(call: &Call, mut args: Args, command: fn(Operate) -> Command) -> Result<Answered, CommandError> {
-    let key = args.key()?;
-    let mut options = Operate::default();
-    while let Some(option) = args.option()? {
-        if !operate_option(&mut args, &option, &mut options)? {
-            return Err(unknown(&option));
-        }
-    }
+fn operate(call: &Call, args: Args, command: fn(Operate) -> Command) -> Result<Answered, CommandError> {
+    let (key, options, _) = operate_options(args, None)?;
     change_and_reply(call, key, &command(options))
 }
 
-/// Parses the arguments of a command that has a flag besides: the key, the options, and whether the flag is given.
-fn operate_with_flag<'a>(mut args: Args<'a>, flag: &[u8]) -> Result<(&'a RStr, Operate, bool), CommandError> {
+/// Parses the key and the options that operators' commands share, and a flag that one of them may have besides: whether
+/// it is given.
+fn operate_options<'a>(mut args: Args<'a>, flag: Option<&[u8]>) -> Result<(&'a RStr, Operate, bool), CommandError> {
     let key = args.key()?;
     let (mut options, mut is_given) = (Operate::default(), false);
     while let Some(option) = args.option()? {
-        if *option == *flag {
+        if flag.is_some_and(|flag| *option == *flag) {
             is_given = true;
         } else if !operate_option(&mut args, &option, &mut options)? {
             return Err(unknown(&option));
@@ -113,7 +108,7 @@ fn operate_option(args: &mut Args, option: &[u8], to: &mut Operate) -> Result<bo
 }
 
 pub fn promote(call: &Call, args: Args) -> Result<Answered, CommandError> {
-    let (key, options, full) = operate_with_flag(args, b"FULL")?;
+    let (key, options, full) = operate_options(args, Some(b"FULL"))?;
     change_and_reply(call, key, &Command::Promote { options, full })
 }
 
@@ -130,7 +125,7 @@ pub fn fail(call: &Call, args: Args) -> Result<Answered, CommandError> {
 }
 
 pub fn stop(call: &Call, args: Args) -> Result<Answered, CommandError> {
-    let (key, options, now) = operate_with_flag(args, b"NOW")?;
+    let (key, options, now) = operate_options(args, Some(b"NOW"))?;
     change_and_reply(call, key, &Command::Stop { options, now })
 }
 
