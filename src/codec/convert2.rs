@@ -101,7 +101,8 @@ convert_struct_with_node! { Instance<'a> = instance::Instance {
 convert_struct! { Deployment<'a> = deployment::Deployment {
     id, status, cause, ended, mode, strategy, requested_strategy, mode_reason, rollback_of, by, reason, source_version,
     source_job_id, target_version, target_job_id, requested_job, policy, changed, removed_agents, canaries, promoted,
-    progress, is_baking, bake, skips_bake, awaiting_since, paused_from, deferred_failure, unsafe_report, last_action, created_at, finished_at,
+    progress, is_baking, bake, skips_bake, awaiting_since, paused_from, deferred_failure, unsafe_report, last_action,
+    created_at, finished_at,
 } }
 
 convert_struct! { Summary<'a> = summary::Summary {

@@ -4,7 +4,7 @@
 use super::deployment::Status;
 use super::draft::{instance_ref, Actor, Draft};
 use super::event::{EventBody, InstanceRef, NewDrain, SilentChange};
-use super::instance::{DrainOutcome, Instance, InstanceKey, InstanceState, Role, TaskKind};
+use super::instance::{DrainOutcome, Instance, InstanceKey, Role, TaskKind};
 use super::manifest::BATCH_AGENT;
 use super::tasks::NewTask;
 use super::time::Deadline;
@@ -28,7 +28,7 @@ impl Draft<'_, '_> {
             Role::Canary | Role::Candidate | Role::Draining => false,
         };
         may_have_sessions
-            && matches!(instance.state, InstanceState::Starting | InstanceState::Ready | InstanceState::Unready)
+            && instance.state.is_up()
             && !instance.is_stopping()
             && &*instance.agent != BATCH_AGENT
             && self.deployment().is_some_and(|d| d.policy.drain_ms > 0)
@@ -92,12 +92,11 @@ impl Draft<'_, '_> {
     /// Withdraws the drains that lead to nothing any more, and that nobody has taken up (rule 10.8). Those that were
     /// taken up run to their end.
     pub fn withdraw_open_drains(&mut self) {
-        let is_open = |i: &&Instance| {
+        let is_open = |i: &Instance| {
             let issued = i.task.as_ref().is_some_and(|task| task.kind == TaskKind::Drain);
             issued && i.drain.as_ref().is_some_and(|drain| drain.outcome == DrainOutcome::Open)
         };
-        let keys: Vec<InstanceKey> = self.record.instances.iter().filter(is_open).map(Instance::key).collect();
-        for key in keys {
+        for key in self.record.instances.keys_where(is_open) {
             self.withdraw(&key, false);
         }
     }
@@ -202,8 +201,7 @@ impl Draft<'_, '_> {
 
     /// Ends the drains of a version at a time that an operator gives (rule 10.11). Returns false if it has none.
     pub fn end_drains_of(&mut self, version: u64, in_ms: u64, by: &Actor) -> bool {
-        let drains = |i: &&Instance| i.version == version && i.has_open_drain();
-        let keys: Vec<InstanceKey> = self.record.instances.iter().filter(drains).map(Instance::key).collect();
+        let keys = self.record.instances.keys_where(|i| i.version == version && i.has_open_drain());
         for key in &keys {
             if in_ms == 0 {
                 self.end_drain(key, true, by.clone());

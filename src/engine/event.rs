@@ -52,6 +52,13 @@ pub struct Adopted {
     pub version: u64,
 }
 
+impl Adopted {
+    /// Returns its key in the target's job.
+    pub fn key(&self, job_id: &Arc<str>) -> InstanceKey {
+        InstanceKey { agent: self.agent.clone(), version: self.version, job_id: job_id.clone() }
+    }
+}
+
 /// A reference to the instance that an event is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceRef {

@@ -246,7 +246,7 @@ fn fallback(
     canaries: u32,
 ) {
     open_drains(record);
-    count_for_no_old_instance(record, version);
+    do_not_count(record, version, |_| true); // blue-green leaves no instance unchanged
     if let Some(deployment) = deployment_of(record) {
         deployment.mode = Mode::BlueGreen;
         deployment.strategy = Strategy::BlueGreen;
@@ -450,7 +450,7 @@ fn open_drains(record: &mut Record) {
     let Some(deployment) = &record.deployment else { return };
     let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
     record.instances.update_where(
-        |i| i.job_id == job_id && i.drain.as_ref().is_some_and(|drain| drain.awaited_version() == Some(target)),
+        |i| i.job_id == job_id && i.awaited_version() == Some(target),
         |i| {
             if let Some(drain) = &mut i.drain {
                 drain.outcome = DrainOutcome::Open;
@@ -681,13 +681,11 @@ fn start(record: &mut Record, event: &Event, new: &NewDeployment, status: Status
     versions.push(Arc::new(version.clone()));
     record.last_version = version.number;
     // Instances of a failed deployment whose task was withdrawn are removed (rule 4.8).
-    let withdrawn: Vec<InstanceKey> = record.instances.iter().filter(|i| i.is_withdrawn()).map(Instance::key).collect();
-    for key in withdrawn {
+    for key in record.instances.keys_where(Instance::is_withdrawn) {
         remove_instance(record, &key);
     }
     for adopted in &new.adopted {
-        let key =
-            InstanceKey { agent: adopted.agent.clone(), version: adopted.version, job_id: new.version.job_id.clone() };
+        let key = adopted.key(&new.version.job_id);
         record.instances.update(&key, |i| (i.role, i.adopted_for) = (Role::Candidate, Some(version.number)));
     }
     count_unchanged(record, new);
@@ -708,11 +706,6 @@ fn count_unchanged(record: &mut Record, new: &NewDeployment) {
             do_not_count(record, number, |i| i.adopted_for != Some(number));
         }
     }
-}
-
-/// Notes that no older instance counts for a version: its deployment has become blue-green.
-fn count_for_no_old_instance(record: &mut Record, version: u64) {
-    do_not_count(record, version, |_| true);
 }
 
 /// Notes that the older instances that `filter` admits do not count for a version. Trimmed versions are forgotten.
@@ -865,8 +858,7 @@ fn change_own_deadlines(record: &mut Record, change: impl Fn(Deadline) -> Deadli
     let Some(deployment) = &record.deployment else { return };
     let (target, job_id) = (deployment.target_version, deployment.target_job_id.clone());
     let is_own = |i: &Instance| i.deployed_version() == target && i.deadline != Deadline::Off;
-    let drains_for_it =
-        |i: &Instance| i.drain.as_ref().is_some_and(|drain| drain.is_open() && drain.awaited_version() == Some(target));
+    let drains_for_it = |i: &Instance| i.has_open_drain() && i.awaited_version() == Some(target);
     record.instances.update_where(
         |i| i.job_id == job_id && (is_own(i) || drains_for_it(i)),
         |i| {

@@ -139,8 +139,7 @@ impl Draft<'_, '_> {
     /// Returns true if an agent is released, and still drains.
     fn awaits_drain(&self, agent: &str) -> bool {
         let target = Some(self.target());
-        let awaits = |i: &Instance| i.drain.as_ref().is_some_and(|drain| drain.awaited_version() == target);
-        self.record.instances.of_agent(agent).iter().any(awaits)
+        self.record.instances.of_agent(agent).iter().any(|i| i.awaited_version() == target)
     }
 
     // ---- services ---------------------------------------------------------------------------------------------------

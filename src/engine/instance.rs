@@ -75,6 +75,16 @@ pub enum DrainOutcome {
     Open,
 }
 
+impl DrainOutcome {
+    /// Returns the version whose instance follows; None if nothing does, or that is not decided.
+    pub fn successor_version(self) -> Option<u64> {
+        match self {
+            DrainOutcome::Replace { version } => Some(version),
+            DrainOutcome::Stop | DrainOutcome::Open => None,
+        }
+    }
+}
+
 /// A drain: the instance takes no new sessions, and finishes those that it holds (rule 10).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drain {
@@ -104,17 +114,9 @@ impl Drain {
         matches!(self.phase, DrainPhase::Issued | DrainPhase::TakenUp)
     }
 
-    /// Returns the version whose instance follows; None if nothing does.
-    pub fn successor_version(&self) -> Option<u64> {
-        match self.outcome {
-            DrainOutcome::Replace { version } => Some(version),
-            DrainOutcome::Stop | DrainOutcome::Open => None,
-        }
-    }
-
     /// Returns the version whose instance is still to be issued when the drain ends.
     pub fn awaited_version(&self) -> Option<u64> {
-        self.successor_version().filter(|_| self.phase != DrainPhase::Succeeded)
+        self.outcome.successor_version().filter(|_| self.phase != DrainPhase::Succeeded)
     }
 }
 
@@ -218,8 +220,7 @@ impl Instance {
 
     /// Returns true if it could take over again: it runs, and is not told to stop.
     pub fn can_stand_by(&self) -> bool {
-        let runs = matches!(self.state, InstanceState::Starting | InstanceState::Ready | InstanceState::Unready);
-        runs && self.task.is_none()
+        self.state.is_up() && self.task.is_none()
     }
 
     /// Returns true for one that a rollback may adopt: healthy, and on standby or in a drain that nobody has taken up
@@ -240,6 +241,11 @@ impl Instance {
     /// Returns the time at which its drain ends at the latest; None where that is held, or none is open.
     pub fn drain_at(&self) -> Option<UnixMs> {
         self.drain.as_ref().and_then(|drain| drain.deadline.at())
+    }
+
+    /// Returns the version whose instance is still to be issued when its drain ends.
+    pub fn awaited_version(&self) -> Option<u64> {
+        self.drain.as_ref().and_then(|drain| drain.awaited_version())
     }
 
     /// Returns true if its drain has ended, and what follows is still to be issued.
@@ -280,6 +286,11 @@ named_enum! {
 impl InstanceState {
     pub fn is_running(self) -> bool {
         !matches!(self, InstanceState::Failed | InstanceState::Stopped)
+    }
+
+    /// Returns true if a coordinator has reported that it runs: it may hold sessions.
+    pub fn is_up(self) -> bool {
+        matches!(self, InstanceState::Starting | InstanceState::Ready | InstanceState::Unready)
     }
 }
 

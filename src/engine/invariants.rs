@@ -87,8 +87,7 @@ fn deployment(record: &Record) -> Result<(), String> {
     must!(d.changed.iter().collect::<BTreeSet<_>>().len() == d.changed.len(), "an agent changes once");
     if active {
         must!(own.released() <= d.changed.len(), "no more agents are released than change");
-        let awaits =
-            |i: &Instance| i.drain.as_ref().and_then(|drain| drain.awaited_version()) == Some(d.target_version);
+        let awaits = |i: &Instance| i.awaited_version() == Some(d.target_version);
         let released = |agent: &str| record.instances.of_agent(agent).iter().any(|i| record.is_own(i) || awaits(i));
         let first = d.changed.iter().take(own.released()).all(|agent| released(agent));
         must!(first, "agents go in the order of the changed agents");

@@ -4,7 +4,7 @@
 use super::deployment::{Cause, Mode};
 use super::draft::{Actor, Draft};
 use super::event::{Adopted, EventBody, NewDeployment};
-use super::instance::{Health, Instance, InstanceKey, Role, TaskKind};
+use super::instance::{Health, Instance, Role, TaskKind};
 use super::manifest::{self, JobType, Manifest, ManifestText, BATCH_AGENT};
 use super::policy::{Policy, Strategy};
 use super::record::Record;
@@ -63,20 +63,42 @@ pub(super) fn unused_job_id(record: &Record, requested: Option<&Arc<str>>, deplo
 }
 
 pub(super) fn plan_version(record: &Record, new: &VersionSpec) -> VersionPlan {
-    let mut plan = plan_without_adoption(record, new);
-    if new.adopts && matches!(plan.mode, Mode::Initial | Mode::InPlace | Mode::BlueGreen) {
-        adopt(record, new, &mut plan);
+    let mut plan = VersionPlan {
+        mode: Mode::VersionOnly,
+        strategy: new.policy.strategy,
+        mode_reason: String::new(),
+        changed: Vec::new(),
+        adopted: Vec::new(),
+        removed_agents: Vec::new(),
+        job_id: new.requested_job.clone().unwrap_or_else(|| new.deployment_id.clone()),
+        source_version: record.current_version,
+        source_job_id: record.current_job_id.clone(),
+        canaries: 0,
+    };
+    if new.manifest.job_type.is_batch() {
+        plan.mode_reason = format!("job type {} has no rollout", new.manifest.job_type.name());
+        return plan;
+    }
+    let agents_with_nodes = manifest::agents_with_nodes(&new.manifest.node_ids(), new.agents.as_deref());
+    let sources = ManifestCache::of(record);
+    plan_rollout(record, new, &agents_with_nodes, &sources, &mut plan);
+    if new.adopts && plan.mode != Mode::Noop {
+        adopt(record, new, agents_with_nodes, &sources, &mut plan);
     }
     plan
 }
 
 /// Plans a switch-back where instances in another job than the primaries' still run the content: they take over, and
 /// what is missing beside them is started (rule 12.5).
-fn adopt(record: &Record, new: &VersionSpec, plan: &mut VersionPlan) {
-    let agents_with_nodes = manifest::agents_with_nodes(&new.manifest.node_ids(), new.agents.as_deref());
+fn adopt(
+    record: &Record,
+    new: &VersionSpec,
+    agents_with_nodes: Vec<(Arc<str>, Arc<str>)>,
+    sources: &ManifestCache,
+    plan: &mut VersionPlan,
+) {
     let serving_jobs: BTreeSet<&Arc<str>> = primaries(record).map(|i| &i.job_id).collect();
-    let sources = ManifestCache::of(record);
-    let content = WantedContent::of(record, &sources, new);
+    let content = WantedContent::of(record, sources, new);
     let mut of_job: BTreeMap<&Arc<str>, Adoption> = BTreeMap::new();
     for (agent, node) in &agents_with_nodes {
         let mut jobs = BTreeSet::new();
@@ -153,50 +175,38 @@ impl<'a> WantedContent<'a> {
     }
 }
 
-fn plan_without_adoption(record: &Record, new: &VersionSpec) -> VersionPlan {
-    let own_job = || new.requested_job.clone().unwrap_or_else(|| new.deployment_id.clone());
-    let mut plan = VersionPlan {
-        mode: Mode::VersionOnly,
-        strategy: new.policy.strategy,
-        mode_reason: String::new(),
-        changed: Vec::new(),
-        adopted: Vec::new(),
-        removed_agents: Vec::new(),
-        job_id: own_job(),
-        source_version: record.current_version,
-        source_job_id: record.current_job_id.clone(),
-        canaries: 0,
-    };
-    if new.manifest.job_type.is_batch() {
-        plan.mode_reason = format!("job type {} has no rollout", new.manifest.job_type.name());
-        return plan;
-    }
-    let node_ids = new.manifest.node_ids();
-    let agents_with_nodes = manifest::agents_with_nodes(&node_ids, new.agents.as_deref());
-    plan.removed_agents = removed_agents(record, &agents_with_nodes);
+/// Plans a rollout in which nothing is adopted.
+fn plan_rollout(
+    record: &Record,
+    new: &VersionSpec,
+    agents_with_nodes: &[(Arc<str>, Arc<str>)],
+    sources: &ManifestCache,
+    plan: &mut VersionPlan,
+) {
+    plan.removed_agents = removed_agents(record, agents_with_nodes);
+    let each = |why: &str| agents_with_nodes.iter().map(|(agent, _)| (agent.clone(), why.to_string())).collect();
 
     let Some(primary) = primaries(record).max_by_key(|i| i.version) else {
         let why = if record.last_version == 0 { "first version" } else { "no running instance" };
         plan.mode = Mode::Initial;
         plan.job_id = new.requested_job.clone().unwrap_or_else(|| unused_job_id(record, None, &new.deployment_id));
         plan.mode_reason = why.to_string();
-        plan.changed = agents_with_nodes.into_iter().map(|(agent, _)| (agent, why.to_string())).collect();
-        return plan;
+        plan.changed = each(why);
+        return;
     };
     plan.source_version = record.current_version.or(Some(primary.version));
     plan.source_job_id = Some(primary.job_id.clone());
 
-    let sources = ManifestCache::of(record);
     let topology = sources.get(primary.version).and_then(|source| manifest::topology_change(source, new.manifest));
     let (mode, why) = match topology {
         Some(why) => (Mode::BlueGreen, why),
         None => {
-            let changed = changed_agents(record, new, &agents_with_nodes, &sources, &primary.job_id);
+            let changed = changed_agents(record, new, agents_with_nodes, sources, &primary.job_id);
             if changed.is_empty() {
                 plan.mode = Mode::Noop;
                 plan.mode_reason = "every agent runs this content and is healthy".to_string();
                 plan.job_id = primary.job_id.clone();
-                return plan;
+                return;
             }
             plan.mode_reason = format!("{} of {} agents changed", changed.len(), agents_with_nodes.len());
             plan.changed = changed;
@@ -210,14 +220,13 @@ fn plan_without_adoption(record: &Record, new: &VersionSpec) -> VersionPlan {
     if mode == Mode::BlueGreen {
         plan.strategy = Strategy::BlueGreen;
         plan.job_id = unused_job_id(record, new.requested_job.as_ref(), &new.deployment_id);
-        plan.changed = agents_with_nodes.into_iter().map(|(agent, _)| (agent, why.clone())).collect();
+        plan.changed = each(&why);
         plan.removed_agents = Vec::new();
         plan.mode_reason = why;
     } else {
         plan.job_id = primary.job_id.clone();
     }
     plan.canaries = new.policy.canaries(plan.changed.len());
-    plan
 }
 
 /// The manifests of the versions that agents run, each parsed once.
@@ -309,9 +318,8 @@ pub(super) struct VersionMeta {
 /// Records the version and starts its deployment.
 pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, meta: VersionMeta) {
     deregister_withdrawn(draft);
-    for Adopted { agent, version } in &plan.adopted {
-        let key = InstanceKey { agent: agent.clone(), version: *version, job_id: plan.job_id.clone() };
-        draft.withdraw(&key, false);
+    for adopted in &plan.adopted {
+        draft.withdraw(&adopted.key(&plan.job_id), false);
     }
     let number = draft.record.last_version + 1;
     let version = Version {
@@ -378,8 +386,7 @@ pub(super) fn begin(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, me
 /// Requests the stop of standbys that a switch-back could not adopt, in the job where their agents start anew: an agent
 /// must not run there twice.
 fn stop_unfit(draft: &mut Draft, plan: &VersionPlan) {
-    let is_unfit = |i: &&Instance| i.role == Role::Standby && i.job_id == plan.job_id;
-    let unfit: Vec<InstanceKey> = draft.record.instances.iter().filter(is_unfit).map(Instance::key).collect();
+    let unfit = draft.record.instances.keys_where(|i| i.role == Role::Standby && i.job_id == plan.job_id);
     for key in unfit {
         draft.request_stop(&key, Role::Retired, Actor::auto());
     }
@@ -388,8 +395,7 @@ fn stop_unfit(draft: &mut Draft, plan: &VersionPlan) {
 /// Deregisters the services of withdrawn instances, each with its event, before the instances are removed (rule 8
 /// "Services").
 fn deregister_withdrawn(draft: &mut Draft) {
-    let leftovers: Vec<_> = draft.record.instances.iter().filter(|i| i.is_withdrawn()).map(Instance::key).collect();
-    for key in leftovers {
+    for key in draft.record.instances.keys_where(Instance::is_withdrawn) {
         draft.clear_services(&key, "withdrawn");
     }
 }
@@ -466,20 +472,13 @@ pub(super) fn revert(draft: &mut Draft, number: u64, cause: Cause, reason: Arc<s
     let Ok(old) = StoredVersion::read(&draft.record, number) else { return };
     let by: Arc<str> = Arc::from(super::draft::AUTO);
     let meta = VersionMeta { tag: None, rollback_of: Some(number), cause: Some(cause), by, reason: Some(reason) };
-    let policy = old.rollback_policy(&draft.record);
-    roll_back(draft, &old, policy, number, true, meta);
+    let spec = old.spec(old.rollback_policy(&draft.record), draft.context_id(), true);
+    let plan = plan_version(&draft.record, &spec);
+    roll_back(draft, &spec, &plan, number, meta);
 }
 
-/// Starts a new deployment of a stored version.
-pub(super) fn roll_back(
-    draft: &mut Draft,
-    old: &StoredVersion,
-    policy: Policy,
-    number: u64,
-    adopts: bool,
-    meta: VersionMeta,
-) -> VersionPlan {
-    let id = draft.context_id();
+/// Starts a new deployment of a stored version, as it is planned.
+pub(super) fn roll_back(draft: &mut Draft, new: &VersionSpec, plan: &VersionPlan, number: u64, meta: VersionMeta) {
     let from_version = draft.deployment().map_or(0, |d| d.target_version);
     let body = EventBody::RollbackStarted {
         from_version,
@@ -489,9 +488,6 @@ pub(super) fn roll_back(
         reason: meta.reason.clone(),
     };
     let next = draft.record.last_version + 1;
-    draft.emit_for(id.clone(), next, body);
-    let spec = old.spec(policy, id, adopts);
-    let plan = plan_version(&draft.record, &spec);
-    begin(draft, &spec, &plan, meta);
-    plan
+    draft.emit_for(new.deployment_id.clone(), next, body);
+    begin(draft, new, plan, meta);
 }

@@ -4,7 +4,7 @@ use super::deadline::{next_deadline, next_due, Due};
 use super::deployment::{Cause, Mode, Status, UnsafeReport};
 use super::draft::{Actor, Draft};
 use super::event::EventBody;
-use super::instance::{Instance, InstanceKey, InstanceState, Role};
+use super::instance::{Instance, InstanceState, Role};
 use super::planner;
 use super::strategy::{self, Step};
 use super::time::Deadline;
@@ -102,14 +102,13 @@ impl Draft<'_, '_> {
     /// Begins the bake (rule 12.1). What was not fit to stand by is stopped.
     fn begin_bake(&mut self) {
         let has_second_job = self.deployment().is_some_and(|d| d.has_second_job());
-        let is_left = |i: &&Instance| {
+        let is_left = |i: &Instance| {
             has_second_job
                 && matches!(i.role, Role::Retired | Role::Canary)
                 && !self.record.is_own(i)
                 && !i.is_stopping()
         };
-        let left: Vec<InstanceKey> = self.record.instances.iter().filter(is_left).map(Instance::key).collect();
-        for key in left {
+        for key in self.record.instances.keys_where(is_left) {
             self.request_stop(&key, Role::Retired, Actor::auto());
         }
         self.start_bake();

@@ -184,9 +184,8 @@ impl Draft<'_, '_> {
         let removed: BTreeSet<&Arc<str>> = removed.iter().collect();
         // Standbys of earlier deployments have a time of their own.
         let stands_by = |i: &Instance| i.role == Role::Standby && i.standby_until.is_some();
-        let is_removed = |i: &&Instance| (removed.contains(&i.agent) || i.job_id != job_id) && !stands_by(i);
-        let keys: Vec<InstanceKey> = self.record.instances.iter().filter(is_removed).map(Instance::key).collect();
-        for key in keys {
+        let is_removed = |i: &Instance| (removed.contains(&i.agent) || i.job_id != job_id) && !stands_by(i);
+        for key in self.record.instances.keys_where(is_removed) {
             self.request_stop(&key, Role::Retired, Actor::auto());
         }
     }
@@ -200,6 +199,6 @@ impl Draft<'_, '_> {
 
     /// Returns the keys of the deployment's own instances that `filter` admits.
     pub fn own_keys(&self, filter: impl Fn(&Instance) -> bool) -> Vec<InstanceKey> {
-        self.record.instances.iter().filter(|i| self.record.is_own(i) && filter(i)).map(Instance::key).collect()
+        self.record.instances.keys_where(|i| self.record.is_own(i) && filter(i))
     }
 }

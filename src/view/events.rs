@@ -256,13 +256,13 @@ fn new_deployment(new: &NewDeployment, to: &mut Fields) {
 
 /// Writes what follows a drain, and when it ends at the latest.
 fn drain(outcome: DrainOutcome, deadline: Deadline, to: &mut Fields) {
-    let (follow_up, successor_version) = match outcome {
-        DrainOutcome::Stop => (Some("stop"), None),
-        DrainOutcome::Replace { version } => (Some("replace"), Some(version)),
-        DrainOutcome::Open => (None, None),
+    let follow_up = match outcome {
+        DrainOutcome::Stop => Some("stop"),
+        DrainOutcome::Replace { .. } => Some("replace"),
+        DrainOutcome::Open => None,
     };
     fields!(to,
-        "successor_version": successor_version.map(int),
+        "successor_version": outcome.successor_version().map(int),
         "drain_at": deadline.at().map(int),
         "drain_left_ms": deadline.left_ms().map(int),
         "follow_up": follow_up,

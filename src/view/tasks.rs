@@ -50,7 +50,7 @@ fn task<'a>(record: &'a Record, instance: &'a Instance, task: &'a Task) -> TaskV
         attempt: int(attempt(instance)),
         bundle,
         since: int(task.since),
-        successor_version: drain.and_then(|drain| drain.successor_version()).map(int),
+        successor_version: drain.and_then(|drain| drain.outcome.successor_version()).map(int),
         drain_at: drain.and_then(|drain| drain.deadline.at()).map(int),
     }
 }

@@ -34,12 +34,7 @@ impl Rollout {
 }
 
 fn adopted_keys(beginning: &NewDeployment) -> impl Iterator<Item = InstanceKey> + use<'_> {
-    let job_id = &beginning.version.job_id;
-    beginning.adopted.iter().map(|adopted| InstanceKey {
-        agent: adopted.agent.clone(),
-        version: adopted.version,
-        job_id: job_id.clone(),
-    })
+    beginning.adopted.iter().map(|adopted| adopted.key(&beginning.version.job_id))
 }
 
 impl Model {

@@ -384,7 +384,7 @@ fn mark_unsafe(draft: &mut Draft, instance: &Instance, attempt: u32, report: &Re
         && d.mode == Mode::InPlace
         && !d.is_baking
         && d.unsafe_report.is_none()
-        && match instance.drain.as_ref().and_then(|drain| drain.awaited_version()) {
+        && match instance.awaited_version() {
             Some(version) => version == d.target_version,
             None => draft.record.is_own(instance) && instance.health != Health::Healthy,
         };

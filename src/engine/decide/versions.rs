@@ -264,7 +264,7 @@ pub(super) fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Deploye
         return Err(Rejection::Invalid(violations));
     }
     let adopts = !matches!(rollback.policy.strategy, Some(Strategy::Rolling | Strategy::Canary));
-    let spec = old.spec(policy.clone(), draft.context_id(), adopts);
+    let spec = old.spec(policy, draft.context_id(), adopts);
     validate_job_type(record, &spec)?;
     if is_unchanged(record, &spec, true) {
         return Ok(Deployed::Unchanged);
@@ -276,10 +276,11 @@ pub(super) fn rollback(draft: &mut Draft, rollback: &Rollback) -> Result<Deploye
     warnings.extend(cancels(draft));
     let by = draft.by(&rollback.reason);
     draft.supersede(&by, &format!("a rollback to version {number}"));
-    validate_versions_alive(draft, &planner::plan_version(&draft.record, &spec))?;
+    let plan = planner::plan_version(&draft.record, &spec);
+    validate_versions_alive(draft, &plan)?;
     let meta =
         VersionMeta { tag: None, rollback_of: Some(number), cause: None, by: by.name, reason: rollback.reason.clone() };
-    let plan = planner::roll_back(draft, &old, policy, number, adopts, meta);
+    planner::roll_back(draft, &spec, &plan, number, meta);
     warnings.extend(plan_warnings(&draft.record, false));
     Ok(Deployed::Started { plan, warnings })
 }

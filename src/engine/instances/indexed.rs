@@ -152,8 +152,7 @@ impl Indexes {
             self.running -= usize::from(before.is_running());
             self.running += usize::from(after.is_running());
         }
-        let counts_as =
-            |i: &Instance| (i.health, i.role, i.deployed_version(), i.drain.as_ref().and_then(|d| d.awaited_version()));
+        let counts_as = |i: &Instance| (i.health, i.role, i.deployed_version(), i.awaited_version());
         if counts_as(before) != counts_as(after) {
             self.remove_counts(before);
             self.add_counts(after);

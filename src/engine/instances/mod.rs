@@ -190,10 +190,14 @@ impl Instances {
         true
     }
 
+    /// Returns the keys of the instances that `filter` admits, so that they can be changed.
+    pub fn keys_where(&self, filter: impl Fn(&Instance) -> bool) -> Vec<InstanceKey> {
+        self.iter().filter(|i| filter(i)).map(Instance::key).collect()
+    }
+
     /// Changes every instance that `filter` admits.
     pub fn update_where(&mut self, filter: impl Fn(&Instance) -> bool, change: impl Fn(&mut Instance)) {
-        let keys: Vec<InstanceKey> = self.iter().filter(|i| filter(i)).map(Instance::key).collect();
-        for key in keys {
+        for key in self.keys_where(filter) {
             self.update(&key, &change);
         }
     }

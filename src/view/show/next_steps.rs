@@ -59,7 +59,7 @@ fn waits_for(record: &Record, table: &AgentTable, now: UnixMs) -> String {
         let what = if main.state == InstanceState::Ready { "to pass its checks" } else { "to be ready" };
         words.push(format!("{} {what}", name(row)));
     }
-    let releases = |i: &&Instance| i.drain.as_ref().is_some_and(|drain| drain.awaited_version().is_some());
+    let releases = |i: &&Instance| i.awaited_version().is_some();
     let drains = || record.instances.iter().filter(releases);
     words.extend(in_course(drains(), now));
     let untaken = table.unsettled().filter(|row| row.priority == Priority::Waiting).filter_map(|row| row.main);
